@@ -1,0 +1,217 @@
+"""Kernels of the runtime, in C++.
+
+All of them leave their inputs as they were, take strided and read-only arrays, return new arrays, keep
+nothing between calls and let other Python threads run meanwhile. Sizes are (height, width); boxes are xyxy
+float32. Pixel i covers [i, i + 1) and its centre is i + 0.5. `geometry` is `Letterbox.geometry`: (scale_y,
+scale_x, pad_top, pad_left).
+
+Every kernel raises ValueError for an array of another shape or dtype and for an option out of its range,
+TypeError for what is no array, and MemoryError. How each behaves on ties, NaN and infinity is part of its
+description.
+"""
+
+from collections.abc import Sequence
+from typing import final
+
+import numpy as np
+from numpy.typing import NDArray
+
+def letterbox_geometry(image_size: tuple[int, int], input_size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """(resized_height, resized_width, pad_top, pad_left) of an image in the middle of an input."""
+
+def letterbox(
+    image: NDArray[np.uint8],
+    height: int,
+    width: int,
+    pad_value: int = 114,
+    swap_rb: bool = True,
+    out: NDArray[np.float32] | None = None,
+    scale: float = ...,
+) -> NDArray[np.float32]:
+    """Resize an image with padding into the tensor a network takes.
+
+    Args:
+        image: (h, w, 3), (h, w, 1) or (h, w) uint8, at least one pixel. Grey is repeated in all three
+            channels.
+        height: Of the input, in pixels.
+        width: Of the input, in pixels.
+        pad_value: Byte around the image, before scaling.
+        swap_rb: Whether channels 0 and 2 change places: BGR in, RGB out.
+        out: (3, height, width) float32 to write into, contiguous, apart from `image`; a new array where None.
+        scale: Every byte is multiplied by this in float32; 1/255 unless given.
+
+    Returns:
+        (3, height, width) float32. Bilinear in fixed point, so that every implementation of the rule is equal
+        to the bit.
+    """
+
+def letterbox_u8(
+    image: NDArray[np.uint8],
+    height: int,
+    width: int,
+    pad_value: int = 114,
+    swap_rb: bool = True,
+    out: NDArray[np.uint8] | None = None,
+) -> NDArray[np.uint8]:
+    """The bytes `letterbox` scales, as (height, width, 3) uint8; arguments as there."""
+
+def decode_boxes(
+    class_logits: NDArray[np.float32],
+    box_bins: NDArray[np.float32],
+    strides: Sequence[int],
+    input_size: tuple[int, int],
+    score_threshold: float = 0.25,
+    iou_threshold: float = 0.65,
+    max_detections: int = 300,
+    max_candidates: int = 30000,
+    class_agnostic: bool = False,
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32], NDArray[np.int32]]:
+    """Decode the box heads of one image and suppress overlapping boxes.
+
+    Args:
+        class_logits: (C, N) float32; cells level by level in the order of `strides`, row by row. C * N <
+            2^31.
+        box_bins: (4 * R, N) float32: left, top, right, bottom, R bins each. A distance is the expectation of
+            the bin number under softmax, in units of the stride, from the centre of the cell.
+        strides: Of the levels; each divides both lengths of `input_size`.
+        input_size: Of the network.
+        score_threshold: A (cell, class) pair is a candidate when sigmoid(logit) is strictly above it,
+            compared on logits. At or below 0 everything but NaN passes, at or above 1 nothing does.
+        iou_threshold: A box goes when its IoU with a better one is strictly above it; 0 to 1.
+        max_detections: Boxes returned at most.
+        max_candidates: Candidates considered at most, the best ones.
+        class_agnostic: Whether boxes of different classes suppress each other.
+
+    Returns:
+        boxes (n, 4) float32 in pixels of the input, not clipped; scores (n,) float32; class_ids (n,) int32;
+        cells (n,) int32, where each box came from. By falling logit, ties by lower class, then lower cell. n
+        may be 0. A candidate whose box is not finite (NaN or infinite bins) is left out.
+    """
+
+def nms(
+    boxes: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    class_ids: NDArray[np.int32] | NDArray[np.int64],
+    iou_threshold: float = 0.65,
+    max_detections: int = 300,
+    class_agnostic: bool = False,
+) -> NDArray[np.int32]:
+    """Indices of the boxes that no better box overlaps too much, by falling score, ties by lower index.
+
+    Args:
+        boxes: (N, 4) float32. A box with x2 < x1 or y2 < y1 has no area; a pair whose union has none has IoU
+            0.
+        scores: (N,) float32.
+        class_ids: (N,) int32 or int64; boxes of different classes never suppress each other.
+        iou_threshold: A box goes when its IoU with a kept one, in float32, is strictly above it; 0 to 1.
+        max_detections: Indices returned at most.
+        class_agnostic: Treat all boxes as of one class.
+
+    Returns:
+        (n,) int32. Rows with a NaN score or a box that is not finite are left out.
+    """
+
+def mask_crops(
+    prototypes: NDArray[np.float32],
+    coefficients: NDArray[np.float32],
+    boxes: NDArray[np.float32],
+    image_size: tuple[int, int],
+    geometry: tuple[float, float, int, int],
+    stride: int = 4,
+) -> list[tuple[int, int, NDArray[np.uint8]]]:
+    """Turn mask coefficients into one mask per box, each as large as its box.
+
+    Args:
+        prototypes: (K, h, w) float32.
+        coefficients: (N, K) float32, row i for box i.
+        boxes: (N, 4) float32 in pixels of the image.
+        image_size: Of the image.
+        geometry: Of its letterbox.
+        stride: Pixels of the input per prototype point.
+
+    Returns:
+        N times (y0, x0, crop): crop is uint8 of 0 and 1, its upper left pixel at (y0, x0) of the image. It
+        covers the pixels whose centres lie in the box and the image: x1 <= centre < x2. Where there are none,
+        or the box is not finite, it is (0, 0, an array of shape (0, 0)). A pixel is 1 where coefficients .
+        prototypes, sampled bilinearly at its centre, is above 0; next to a NaN it is 0.
+    """
+
+def semantic_argmax(
+    logits: NDArray[np.float32],
+    image_size: tuple[int, int],
+    geometry: tuple[float, float, int, int],
+    stride: int = 8,
+) -> NDArray[np.uint8]:
+    """The class with the highest logit at every pixel of the image, interpolated bilinearly and exactly.
+
+    Args:
+        logits: (S, h, w) float32, S from 1 to 256. NaN counts as -1e30, and values are limited to +-1e30.
+        image_size: Of the image.
+        geometry: Of its letterbox.
+        stride: Pixels of the input per grid point.
+
+    Returns:
+        (H, W) uint8; equal values go to the lowest class.
+    """
+
+@final
+class CaptionSearch:
+    """Greedy and beam search as a state machine: the caller runs the decoder, this says what to feed it next.
+
+    Every step ranks all continuations of all rows by summed log-probability and looks at the best 2 *
+    beam_size: an end of sentence ranked among the first beam_size finishes its hypothesis, other ends are
+    dropped, and the best other tokens go on, up to beam_size rows. The search is finished when beam_size
+    hypotheses are and no running row can still beat the worst of them (its score is at most log_prob /
+    max_length^length_penalty), or when max_length tokens are generated or nothing is possible; running rows
+    then count as hypotheses too. With beam_size 1 it takes the best token at every step. Ties go to the lower
+    row, then to the lower token; the result depends on nothing else. Calls from two threads take turns.
+    """
+
+    def __init__(
+        self,
+        beam_size: int,
+        max_length: int,
+        bos_id: int,
+        eos_id: int,
+        pad_id: int,
+        length_penalty: float = 1.0,
+        min_length: int = 0,
+        forbidden: Sequence[int] = (),
+    ) -> None:
+        """Start the search for one caption.
+
+        Args:
+            beam_size: Hypotheses kept alive; 1 is greedy.
+            max_length: Tokens generated at most, end of sentence included.
+            bos_id: Never generated.
+            eos_id: Ends a hypothesis; differs from the other two.
+            pad_id: Never generated.
+            length_penalty: At least 0; score = log_prob / length^length_penalty, end of sentence counted.
+            min_length: Tokens that come before an end of sentence at least, up to max_length.
+            forbidden: Further tokens never generated; those outside the vocabulary are ignored.
+        """
+
+    def advance(self, log_probs: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Take one step.
+
+        Args:
+            log_probs: (rows, V) float32, of the next token: 1 row at first, then one per row returned last.
+                NaN counts as -infinity, and what is -infinity is never taken.
+
+        Returns:
+            tokens and parents, (rows,) int64 each: row i of the next step feeds tokens[i] and continues row
+            parents[i] of this one. Both are empty when the search is finished.
+
+        Raises:
+            ValueError: If the shape is another one, or the search is finished already.
+        """
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing more to advance."""
+
+    def hypotheses(self) -> list[tuple[list[int], float, float]]:
+        """(tokens without bos and eos, summed log-probability with that of eos, score), best score first.
+
+        At most beam_size, at least one once the search is finished.
+        """

@@ -1,0 +1,439 @@
+/// The one file that knows Python: checks arguments, allocates results, releases the GIL, calls one kernel.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "boxes.hpp"
+#include "caption_search.hpp"
+#include "letterbox.hpp"
+#include "masks.hpp"
+#include "nms.hpp"
+#include "sampling.hpp"
+#include "semantic.hpp"
+
+namespace py = pybind11;
+using namespace yolor_edge;
+
+namespace {
+
+std::string shape_of(const py::array& array) {
+    return py::str(array.attr("shape")).cast<std::string>();
+}
+
+[[noreturn]] void refuse_shape(const char* name, const std::string& expected, const py::array& array) {
+    throw std::invalid_argument(std::string(name) + " must have shape " + expected + ", got " +
+                                shape_of(array));
+}
+
+template <class Value>
+void require_dtype(const char* name, const py::array& array) {
+    if (py::isinstance<py::array_t<Value>>(array)) return;
+    const auto expected = py::str(py::dtype::of<Value>()).template cast<std::string>();
+    const auto given = py::str(array.dtype()).template cast<std::string>();
+    throw std::invalid_argument(std::string(name) + " must have dtype " + expected + ", got " + given);
+}
+
+bool is_aligned(const py::array& array) {
+    return (array.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) != 0;
+}
+
+/// An array the caller gave to be written into: exactly this dtype and shape, contiguous and writable.
+template <class Value>
+py::array_t<Value> output_array(const std::optional<py::array>& given, const std::vector<py::ssize_t>& shape,
+                                const std::string& expected) {
+    if (!given) return py::array_t<Value>(shape);
+    require_dtype<Value>("out", *given);
+    if (std::vector<py::ssize_t>(given->shape(), given->shape() + given->ndim()) != shape) {
+        refuse_shape("out", expected, *given);
+    }
+    if (!(given->flags() & py::array::c_style) || !is_aligned(*given) || !given->writeable()) {
+        throw std::invalid_argument(
+            "out must be C-contiguous, aligned and writable; call numpy.empty for one that is");
+    }
+    return py::reinterpret_borrow<py::array_t<Value>>(*given);
+}
+
+void require_positive(const char* name, int64_t height, int64_t width) {
+    constexpr int64_t kLargest = 1 << 20;
+    if (height < 1 || width < 1 || height > kLargest || width > kLargest) {
+        throw std::invalid_argument(std::string(name) + " must be (height, width), each 1 to 1048576, got (" +
+                                    std::to_string(height) + ", " + std::to_string(width) + ")");
+    }
+}
+
+ImageView image_view(const py::array& image) {
+    require_dtype<uint8_t>("image", image);
+    if (!(image.ndim() == 2 || (image.ndim() == 3 && (image.shape(2) == 3 || image.shape(2) == 1)))) {
+        refuse_shape("image", "(height, width, 3) or (height, width)", image);
+    }
+    if (image.size() == 0) {
+        throw std::invalid_argument("image must have at least one pixel, got shape " + shape_of(image));
+    }
+    require_positive("image size", image.shape(0), image.shape(1));
+    const bool has_channels = image.ndim() == 3;
+    return {static_cast<const uint8_t*>(image.data()), image.shape(0),   image.shape(1),
+            has_channels ? image.shape(2) : 1,         image.strides(0), image.strides(1),
+            has_channels ? image.strides(2) : 1};
+}
+
+void require_apart(const py::array& image, const py::array& out) {
+    if (py::module_::import("numpy").attr("may_share_memory")(image, out).cast<bool>()) {
+        throw std::invalid_argument("out must not share memory with image");
+    }
+}
+
+py::array_t<float> letterbox_binding(const py::array& image, int64_t height, int64_t width, uint8_t pad_value,
+                                     bool swap_rb, const std::optional<py::array>& out, double scale) {
+    const ImageView view = image_view(image);
+    require_positive("input size", height, width);
+    auto output = output_array<float>(out, {3, height, width}, "(3, height, width) of the input");
+    if (out) require_apart(image, output);
+    float* data = output.mutable_data();
+    {
+        py::gil_scoped_release unlocked;
+        letterbox(view, height, width, pad_value, swap_rb, static_cast<float>(scale), data);
+    }
+    return output;
+}
+
+py::array_t<uint8_t> letterbox_u8_binding(const py::array& image, int64_t height, int64_t width,
+                                          uint8_t pad_value, bool swap_rb,
+                                          const std::optional<py::array>& out) {
+    const ImageView view = image_view(image);
+    require_positive("input size", height, width);
+    auto output = output_array<uint8_t>(out, {height, width, 3}, "(height, width, 3) of the input");
+    if (out) require_apart(image, output);
+    uint8_t* data = output.mutable_data();
+    {
+        py::gil_scoped_release unlocked;
+        letterbox_u8(view, height, width, pad_value, swap_rb, data);
+    }
+    return output;
+}
+
+std::tuple<int64_t, int64_t, int64_t, int64_t> letterbox_geometry_binding(
+    std::pair<int64_t, int64_t> image_size, std::pair<int64_t, int64_t> input_size) {
+    require_positive("image_size", image_size.first, image_size.second);
+    require_positive("input_size", input_size.first, input_size.second);
+    const LetterboxGeometry geometry =
+        letterbox_geometry(image_size.first, image_size.second, input_size.first, input_size.second);
+    return {geometry.resized_height, geometry.resized_width, geometry.pad_top, geometry.pad_left};
+}
+
+// Arguments of the kernels that read the heads.
+
+using FloatArray = py::array_t<float, py::array::c_style>;
+using Size = std::pair<int64_t, int64_t>;
+
+std::string text_of(const py::handle& value) {
+    return py::str(value).cast<std::string>();
+}
+
+/// `array` as contiguous, aligned float32 of rank `rank`: itself, or a copy where it is neither.
+FloatArray float_array(const char* name, const py::array& array, py::ssize_t rank,
+                       const std::string& expected) {
+    require_dtype<float>(name, array);
+    if (array.ndim() != rank) refuse_shape(name, expected, array);
+    if (!is_aligned(array)) return FloatArray::ensure(array.attr("copy")());
+    return FloatArray::ensure(array);
+}
+
+/// `boxes` of shape (n, 4); n = -1 takes any.
+FloatArray box_array(const py::array& boxes, py::ssize_t n = -1) {
+    const std::string expected = n < 0 ? "(N, 4)" : "(" + std::to_string(n) + ", 4)";
+    FloatArray array = float_array("boxes", boxes, 2, expected);
+    if (array.shape(1) != 4 || (n >= 0 && array.shape(0) != n)) refuse_shape("boxes", expected, boxes);
+    return array;
+}
+
+void require_unit_interval(const char* name, double value) {
+    if (!(value >= 0.0 && value <= 1.0)) {
+        throw std::invalid_argument(std::string(name) + " must lie in 0..1, got " +
+                                    text_of(py::float_(value)));
+    }
+}
+
+void require_at_least(const char* name, int64_t lowest, int64_t value) {
+    if (value < lowest) {
+        throw std::invalid_argument(std::string(name) + " must be at least " + std::to_string(lowest) +
+                                    ", got " + std::to_string(value));
+    }
+}
+
+/// (scale_y, scale_x, pad_top, pad_left) of a letterbox.
+using Geometry = std::tuple<double, double, int64_t, int64_t>;
+
+struct ImageFrame {
+    AxisFrame vertical;
+    AxisFrame horizontal;
+};
+
+ImageFrame image_frame(const Geometry& geometry, int64_t stride, int64_t grid_height, int64_t grid_width) {
+    const auto [scale_y, scale_x, pad_top, pad_left] = geometry;
+    const bool is_sound = std::isfinite(scale_y) && std::isfinite(scale_x) && scale_y > 0.0 &&
+                          scale_x > 0.0 && pad_top >= 0 && pad_left >= 0;
+    if (!is_sound) {
+        throw std::invalid_argument(
+            "geometry must be (scale_y, scale_x, pad_top, pad_left) with positive scales and padding of at "
+            "least 0, "
+            "got " +
+            text_of(py::cast(geometry)));
+    }
+    require_at_least("stride", 1, stride);
+    return {{scale_y, pad_top, stride, grid_height}, {scale_x, pad_left, stride, grid_width}};
+}
+
+template <class Value>
+py::array_t<Value> array_of(const std::vector<Value>& values, const std::vector<py::ssize_t>& shape) {
+    py::array_t<Value> array(shape);
+    std::copy(values.begin(), values.end(), array.mutable_data());
+    return array;
+}
+
+py::tuple decode_boxes_binding(const py::array& class_logits, const py::array& box_bins,
+                               const std::vector<int64_t>& strides, Size input_size, double score_threshold,
+                               double iou_threshold, int64_t max_detections, int64_t max_candidates,
+                               bool class_agnostic) {
+    require_positive("input_size", input_size.first, input_size.second);
+    for (const int64_t stride : strides) {
+        require_at_least("strides", 1, stride);
+        if (input_size.first % stride != 0 || input_size.second % stride != 0) {
+            throw std::invalid_argument("input_size must be divisible by every stride, got " +
+                                        text_of(py::cast(input_size)) + " and stride " +
+                                        std::to_string(stride));
+        }
+    }
+    const HeadGrid grid{strides, input_size.first, input_size.second};
+    const int64_t cells = grid.cells();
+    const std::string cell_count = std::to_string(cells);
+    const FloatArray logits = float_array("class_logits", class_logits, 2, "(C, " + cell_count + ")");
+    if (logits.shape(1) != cells) refuse_shape("class_logits", "(C, " + cell_count + ")", class_logits);
+    if (logits.size() > std::numeric_limits<int32_t>::max()) {
+        throw std::invalid_argument("class_logits must have fewer than 2^31 values, got shape " +
+                                    shape_of(class_logits));
+    }
+    const std::string bins_shape = "(4 * bins, " + cell_count + ")";
+    const FloatArray bins = float_array("box_bins", box_bins, 2, bins_shape);
+    if (bins.shape(0) == 0 || bins.shape(0) % 4 != 0 || bins.shape(1) != cells) {
+        refuse_shape("box_bins", bins_shape, box_bins);
+    }
+    if (std::isnan(score_threshold)) throw std::invalid_argument("score_threshold must be a number, got nan");
+    require_unit_interval("iou_threshold", iou_threshold);
+    require_at_least("max_detections", 0, max_detections);
+    require_at_least("max_candidates", 0, max_candidates);
+    const DecodeOptions options{score_threshold, static_cast<float>(iou_threshold), max_detections,
+                                max_candidates, class_agnostic};
+    Detections found;
+    {
+        const float* logits_data = logits.data();
+        const float* bins_data = bins.data();
+        const int64_t classes = logits.shape(0);
+        const int64_t bin_count = bins.shape(0) / 4;
+        py::gil_scoped_release unlocked;
+        found = decode_boxes(logits_data, classes, bins_data, bin_count, grid, options);
+    }
+    const auto n = static_cast<py::ssize_t>(found.scores.size());
+    return py::make_tuple(array_of(found.boxes, {n, 4}), array_of(found.scores, {n}),
+                          array_of(found.class_ids, {n}), array_of(found.cells, {n}));
+}
+
+py::array_t<int32_t> nms_binding(const py::array& boxes, const py::array& scores, const py::array& class_ids,
+                                 double iou_threshold, int64_t max_detections, bool class_agnostic) {
+    const FloatArray box_values = box_array(boxes);
+    const py::ssize_t n = box_values.shape(0);
+    const std::string expected = "(" + std::to_string(n) + ",)";
+    const FloatArray score_values = float_array("scores", scores, 1, expected);
+    if (score_values.size() != n) refuse_shape("scores", expected, scores);
+    if (!py::isinstance<py::array_t<int64_t>>(class_ids)) require_dtype<int32_t>("class_ids", class_ids);
+    if (class_ids.ndim() != 1 || class_ids.size() != n) refuse_shape("class_ids", expected, class_ids);
+    require_unit_interval("iou_threshold", iou_threshold);
+    require_at_least("max_detections", 0, max_detections);
+    if (n > std::numeric_limits<int32_t>::max()) refuse_shape("boxes", "(N, 4), N below 2^31", boxes);
+    const auto class_values =
+        py::array_t<int32_t, py::array::c_style | py::array::forcecast>::ensure(class_ids);
+    const float* box_data = box_values.data();
+    const float* score_data = score_values.data();
+    const int32_t* class_data = class_values.data();
+    std::vector<int32_t> kept;
+    {
+        py::gil_scoped_release unlocked;
+        const auto size = static_cast<size_t>(n);
+        const auto limit = static_cast<size_t>(max_detections);
+        std::vector<int32_t> order(size);
+        order.resize(order_by_score(box_data, score_data, size, order.data()));
+        std::vector<float> sorted_boxes;
+        std::vector<int32_t> sorted_classes;
+        sorted_boxes.reserve(4 * order.size());
+        sorted_classes.reserve(order.size());
+        for (const int32_t i : order) {
+            const float* box = box_data + 4 * static_cast<int64_t>(i);
+            sorted_boxes.insert(sorted_boxes.end(), box, box + 4);
+            sorted_classes.push_back(class_data[i]);
+        }
+        kept.resize(std::min(order.size(), limit));
+        kept.resize(nms(sorted_boxes.data(), sorted_classes.data(), order.size(),
+                        static_cast<float>(iou_threshold), limit, class_agnostic, kept.data()));
+        for (int32_t& index : kept) index = order[static_cast<size_t>(index)];
+    }
+    return array_of(kept, {static_cast<py::ssize_t>(kept.size())});
+}
+
+py::list mask_crops_binding(const py::array& prototypes, const py::array& coefficients,
+                            const py::array& boxes, Size image_size, const Geometry& geometry,
+                            int64_t stride) {
+    const FloatArray prototype_values = float_array("prototypes", prototypes, 3, "(K, h, w)");
+    if (prototype_values.size() == 0) refuse_shape("prototypes", "(K, h, w), each at least 1", prototypes);
+    const py::ssize_t channels = prototype_values.shape(0);
+    const std::string expected = "(N, " + std::to_string(channels) + ")";
+    const FloatArray coefficient_values = float_array("coefficients", coefficients, 2, expected);
+    if (coefficient_values.shape(1) != channels) refuse_shape("coefficients", expected, coefficients);
+    const py::ssize_t n = coefficient_values.shape(0);
+    const FloatArray box_values = box_array(boxes, n);
+    require_positive("image_size", image_size.first, image_size.second);
+    const ImageFrame frame =
+        image_frame(geometry, stride, prototype_values.shape(1), prototype_values.shape(2));
+
+    std::vector<PixelRegion> regions;
+    std::vector<uint8_t*> crop_data;
+    py::list result;
+    for (py::ssize_t i = 0; i < n; ++i) {
+        const PixelRegion region =
+            region_of_box(box_values.data() + 4 * i, image_size.first, image_size.second);
+        py::array_t<uint8_t> crop(
+            {static_cast<py::ssize_t>(region.height), static_cast<py::ssize_t>(region.width)});
+        regions.push_back(region);
+        crop_data.push_back(crop.mutable_data());
+        result.append(py::make_tuple(region.y0, region.x0, crop));
+    }
+    {
+        const float* prototype_data = prototype_values.data();
+        const float* coefficient_data = coefficient_values.data();
+        py::gil_scoped_release unlocked;
+        fill_mask_crops(prototype_data, channels, coefficient_data, frame.vertical, frame.horizontal,
+                        regions.size(), regions.data(), crop_data.data());
+    }
+    return result;
+}
+
+py::array_t<uint8_t> semantic_argmax_binding(const py::array& logits, Size image_size,
+                                             const Geometry& geometry, int64_t stride) {
+    const char* expected = "(S, h, w) with 1 to 256 classes S";
+    const FloatArray values = float_array("logits", logits, 3, expected);
+    if (values.size() == 0 || values.shape(0) > 256) refuse_shape("logits", expected, logits);
+    require_positive("image_size", image_size.first, image_size.second);
+    const ImageFrame frame = image_frame(geometry, stride, values.shape(1), values.shape(2));
+    py::array_t<uint8_t> map({image_size.first, image_size.second});
+    {
+        const float* data = values.data();
+        const int64_t classes = values.shape(0);
+        uint8_t* map_data = map.mutable_data();
+        py::gil_scoped_release unlocked;
+        semantic_argmax(data, classes, frame.vertical, frame.horizontal, image_size.first, image_size.second,
+                        map_data);
+    }
+    return map;
+}
+
+/// The search and a lock: calls from two threads take turns instead of corrupting it.
+class LockedCaptionSearch {
+  public:
+    explicit LockedCaptionSearch(CaptionOptions options) : search_(std::move(options)) {}
+
+    py::tuple advance(const py::array& log_probs) {
+        const FloatArray values = float_array("log_probs", log_probs, 2, "(rows, V)");
+        NextRows next;
+        {
+            py::gil_scoped_release unlocked;
+            const std::lock_guard lock(mutex_);
+            check_shape(values.shape(0), values.shape(1));
+            next = search_.advance(values.data(), values.shape(1));
+        }
+        const auto rows = static_cast<py::ssize_t>(next.tokens.size());
+        return py::make_tuple(array_of(next.tokens, {rows}), array_of(next.parents, {rows}));
+    }
+
+    bool finished() const {
+        const py::gil_scoped_release unlocked;
+        const std::lock_guard lock(mutex_);
+        return search_.finished();
+    }
+
+    std::vector<std::tuple<std::vector<int64_t>, double, double>> hypotheses() const {
+        const py::gil_scoped_release unlocked;
+        const std::lock_guard lock(mutex_);
+        std::vector<std::tuple<std::vector<int64_t>, double, double>> result;
+        for (CaptionHypothesis& hypothesis : search_.hypotheses()) {
+            result.emplace_back(std::move(hypothesis.tokens), hypothesis.log_prob, hypothesis.score);
+        }
+        return result;
+    }
+
+  private:
+    void check_shape(int64_t rows, int64_t vocabulary_size) const {
+        if (search_.finished()) return;  // advance says what is wrong then
+        const int64_t known = search_.vocabulary_size();
+        const bool fits =
+            known == 0 ? vocabulary_size >= search_.smallest_vocabulary() : vocabulary_size == known;
+        if (rows == search_.rows() && fits) return;
+        const std::string size = known == 0
+                                     ? "V) with V at least " + std::to_string(search_.smallest_vocabulary())
+                                     : std::to_string(known) + ")";
+        throw std::invalid_argument("log_probs must have shape (" + std::to_string(search_.rows()) + ", " +
+                                    size + ", got (" + std::to_string(rows) + ", " +
+                                    std::to_string(vocabulary_size) + ")");
+    }
+
+    CaptionSearch search_;
+    mutable std::mutex mutex_;
+};
+
+std::unique_ptr<LockedCaptionSearch> make_caption_search(int64_t beam_size, int64_t max_length,
+                                                         int64_t bos_id, int64_t eos_id, int64_t pad_id,
+                                                         double length_penalty, int64_t min_length,
+                                                         std::vector<int64_t> forbidden) {
+    return std::make_unique<LockedCaptionSearch>(CaptionOptions{
+        beam_size, max_length, bos_id, eos_id, pad_id, length_penalty, min_length, std::move(forbidden)});
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_native, module) {
+    module.doc() = "Kernels of the runtime. Arguments, results and errors are described in _native.pyi.";
+    module.def("letterbox_geometry", &letterbox_geometry_binding, py::arg("image_size"),
+               py::arg("input_size"));
+    module.def("letterbox", &letterbox_binding, py::arg("image"), py::arg("height"), py::arg("width"),
+               py::arg("pad_value") = 114, py::arg("swap_rb") = true, py::arg("out") = py::none(),
+               py::arg("scale") = 1.0 / 255.0);
+    module.def("letterbox_u8", &letterbox_u8_binding, py::arg("image"), py::arg("height"), py::arg("width"),
+               py::arg("pad_value") = 114, py::arg("swap_rb") = true, py::arg("out") = py::none());
+    module.def("decode_boxes", &decode_boxes_binding, py::arg("class_logits"), py::arg("box_bins"),
+               py::arg("strides"), py::arg("input_size"), py::arg("score_threshold") = 0.25,
+               py::arg("iou_threshold") = 0.65, py::arg("max_detections") = 300,
+               py::arg("max_candidates") = 30000, py::arg("class_agnostic") = false);
+    module.def("nms", &nms_binding, py::arg("boxes"), py::arg("scores"), py::arg("class_ids"),
+               py::arg("iou_threshold") = 0.65, py::arg("max_detections") = 300,
+               py::arg("class_agnostic") = false);
+    module.def("mask_crops", &mask_crops_binding, py::arg("prototypes"), py::arg("coefficients"),
+               py::arg("boxes"), py::arg("image_size"), py::arg("geometry"), py::arg("stride") = 4);
+    module.def("semantic_argmax", &semantic_argmax_binding, py::arg("logits"), py::arg("image_size"),
+               py::arg("geometry"), py::arg("stride") = 8);
+    py::class_<LockedCaptionSearch>(module, "CaptionSearch")
+        .def(py::init(&make_caption_search), py::arg("beam_size"), py::arg("max_length"), py::arg("bos_id"),
+             py::arg("eos_id"), py::arg("pad_id"), py::arg("length_penalty") = 1.0, py::arg("min_length") = 0,
+             py::arg("forbidden") = std::vector<int64_t>{})
+        .def("advance", &LockedCaptionSearch::advance, py::arg("log_probs"))
+        .def("hypotheses", &LockedCaptionSearch::hypotheses)
+        .def_property_readonly("finished", &LockedCaptionSearch::finished);
+}

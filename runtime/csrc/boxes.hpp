@@ -1,0 +1,51 @@
+/// From the raw box heads to boxes: threshold, distribution expectation, order, suppression.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace yolor_edge {
+
+/// Shape of the grids the heads predict on. Cells are numbered level by level in the order of `strides`, row
+/// by row.
+struct HeadGrid {
+    std::vector<int64_t> strides;
+    int64_t input_height;
+    int64_t input_width;
+
+    /// Number of cells over all levels.
+    int64_t cells() const noexcept;
+};
+
+struct DecodeOptions {
+    double score_threshold;  // strictly above; at or below 0 everything but NaN passes, at or above 1 nothing
+                             // does
+    float iou_threshold;     // see nms
+    int64_t max_detections;  // boxes returned at most
+    int64_t max_candidates;  // pairs considered at most, the best ones
+    bool class_agnostic;     // whether boxes of different classes suppress each other
+};
+
+/// Boxes by falling score. `boxes` holds 4 floats per detection: xyxy in pixels of the network's input, not
+/// clipped.
+struct Detections {
+    std::vector<float> boxes;
+    std::vector<float> scores;
+    std::vector<int32_t> class_ids;
+    std::vector<int32_t> cells;  // the cell each box came from, to find its mask coefficients by
+};
+
+/// Decode one image's box heads.
+///   class_logits  (classes, N) row-major, N = grid.cells(); classes * N below 2^31
+///   box_bins      (4 * bins, N) row-major: sides left, top, right, bottom, `bins` rows each. A distance is
+///   the
+///                 expectation of the bin number under softmax, in units of the stride, from the cell's
+///                 centre
+/// Every (cell, class) pair whose sigmoid(logit) is above the threshold is a candidate: a cell may give
+/// several. The threshold is applied to the logits, and candidates are ordered by them: highest first, then
+/// lower class, then lower cell. Pairs whose box is not finite (NaN or infinity among its bins) are left out.
+/// One pass over the class logits; bins are read only for cells that have a candidate, once each.
+Detections decode_boxes(const float* class_logits, int64_t classes, const float* box_bins, int64_t bins,
+                        const HeadGrid& grid, const DecodeOptions& options);
+
+}  // namespace yolor_edge

@@ -1,0 +1,49 @@
+"""The errors a user can meet, each one line: what, where, what was expected, what to do.
+
+The command line prints the message of any `YolorEdgeError` and exits with its `exit_code`: 2 where the request cannot
+be served as asked (misuse), 1 where serving it failed.
+"""
+
+from __future__ import annotations
+
+
+class YolorEdgeError(Exception):
+    """Base of every error this package raises on purpose."""
+
+    exit_code = 1
+
+
+class UsageError(YolorEdgeError, ValueError):
+    """An argument, option or path that cannot be used as given."""
+
+    exit_code = 2
+
+
+class DatasetError(YolorEdgeError):
+    """A folder or annotation file that is not the data set it was taken for."""
+
+    exit_code = 2
+
+
+class CheckpointError(YolorEdgeError):
+    """A checkpoint that is missing, foreign, altered or of another shape."""
+
+    exit_code = 2
+
+
+class BundleError(YolorEdgeError):
+    """A bundle that is missing, foreign, altered or newer than this runtime."""
+
+    exit_code = 2
+
+
+class ImageError(YolorEdgeError):
+    """An image or video that cannot be read."""
+
+
+class BackendError(YolorEdgeError):
+    """An inference backend that is not installed, or failed to load or to run a graph."""
+
+
+class ParityError(YolorEdgeError):
+    """Two stages of the chain that should agree and do not."""

@@ -1,0 +1,30 @@
+"""Maps the four stage folders to their import names and builds the native extension; the rest is in pyproject.toml."""
+
+import sys
+from glob import glob
+
+from pybind11.setup_helpers import Pybind11Extension
+from setuptools import setup
+
+if sys.platform == "win32":
+    compile_args = ["/O2"]
+else:
+    # No -ffast-math, and no contraction to fused multiply-add: results are defined bit by bit and tested that way.
+    compile_args = ["-O3", "-Wall", "-Wextra", "-fvisibility=hidden", "-ffp-contract=off"]
+
+STAGES = ("train", "export", "runtime", "benchmarks")
+
+setup(
+    packages=["yolor_edge", *(f"yolor_edge.{stage}" for stage in STAGES), "yolor_edge.runtime.backends"],
+    package_dir={"yolor_edge": "yolor_edge", **{f"yolor_edge.{stage}": stage for stage in STAGES}},
+    package_data={"yolor_edge.runtime": ["py.typed", "*.pyi"]},
+    ext_modules=[
+        Pybind11Extension(
+            "yolor_edge.runtime._native",
+            sorted(glob("runtime/csrc/*.cpp")),
+            depends=sorted(glob("runtime/csrc/*.hpp")),
+            cxx_std=17,
+            extra_compile_args=compile_args,
+        )
+    ],
+)
