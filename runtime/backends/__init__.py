@@ -1,0 +1,60 @@
+"""Backends by name; the package a backend needs is imported only when that backend is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Protocol, cast
+
+from ..bundle import Bundle
+from ..errors import BackendError, UsageError
+from .base import Graph
+
+BACKENDS = {"onnxruntime": ".onnxruntime_backend"}
+
+
+class _BackendModule(Protocol):
+    def open_graph(self, path: Path, threads: int | None) -> Graph: ...
+
+
+def open_graphs(
+    bundle: Bundle, backend: str = "onnxruntime", precision: str = "fp32", threads: int | None = None
+) -> dict[str, Graph]:
+    """Open every part of a bundle.
+
+    Args:
+        bundle: What to open.
+        backend: A name from `BACKENDS`.
+        precision: Of the graphs.
+        threads: CPU threads a graph may use; None for as many as this process may run on.
+
+    Returns:
+        The graphs by part: "vision", and "caption_prefill" and "caption_step" where there is a caption.
+
+    Raises:
+        UsageError: If the backend or the thread count makes no sense, or the bundle lacks the precision.
+        BackendError: If the backend's package is not installed, or it refuses a graph.
+    """
+    if backend not in BACKENDS:
+        raise UsageError(f"unknown backend {backend!r}; the backends are {', '.join(BACKENDS)}")
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads must be at least 1, got {threads}")
+    files = bundle.graph_files(precision)
+    try:
+        module = cast(_BackendModule, importlib.import_module(BACKENDS[backend], __name__))
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith(__name__.partition(".")[0]):
+            raise
+        raise BackendError(
+            f'backend "{backend}" needs the package {error.name}; '
+            f'install the "{backend}" extra: pip install "yolor-edge[{backend}]"'
+        ) from error
+    graphs: dict[str, Graph] = {}
+    try:
+        for part, path in files.items():
+            graphs[part] = module.open_graph(path, threads)
+    except BaseException:
+        for graph in graphs.values():
+            graph.close()
+        raise
+    return graphs

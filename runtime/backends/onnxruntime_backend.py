@@ -1,0 +1,96 @@
+"""ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+
+from ..errors import BackendError, UsageError
+from .base import Array, TensorInfo, feed_complaints
+
+# Chosen by name, so that a build with other providers never falls back from one device to another unasked.
+PROVIDERS = ["CPUExecutionProvider"]
+
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(int64)": "int64",
+    "tensor(int32)": "int32",
+    "tensor(uint8)": "uint8",
+    "tensor(bool)": "bool",
+}
+
+
+def usable_cores() -> int:
+    """CPU cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class OnnxRuntimeGraph:
+    """An ONNX file in an inference session. Threads may share it.
+
+    ONNX Runtime computes the whole graph whichever outputs are wanted; those not wanted are only not copied
+    out.
+
+    Args:
+        path: The ONNX file.
+        threads: CPU threads; None for as many as this process may run on.
+
+    Raises:
+        BackendError: If ONNX Runtime refuses the file.
+    """
+
+    def __init__(self, path: Path, threads: int | None = None):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or usable_cores()
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4  # what goes wrong is raised, not logged
+        # Idle threads of one graph would otherwise keep spinning on the cores that the next stage needs.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        try:
+            session = onnxruntime.InferenceSession(os.fspath(path), options, providers=PROVIDERS)
+        except Exception as error:  # ONNX Runtime has no common class for what it raises
+            raise BackendError(f"{path}: ONNX Runtime cannot load it ({_first_line(error)})") from error
+        self.path = path
+        self._session: onnxruntime.InferenceSession | None = session
+        self.inputs: Mapping[str, TensorInfo] = {x.name: _info(x) for x in session.get_inputs()}
+        self.outputs: Mapping[str, TensorInfo] = {x.name: _info(x) for x in session.get_outputs()}
+
+    def run(self, feed: Mapping[str, Array], wanted: Sequence[str] | None = None) -> dict[str, Array]:
+        """Run once and return the wanted outputs by name; see `Graph.run`."""
+        if self._session is None:
+            raise BackendError(f"{self.path.name}: the graph is closed")
+        complaints = feed_complaints(self.inputs, feed)
+        names = list(self.outputs) if wanted is None else list(wanted)
+        complaints += [f"there is no output {name!r}" for name in names if name not in self.outputs]
+        if complaints:
+            raise UsageError(f"{self.path.name}: {'; '.join(complaints)}")
+        try:
+            answers: Any = self._session.run(names, dict(feed))
+        except Exception as error:
+            raise BackendError(f"{self.path.name}: ONNX Runtime failed ({_first_line(error)})") from error
+        return dict(zip(names, answers, strict=True))
+
+    def close(self) -> None:
+        """Free the session."""
+        self._session = None
+
+
+def open_graph(path: Path, threads: int | None) -> OnnxRuntimeGraph:
+    """Open one ONNX file; see `OnnxRuntimeGraph`."""
+    return OnnxRuntimeGraph(path, threads)
+
+
+def _info(argument: Any) -> TensorInfo:
+    shape = tuple(axis if isinstance(axis, int) else str(axis or "?") for axis in argument.shape)
+    return TensorInfo(argument.name, shape, _DTYPES.get(argument.type) or str(argument.type))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

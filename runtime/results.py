@@ -1,0 +1,199 @@
+"""What `Model.predict` answers: boxes, masks, a semantic map and a caption, each None when not asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class InstanceMasks:
+    """One mask per box, kept as the small rectangle around each object; bigger forms are made when asked for.
+
+    Args:
+        crops: For each box (y0, x0, crop): crop is (ch, cw) uint8 of 0 and 1, its upper left pixel at row y0,
+            column x0 of the image. A crop may be empty.
+        image_size: (height, width) of the image, in pixels.
+    """
+
+    def __init__(self, crops: Sequence[tuple[int, int, NDArray[np.uint8]]], image_size: tuple[int, int]):
+        self._crops = tuple(crops)
+        self.image_size = image_size
+
+    def __len__(self) -> int:
+        return len(self._crops)
+
+    def crops(self) -> tuple[tuple[int, int, NDArray[np.uint8]], ...]:
+        """(y0, x0, crop) for each box: crop is (ch, cw) uint8 of 0 and 1, everything outside it is 0."""
+        return self._crops
+
+    def full(self) -> NDArray[np.bool_]:
+        """(N, H, W) bool at the size of the image; row i belongs to box i. N may be 0."""
+        masks = np.zeros((len(self), *self.image_size), bool)
+        for mask, (y0, x0, crop) in zip(masks, self._crops, strict=True):
+            mask[y0 : y0 + crop.shape[0], x0 : x0 + crop.shape[1]] = crop
+        return masks
+
+    def areas(self) -> NDArray[np.int64]:
+        """(N,) int64, pixels in each mask."""
+        return np.array([np.count_nonzero(crop) for _, _, crop in self._crops], np.int64)
+
+    def rle(self) -> list[dict[str, Any]]:
+        """One COCO run-length code per mask: {"size": [height, width], "counts": compressed string}."""
+        return [rle_from_crop(crop, y0, x0, self.image_size) for y0, x0, crop in self._crops]
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A sentence about the picture.
+
+    Attributes:
+        text: The words, lower case, joined by spaces.
+        token_ids: Their ids, without begin and end tokens.
+        log_prob: Natural logarithm of the probability of the whole sentence, its end included.
+        score: `log_prob` divided by length to the power of the length penalty; what the search ranked by.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    log_prob: float
+    score: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """The answers for one image; what belongs to a task that was not asked for is None.
+
+    Attributes:
+        image_size: (height, width) of the image passed in.
+        boxes: (N, 4) float32 xyxy in pixels of that image, by falling score; N may be 0.
+        scores: (N,) float32 in (0, 1].
+        class_ids: (N,) int32, indices into `class_names`.
+        masks: N masks, row i for box i.
+        semantic_map: (H, W) uint8, indices into `semantic_names`.
+        caption: One sentence.
+        class_names: Names of all classes of the model.
+        semantic_names: Names of all semantic classes of the model.
+        category_ids: For each class its id in the data set the model learned from.
+        timings_ms: Milliseconds by stage; "total" is the whole call. "caption_tokens" is a count: decoder
+            runs.
+    """
+
+    image_size: tuple[int, int]
+    boxes: NDArray[np.float32] | None = None
+    scores: NDArray[np.float32] | None = None
+    class_ids: NDArray[np.int32] | None = None
+    masks: InstanceMasks | None = None
+    semantic_map: NDArray[np.uint8] | None = None
+    caption: Caption | None = None
+    class_names: tuple[str, ...] = ()
+    semantic_names: tuple[str, ...] = ()
+    category_ids: tuple[int, ...] = ()
+    timings_ms: Mapping[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def detected_names(self) -> tuple[str, ...] | None:
+        """The class name of each box, or None when boxes were not asked for."""
+        if self.class_ids is None:
+            return None
+        return tuple(self.class_names[i] for i in self.class_ids)
+
+    def semantic_areas(self) -> list[tuple[int, int]]:
+        """(class, pixels) of every class in the semantic map, largest first; empty without a map."""
+        if self.semantic_map is None:
+            return []
+        counts = np.bincount(self.semantic_map.ravel())
+        return [(int(i), int(counts[i])) for i in np.argsort(-counts, kind="stable") if counts[i]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `json.dumps`; masks and the semantic map become COCO run-length codes."""
+        answer: dict[str, Any] = {"image_size": list(self.image_size)}
+        if self.boxes is not None and self.scores is not None and self.class_ids is not None:
+            codes = self.masks.rle() if self.masks is not None else None
+            objects = []
+            for i, class_id in enumerate(self.class_ids.tolist()):
+                found: dict[str, Any] = {
+                    "box": [round(x, 2) for x in self.boxes[i].tolist()],
+                    "score": round(float(self.scores[i]), 4),
+                    "class_id": class_id,
+                    "class_name": self.class_names[class_id],
+                }
+                if self.category_ids:
+                    found["category_id"] = self.category_ids[class_id]
+                if codes is not None:
+                    found["mask"] = codes[i]
+                objects.append(found)
+            answer["objects"] = objects
+        if self.semantic_map is not None:
+            answer["semantic"] = [
+                {
+                    "class_id": class_id,
+                    "class_name": self.semantic_names[class_id],
+                    "pixels": pixels,
+                    "mask": rle_from_crop(
+                        (self.semantic_map == class_id).astype(np.uint8), 0, 0, self.image_size
+                    ),
+                }
+                for class_id, pixels in self.semantic_areas()
+            ]
+        if self.caption is not None:
+            answer["caption"] = {
+                "text": self.caption.text,
+                "token_ids": list(self.caption.token_ids),
+                "log_prob": round(self.caption.log_prob, 5),
+                "score": round(self.caption.score, 5),
+            }
+        answer["timings_ms"] = {stage: round(value, 3) for stage, value in self.timings_ms.items()}
+        return answer
+
+
+def rle_from_crop(crop: NDArray[np.uint8], y0: int, x0: int, image_size: tuple[int, int]) -> dict[str, Any]:
+    """The COCO run-length code of a mask that is `crop` at row y0, column x0 and 0 elsewhere.
+
+    Args:
+        crop: (ch, cw), zero or not; must lie inside the image. May be empty.
+        y0: Row of its upper edge.
+        x0: Column of its left edge.
+        image_size: (height, width) of the whole mask.
+
+    Returns:
+        {"size": [height, width], "counts": str}, byte for byte what pycocotools encodes.
+
+    Source: COCO API, rleEncode and rleToString, https://github.com/cocodataset/cocoapi
+    """
+    height, width = image_size
+    columns = np.zeros((crop.shape[1], crop.shape[0] + 2), np.int8)
+    columns[:, 1:-1] = crop.T != 0
+    steps = np.diff(columns, axis=1)  # +1 where a run starts, -1 one past its end, per column
+    column, row = np.nonzero(steps)
+    positions = (column + x0).astype(np.int64) * height + row + y0  # in column-major order of the whole mask
+    # Runs that fill a column to its end and go on at the top of the next are one run: end and start cancel.
+    same = np.zeros(len(positions), bool)
+    touching = (positions[1:] == positions[:-1]).nonzero()[0]
+    same[touching] = same[touching + 1] = True
+    edges = np.concatenate([[0], positions[~same], [height * width]])
+    counts = np.diff(edges)
+    if len(counts) > 1 and counts[-1] == 0:
+        counts = counts[:-1]
+    return {"size": [int(height), int(width)], "counts": _compressed(counts)}
+
+
+def _compressed(counts: NDArray[np.int64]) -> str:
+    """COCO's text form of run lengths: from the fourth on the change to two before, five bits a letter."""
+    values = counts.astype(np.int64)
+    values[3:] -= counts[1:-2]
+    characters = np.zeros((len(values), 7), np.uint8)  # 7 x 5 bits hold every length below 2**34
+    used = np.zeros((len(values), 7), bool)
+    going = np.ones(len(values), bool)
+    for place in range(7):
+        bits = values & 31
+        values >>= 5
+        more = np.where(bits & 16, values != -1, values != 0)  # bit 16 is the sign of what has been written
+        characters[:, place] = bits + 48 + 32 * more
+        used[:, place] = going
+        going = going & more
+    return characters[used].tobytes().decode("ascii")

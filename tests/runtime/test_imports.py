@@ -1,0 +1,69 @@
+"""The runtime stays light, checked in fresh interpreters: no torch, and no backend before it is asked for."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from yolor_edge.runtime.bundle import Bundle
+
+STAGES = ("train", "export", "benchmarks")
+
+
+def run_python(code: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, *arguments], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout.strip()
+
+
+def test_importing_the_runtime_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, yolor_edge.runtime\n"
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'safetensors', 'pycocotools', 'tensorrt', 'pycuda'}\n"
+        "print(sorted(heavy & set(sys.modules)), 'cv2' in sys.modules)"
+    )
+    assert run_python(code) == "[] True"
+
+
+def test_importing_every_file_of_the_runtime_needs_no_other_stage(tiny_bundle: Bundle) -> None:
+    code = (
+        "import importlib, pkgutil, sys, yolor_edge.runtime as runtime\n"
+        "for module in pkgutil.iter_modules(runtime.__path__, 'yolor_edge.runtime.'):\n"
+        "    importlib.import_module(module.name)\n"
+        f"print([m for m in sys.modules if m.startswith({tuple('yolor_edge.' + s for s in STAGES)})])\n"
+        "print('torch' in sys.modules)"
+    )
+    assert run_python(code) == "[]\nFalse"
+
+
+def test_loading_and_predicting_leaves_torch_out(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    np.save(tmp_path / "image.npy", np.full((50, 70, 3), 114, np.uint8))
+    code = (
+        "import sys, numpy\n"
+        "from yolor_edge.runtime import load\n"
+        "with load(sys.argv[1], threads=1) as model:\n"
+        "    result = model.predict(numpy.load(sys.argv[2]))\n"
+        "print(result.semantic_map.shape, 'torch' in sys.modules, 'onnxruntime' in sys.modules)"
+    )
+    assert run_python(code, str(tiny_bundle.path), str(tmp_path / "image.npy")) == "(50, 70) False True"
+
+
+def test_a_missing_backend_package_names_the_extra(tiny_bundle: Bundle) -> None:
+    code = (
+        "import sys\n"
+        "sys.modules['onnxruntime'] = None\n"
+        "from yolor_edge.runtime import BackendError, load\n"
+        "try:\n"
+        "    load(sys.argv[1])\n"
+        "except BackendError as error:\n"
+        "    print(error)"
+    )
+    assert run_python(code, str(tiny_bundle.path)) == (
+        'backend "onnxruntime" needs the package onnxruntime; '
+        'install the "onnxruntime" extra: pip install "yolor-edge[onnxruntime]"'
+    )

@@ -1,0 +1,329 @@
+"""Whole sources through a bundle: images, folders, globs, videos, bad ones too; nothing half-written."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from yolor_edge.runtime import run as run_module
+from yolor_edge.runtime import sources
+from yolor_edge.runtime.bundle import Bundle
+from yolor_edge.runtime.draw import DrawOptions, distinct_colour, draw, wrapped
+from yolor_edge.runtime.errors import ImageError, UsageError
+from yolor_edge.runtime.images import quiet_opencv, read_image, write_image
+from yolor_edge.runtime.model import load
+from yolor_edge.runtime.results import Caption, InstanceMasks, Result
+from yolor_edge.runtime.run import run
+from yolor_edge.runtime.sources import open_source
+
+from .tiny_bundle import coloured_patch
+
+PATCH = (16, 32, 48, 64)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two good pictures with a truncated and an empty one between them, and a file that is no picture."""
+    made = tmp_path / "in"
+    write_image(made / "a.jpg", coloured_patch((64, 96), PATCH, "red"))
+    write_image(made / "d.PNG", coloured_patch((100, 80), PATCH, "blue"))
+    whole = (made / "a.jpg").read_bytes()
+    (made / "b.jpg").write_bytes(whole[: len(whole) // 2])
+    (made / "c.png").touch()
+    (made / "notes.txt").write_text("not a picture")
+    return made
+
+
+def lines_of(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+
+
+def names_in(out: Path) -> list[str]:
+    return sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+
+
+def write_video(path: Path, frames: int = 7, fps: float = 12.0) -> Path:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (96, 64))
+    for i in range(frames):
+        writer.write(coloured_patch((64, 96), (16, 10 + 8 * i, 48, 30 + 8 * i), "red"))
+    writer.release()
+    return path
+
+
+def test_a_folder_with_bad_pictures_does_the_others(
+    tiny_bundle: Bundle, folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said: list[str] = []
+    summary = run(tiny_bundle, folder, tmp_path / "out", threads=1, report=said.append)
+    assert summary.exit_code == 1
+    assert summary.done == 2
+    assert [name for name, _ in summary.failed] == ["b.jpg", "c.png"]
+    assert "cut short" in summary.failed[0][1]
+    assert "empty" in summary.failed[1][1]
+    assert names_in(tmp_path / "out") == ["a.jpg", "d.PNG", "results.jsonl"]
+    good, truncated, empty, other = lines_of(tmp_path / "out")
+    assert good["source"] == "a.jpg"
+    assert good["drawing"] == "a.jpg"
+    assert good["caption"]["text"] == "a red thing here"
+    assert {found["class_name"] for found in good["objects"]} == {"red"}
+    assert truncated["source"] == "b.jpg"
+    assert "cut short" in truncated["error"]
+    assert empty["source"] == "c.png"
+    assert other["image_size"] == [100, 80]
+    assert read_image(tmp_path / "out" / "a.jpg").shape[1] > 1200  # enlarged, two panels side by side
+    assert len(said) == 4
+    assert said[1].startswith("[2/4] skipped: ")
+    assert '"a red thing here"' in said[0]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_all_good_exits_with_0(tiny_bundle: Bundle, folder: Path, tmp_path: Path) -> None:
+    summary = run(str(tiny_bundle.path), folder / "a.jpg", tmp_path / "out", threads=1)
+    assert summary.exit_code == 0
+    assert summary.to_json()["done"] == 1
+    assert summary.files == (tmp_path / "out" / "results.jsonl", tmp_path / "out" / "a.jpg")
+
+
+def test_tasks_thresholds_and_outputs_can_be_chosen(
+    tiny_bundle: Bundle, folder: Path, tmp_path: Path
+) -> None:
+    run(
+        tiny_bundle,
+        folder / "a.jpg",
+        tmp_path / "o",
+        {"boxes"},
+        threads=1,
+        score_threshold=0.9,
+        pictures=False,
+    )
+    (line,) = lines_of(tmp_path / "o")
+    assert names_in(tmp_path / "o") == ["results.jsonl"]
+    assert "semantic" not in line
+    assert "caption" not in line
+    assert "drawing" not in line
+    assert min(found["score"] for found in line["objects"]) > 0.9
+    run(tiny_bundle, folder / "a.jpg", tmp_path / "p", {"caption"}, threads=1, jsonl=False, beam_size=1)
+    assert names_in(tmp_path / "p") == ["a.jpg"]
+
+
+def test_a_glob_keeps_folders_apart(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    for name in ("x", "y"):
+        write_image(tmp_path / "in" / name / "same.tif", coloured_patch((64, 96), PATCH))
+    summary = run(tiny_bundle, str(tmp_path / "in" / "*" / "*.tif"), tmp_path / "out", {"boxes"}, threads=1)
+    assert summary.done == 2
+    assert names_in(tmp_path / "out") == ["results.jsonl", "x/same.tif.png", "y/same.tif.png"]
+
+
+def test_a_video_becomes_a_video(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    summary = run(tiny_bundle, write_video(tmp_path / "clip.mp4"), tmp_path / "out", threads=1)
+    assert summary.done == 7
+    assert summary.exit_code == 0
+    assert names_in(tmp_path / "out") == ["clip.mp4", "results.jsonl"]
+    written = open_source(tmp_path / "out" / "clip.mp4")
+    assert written.expected == 7
+    assert written.fps == pytest.approx(12)
+    frames = [frame.image for frame in written]
+    assert len(frames) == 7
+    assert frames[0] is not None
+    assert frames[0].shape[1] > 1200
+    assert [line["index"] for line in lines_of(tmp_path / "out")] == list(range(7))
+
+
+def test_max_frames_stops_early(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    video = write_video(tmp_path / "clip.mp4")
+    assert run(tiny_bundle, video, tmp_path / "out", {"boxes"}, threads=1, max_frames=3).done == 3
+    with pytest.raises(UsageError, match="max_frames must be at least 1, got 0"):
+        run(tiny_bundle, video, tmp_path / "out", max_frames=0)
+
+
+def test_a_damaged_video_is_one_line(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "clip.mp4").write_bytes(b"not a video")
+    with pytest.raises(ImageError, match=r"clip\.mp4: cannot be opened as a video"):
+        run(tiny_bundle, tmp_path / "clip.mp4", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+class FakeCamera:
+    """A camera that gives three frames and is then interrupted or unplugged."""
+
+    ends_by: type[BaseException] | None = None
+
+    def __init__(self, *_: object):
+        self._left = 3
+
+    def isOpened(self) -> bool:
+        return True
+
+    def get(self, _: int) -> float:
+        return 0.0
+
+    def read(self) -> tuple[bool, Any]:
+        if self._left == 0:
+            if self.ends_by is not None:
+                raise self.ends_by
+            return False, None
+        self._left -= 1
+        return True, coloured_patch((64, 96), PATCH)
+
+    def release(self) -> None:
+        pass
+
+
+def test_interrupting_a_camera_ends_the_run_properly(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeCamera, "ends_by", KeyboardInterrupt)
+    monkeypatch.setattr(sources, "_capture", FakeCamera)
+    summary = run(tiny_bundle, 0, tmp_path / "out", {"boxes"}, threads=1)
+    assert summary.done == 3
+    assert summary.exit_code == 0
+    assert names_in(tmp_path / "out") == ["camera-0.mp4", "results.jsonl"]
+
+
+def test_an_unplugged_camera_keeps_what_it_gave(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "_capture", FakeCamera)
+    summary = run(tiny_bundle, "1", tmp_path / "out", {"boxes"}, threads=1)
+    assert summary.done == 3
+    assert summary.failed == (("camera 1", "camera 1: stopped giving frames"),)
+    assert names_in(tmp_path / "out") == ["camera-1.mp4", "results.jsonl"]
+
+
+def test_a_camera_that_is_not_there() -> None:
+    with pytest.raises(ImageError, match="camera 97: cannot be opened; is it connected, free and permitted"):
+        open_source("97")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("gone.jpg", r"gone\.jpg: no such file or folder; give an image, a folder, a glob, a video"),
+        ("in/*.xyz", r"in/\*\.xyz: matches no picture"),
+        ("empty", "empty: the folder holds no pictures"),
+    ],
+)
+def test_sources_that_are_not_there(source: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match=message):
+        open_source(str(tmp_path / source))
+
+
+def test_outputs_never_spoil_inputs(
+    tiny_bundle: Bundle, own_bundle: Path, folder: Path, tmp_path: Path
+) -> None:
+    before = (folder / "a.jpg").read_bytes()
+    with pytest.raises(UsageError, match="writing there would overwrite the source"):
+        run(tiny_bundle, folder, folder)
+    with pytest.raises(UsageError, match="writing there would overwrite the source"):
+        run(tiny_bundle, write_video(tmp_path / "clip.mp4"), tmp_path)
+    with pytest.raises(UsageError, match="lies inside the bundle"):
+        run(own_bundle, folder, own_bundle / "out")
+    with pytest.raises(UsageError, match=r"a\.jpg: is a file, expected a folder to write to"):
+        run(tiny_bundle, folder, folder / "a.jpg")
+    assert (folder / "a.jpg").read_bytes() == before
+    assert not (own_bundle / "out").exists()
+
+
+def test_a_failure_leaves_nothing_half_written(
+    tiny_bundle: Bundle, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run_module, "write_image", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        run(tiny_bundle, folder, tmp_path / "out", threads=1)
+    assert names_in(tmp_path / "out") == []
+
+
+def test_a_video_that_came_out_short_is_refused_and_removed(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video = write_video(tmp_path / "clip.mp4")
+    unpatched = run_module._VideoFile.write
+
+    def lossy(self: Any, drawing: Any) -> None:
+        if self._written < 3:
+            unpatched(self, drawing)
+        else:
+            self._written += 1
+
+    monkeypatch.setattr(run_module._VideoFile, "write", lossy)
+    with pytest.raises(ImageError, match=r"clip\.mp4: only 3 of 7 frames were written; is the disk full"):
+        run(tiny_bundle, video, tmp_path / "out", {"boxes"}, threads=1)
+    assert names_in(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("size", [(1, 1), (10, 20000), (20000, 10), (480, 640), (64, 96), (2500, 4000)])
+@pytest.mark.parametrize("is_steady", [False, True])
+def test_any_size_can_be_drawn(tiny_bundle: Bundle, size: tuple[int, int], is_steady: bool) -> None:
+    image = np.full((*size, 3), (0, 0, 255), np.uint8)
+    with load(tiny_bundle, threads=1) as model:
+        result = model.predict(image)
+    drawing = draw(image, result, DrawOptions(is_steady=is_steady))
+    assert drawing.dtype == np.uint8
+    assert drawing.shape[0] % 2 == 0
+    assert drawing.shape[1] % 2 == 0
+    assert max(drawing.shape) < 4200
+    assert np.all(image == (0, 0, 255))  # drawn on a copy
+
+
+def test_steady_drawings_keep_their_size() -> None:
+    image = np.zeros((120, 160, 3), np.uint8)
+    names = tuple(f"class number {i}" for i in range(40))
+    maps = [np.zeros((120, 160), np.uint8), np.arange(120 * 160).reshape(120, 160).astype(np.uint8) % 40]
+    captions = ["short", "a sentence that goes on and on " * 12]
+    sizes = set()
+    for semantic_map, text in zip(maps, captions, strict=True):
+        result = Result(
+            (120, 160), semantic_map=semantic_map, semantic_names=names, caption=Caption(text, (), 0, 0)
+        )
+        sizes.add(draw(image, result, DrawOptions(is_steady=True)).shape)
+        assert draw(image, result).shape[0] > 0
+    assert len(sizes) == 1
+
+
+def test_drawing_shows_masks_boxes_and_palette() -> None:
+    image = np.full((640, 640, 3), 200, np.uint8)
+    result = Result(
+        (640, 640),
+        boxes=np.array([[100, 100, 300, 300]], np.float32),
+        scores=np.array([0.9], np.float32),
+        class_ids=np.array([0], np.int32),
+        masks=InstanceMasks([(150, 150, np.ones((100, 100), np.uint8))], (640, 640)),
+        class_names=("thing",),
+    )
+    drawing = draw(image, result)
+    assert drawing.shape == (640, 640, 3)
+    assert not np.array_equal(drawing[200, 200], image[200, 200])  # tinted
+    assert np.array_equal(drawing[120, 280], image[120, 280])  # in the box, not in the mask
+    assert tuple(drawing[200, 100].tolist()) == distinct_colour(0)  # the edge of the box
+    green = Result((640, 640), semantic_map=np.zeros((640, 640), np.uint8), semantic_names=("grass",))
+    tinted = draw(image, green, DrawOptions(palette=((0, 255, 0),)))
+    assert tinted[300, 300, 1] > tinted[300, 300, 0]
+    named = dataclasses.replace(result, semantic_names=("thing",))
+    assert draw(image, named, DrawOptions(palette=((1, 2, 3),)))[200, 100].tolist() == [3, 2, 1]
+    with pytest.raises(ValueError, match="the result is for one of"):
+        draw(image[:100], result)
+
+
+def test_wrapping_breaks_at_spaces_and_inside_what_is_too_long() -> None:
+    lines = wrapped("a red star left of a circle " * 4, 300, 16)
+    assert " ".join(lines) == ("a red star left of a circle " * 4).strip()
+    assert len(lines) > 2
+    broken = wrapped("x" * 200, 300, 16)
+    assert "".join(broken) == "x" * 200
+    assert len(broken) > 3
+    assert wrapped("", 300, 16) == [""]
+
+
+def test_drawings_are_quiet(capfd: pytest.CaptureFixture[str]) -> None:
+    with quiet_opencv():
+        assert cv2.VideoCapture("/nowhere.mp4").isOpened() is False
+    assert capfd.readouterr().err == ""
