@@ -1,0 +1,18 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def coco_tiny() -> Path:
+    """The folder of coco-tiny, 100 photographs: YOLOR_EDGE_COCO_TINY, or the one beside the repository."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data" / "coco-tiny"
+    folder = Path(os.environ.get("YOLOR_EDGE_COCO_TINY", beside))
+    if not (folder / "annotations").is_dir():
+        pytest.skip(f"coco-tiny is not at {folder}; set YOLOR_EDGE_COCO_TINY to its folder")
+    return folder
