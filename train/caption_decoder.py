@@ -1,0 +1,185 @@
+"""The text decoder: a Transformer decoder that attends to the network's top-level features (network.md; CATR).
+
+Post-norm layers (arXiv 1706.03762); a 2-D sine encoding tells the keys of the cross-attention where they lie (DETR,
+arXiv 2005.12872), so that a caption can speak of left and right. Two ways to run it agree: the whole caption at once
+(`forward`, training) and word by word with caches (`prefill` and `step`, what is exported).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def sine_positions(height: int, width: int, channels: int) -> Tensor:
+    """(height * width, channels) float32: sines and cosines of y in the first half of the channels, of x in the second."""
+    quarter = channels // 4
+    wavelengths = 10000 ** (torch.arange(quarter, dtype=torch.float32) / quarter)
+
+    def encode(cells: int) -> Tensor:
+        # Relative to the picture, so that "left" means the same at every input size.
+        centre = (torch.arange(cells, dtype=torch.float32) + 0.5) / cells * 2 * math.pi
+        angles = centre[:, None] / wavelengths
+        return torch.cat((angles.sin(), angles.cos()), 1)
+
+    y = encode(height)[:, None].expand(height, width, 2 * quarter)
+    x = encode(width)[None, :].expand(height, width, 2 * quarter)
+    return torch.cat((y, x), 2).reshape(height * width, channels)
+
+
+class Attention(nn.Module):
+    """Multi-head attention with its four projections apart, so that keys and values can be computed once and kept."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.query, self.key, self.value, self.output = (nn.Linear(width, width) for _ in range(4))
+        for layer in (self.query, self.key, self.value):
+            nn.init.xavier_uniform_(layer.weight)
+
+    def split(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, heads, T, D / heads)."""
+        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+
+    def attend(self, x: Tensor, keys: Tensor, values: Tensor, causal: bool = False) -> Tensor:
+        """Queries from x (B, T, D) over keys and values (B or 1, heads, S, D / heads) -> (B, T, D)."""
+        query = self.split(self.query(x))
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(
+            query,
+            keys.expand(query.shape[0], -1, -1, -1),
+            values.expand(query.shape[0], -1, -1, -1),
+            dropout_p=dropout,
+            is_causal=causal,
+        )
+        return self.output(mixed.transpose(1, 2).flatten(2))
+
+    def attend_plainly(self, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """`attend` for the exported graphs: matrix products that broadcast keys of batch 1 instead of copying them."""
+        query = self.split(self.query(x)) * (1.0 / math.sqrt(x.shape[2] // self.heads))
+        weights = torch.softmax(query @ keys.transpose(2, 3), dim=-1)
+        return self.output((weights @ values).transpose(1, 2).flatten(2))
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention, cross-attention and feed-forward, each followed by its norm."""
+
+    def __init__(self, width: int, heads: int, feed_forward: int, dropout: float) -> None:
+        super().__init__()
+        self.self_attention = Attention(width, heads, dropout)
+        self.cross_attention = Attention(width, heads, dropout)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(width, feed_forward), nn.ReLU(inplace=True), nn.Dropout(dropout), nn.Linear(feed_forward, width)
+        )
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, cross_keys: Tensor, cross_values: Tensor) -> Tensor:
+        attention = self.self_attention
+        keys, values = attention.split(attention.key(x)), attention.split(attention.value(x))
+        x = self.norms[0](x + self.dropout(attention.attend(x, keys, values, causal=True)))
+        x = self.norms[1](x + self.dropout(self.cross_attention.attend(x, cross_keys, cross_values)))
+        return self.norms[2](x + self.dropout(self.feed_forward(x)))
+
+    def step(
+        self, x: Tensor, past_keys: Tensor, past_values: Tensor, cross_keys: Tensor, cross_values: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One position x (B, 1, D) after T others; returns it with keys and values of T + 1 positions."""
+        attention = self.self_attention
+        keys = torch.cat((past_keys, attention.split(attention.key(x))), 2)
+        values = torch.cat((past_values, attention.split(attention.value(x))), 2)
+        x = self.norms[0](x + attention.attend_plainly(x, keys, values))
+        x = self.norms[1](x + self.cross_attention.attend_plainly(x, cross_keys, cross_values))
+        return self.norms[2](x + self.feed_forward(x)), keys, values
+
+
+class CaptionDecoder(nn.Module):
+    """Word vectors and learned positions in, log-probabilities of the next word out."""
+
+    def __init__(
+        self,
+        vocabulary: int,
+        width: int,
+        layers: int,
+        heads: int,
+        feed_forward: int,
+        positions: int,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.words = nn.Embedding(vocabulary, width)
+        self.positions = nn.Embedding(positions, width)
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+        self.layers = nn.ModuleList(DecoderLayer(width, heads, feed_forward, dropout) for _ in range(layers))
+        self.output = nn.Sequential(
+            nn.Linear(width, 2 * width),
+            nn.ReLU(inplace=True),
+            nn.Linear(2 * width, 2 * width),
+            nn.ReLU(inplace=True),
+            nn.Linear(2 * width, vocabulary),
+        )
+        nn.init.normal_(self.words.weight, std=0.02)
+        nn.init.normal_(self.positions.weight, std=0.02)
+
+    def cross(self, memory: Tensor, where: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of every layer's cross-attention from memory (B, L, D) and its positions (L, D)."""
+        pairs = []
+        for layer in self.layers:
+            attention = layer.cross_attention
+            keys = attention.split(attention.key(memory + where.to(memory.dtype)))
+            pairs.append((keys, attention.split(attention.value(memory))))
+        return pairs
+
+    def forward(self, tokens: Tensor, memory: Tensor, where: Tensor) -> Tensor:
+        """Logits (B, T, V) of the word after each of tokens (B, T), with memory (B, L, D)."""
+        x = self.words(tokens) + self.positions.weight[: tokens.shape[1]]
+        x = self.dropout(self.norm(x))
+        for layer, (keys, values) in zip(self.layers, self.cross(memory, where), strict=True):
+            x = layer(x, keys, values)
+        return self.output(x)
+
+    def prefill(self, tokens: Tensor, memory: Tensor, where: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """The first word (B = 1) and all that is computed once an image.
+
+        Args:
+            tokens: (1,) int64, the beginning-of-sentence id.
+            memory: (1, L, D).
+            where: (L, D), from `sine_positions`.
+
+        Returns:
+            log_probs (1, V), cross_keys and cross_values (layers, 1, heads, L, d), present_keys and present_values
+            (layers, 1, heads, 1, d).
+        """
+        pairs = self.cross(memory, where)
+        cross_keys = torch.stack([keys for keys, _ in pairs])
+        cross_values = torch.stack([values for _, values in pairs])
+        empty = cross_keys[:, :, :, :0]
+        log_probs, present_keys, present_values = self.step(tokens, empty, empty, cross_keys, cross_values)
+        return log_probs, cross_keys, cross_values, present_keys, present_values
+
+    def step(
+        self, tokens: Tensor, past_keys: Tensor, past_values: Tensor, cross_keys: Tensor, cross_values: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The next word of B hypotheses over one image.
+
+        Args:
+            tokens: (B,) int64, the latest word of each.
+            past_keys, past_values: (layers, B, heads, T, d) of the words before it.
+            cross_keys, cross_values: (layers, 1, heads, L, d) from `prefill`.
+
+        Returns:
+            log_probs (B, V), present_keys and present_values (layers, B, heads, T + 1, d).
+        """
+        position = past_keys.shape[3]
+        x = self.norm(self.words(tokens)[:, None] + self.positions.weight[position : position + 1])
+        present_keys, present_values = [], []
+        for i, layer in enumerate(self.layers):
+            x, keys, values = layer.step(x, past_keys[i], past_values[i], cross_keys[i], cross_values[i])
+            present_keys.append(keys)
+            present_values.append(values)
+        log_probs = torch.log_softmax(self.output(x[:, 0]), dim=-1)
+        return log_probs, torch.stack(present_keys), torch.stack(present_values)

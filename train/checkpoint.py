@@ -1,0 +1,130 @@
+"""A trained network as a folder: `network.safetensors` and `checkpoint.json`. Never a pickle.
+
+`checkpoint.json` holds the network's configuration (names, vocabulary, input size), how it was trained, and the digest
+of the weights, so that an altered or mixed-up file is noticed before it is used.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from ..runtime.errors import CheckpointError, UsageError
+from ..runtime.files import replacing_file, sha256_of, write_atomically
+from .config import NetworkConfig
+from .network import Network
+
+SCHEMA = 1
+WEIGHTS, DESCRIPTION = "network.safetensors", "checkpoint.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint on disk, its description read and checked.
+
+    Attributes:
+        path: The folder.
+        config: The network's configuration.
+        provenance: How it came to be: training configuration, data, versions, scores.
+        sha256: Digest of the weights file.
+    """
+
+    path: Path
+    config: NetworkConfig
+    provenance: dict[str, Any] = field(repr=False)
+    sha256: str
+
+    @classmethod
+    def open(cls, path: str | Path) -> Checkpoint:
+        """Open a checkpoint folder, or the folder of a training run that holds one.
+
+        Raises:
+            CheckpointError: If it is no checkpoint, newer than this version reads, or its weights were altered.
+        """
+        given = Path(path)
+        folder = next((f for f in (given, given / "checkpoint") if (f / DESCRIPTION).is_file()), None)
+        if folder is None:
+            raise CheckpointError(
+                f"{given}: is not a checkpoint (no {DESCRIPTION} in it); expected a folder written by yolor-edge train"
+            )
+        try:
+            description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+            schema, digest = description["schema"], description["sha256"]
+            if schema != SCHEMA:
+                raise CheckpointError(f"{folder}: schema {schema}, this version reads {SCHEMA}; upgrade yolor-edge")
+            config = NetworkConfig.from_json(description["network"])
+        except (ValueError, KeyError, TypeError) as error:
+            if isinstance(error, UsageError):
+                raise CheckpointError(f"{folder / DESCRIPTION}: {error}") from None
+            raise CheckpointError(
+                f"{folder / DESCRIPTION}: is not the description of a checkpoint ({error!r}); copy the folder again"
+            ) from None
+        weights = folder / WEIGHTS
+        if not weights.is_file():
+            raise CheckpointError(f"{weights}: is missing; copy the whole checkpoint folder")
+        found = sha256_of(weights)
+        if found != digest:
+            raise CheckpointError(
+                f"{weights}: has SHA-256 {found[:12]}..., {DESCRIPTION} says {str(digest)[:12]}...; "
+                "it was altered or belongs to another checkpoint, copy the folder again"
+            )
+        return cls(folder, config, description.get("provenance", {}), found)
+
+    def network(self) -> Network:
+        """The network with its weights, float32, in evaluation mode.
+
+        Raises:
+            CheckpointError: If the weights are not those of the configuration.
+        """
+        weights = self.path / WEIGHTS
+        try:
+            tensors = safetensors.torch.load_file(weights)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{weights}: is not a safetensors file ({error}); copy it again") from None
+        network = Network(self.config)
+        own = network.state_dict()
+        complaints = [f"{name} is missing" for name in own if name not in tensors]
+        complaints += [f"{name} is not part of this network" for name in tensors if name not in own]
+        complaints += [
+            f"{name} has shape {tuple(tensor.shape)}, expected {tuple(own[name].shape)}"
+            for name, tensor in tensors.items()
+            if name in own and tensor.shape != own[name].shape
+        ]
+        if complaints:
+            more = f" and {len(complaints) - 3} more" if len(complaints) > 3 else ""
+            raise CheckpointError(f"{weights}: does not fit the configuration: {'; '.join(complaints[:3])}{more}")
+        network.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in tensors.items()})
+        return network.eval()
+
+
+def write_checkpoint(
+    folder: Path,
+    network: Network,
+    provenance: dict[str, Any],
+    weights: Literal["float32", "float16"] = "float32",
+) -> Checkpoint:
+    """Write `network` to `folder`; matrices and kernels as `weights`, vectors always as float32."""
+    tensors = {}
+    for name, tensor in network.state_dict().items():
+        tensor = tensor.detach().cpu()
+        if weights == "float16" and tensor.is_floating_point() and tensor.ndim >= 2:
+            tensor = tensor.half()
+        tensors[name] = tensor.contiguous()
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing_file(folder / WEIGHTS) as temporary:
+        safetensors.torch.save_file(tensors, temporary)
+    digest = sha256_of(folder / WEIGHTS)
+    description = {
+        "schema": SCHEMA,
+        "sha256": digest,
+        "network": network.config.to_json(),
+        "provenance": {"torch": torch.__version__, **provenance},
+    }
+    write_atomically(folder / DESCRIPTION, json.dumps(description, indent=1) + "\n")
+    return Checkpoint(folder, network.config, description["provenance"], digest)

@@ -1,0 +1,381 @@
+"""The training loop: `fit` takes a data set to a checkpoint, `resume` goes on after a kill with the same result."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..runtime.errors import UsageError
+from ..runtime.files import write_atomically
+from ..runtime.tokenizer import PAD_ID, build_vocabulary
+from .batches import Batch, training_loader
+from .checkpoint import Checkpoint, write_checkpoint
+from .coco import CocoDataset
+from .config import TASKS, NetworkConfig, Size, Task, TrainConfig
+from .losses import DenseLoss, caption_loss
+from .network import Network
+from .state import read_state, write_state
+
+RUN, STATE, LOG = "run.json", "state.safetensors", "log.jsonl"
+
+
+def fit(
+    data: str | Path,
+    out: str | Path,
+    size: Size = "n",
+    config: TrainConfig | None = None,
+    input_size: tuple[int, int] = (640, 640),
+    tasks: tuple[Task, ...] | None = None,
+    split: str | None = None,
+    name: str = "yolor-edge",
+) -> Checkpoint:
+    """Train a network from scratch on a data set in COCO's layout.
+
+    Args:
+        data: Folder of the data set.
+        out: Folder of the run; must not hold one already. Gets `checkpoint/`, `log.jsonl` and what a resume needs.
+        size: Network size.
+        config: How to train.
+        input_size: (height, width), multiples of 32.
+        tasks: Heads to train; by default one for every kind of truth that the data set has.
+        split: Training split; by default the first whose name starts with "train".
+        name: What the network calls itself.
+
+    Returns:
+        The checkpoint of the averaged (EMA) weights.
+
+    Raises:
+        UsageError, DatasetError: If an argument or the data set cannot be used.
+    """
+    config = config or TrainConfig()
+    out = Path(out)
+    if (out / RUN).exists():
+        raise UsageError(f"{out}: holds a run already; continue it with --resume {out} or choose another --out")
+    dataset = CocoDataset.open(data, split=split, role="train")
+    network_config = describe_network(dataset, size, config, input_size, tasks, name)
+    out.mkdir(parents=True, exist_ok=True)
+    run = {
+        "data": str(Path(data).resolve()),
+        "split": dataset.split,
+        "network": network_config.to_json(),
+        "train": config.to_json(),
+    }
+    write_atomically(out / RUN, json.dumps(run, indent=1) + "\n")
+    return _train(out, dataset, network_config, config)
+
+
+def resume(out: str | Path) -> Checkpoint:
+    """Go on with the run in `out` from its last saved epoch; the result equals that of an uninterrupted run.
+
+    Raises:
+        UsageError: If `out` holds no run.
+        DatasetError: If the data set is gone or has other classes than before.
+    """
+    out = Path(out)
+    try:
+        run = json.loads((out / RUN).read_text(encoding="utf-8"))
+        network_config = NetworkConfig.from_json(run["network"])
+        config = TrainConfig.from_json(run["train"])
+        data, split = run["data"], run["split"]
+    except FileNotFoundError:
+        raise UsageError(f"{out}: holds no run to resume (no {RUN}); start one with --data and --out") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{out / RUN}: is not the description of a run ({error}); start a new one") from None
+    dataset = CocoDataset.open(data, split=split)
+    dataset.require_classes(network_config.class_names, network_config.semantic_names)
+    return _train(out, dataset, network_config, config)
+
+
+def describe_network(
+    dataset: CocoDataset,
+    size: Size,
+    config: TrainConfig,
+    input_size: tuple[int, int],
+    tasks: tuple[Task, ...] | None,
+    name: str,
+) -> NetworkConfig:
+    """The network that fits a data set: its classes, its words, and a head for every task asked for.
+
+    Raises:
+        UsageError: If the data set has no truth for a task that was asked for.
+    """
+    available = tuple(task for task in TASKS if task in dataset.tasks)
+    absent = [task for task in tasks or () if task not in available]
+    if absent:
+        raise UsageError(
+            f"{dataset.root} ({dataset.split}): has no truth for {', '.join(absent)}; it has {', '.join(available)}"
+        )
+    tasks = tasks or available
+    vocabulary: list[str] = []
+    if "caption" in tasks:
+        captions = (text for i in range(len(dataset)) for text in dataset[i].captions or ())
+        vocabulary = build_vocabulary(captions, config.minimum_word_count)
+    return NetworkConfig(
+        size=size,
+        tasks=tasks,
+        class_names=dataset.class_names,
+        category_ids=dataset.category_ids,
+        semantic_names=dataset.semantic_names if "semantic" in tasks else (),
+        semantic_category_ids=dataset.semantic_category_ids if "semantic" in tasks else (),
+        vocabulary=tuple(vocabulary),
+        input_size=input_size,
+        name=name,
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `name`; "auto" is the GPU if there is one.
+
+    Raises:
+        UsageError: If torch does not know it or cannot use it.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"device {name!r} cannot be used ({reason}); choose auto, cpu or cuda:N") from None
+    return device
+
+
+def amp_dtype(device: torch.device, amp: str) -> torch.dtype | None:
+    """The 16-bit type that `device` multiplies natively, or None to stay with float32."""
+    if amp == "off":
+        return None
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return torch.bfloat16
+    return None
+
+
+class Trainer:
+    """Network, average, optimiser and losses of one run, and the one step that moves them."""
+
+    def __init__(self, network: NetworkConfig, config: TrainConfig, steps: int, device: torch.device) -> None:
+        self.config, self.steps, self.device = config, steps, device
+        torch.manual_seed(config.seed)
+        self.network = Network(network).to(device, memory_format=torch.channels_last)
+        self.average = Network(network).to(device)
+        self.average.load_state_dict(self.network.state_dict())
+        self.average.eval()
+        decayed = [p for p in self.network.parameters() if p.ndim >= 2 and min(p.shape[:2]) > 1]
+        ids = {id(p) for p in decayed}
+        plain = [p for p in self.network.parameters() if id(p) not in ids]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            lr=config.learning_rate,
+        )
+        self.dense_loss = DenseLoss(network, config, device)
+        self.amp = amp_dtype(device, config.amp)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp == torch.float16)
+        self.where = self.network.memory_positions(network.input_size).to(device) if "caption" in network.tasks else None
+        self.step_index = 0
+
+    def learning_rate(self) -> float:
+        """Linear warm-up, then a cosine down to `final_rate` of the peak."""
+        config, done = self.config, self.step_index
+        warmup = max(1, round(config.warmup * self.steps))
+        if done < warmup:
+            return config.learning_rate * (done + 1) / warmup
+        share = (done - warmup) / max(1, self.steps - warmup)
+        return config.learning_rate * (
+            config.final_rate + (1 - config.final_rate) * (1 + math.cos(math.pi * share)) / 2
+        )
+
+    def step(self, batch: Batch) -> dict[str, float]:
+        """One forward of both views, one backward, one move; returns the weighted losses by name."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        with torch.autocast(self.device.type, dtype=self.amp, enabled=self.amp is not None):
+            losses = self._losses(batch)
+        total = torch.stack(list(losses.values())).sum()
+        if not torch.isfinite(total):
+            raise FloatingPointError(f"the loss is {total.item()} at step {self.step_index}")
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(total).backward()
+        self.scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.step_index += 1
+        self._update_average()
+        return {name: loss.item() for name, loss in losses.items()}
+
+    def _losses(self, batch: Batch) -> dict[str, Tensor]:
+        network = self.network.config
+        images = batch.strong if batch.weak is None else torch.cat((batch.strong, batch.weak))
+        images = images.float().div_(255).contiguous(memory_format=torch.channels_last)
+        features = self.network.features(images)
+        dense_count = len(batch.strong)
+        dense = features if batch.weak is None else [level[:dense_count] for level in features]
+        losses = self.dense_loss(self.network.dense(dense), batch.truth)
+        if "caption" in network.tasks and len(batch.tokens):
+            top = features[2] if batch.weak is None else features[2][dense_count:]
+            memory = self.network.caption_memory(top).flatten(2).transpose(1, 2)[batch.owners]
+            logits = self.network.caption_decoder(batch.tokens[:, :-1], memory, self.where)
+            loss = caption_loss(logits, batch.tokens[:, 1:], PAD_ID, self.config.label_smoothing)
+            losses["caption"] = self.config.caption_gain * loss
+        return losses
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        decay = min(self.config.ema_decay, (1 + self.step_index) / (10 + self.step_index))
+        own = self.network.state_dict()
+        floats, targets = [], []
+        for name, average in self.average.state_dict().items():
+            if average.is_floating_point():
+                floats.append(own[name])
+                targets.append(average)
+            else:
+                average.copy_(own[name])
+        torch._foreach_lerp_(targets, floats, 1 - decay)
+
+
+def _train(out: Path, dataset: CocoDataset, network: NetworkConfig, config: TrainConfig) -> Checkpoint:
+    device = choose_device(config.device)
+    torch.use_deterministic_algorithms(device.type == "cpu")
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    loader, order = training_loader(dataset, network, config)
+    steps = config.epochs * len(loader)
+    trainer = Trainer(network, config, steps, device)
+    first_epoch, seconds = 0, 0.0
+    if (out / STATE).exists():
+        first_epoch, seconds = read_state(out / STATE, trainer)
+        _say(f"resuming after epoch {first_epoch} of {config.epochs}")
+    else:
+        _seed_everything(config.seed)
+        parameters = sum(p.numel() for p in trainer.network.parameters())
+        _say(
+            f"size {network.size}, {', '.join(network.tasks)}: {parameters / 1e6:.2f} M parameters, "
+            f"{len(dataset)} images of {dataset.split}, input {network.input_size[0]}x{network.input_size[1]}, "
+            f"{device}, {str(trainer.amp or torch.float32).removeprefix('torch.')}"
+        )
+    log = out / LOG
+    _keep_lines(log, first_epoch)
+    for epoch in range(first_epoch, config.epochs):
+        started = time.perf_counter()
+        order.epoch = epoch
+        trainer.network.train()
+        sums: dict[str, float] = {}
+        count = 0
+        for i, batch in enumerate(loader):
+            losses = trainer.step(batch.to(device))
+            for name, loss in losses.items():
+                sums[name] = sums.get(name, 0.0) + loss
+            count += 1
+            _progress(epoch, config.epochs, i + 1, len(loader), {k: v / count for k, v in sums.items()}, started)
+        took = time.perf_counter() - started
+        seconds += took
+        entry: dict[str, Any] = {
+            "epoch": epoch + 1,
+            "losses": {name: round(value / count, 5) for name, value in sums.items()},
+            "learning_rate": trainer.learning_rate(),
+            "seconds": round(took, 2),
+        }
+        last = epoch + 1 == config.epochs
+        if config.validate_every and (epoch + 1) % config.validate_every == 0 and not last:
+            entry["validation"] = _validate(dataset, trainer.average)
+        # State before log: after a kill between the two the epoch is simply missing from the log, never trained twice.
+        if (epoch + 1) % config.save_every == 0 or last:
+            with _finish_before_stopping():
+                write_state(out / STATE, trainer, epoch + 1, seconds)
+                _write(out, trainer, dataset, epoch + 1, seconds)
+        with log.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(entry) + "\n")
+    return _write(out, trainer, dataset, config.epochs, seconds, validate=True)
+
+
+def _write(
+    out: Path, trainer: Trainer, dataset: CocoDataset, epochs: int, seconds: float, validate: bool = False
+) -> Checkpoint:
+    provenance: dict[str, Any] = {
+        "data": {"name": dataset.root.name, "split": dataset.split, "images": len(dataset)},
+        "train": trainer.config.to_json(),
+        "epochs_done": epochs,
+        "seconds": round(seconds, 1),
+        "device": str(trainer.device),
+        "threads": torch.get_num_threads(),
+    }
+    if validate and (scores := _validate(dataset, trainer.average)) is not None:
+        provenance["validation"] = scores
+    return write_checkpoint(out / "checkpoint", trainer.average, provenance, trainer.config.weights)
+
+
+def _validate(dataset: CocoDataset, network: Network) -> dict[str, Any] | None:
+    """Scores on the data set's validation split, or None if it has none."""
+    from ..runtime.errors import DatasetError
+    from .evaluate import score_network
+
+    try:
+        validation = CocoDataset.open(dataset.root, role="val")
+    except DatasetError:
+        return None
+    if validation.split == dataset.split:
+        return None
+    scores = score_network(network, validation)
+    _say(str(scores))
+    return scores.to_json()
+
+
+def _seed_everything(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def _keep_lines(log: Path, epochs: int) -> None:
+    """Drop log lines of epochs that are about to be trained again."""
+    if log.exists():
+        lines = [line for line in log.read_text(encoding="utf-8").splitlines() if json.loads(line)["epoch"] <= epochs]
+        write_atomically(log, "".join(line + "\n" for line in lines))
+
+
+@contextlib.contextmanager
+def _finish_before_stopping() -> Iterator[None]:
+    """Hold back Ctrl-C and a polite kill until the block is done."""
+    held: list[int] = []
+    try:
+        previous = {s: signal.signal(s, lambda number, _: held.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # Not the main thread: signals do not arrive here.
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        if held:
+            os.kill(os.getpid(), held[0])
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _progress(epoch: int, epochs: int, step: int, steps: int, losses: dict[str, float], started: float) -> None:
+    rate = step / max(time.perf_counter() - started, 1e-9)
+    text = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
+    line = f"epoch {epoch + 1}/{epochs} step {step}/{steps} {text} | {rate:.2f} steps/s"
+    if sys.stderr.isatty():
+        sys.stderr.write("\r\x1b[K" + line + ("\n" if step == steps else ""))
+        sys.stderr.flush()
+    elif step == steps:
+        _say(line)
+
+

@@ -1,0 +1,191 @@
+"""The losses of the four tasks. Each is skipped for images that lack its truth.
+
+Boxes: BCE on aligned class targets, CIoU (arXiv 1911.08287) and distribution focal loss (arXiv 2006.04388). Masks:
+BCE inside the box, each object weighted alike (YOLACT, arXiv 1904.02689). Semantic: cross-entropy and Dice with an
+ignore label. Caption: label-smoothed cross-entropy.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .assigner import Assignment, assign
+from .config import PROTOTYPE_STRIDE, NetworkConfig, TrainConfig
+from .truth import IGNORED
+
+# Cells whose masks are compared in one step; more only costs memory, the gradient is a mean over them.
+MASK_CELLS = 400
+
+
+@dataclass
+class DenseTruth:
+    """Truth of a batch for boxes, masks and the semantic map.
+
+    Attributes:
+        boxes: (B, M, 4) float32 xyxy in input pixels, padded with zeros.
+        classes: (B, M) int64.
+        valid: (B, M) bool, False on padding.
+        has_boxes: (B,) bool, False for images without box annotations.
+        has_masks: (B,) bool, False for images whose masks are not known.
+        masks: (m_i, H / 4, W / 4) uint8 for each image: covered share of each prototype cell, 255 is all of it.
+        semantic: (B, H / 4, W / 4) uint8 class ids, 255 is ignored.
+    """
+
+    boxes: Tensor
+    classes: Tensor
+    valid: Tensor
+    has_boxes: Tensor
+    has_masks: Tensor
+    masks: list[Tensor]
+    semantic: Tensor
+
+    def to(self, device: torch.device) -> DenseTruth:
+        return DenseTruth(
+            *(getattr(self, name).to(device, non_blocking=True) for name in ("boxes", "classes", "valid", "has_boxes", "has_masks")),
+            masks=[masks.to(device, non_blocking=True) for masks in self.masks],
+            semantic=self.semantic.to(device, non_blocking=True),
+        )
+
+
+def cell_centres(input_size: tuple[int, int], strides: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Centres (N, 2) as x, y in input pixels and strides (N,) of all cells, level after level, rows first."""
+    points, levels = [], []
+    for stride in strides:
+        rows, columns = input_size[0] // stride, input_size[1] // stride
+        y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+        points.append((torch.stack((x, y), -1).reshape(-1, 2) + 0.5) * stride)
+        levels.append(torch.full((rows * columns,), float(stride)))
+    return torch.cat(points), torch.cat(levels)
+
+
+def complete_iou(a: Tensor, b: Tensor) -> Tensor:
+    """CIoU of paired boxes a, b (n, 4) xyxy -> (n,), within -1.5 and 1."""
+    size_a, size_b = a[:, 2:] - a[:, :2], b[:, 2:] - b[:, :2]
+    overlap = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(min=0).prod(-1)
+    union = size_a.prod(-1) + size_b.prod(-1) - overlap
+    iou = overlap / union.clamp(min=1e-9)
+    enclosing = torch.maximum(a[:, 2:], b[:, 2:]) - torch.minimum(a[:, :2], b[:, :2])
+    diagonal = enclosing.square().sum(-1).clamp(min=1e-9)
+    distance = ((a[:, :2] + a[:, 2:] - b[:, :2] - b[:, 2:]) / 2).square().sum(-1)
+    angle_a = torch.atan(size_a[:, 0] / size_a[:, 1].clamp(min=1e-6))
+    angle_b = torch.atan(size_b[:, 0] / size_b[:, 1].clamp(min=1e-6))
+    aspect = 4 / math.pi**2 * (angle_b - angle_a).square()
+    with torch.no_grad():
+        weight = aspect / (1 - iou + aspect).clamp(min=1e-9)
+    return iou - distance / diagonal - weight * aspect
+
+
+class DenseLoss:
+    """Losses of boxes, masks and semantic map on one input size."""
+
+    def __init__(self, network: NetworkConfig, train: TrainConfig, device: torch.device) -> None:
+        self.network, self.train = network, train
+        points, strides = cell_centres(network.input_size, network.strides)
+        self.points, self.strides = points.to(device), strides.to(device)
+        self.bins = torch.arange(network.reg_max, dtype=torch.float32, device=device)
+
+    def __call__(self, outputs: dict[str, Tensor], truth: DenseTruth) -> dict[str, Tensor]:
+        """Weighted losses by name; their sum is what training minimises."""
+        losses: dict[str, Tensor] = {}
+        if "boxes" in self.network.tasks:
+            losses.update(self._box_losses(outputs, truth))
+        if "semantic" in self.network.tasks:
+            losses.update(self._semantic_losses(outputs["semantic_logits"].float(), truth.semantic.long()))
+        return losses
+
+    def _box_losses(self, outputs: dict[str, Tensor], truth: DenseTruth) -> dict[str, Tensor]:
+        class_logits = outputs["class_logits"].float().transpose(1, 2)  # (B, N, C)
+        bins = outputs["box_bins"].float().unflatten(1, (4, -1)).permute(0, 3, 1, 2)  # (B, N, 4, R)
+        distances = bins.softmax(-1) @ self.bins * self.strides[:, None]  # (B, N, 4) ltrb in input pixels
+        boxes = torch.cat((self.points - distances[..., :2], self.points + distances[..., 2:]), -1)
+        found = assign(
+            class_logits.detach(), boxes.detach(), self.points, self.strides, truth.boxes, truth.classes, truth.valid
+        )
+        total = found.class_targets.sum().clamp(min=1.0)
+        class_loss = F.binary_cross_entropy_with_logits(class_logits, found.class_targets, reduction="none")
+        class_loss = (class_loss.sum((1, 2)) * truth.has_boxes).sum() / total
+
+        image, cell = found.positive.nonzero(as_tuple=True)
+        wanted = truth.boxes[image, found.objects[image, cell]]
+        weight = found.class_targets[image, cell].sum(-1)
+        box_loss = ((1 - complete_iou(boxes[image, cell], wanted)) * weight).sum() / total
+        dfl_loss = (self._dfl(bins[image, cell], wanted, cell) * weight).sum() / total
+        gains = self.train
+        losses = {
+            "class": gains.class_gain * class_loss,
+            "box": gains.box_gain * box_loss,
+            "dfl": gains.dfl_gain * dfl_loss,
+        }
+        if "masks" in self.network.tasks:
+            losses["mask"] = gains.mask_gain * self._mask_loss(outputs, truth, found)
+        return losses
+
+    def _dfl(self, bins: Tensor, wanted: Tensor, cell: Tensor) -> Tensor:
+        """Cross-entropy of bins (n, 4, R) with the two bins around each true distance, mean over the sides -> (n,)."""
+        points, strides = self.points[cell], self.strides[cell, None]
+        distances = torch.cat((points - wanted[:, :2], wanted[:, 2:] - points), 1) / strides
+        distances = distances.clamp(0, self.network.reg_max - 1 - 0.01)
+        low = distances.floor()
+        high_share = distances - low
+        log_probs = bins.log_softmax(-1)
+        low_index = low.long()[..., None]
+        low_term = log_probs.gather(-1, low_index)[..., 0] * (1 - high_share)
+        high_term = log_probs.gather(-1, low_index + 1)[..., 0] * high_share
+        return -(low_term + high_term).mean(-1)
+
+    def _mask_loss(self, outputs: dict[str, Tensor], truth: DenseTruth, found: Assignment) -> Tensor:
+        prototypes = outputs["prototypes"].float()  # (B, K, h, w)
+        coefficients = outputs["mask_coefficients"].float()  # (B, K, N)
+        height, width = prototypes.shape[2:]
+        y = torch.arange(height, device=prototypes.device)[:, None] + 0.5
+        x = torch.arange(width, device=prototypes.device)[None, :] + 0.5
+        losses, count = prototypes.sum() * 0.0, 0
+        most = max(1, MASK_CELLS // len(prototypes))
+        for i, masks in enumerate(truth.masks):
+            cells = found.positive[i].nonzero()[:, 0]
+            if not truth.has_masks[i] or not len(masks) or not len(cells):
+                continue
+            if len(cells) > most:
+                cells = cells[torch.linspace(0, len(cells) - 1, most, device=cells.device).long()]
+            objects = found.objects[i, cells]
+            logits = (coefficients[i][:, cells].T @ prototypes[i].flatten(1)).unflatten(1, (height, width))
+            box = truth.boxes[i, objects, :, None, None] / PROTOTYPE_STRIDE  # (n, 4, 1, 1), in prototype cells
+            # One cell of margin: the runtime interpolates across the box's border, so what lies just outside counts.
+            inside = (x > box[:, 0] - 1) & (x < box[:, 2] + 1) & (y > box[:, 1] - 1) & (y < box[:, 3] + 1)
+            loss = F.binary_cross_entropy_with_logits(logits, masks[objects].float() / 255, reduction="none")
+            losses = losses + ((loss * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)).sum()
+            count += len(cells)
+        return losses / max(count, 1)
+
+    def _semantic_losses(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+        logits = F.interpolate(logits, size=target.shape[1:], mode="bilinear", align_corners=False)
+        known = target != IGNORED
+        if not known.any():
+            return {"semantic": logits.sum() * 0.0, "dice": logits.sum() * 0.0}
+        log_probs = logits.log_softmax(1)
+        cross_entropy = F.nll_loss(log_probs, target, ignore_index=IGNORED)
+        # Dice over the classes present in the batch, from batch-wide sums: small classes weigh as much as large ones.
+        probs = log_probs.exp() * known[:, None]
+        index = torch.where(known, target, 0)
+        hit = (probs.gather(1, index[:, None])[:, 0] * known).flatten()
+        classes = logits.shape[1]
+        overlap = torch.zeros(classes, device=logits.device).index_add(0, index.flatten(), hit)
+        truth_size = torch.bincount(index.flatten(), known.flatten().float(), minlength=classes)
+        dice = (2 * overlap + 1) / (probs.sum((0, 2, 3)) + truth_size + 1)
+        present = truth_size > 0
+        return {
+            "semantic": self.train.semantic_gain * cross_entropy,
+            "dice": self.train.dice_gain * (1 - dice[present]).mean(),
+        }
+
+
+def caption_loss(logits: Tensor, targets: Tensor, pad_id: int, label_smoothing: float) -> Tensor:
+    """Mean cross-entropy a word of logits (b, T, V) with targets (b, T); `pad_id` does not count."""
+    return F.cross_entropy(
+        logits.float().flatten(0, 1), targets.flatten(), ignore_index=pad_id, label_smoothing=label_smoothing
+    )

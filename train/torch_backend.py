@@ -1,0 +1,157 @@
+"""The training network behind the runtime's backend interface, so that validation runs the pipeline that ships."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..runtime.backends.base import Array, TensorInfo, feed_complaints
+from ..runtime.errors import UsageError
+from ..runtime.model import Model
+from ..runtime.preprocess import PreprocessRule
+from ..runtime.spec import CaptionSpec, ModelSpec
+from .config import NetworkConfig
+from .network import Network
+
+LONGEST_CAPTION = 40
+
+
+def spec_of(config: NetworkConfig) -> ModelSpec:
+    """What the runtime has to know about a network, the same for a checkpoint under evaluation and for a bundle."""
+    caption = None
+    if "caption" in config.tasks:
+        caption = CaptionSpec(config.vocabulary, max_length=min(LONGEST_CAPTION, config.caption_positions - 1))
+    return ModelSpec(
+        name=config.name,
+        tasks=config.tasks,
+        preprocess=PreprocessRule(input_size=config.input_size),
+        strides=config.strides,
+        reg_max=config.reg_max,
+        class_names=config.class_names,
+        category_ids=config.category_ids,
+        semantic_names=config.semantic_names,
+        semantic_category_ids=config.semantic_category_ids,
+        caption=caption,
+    )
+
+
+class TorchGraph:
+    """One part of a network ("vision", "caption_prefill" or "caption_step") as a `runtime.backends.base.Graph`."""
+
+    def __init__(self, part: torch.nn.Module, inputs: Mapping[str, TensorInfo], outputs: Mapping[str, TensorInfo]) -> None:
+        self.part = part
+        self.inputs, self.outputs = inputs, outputs
+
+    def run(self, feed: Mapping[str, Array], wanted: Sequence[str] | None = None) -> dict[str, Array]:
+        """Run once; see `Graph.run`."""
+        complaints = feed_complaints(self.inputs, feed)
+        if complaints:
+            raise UsageError("; ".join(complaints))
+        device = next(self.part.parameters()).device
+        tensors = [torch.from_numpy(np.ascontiguousarray(feed[name])).to(device) for name in self.inputs]
+        with torch.inference_mode():
+            results = self.part(*tensors)
+        named = dict(zip(self.outputs, results, strict=True))
+        return {name: named[name].float().cpu().numpy() for name in wanted or self.outputs}
+
+    def close(self) -> None:
+        """Nothing to free: the network belongs to the caller."""
+
+
+class VisionPart(torch.nn.Module):
+    """Images to the raw heads, in the order of `names`."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.network(images).values())
+
+
+class PrefillPart(torch.nn.Module):
+    """The caption decoder's first run; the memory's positions are a constant of the input size."""
+
+    def __init__(self, network: Network, input_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.decoder = network.caption_decoder
+        self.register_buffer("where", network.memory_positions(input_size))
+        self.where: Tensor
+
+    def forward(self, caption_memory: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
+        return self.decoder.prefill(tokens, caption_memory, self.where)
+
+
+class StepPart(torch.nn.Module):
+    """The caption decoder's run for every later word."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.decoder = network.caption_decoder
+
+    def forward(
+        self, tokens: Tensor, past_keys: Tensor, past_values: Tensor, cross_keys: Tensor, cross_values: Tensor
+    ) -> tuple[Tensor, ...]:
+        return self.decoder.step(tokens, past_keys, past_values, cross_keys, cross_values)
+
+
+def parts_of(network: Network, input_size: tuple[int, int] | None = None) -> dict[str, TorchGraph]:
+    """The parts of a network as graphs, by the names of a bundle's graphs.
+
+    Args:
+        network: In evaluation mode.
+        input_size: (height, width) the graphs are for; the network's own by default.
+
+    Shapes hold names for the axes that may vary: `batch` images, `beam` hypotheses, `past` words.
+    """
+    config = network.config
+    height, width = input_size or config.input_size
+    cells = sum((height // s) * (width // s) for s in config.strides)
+    outputs: dict[str, tuple[int | str, ...]] = {}
+    if "boxes" in config.tasks:
+        outputs["class_logits"] = ("batch", len(config.class_names), cells)
+        outputs["box_bins"] = ("batch", 4 * config.reg_max, cells)
+    if "masks" in config.tasks:
+        outputs["mask_coefficients"] = ("batch", config.prototypes, cells)
+        outputs["prototypes"] = ("batch", config.prototypes, height // 4, width // 4)
+    if "semantic" in config.tasks:
+        outputs["semantic_logits"] = ("batch", len(config.semantic_names), height // 8, width // 8)
+    plan = config.plan
+    memory = (height // 32) * (width // 32)
+    if "caption" in config.tasks:
+        outputs["caption_memory"] = ("batch", memory, plan.caption_width)
+    parts = {"vision": TorchGraph(VisionPart(network), _infos({"images": ("batch", 3, height, width)}), _infos(outputs))}
+    if "caption" in config.tasks:
+        head = plan.caption_width // plan.caption_heads
+        words = len(config.vocabulary)
+        cross = {name: (plan.caption_layers, 1, plan.caption_heads, memory, head) for name in ("cross_keys", "cross_values")}
+
+        def cache(prefix: str, rows: int | str, length: int | str) -> dict[str, tuple[int | str, ...]]:
+            shape = (plan.caption_layers, rows, plan.caption_heads, length, head)
+            return {f"{prefix}_keys": shape, f"{prefix}_values": shape}
+
+        parts["caption_prefill"] = TorchGraph(
+            PrefillPart(network, (height, width)),
+            _infos({"caption_memory": (1, memory, plan.caption_width), "tokens": (1,)}),
+            _infos({"log_probs": (1, words), **cross, **cache("present", 1, 1)}),
+        )
+        parts["caption_step"] = TorchGraph(
+            StepPart(network),
+            _infos({"tokens": ("beam",), **cache("past", "beam", "past"), **cross}),
+            _infos({"log_probs": ("beam", words), **cache("present", "beam", "past + 1")}),
+        )
+    return parts
+
+
+def torch_model(network: Network) -> Model:
+    """The runtime's pipeline over the training network, on whatever device the network is."""
+    return Model(spec_of(network.config), parts_of(network))
+
+
+def _infos(shapes: Mapping[str, tuple[int | str, ...]]) -> dict[str, TensorInfo]:
+    return {
+        name: TensorInfo(name, tuple(shape), "int64" if name == "tokens" else "float32") for name, shape in shapes.items()
+    }
