@@ -196,9 +196,7 @@ def describe_tensors(spec: ModelSpec) -> dict[str, Any]:
             "logits per semantic class at the head's own resolution",
         )
     if "caption" in spec.tasks:
-        outputs["caption_memory"] = tensor(
-            ["batch", "L", "D"], "float32", "what the caption decoder attends to"
-        )
+        outputs["caption_memory"] = tensor(["batch", "L", "D"], "float32", "what the caption decoder attends to")
     images = tensor(["batch", 3, height, width], "float32", "letterboxed images, see model.preprocess")
     parts: dict[str, Any] = {"vision": {"inputs": {"images": images}, "outputs": outputs}}
     if spec.caption is None or "caption" not in spec.tasks:
@@ -226,9 +224,7 @@ def describe_tensors(spec: ModelSpec) -> dict[str, Any]:
             **cross_cache,
         },
         "outputs": {
-            "log_probs": tensor(
-                ["batch", words], "float32", "logarithm of the probability of the next token"
-            ),
+            "log_probs": tensor(["batch", words], "float32", "logarithm of the probability of the next token"),
             **present_cache,
         },
     }
@@ -247,10 +243,7 @@ def _lines(value: Any, indent: str, width: int) -> str:
     if not isinstance(value, dict | list) or not value or (len(flat) + len(inner) <= width and not is_nested):
         return flat
     if isinstance(value, dict):
-        items = [
-            f"{json.dumps(str(key), ensure_ascii=False)}: {_lines(x, inner, width)}"
-            for key, x in value.items()
-        ]
+        items = [f"{json.dumps(str(key), ensure_ascii=False)}: {_lines(x, inner, width)}" for key, x in value.items()]
         return "{\n" + ",\n".join(inner + item for item in items) + f"\n{indent}}}"
     if any(isinstance(x, dict) for x in value):
         return "[\n" + ",\n".join(inner + _lines(x, inner, width) for x in value) + f"\n{indent}]"
@@ -279,15 +272,11 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise BundleError(f"{path}: is a file, expected a bundle folder as written by yolor-edge export")
     file = path / BUNDLE_FILE
     if not file.is_file():
-        raise BundleError(
-            f"{path}: holds no {BUNDLE_FILE}; expected a bundle as written by yolor-edge export"
-        )
+        raise BundleError(f"{path}: holds no {BUNDLE_FILE}; expected a bundle as written by yolor-edge export")
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise BundleError(
-            f"{file}: is not JSON ({error}); copy the bundle again or export it again"
-        ) from error
+        raise BundleError(f"{file}: is not JSON ({error}); copy the bundle again or export it again") from error
     if not isinstance(data, dict) or "schema_version" not in data:
         raise BundleError(f'{file}: key "schema_version" is missing; this is not the description of a bundle')
     version = data["schema_version"]
@@ -313,9 +302,7 @@ def _graph_complaints(spec: ModelSpec, graphs: Mapping[str, Any], files: Mapping
         else:
             for precision, name in names.items():
                 if precision not in PRECISIONS:
-                    found.append(
-                        f"unknown precision {precision!r} of {part}, known are {', '.join(PRECISIONS)}"
-                    )
+                    found.append(f"unknown precision {precision!r} of {part}, known are {', '.join(PRECISIONS)}")
                 if not isinstance(name, str) or name not in files:
                     found.append(f"graph {name!r} is not among the files listed")
             if part != "vision" and names and "fp32" not in names:

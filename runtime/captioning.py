@@ -47,9 +47,7 @@ class CaptionOptions:
         if not 1 <= length <= spec.max_length:
             raise UsageError(f"max_length must be from 1 to the model's {spec.max_length}, got {length}")
         if not 0 <= self.min_length < length:
-            raise UsageError(
-                f"min_length must be from 0 to max_length - 1 ({length - 1}), got {self.min_length}"
-            )
+            raise UsageError(f"min_length must be from 0 to max_length - 1 ({length - 1}), got {self.min_length}")
         if not np.isfinite(self.length_penalty):
             raise UsageError(f"length_penalty must be a number, got {self.length_penalty}")
         return length

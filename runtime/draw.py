@@ -113,9 +113,7 @@ def wrapped(text: str, width: int, letter_height: float) -> list[str]:
             lines.append(line)
         line = word
         while _text_width(line, letter_height) > width and len(line) > 1:
-            fitting = max(
-                1, sum(_text_width(line[: n + 1], letter_height) <= width for n in range(len(line)))
-            )
+            fitting = max(1, sum(_text_width(line[: n + 1], letter_height) <= width for n in range(len(line))))
             lines.append(line[:fitting])
             line = line[fitting:]
     return [*lines, line] if line or not lines else lines
@@ -295,14 +293,10 @@ def _stacked(upper: NDArray[np.uint8], lower: NDArray[np.uint8]) -> NDArray[np.u
     return np.vstack([upper, lower])
 
 
-def _write(
-    panel: NDArray[np.uint8], text: str, corner: tuple[int, int], letter_height: float, colour: Colour
-) -> None:
+def _write(panel: NDArray[np.uint8], text: str, corner: tuple[int, int], letter_height: float, colour: Colour) -> None:
     """Write with the upper left corner of the capitals at `corner`, in place."""
     at = (corner[0], corner[1] + math.ceil(letter_height))
-    cv2.putText(
-        panel, text, at, _FONT, letter_height / _FONT_HEIGHT, colour, _stroke(letter_height), cv2.LINE_AA
-    )
+    cv2.putText(panel, text, at, _FONT, letter_height / _FONT_HEIGHT, colour, _stroke(letter_height), cv2.LINE_AA)
 
 
 def _text_width(text: str, letter_height: float) -> int:

@@ -80,9 +80,7 @@ def decode_image(data: bytes, name: str, apply_orientation: bool = True) -> NDAr
     except cv2.error as error:
         raise ImageError(f"{name}: cannot be decoded ({_reason(error)})") from error
     if image is None:
-        raise ImageError(
-            f"{name}: damaged, or not a picture in a format that is read (JPEG, PNG, BMP, TIFF, WebP)"
-        )
+        raise ImageError(f"{name}: damaged, or not a picture in a format that is read (JPEG, PNG, BMP, TIFF, WebP)")
     return np.ascontiguousarray(image, np.uint8)
 
 
@@ -108,9 +106,7 @@ def write_image(path: str | os.PathLike[str], image: NDArray[np.uint8], quality:
         with quiet_opencv():
             done, encoded = cv2.imencode(suffix, image, options.get(suffix, []))
     except cv2.error as error:
-        raise UsageError(
-            f"{path}: an image of shape {image.shape} cannot be written ({_reason(error)})"
-        ) from error
+        raise UsageError(f"{path}: an image of shape {image.shape} cannot be written ({_reason(error)})") from error
     if not done:
         raise UsageError(f"{path}: an image of shape {image.shape} cannot be written in this format")
     write_atomically(path, encoded.tobytes())

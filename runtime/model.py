@@ -170,9 +170,7 @@ class Model:
         }
         return found, cells[is_visible]
 
-    def _caption(
-        self, memory: NDArray[np.float32], options: CaptionOptions
-    ) -> tuple[Caption, dict[str, float]]:
+    def _caption(self, memory: NDArray[np.float32], options: CaptionOptions) -> tuple[Caption, dict[str, float]]:
         """The caption, and its own stages by name."""
         if self._caption_decoder is None:  # the constructor has checked that a caption task has its decoder
             raise BackendError(f"{self.spec.name}: has no caption decoder")
@@ -243,9 +241,7 @@ def _masks(
     return InstanceMasks(crops, letterbox.image_size)
 
 
-def _limits(
-    default: Thresholds, score: float | None, iou: float | None, detections: int | None
-) -> Thresholds:
+def _limits(default: Thresholds, score: float | None, iou: float | None, detections: int | None) -> Thresholds:
     """The thresholds of one call: what was passed, else the model's.
 
     Raises:
@@ -273,9 +269,7 @@ def _check_image(image: object) -> None:
     if image.dtype != np.uint8:
         raise UsageError(f"image must be uint8 with values 0 to 255, got {image.dtype}")
     if not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
-        raise UsageError(
-            f"image must have shape (height, width, 3) in BGR order or (height, width), got {image.shape}"
-        )
+        raise UsageError(f"image must have shape (height, width, 3) in BGR order or (height, width), got {image.shape}")
     if image.size == 0:
         raise UsageError(f"image must have at least one pixel, got shape {image.shape}")
 
@@ -292,9 +286,7 @@ def _graph_complaints(spec: ModelSpec, graphs: Mapping[str, Graph]) -> list[str]
         "semantic_logits": (None, semantic, height // SEMANTIC_STRIDE, width // SEMANTIC_STRIDE),
         "caption_memory": (None, None, None),
     }
-    outputs = {
-        name: shapes[name] for task in spec.tasks if task in OUTPUTS_OF_TASK for name in OUTPUTS_OF_TASK[task]
-    }
+    outputs = {name: shapes[name] for task in spec.tasks if task in OUTPUTS_OF_TASK for name in OUTPUTS_OF_TASK[task]}
     found = _part_complaints("vision", graphs, {"images": (None, 3, height, width)}, outputs)
     if "caption" in spec.tasks and spec.caption is not None:
         words = len(spec.caption.vocabulary)
@@ -304,9 +296,7 @@ def _graph_complaints(spec: ModelSpec, graphs: Mapping[str, Graph]) -> list[str]
         log_probs = {"log_probs": (None, words)}
         memory = {"caption_memory": (None, None, None), "tokens": (None,)}
         found += _part_complaints("caption_prefill", graphs, memory, {**log_probs, **cross, **cache})
-        found += _part_complaints(
-            "caption_step", graphs, {"tokens": (None,), **past, **cross}, {**log_probs, **cache}
-        )
+        found += _part_complaints("caption_step", graphs, {"tokens": (None,), **past, **cross}, {**log_probs, **cache})
     return found
 
 
@@ -332,6 +322,5 @@ def _part_complaints(
 
 def _fits(shape: tuple[int | None, ...], info: TensorInfo) -> bool:
     return len(shape) == len(info.shape) and all(
-        want is None or isinstance(got, str) or want == got
-        for want, got in zip(shape, info.shape, strict=True)
+        want is None or isinstance(got, str) or want == got for want, got in zip(shape, info.shape, strict=True)
     )

@@ -88,9 +88,7 @@ class PreprocessRule:
 
     def __post_init__(self) -> None:
         if len(self.input_size) != 2 or any(not isinstance(n, int) or n < 1 for n in self.input_size):
-            raise UsageError(
-                f"input_size must be (height, width), both positive whole numbers, got {self.input_size}"
-            )
+            raise UsageError(f"input_size must be (height, width), both positive whole numbers, got {self.input_size}")
         if not 0 <= self.pad_value <= 255:
             raise UsageError(f"pad_value must lie in 0..255, got {self.pad_value}")
         if self.channel_order not in ("RGB", "BGR"):

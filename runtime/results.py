@@ -134,9 +134,7 @@ class Result:
                     "class_id": class_id,
                     "class_name": self.semantic_names[class_id],
                     "pixels": pixels,
-                    "mask": rle_from_crop(
-                        (self.semantic_map == class_id).astype(np.uint8), 0, 0, self.image_size
-                    ),
+                    "mask": rle_from_crop((self.semantic_map == class_id).astype(np.uint8), 0, 0, self.image_size),
                 }
                 for class_id, pixels in self.semantic_areas()
             ]

@@ -207,9 +207,7 @@ class _Writer:
         path = self._out / _video_name(self._source)
         if self._video is None:
             temporary = self._stack.enter_context(replacing_file(path))
-            self._video = self._stack.enter_context(
-                _VideoFile.open(temporary, path, self._source.fps, drawing)
-            )
+            self._video = self._stack.enter_context(_VideoFile.open(temporary, path, self._source.fps, drawing))
             self.files.append(path)
         self._video.write(drawing)
         return path.name
@@ -236,9 +234,7 @@ class _VideoFile:
         with quiet_opencv():
             writer = cv2.VideoWriter(os.fspath(temporary), fourcc, fps, (width, height))
         if not writer.isOpened():
-            raise ImageError(
-                f"{path}: this OpenCV cannot write MP4 video; write pictures of single frames instead"
-            )
+            raise ImageError(f"{path}: this OpenCV cannot write MP4 video; write pictures of single frames instead")
         video = cls(writer, (width, height))
         try:
             yield video

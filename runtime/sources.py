@@ -16,9 +16,7 @@ from numpy.typing import NDArray
 from .errors import ImageError, UsageError
 from .images import IMAGE_SUFFIXES, quiet_opencv, read_image
 
-VIDEO_SUFFIXES = frozenset(
-    {".avi", ".m4v", ".mjpeg", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}
-)
+VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mjpeg", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"})
 FALLBACK_FPS = 25.0
 
 
@@ -124,9 +122,7 @@ def open_source(source: str | os.PathLike[str] | int) -> Source:
         return _open_camera(int(text))
     if glob.has_magic(text):
         return _open_glob(text)
-    raise UsageError(
-        f"{text}: no such file or folder; give an image, a folder, a glob, a video or a camera index"
-    )
+    raise UsageError(f"{text}: no such file or folder; give an image, a folder, a glob, a video or a camera index")
 
 
 def _open_glob(pattern: str) -> Source:

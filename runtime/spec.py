@@ -118,9 +118,7 @@ class ModelSpec:
             if task not in self.tasks:
                 raise UsageError(f"{self.name}: has no {task!r} task, it answers {', '.join(self.tasks)}")
         if not wanted:
-            raise UsageError(
-                f"no task asked for; name some of {', '.join(self.tasks)}, or none at all for all"
-            )
+            raise UsageError(f"no task asked for; name some of {', '.join(self.tasks)}, or none at all for all")
         if "masks" in wanted:
             wanted.add("boxes")
         return tuple(task for task in TASKS if task in wanted)
@@ -146,9 +144,7 @@ class ModelSpec:
                 found.append(f"{len(getattr(self, names))} {names} but {len(getattr(self, ids))} {ids}")
         if self.palette is not None:
             if len(self.palette) != len(self.semantic_names):
-                found.append(
-                    f"{len(self.palette)} colours in the palette for {len(self.semantic_names)} names"
-                )
+                found.append(f"{len(self.palette)} colours in the palette for {len(self.semantic_names)} names")
             if any(len(rgb) != 3 or not all(0 <= part <= 255 for part in rgb) for rgb in self.palette):
                 found.append("every colour of the palette must be three numbers from 0 to 255")
         if not self.strides or any(stride < 1 for stride in self.strides):

@@ -35,9 +35,7 @@ def build_vocabulary(captions: Iterable[str], minimum_count: int = 1) -> list[st
     if minimum_count < 1:
         raise ValueError(f"minimum_count must be at least 1, got {minimum_count}")
     counts = Counter(word for caption in captions for word in normalise(caption))
-    words = sorted(
-        (word for word in counts if counts[word] >= minimum_count), key=lambda word: (-counts[word], word)
-    )
+    words = sorted((word for word in counts if counts[word] >= minimum_count), key=lambda word: (-counts[word], word))
     return [*SPECIALS, *words]
 
 
@@ -87,9 +85,7 @@ def vocabulary_complaints(vocabulary: Sequence[str]) -> list[str]:
         complaints.append(f"the vocabulary must begin with {' '.join(SPECIALS)}, got {list(vocabulary[:4])}")
     repeated = [token for token, count in Counter(vocabulary).items() if count > 1]
     if repeated:
-        complaints.append(
-            f"the vocabulary holds {repeated[0]!r} more than once ({len(repeated)} such tokens)"
-        )
+        complaints.append(f"the vocabulary holds {repeated[0]!r} more than once ({len(repeated)} such tokens)")
     blank = [i for i, token in enumerate(vocabulary) if not token.strip() or token.split() != [token]]
     if blank:
         complaints.append(f"token {blank[0]} of the vocabulary is empty or holds a space")

@@ -39,7 +39,12 @@ def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
 
 @torch.no_grad()
 def assign(
-    class_logits: Tensor, boxes: Tensor, points: Tensor, strides: Tensor, true_boxes: Tensor, true_classes: Tensor,
+    class_logits: Tensor,
+    boxes: Tensor,
+    points: Tensor,
+    strides: Tensor,
+    true_boxes: Tensor,
+    true_classes: Tensor,
     valid: Tensor,
 ) -> Assignment:
     """Choose for every object the `TOP_CELLS` cells that score and localise it best.

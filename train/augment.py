@@ -66,9 +66,7 @@ class _Placement:
         )
 
 
-def weak_view(
-    truth: Truth, read: Reader, rule: PreprocessRule, rng: np.random.Generator, dense: bool = True
-) -> View:
+def weak_view(truth: Truth, read: Reader, rule: PreprocessRule, rng: np.random.Generator, dense: bool = True) -> View:
     """The picture exactly as the runtime prepares it; `dense=False` leaves the dense truth out."""
     image = read(truth)
     height, width = rule.input_size
@@ -210,7 +208,13 @@ def _place_labels(truth: Truth, placement: _Placement, view: View, rng: np.rando
     ys = truth.boxes[:, [1, 3]] * placement.scale_y + placement.shift_y
     boxes = np.stack((xs.min(1), ys.min(1), xs.max(1), ys.max(1)), 1)
     clipped = np.stack(
-        (boxes[:, 0].clip(x1, x2), boxes[:, 1].clip(y1, y2), boxes[:, 2].clip(x1, x2), boxes[:, 3].clip(y1, y2)), 1
+        (
+            boxes[:, 0].clip(x1, x2),
+            boxes[:, 1].clip(y1, y2),
+            boxes[:, 2].clip(x1, x2),
+            boxes[:, 3].clip(y1, y2),
+        ),
+        1,
     )
     sides, clipped_sides = boxes[:, 2:] - boxes[:, :2], clipped[:, 2:] - clipped[:, :2]
     visible = clipped_sides.prod(1) >= LEAST_VISIBLE * sides.prod(1)

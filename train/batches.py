@@ -1,4 +1,7 @@
-"""Batches of two views for the training loop; every sample depends only on (seed, epoch, index), so a resume repeats them."""
+"""Batches of two views for the training loop.
+
+Every sample depends only on (seed, epoch, index), so a resumed run sees what an uninterrupted one would.
+"""
 
 from __future__ import annotations
 

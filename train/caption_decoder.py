@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 
 def sine_positions(height: int, width: int, channels: int) -> Tensor:
-    """(height * width, channels) float32: sines and cosines of y in the first half of the channels, of x in the second."""
+    """(height * width, channels) float32: sines and cosines of y in the first half of the channels, of x after."""
     quarter = channels // 4
     wavelengths = 10000 ** (torch.arange(quarter, dtype=torch.float32) / quarter)
 
@@ -72,7 +72,10 @@ class DecoderLayer(nn.Module):
         self.self_attention = Attention(width, heads, dropout)
         self.cross_attention = Attention(width, heads, dropout)
         self.feed_forward = nn.Sequential(
-            nn.Linear(width, feed_forward), nn.ReLU(inplace=True), nn.Dropout(dropout), nn.Linear(feed_forward, width)
+            nn.Linear(width, feed_forward),
+            nn.ReLU(inplace=True),
+            nn.Dropout(dropout),
+            nn.Linear(feed_forward, width),
         )
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
         self.dropout = nn.Dropout(dropout)

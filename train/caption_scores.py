@@ -107,9 +107,7 @@ class _Weighted:
             self.vectors, reference.vectors, self.norms, reference.norms, strict=True
         ):
             if our_norm and their_norm:
-                shared = sum(
-                    min(x, theirs[gram]) * theirs[gram] for gram, x in ours.items() if gram in theirs
-                )
+                shared = sum(min(x, theirs[gram]) * theirs[gram] for gram, x in ours.items() if gram in theirs)
                 cosines += shared / (our_norm * their_norm)
         return cosines / _ORDERS * math.exp(-((self.length - reference.length) ** 2) / (2 * _SIGMA**2))
 

@@ -59,9 +59,7 @@ class CocoDataset:
         )
 
     @classmethod
-    def open(
-        cls, root: str | Path, split: str | None = None, role: Literal["train", "val"] = "train"
-    ) -> CocoDataset:
+    def open(cls, root: str | Path, split: str | None = None, role: Literal["train", "val"] = "train") -> CocoDataset:
         """Read the annotation files of one split and check all of them.
 
         Args:
@@ -135,9 +133,7 @@ class CocoDataset:
                 (i for i, (a, b) in enumerate(zip(wanted, found, strict=False)) if a != b),
                 min(len(wanted), len(found)),
             )
-            here, there = (
-                repr(names[first]) if first < len(names) else "absent" for names in (found, wanted)
-            )
+            here, there = (repr(names[first]) if first < len(names) else "absent" for names in (found, wanted))
             complaints.append(
                 f"the data set has {f'{len(found)} {kind}es'}, the network {len(wanted)}; "
                 f"the first that differs is {kind} {first}: {here} in the data set, {there} in the network"

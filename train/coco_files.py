@@ -20,9 +20,7 @@ from .segmentations import BadSegmentation, Segmentation, compact_segmentation
 from .truth import IGNORED, PanopticMap, StuffThingMap
 
 _KINDS = ("instances", "captions", "panoptic")
-_COCO_STUFF_OTHER = (
-    183  # In stuff_*.json "other" stands for every thing; a stuffthingmaps PNG never holds it.
-)
+_COCO_STUFF_OTHER = 183  # In stuff_*.json "other" stands for every thing; a stuffthingmaps PNG never holds it.
 
 
 @dataclass(frozen=True)
@@ -130,9 +128,7 @@ def open_split(root: Path, split: str | None, role: str) -> tuple[str, Parts]:
 
 
 def _choose_split(root: Path, split: str | None, role: str) -> str:
-    expected = (
-        "expected a folder with annotations/instances_<split>.json (or captions_, panoptic_) in COCO's layout"
-    )
+    expected = "expected a folder with annotations/instances_<split>.json (or captions_, panoptic_) in COCO's layout"
     if not root.is_dir():
         what = "is a file" if root.exists() else "no such folder"
         raise DatasetError(f"{root}: {what}; {expected}")
@@ -155,9 +151,7 @@ def _choose_split(root: Path, split: str | None, role: str) -> str:
             return name
     if len(found) == 1:
         return found[0]
-    raise DatasetError(
-        f'{root}: no split whose name starts with "{role}"; found {listing}; name the one to use'
-    )
+    raise DatasetError(f'{root}: no split whose name starts with "{role}"; found {listing}; name the one to use')
 
 
 _ENTRY_KEYS: dict[str, dict[str, type | tuple[type, ...]]] = {
@@ -178,9 +172,7 @@ def _parse(path: Path, kind: str, complaints: _Complaints) -> dict[str, Any]:
         return {}
     wanted = ["images", "annotations"] + ([] if kind == "captions" else ["categories"])
     if not isinstance(document, dict):
-        complaints.add(
-            path, f"expected a JSON object with {', '.join(wanted)}, got {type(document).__name__}"
-        )
+        complaints.add(path, f"expected a JSON object with {', '.join(wanted)}, got {type(document).__name__}")
         return {}
     absent = [key for key in wanted if not isinstance(document.get(key), list)]
     if absent:
@@ -240,9 +232,7 @@ def _with_compact_segmentation(entry: dict[str, Any]) -> dict[str, Any]:
     return entry
 
 
-def _images_of(
-    documents: Mapping[str, tuple[Path, dict[str, Any]]], complaints: _Complaints
-) -> list[ListedImage]:
+def _images_of(documents: Mapping[str, tuple[Path, dict[str, Any]]], complaints: _Complaints) -> list[ListedImage]:
     """The images of all files together, by rising id; the files must agree about each."""
     images: dict[int, ListedImage] = {}
     for path, document in documents.values():
@@ -268,15 +258,11 @@ def _image_folder(root: Path, split: str, images: Sequence[ListedImage], complai
     candidates = (root / split, root / "images" / split)
     folder = next((one for one in candidates if one.is_dir()), None)
     if folder is None:
-        complaints.add(
-            candidates[0], f"no such folder (nor {candidates[1]}), expected the images of the split"
-        )
+        complaints.add(candidates[0], f"no such folder (nor {candidates[1]}), expected the images of the split")
         return candidates[0]
     names = _names_in(folder)
     for image in images:
-        if image.file_name not in names and not (
-            "/" in image.file_name and (folder / image.file_name).is_file()
-        ):
+        if image.file_name not in names and not ("/" in image.file_name and (folder / image.file_name).is_file()):
             complaints.add(folder, "images are missing that the annotations list", image.file_name)
     return folder
 
@@ -286,12 +272,8 @@ def _names_in(folder: Path) -> set[str]:
         return {entry.name for entry in entries}
 
 
-def _categories_of(
-    path: Path, document: Mapping[str, Any], complaints: _Complaints
-) -> dict[int, dict[str, Any]]:
-    categories = {
-        entry["id"]: entry for entry in sorted(document["categories"], key=lambda entry: entry["id"])
-    }
+def _categories_of(path: Path, document: Mapping[str, Any], complaints: _Complaints) -> dict[int, dict[str, Any]]:
+    categories = {entry["id"]: entry for entry in sorted(document["categories"], key=lambda entry: entry["id"])}
     if len(categories) != len(document["categories"]):
         complaints.add(path, "lists a category id twice")
     return categories
@@ -410,9 +392,7 @@ def _panoptic_of(
     candidates = (root / "annotations" / f"panoptic_{split}", root / f"panoptic_{split}")
     folder = next((one for one in candidates if one.is_dir()), None)
     if folder is None:
-        complaints.add(
-            candidates[0], f"no such folder (nor {candidates[1]}), expected the PNGs of {path.name}"
-        )
+        complaints.add(candidates[0], f"no such folder (nor {candidates[1]}), expected the PNGs of {path.name}")
         return {}, {}
     categories = _categories_of(path, document, complaints)
     ordered = sorted(categories.values(), key=lambda entry: (not entry.get("isthing", 0), entry["id"]))

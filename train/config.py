@@ -136,7 +136,8 @@ class TrainConfig:
         clip_norm: Largest norm of the whole gradient.
         ema_decay: Ceiling of the decay of the weight average; it starts low, as (1 + step) / (10 + step).
         amp: "auto" uses bfloat16 or float16 where the device computes it natively, "off" float32.
-        augment: "asymmetric" sees a strong view for the dense tasks and a weak one for the caption; "none" one weak view.
+        augment: "asymmetric" sees a strong view for the dense tasks and a weak one for the caption; "none" one weak
+            view for all.
         mosaic, mixup, flip: Probabilities of the strong view's parts.
         scale_range: The strong view's zoom lies within 1 - scale_range and 1 + scale_range.
         translate: The strong view's shift, as a share of the input.
@@ -192,7 +193,16 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "captions_per_image", "save_every", "minimum_word_count"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("warmup", "final_rate", "mosaic", "mixup", "flip", "ema_decay", "label_smoothing", "translate"):
+        for name in (
+            "warmup",
+            "final_rate",
+            "mosaic",
+            "mixup",
+            "flip",
+            "ema_decay",
+            "label_smoothing",
+            "translate",
+        ):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"{name} must lie within 0 and 1, got {getattr(self, name)}")
         for name in ("learning_rate", "clip_norm"):
@@ -203,7 +213,11 @@ class TrainConfig:
         for name in ("workers", "validate_every", "plain_epochs", "weight_decay", "color", "seed"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} must not be negative, got {getattr(self, name)}")
-        for name, choices in (("amp", ("auto", "off")), ("augment", ("asymmetric", "none")), ("weights", ("float32", "float16"))):
+        for name, choices in (
+            ("amp", ("auto", "off")),
+            ("augment", ("asymmetric", "none")),
+            ("weights", ("float32", "float16")),
+        ):
             if getattr(self, name) not in choices:
                 raise UsageError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
 

@@ -26,9 +26,7 @@ def _branch(c_in: int, width: int, c_out: int, bias: float | None = None) -> nn.
 class BoxHead(nn.Module):
     """Class logits and box-side distributions at every cell of the three levels (decoupled, anchor-free)."""
 
-    def __init__(
-        self, channels: Sequence[int], classes: int, reg_max: int, box_width: int, class_width: int
-    ) -> None:
+    def __init__(self, channels: Sequence[int], classes: int, reg_max: int, box_width: int, class_width: int) -> None:
         super().__init__()
         box_width = max(box_width, channels[0] // 4)
         class_width = max(channels[0], min(2 * classes, class_width))
@@ -45,7 +43,7 @@ class BoxHead(nn.Module):
 
 
 class MaskHead(nn.Module):
-    """Prototype masks at a quarter of the input, and each cell's coefficients to mix them (YOLACT, arXiv 1904.02689)."""
+    """Prototype masks at a quarter of the input and each cell's coefficients to mix them (YOLACT, arXiv 1904.02689)."""
 
     def __init__(self, channels: Sequence[int], prototypes: int, prototype_width: int) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ from .config import NetworkConfig, check_input_size
 from .network import Network
 
 PAST_WORDS = 10
-"""Words before the one whose cost is given: about the length of a caption of COCO, half of it is seen on average."""
+"""Words before the one whose cost is given, about as many as a caption of COCO has."""
 
 RULE = (
     "FLOPs are twice the multiply-accumulates of convolutions, linear layers and attention products, for one image. "
@@ -152,7 +152,7 @@ def inspect_network(config: NetworkConfig, input_size: tuple[int, int] | None = 
             )
             past = [torch.cat([cache] * PAST_WORDS, 3) for cache in (keys, values)]
             flops, _ = _counted(lambda: decoder.step(token, *past, *cross))
-            parts.append(PartCost("caption decoder, a word", 0, flops, "word"))
+            parts.append(PartCost("caption decoder, a further word", 0, flops, "word"))
     return Inspection(config, (height, width), tuple(parts))
 
 

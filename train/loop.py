@@ -6,7 +6,6 @@ import contextlib
 import json
 import math
 import os
-import random
 import signal
 import sys
 import time
@@ -14,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -66,6 +64,7 @@ def fit(
         raise UsageError(f"{out}: holds a run already; continue it with --resume {out} or choose another --out")
     dataset = CocoDataset.open(data, split=split, role="train")
     network_config = describe_network(dataset, size, config, input_size, tasks, name)
+    choose_device(config.device)  # Before anything is written: a run that cannot start must not be there to resume.
     out.mkdir(parents=True, exist_ok=True)
     run = {
         "data": str(Path(data).resolve()),
@@ -95,7 +94,8 @@ def resume(out: str | Path) -> Checkpoint:
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{out / RUN}: is not the description of a run ({error}); start a new one") from None
     dataset = CocoDataset.open(data, split=split)
-    dataset.require_classes(network_config.class_names, network_config.semantic_names)
+    # A network without the semantic head does not keep the names of its classes.
+    dataset.require_classes(network_config.class_names, network_config.semantic_names or None)
     return _train(out, dataset, network_config, config)
 
 
@@ -178,13 +178,18 @@ class Trainer:
         ids = {id(p) for p in decayed}
         plain = [p for p in self.network.parameters() if id(p) not in ids]
         self.optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            [
+                {"params": decayed, "weight_decay": config.weight_decay},
+                {"params": plain, "weight_decay": 0.0},
+            ],
             lr=config.learning_rate,
         )
         self.dense_loss = DenseLoss(network, config, device)
         self.amp = amp_dtype(device, config.amp)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp == torch.float16)
-        self.where = self.network.memory_positions(network.input_size).to(device) if "caption" in network.tasks else None
+        self.where = (
+            self.network.memory_positions(network.input_size).to(device) if "caption" in network.tasks else None
+        )
         self.step_index = 0
 
     def learning_rate(self) -> float:
@@ -231,6 +236,8 @@ class Trainer:
             logits = self.network.caption_decoder(batch.tokens[:, :-1], memory, self.where)
             loss = caption_loss(logits, batch.tokens[:, 1:], PAD_ID, self.config.label_smoothing)
             losses["caption"] = self.config.caption_gain * loss
+        elif not losses:  # A network that only speaks, and a batch without captions.
+            losses["caption"] = features[2].sum() * 0.0
         return losses
 
     @torch.no_grad()
@@ -259,7 +266,6 @@ def _train(out: Path, dataset: CocoDataset, network: NetworkConfig, config: Trai
         first_epoch, seconds = read_state(out / STATE, trainer)
         _say(f"resuming after epoch {first_epoch} of {config.epochs}")
     else:
-        _seed_everything(config.seed)
         parameters = sum(p.numel() for p in trainer.network.parameters())
         _say(
             f"size {network.size}, {', '.join(network.tasks)}: {parameters / 1e6:.2f} M parameters, "
@@ -333,16 +339,14 @@ def _validate(dataset: CocoDataset, network: Network) -> dict[str, Any] | None:
     return scores.to_json()
 
 
-def _seed_everything(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-
-
 def _keep_lines(log: Path, epochs: int) -> None:
-    """Drop log lines of epochs that are about to be trained again."""
+    """Drop log lines of epochs that are about to be trained again, and one that a kill cut short."""
     if log.exists():
-        lines = [line for line in log.read_text(encoding="utf-8").splitlines() if json.loads(line)["epoch"] <= epochs]
+        lines = []
+        for line in log.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError):
+                if json.loads(line)["epoch"] <= epochs:
+                    lines.append(line)
         write_atomically(log, "".join(line + "\n" for line in lines))
 
 
@@ -377,5 +381,3 @@ def _progress(epoch: int, epochs: int, step: int, steps: int, losses: dict[str, 
         sys.stderr.flush()
     elif step == steps:
         _say(line)
-
-

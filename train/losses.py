@@ -46,7 +46,10 @@ class DenseTruth:
 
     def to(self, device: torch.device) -> DenseTruth:
         return DenseTruth(
-            *(getattr(self, name).to(device, non_blocking=True) for name in ("boxes", "classes", "valid", "has_boxes", "has_masks")),
+            *(
+                getattr(self, name).to(device, non_blocking=True)
+                for name in ("boxes", "classes", "valid", "has_boxes", "has_masks")
+            ),
             masks=[masks.to(device, non_blocking=True) for masks in self.masks],
             semantic=self.semantic.to(device, non_blocking=True),
         )
@@ -104,7 +107,13 @@ class DenseLoss:
         distances = bins.softmax(-1) @ self.bins * self.strides[:, None]  # (B, N, 4) ltrb in input pixels
         boxes = torch.cat((self.points - distances[..., :2], self.points + distances[..., 2:]), -1)
         found = assign(
-            class_logits.detach(), boxes.detach(), self.points, self.strides, truth.boxes, truth.classes, truth.valid
+            class_logits.detach(),
+            boxes.detach(),
+            self.points,
+            self.strides,
+            truth.boxes,
+            truth.classes,
+            truth.valid,
         )
         total = found.class_targets.sum().clamp(min=1.0)
         class_loss = F.binary_cross_entropy_with_logits(class_logits, found.class_targets, reduction="none")

@@ -24,7 +24,9 @@ class Backbone(nn.Module):
             return int(channels * plan.width)
 
         taps = plan.convs_per_tap
-        self.stem = nn.Sequential(Conv(3, c(32), 3), Conv(c(32), c(64), 3, 2), Conv(c(64), c(64), 3), Conv(c(64), c(128), 3, 2))
+        self.stem = nn.Sequential(
+            Conv(3, c(32), 3), Conv(c(32), c(64), 3, 2), Conv(c(64), c(64), 3), Conv(c(64), c(128), 3, 2)
+        )
         self.stage2 = ELAN(c(128), c(64), c(256), taps)
         self.stage3 = nn.Sequential(MP(c(256), c(128)), ELAN(2 * c(128), c(128), c(512), taps))
         self.stage4 = nn.Sequential(MP(c(512), c(256)), ELAN(2 * c(256), c(256), c(1024), taps))

@@ -122,9 +122,7 @@ def scene_facts(
     return SceneFacts(tuple(objects), ground, sky)
 
 
-def facts_from_truth(
-    truth: SceneTruth, class_names: Sequence[str], semantic_names: Sequence[str]
-) -> SceneFacts:
+def facts_from_truth(truth: SceneTruth, class_names: Sequence[str], semantic_names: Sequence[str]) -> SceneFacts:
     """Describe a picture of a data set that `yolor-edge scenes` wrote.
 
     Args:
@@ -249,16 +247,10 @@ def _is_true(sentence: re.Match[str], facts: SceneFacts) -> bool:
     subjects = [thing for thing in facts.objects if _fits(thing, "subject", said, facts)]
     if said["relation"] is None:
         says_where = any(said[part] for part in ("subject_ground", "subject_sky", "under", "over"))
-        return (
-            len(facts.objects) == 1
-            and says_where
-            and any(_setting_fits((one,), said, facts) for one in subjects)
-        )
+        return len(facts.objects) == 1 and says_where and any(_setting_fits((one,), said, facts) for one in subjects)
     others = [thing for thing in facts.objects if _fits(thing, "other", said, facts)]
     return any(
-        one is not other
-        and _is_related(one, said["relation"], other)
-        and _setting_fits((one, other), said, facts)
+        one is not other and _is_related(one, said["relation"], other) and _setting_fits((one, other), said, facts)
         for one in subjects
         for other in others
     )

@@ -176,9 +176,7 @@ def _lay_out(
         facts = scene_facts(boxes, areas, shapes, colors, semantic_map, STUFF)
         if _is_clear(facts, placed, unit):
             return placed, facts
-    raise RuntimeError(
-        f"no layout found for a picture of {size[0]} x {size[1]}"
-    )  # not reached for the sizes allowed
+    raise RuntimeError(f"no layout found for a picture of {size[0]} x {size[1]}")  # not reached for the sizes allowed
 
 
 def _is_clear(facts: SceneFacts, placed: list[_Placed], unit: float) -> bool:
@@ -338,9 +336,7 @@ def _round(radius: float) -> np.ndarray:
 
 def _star() -> np.ndarray:
     angles = np.arange(10) * (np.pi / 5) - np.pi / 2
-    return (
-        np.stack([np.cos(angles), np.sin(angles)], axis=1) * np.where(np.arange(10) % 2, 0.23, 0.54)[:, None]
-    )
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1) * np.where(np.arange(10) % 2, 0.23, 0.54)[:, None]
 
 
 def _heart() -> np.ndarray:
@@ -392,9 +388,7 @@ _FILL = {shape: _area(outlines) for shape, outlines in _OUTLINES.items()}  # are
 # --------------------------------------------------------------------------------------------------- textures
 
 
-def _noise(
-    rng: np.random.Generator, height: int, width: int, cell_height: float, cell_width: float
-) -> np.ndarray:
+def _noise(rng: np.random.Generator, height: int, width: int, cell_height: float, cell_width: float) -> np.ndarray:
     """Smooth noise about 0, deviation about 1, with bumps of the given size in pixels: (H, W) float32."""
     rows = max(2, math.ceil(height / max(cell_height, 1.0)) + 1)
     columns = max(2, math.ceil(width / max(cell_width, 1.0)) + 1)
@@ -433,9 +427,7 @@ def _sand(rng: np.random.Generator, depth: np.ndarray, height: int, width: int, 
     bend = _noise(rng, height, width, 30 * unit, 46 * unit) * 1.6
     ripples = np.sin(rows / (unit * float(rng.uniform(2.2, 3.4))) + bend) * (0.015 + 0.03 * depth)
     grain = _noise(rng, height, width, 1, 1) * 0.035
-    return _colored(
-        _tinted(rng, (214, 190, 146)), ripples + grain + _noise(rng, height, width, 30, 60) * 0.02
-    )
+    return _colored(_tinted(rng, (214, 190, 146)), ripples + grain + _noise(rng, height, width, 30, 60) * 0.02)
 
 
 def _water(rng: np.random.Generator, depth: np.ndarray, height: int, width: int, unit: float) -> np.ndarray:
@@ -448,15 +440,11 @@ def _water(rng: np.random.Generator, depth: np.ndarray, height: int, width: int,
 
 def _snow(rng: np.random.Generator, depth: np.ndarray, height: int, width: int, unit: float) -> np.ndarray:
     drifts = np.clip(_noise(rng, height, width, 16 * unit, 60 * unit) * 0.35 + 0.15, 0, 1)
-    image = _blend(
-        _tinted(rng, (238, 241, 246), 3)[None, None], np.array((190, 204, 226), np.float32), drifts
-    )
+    image = _blend(_tinted(rng, (238, 241, 246), 3)[None, None], np.array((190, 204, 226), np.float32), drifts)
     return image + (_noise(rng, height, width, 1, 1) * 3)[..., None]
 
 
-def _pavement(
-    rng: np.random.Generator, depth: np.ndarray, height: int, width: int, unit: float
-) -> np.ndarray:
+def _pavement(rng: np.random.Generator, depth: np.ndarray, height: int, width: int, unit: float) -> np.ndarray:
     """Grey stones in staggered courses, in perspective: small at the horizon, large at the viewer."""
     stone_height = unit * float(rng.uniform(13, 18))
     stone_width = stone_height * float(rng.uniform(1.5, 2.0))
@@ -469,10 +457,7 @@ def _pavement(
     shades = rng.standard_normal((int(row.max()) + 1, int(column.max()) + 1)).astype(np.float32) * 0.055
     brightness = shades[row, column] + _noise(rng, height, width, 1, 1) * 0.025
     down, along = course - row, across - np.floor(across)
-    edge = (
-        np.minimum(np.minimum(down, 1 - down) * stone_height, np.minimum(along, 1 - along) * stone_width)
-        * nearness
-    )
+    edge = np.minimum(np.minimum(down, 1 - down) * stone_height, np.minimum(along, 1 - along) * stone_width) * nearness
     joints = np.clip(1.5 - edge / max(unit, 0.5), 0, 1) * (0.14 + 0.2 * depth)
     return _colored(_tinted(rng, (152, 146, 142), 5), brightness - joints)
 
@@ -482,42 +467,26 @@ def _gradient(top: np.ndarray, bottom: np.ndarray, height: int, width: int, reac
     return np.broadcast_to((top + (bottom - top) * reach[..., None]), (height, width, 3)).astype(np.float32)
 
 
-def _clear_sky(
-    rng: np.random.Generator, reach: np.ndarray, height: int, width: int, unit: float
-) -> np.ndarray:
+def _clear_sky(rng: np.random.Generator, reach: np.ndarray, height: int, width: int, unit: float) -> np.ndarray:
     image = _gradient(_tinted(rng, (98, 166, 230)), _tinted(rng, (190, 221, 244), 4), height, width, reach)
     return image + (_noise(rng, height, width, 40, 80) * 1.5)[..., None]
 
 
-def _cloudy_sky(
-    rng: np.random.Generator, reach: np.ndarray, height: int, width: int, unit: float
-) -> np.ndarray:
-    image = _gradient(
-        _tinted(rng, (150, 162, 176), 4), _tinted(rng, (188, 194, 202), 4), height, width, reach
-    )
-    billows = _noise(rng, height, width, 22 * unit, 48 * unit) + 0.5 * _noise(
-        rng, height, width, 9 * unit, 18 * unit
-    )
+def _cloudy_sky(rng: np.random.Generator, reach: np.ndarray, height: int, width: int, unit: float) -> np.ndarray:
+    image = _gradient(_tinted(rng, (150, 162, 176), 4), _tinted(rng, (188, 194, 202), 4), height, width, reach)
+    billows = _noise(rng, height, width, 22 * unit, 48 * unit) + 0.5 * _noise(rng, height, width, 9 * unit, 18 * unit)
     image = _blend(image, np.array((240, 241, 243), np.float32), np.clip(billows * 0.45 + 0.35, 0, 1))
     return image - (np.clip(-billows - 0.4, 0, 1) * 26)[..., None]
 
 
-def _sunset_sky(
-    rng: np.random.Generator, reach: np.ndarray, height: int, width: int, unit: float
-) -> np.ndarray:
-    image = _gradient(
-        _tinted(rng, (118, 104, 140), 5), _tinted(rng, (246, 190, 140), 5), height, width, reach**1.3
-    )
+def _sunset_sky(rng: np.random.Generator, reach: np.ndarray, height: int, width: int, unit: float) -> np.ndarray:
+    image = _gradient(_tinted(rng, (118, 104, 140), 5), _tinted(rng, (246, 190, 140), 5), height, width, reach**1.3)
     streaks = np.clip(_noise(rng, height, width, 5 * unit, 70 * unit) * 0.5 - 0.1, 0, 0.6)
     return _blend(image, np.array((214, 150, 140), np.float32), streaks)
 
 
-def _night_sky(
-    rng: np.random.Generator, reach: np.ndarray, height: int, width: int, unit: float
-) -> np.ndarray:
-    image = _gradient(
-        _tinted(rng, (14, 18, 42), 3), _tinted(rng, (48, 56, 88), 4), height, width, reach
-    ).copy()
+def _night_sky(rng: np.random.Generator, reach: np.ndarray, height: int, width: int, unit: float) -> np.ndarray:
+    image = _gradient(_tinted(rng, (14, 18, 42), 3), _tinted(rng, (48, 56, 88), 4), height, width, reach).copy()
     count = int(rng.integers(40, 110))
     rows, columns = rng.integers(0, height, count), rng.integers(0, width, count)
     image[rows, columns] += rng.uniform(60, 190, (count, 1)).astype(np.float32)
@@ -543,9 +512,7 @@ def _draw_horizon(rng: np.random.Generator, ground: str, height: int, width: int
     """Row at which the ground begins, for every column: (W,) float32. Only soft ground has hills."""
     base = height * float(rng.uniform(0.3, 0.6))
     x = np.linspace(-0.5, 0.5, width, dtype=np.float32)
-    slope, swing, waves, phase = rng.uniform((-0.06, 0.0, 1.0, 0.0), (0.06, 0.025, 3.0, 2 * math.pi)).astype(
-        np.float32
-    )
+    slope, swing, waves, phase = rng.uniform((-0.06, 0.0, 1.0, 0.0), (0.06, 0.025, 3.0, 2 * math.pi)).astype(np.float32)
     if ground in ("water", "pavement"):
         swing = np.float32(0)
     if ground == "water":

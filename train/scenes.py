@@ -91,9 +91,7 @@ def _check_arguments(out: Path, images: int, seed: int, split: str, size: tuple[
     if seed < 0:
         raise UsageError(f"--seed must be at least 0, got {seed}")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", split) or split == "annotations":
-        raise UsageError(
-            f'--split must be a name of letters, digits, "-" and "_", such as train or val, got "{split}"'
-        )
+        raise UsageError(f'--split must be a name of letters, digits, "-" and "_", such as train or val, got "{split}"')
     if len(size) != 2 or not all(64 <= side <= 2048 for side in size):
         given = " x ".join(str(side) for side in size)
         raise UsageError(f"--size must be height and width of 64 to 2048 pixels each, got {given}")
@@ -113,11 +111,7 @@ def _check_free(out: Path, split: str, seed: int, size: tuple[int, int], targets
             info = json.loads(path.read_text(encoding="utf-8")).get("info", {})
         except (ValueError, AttributeError):
             continue  # not ours, and none of our business
-        if (
-            info.get("description") == DESCRIPTION
-            and info.get("seed") == seed
-            and info.get("size") == list(size)
-        ):
+        if info.get("description") == DESCRIPTION and info.get("seed") == seed and info.get("size") == list(size):
             other = path.stem.removeprefix("instances_")
             raise UsageError(
                 f'{out}: its split "{other}" was drawn from seed {seed} too, so "{split}" would repeat its '
@@ -156,9 +150,7 @@ def _move_all(moves: dict[Path, Path]) -> None:
         raise
 
 
-def _write_split(
-    staging: Path, images: int, seed: int, size: tuple[int, int], progress: Progress | None
-) -> None:
+def _write_split(staging: Path, images: int, seed: int, size: tuple[int, int], progress: Progress | None) -> None:
     (staging / "images").mkdir()
     (staging / "panoptic").mkdir()
     height, width = size
@@ -170,14 +162,10 @@ def _write_split(
         scene = draw_scene(seed, index, size)
         image_id = index + 1
         name = f"{image_id:012d}"
-        _write_image(
-            staging / "images" / f"{name}.jpg", scene.image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-        )
+        _write_image(staging / "images" / f"{name}.jpg", scene.image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
         objects = _annotations_of(scene, image_id, first_id=len(instances) + 1)
         segment_map, segments = _segments_of(scene, objects)
-        _write_image(
-            staging / "panoptic" / f"{name}.png", _bgr_from_ids(segment_map), [cv2.IMWRITE_PNG_COMPRESSION, 6]
-        )
+        _write_image(staging / "panoptic" / f"{name}.png", _bgr_from_ids(segment_map), [cv2.IMWRITE_PNG_COMPRESSION, 6])
         entries.append({"id": image_id, "file_name": f"{name}.jpg", "height": height, "width": width})
         instances += objects
         for caption in scene.captions:
@@ -244,9 +232,7 @@ def _segments_of(scene: Scene, objects: list[dict[str, Any]]) -> tuple[np.ndarra
         segment_map[mask] = segment_id
         box = [float(left), float(top), float(width), float(height)]
         area = float(np.count_nonzero(mask))
-        segments.append(
-            {"id": segment_id, "category_id": STUFF_IDS[name], "area": area, "bbox": box, "iscrowd": 0}
-        )
+        segments.append({"id": segment_id, "category_id": STUFF_IDS[name], "area": area, "bbox": box, "iscrowd": 0})
     for number, annotation in enumerate(objects):
         # One colour per shape, told apart in its blue by the object's number.
         red, green, _ = _category_color(annotation["attributes"]["shape"])

@@ -58,9 +58,7 @@ class Scores:
 
     def to_json(self) -> dict[str, Any]:
         """Every field as plain JSON values."""
-        return {
-            key: dict(value) if isinstance(value, Mapping) else value for key, value in asdict(self).items()
-        }
+        return {key: dict(value) if isinstance(value, Mapping) else value for key, value in asdict(self).items()}
 
     def table(self) -> str:
         """One line per task that was scored, aligned for a terminal."""
@@ -68,9 +66,7 @@ class Scores:
         for task, columns in _TABLE.items():
             values = [(label, getattr(self, name)) for label, name in columns]
             if values[0][1] is not None:
-                cells = "  ".join(
-                    f"{label} {'-' if v is None else format(v, '.3f'):<6}" for label, v in values
-                )
+                cells = "  ".join(f"{label} {'-' if v is None else format(v, '.3f'):<6}" for label, v in values)
                 lines.append(f"{task:<9}{self.images_by_task[task]:>6} images  {cells}".rstrip())
         return "\n".join(lines) if lines else f"nothing to score in {self.images} images"
 
@@ -138,9 +134,7 @@ class Predictions:
         self._boxes = _Detections()
         self._masks = _Detections()
         self._semantic_images = 0
-        self._confusion = np.zeros(
-            (len(semantic_names), len(semantic_names)), np.int64
-        )  # [truth, prediction]
+        self._confusion = np.zeros((len(semantic_names), len(semantic_names)), np.int64)  # [truth, prediction]
         self._references: list[list[str]] = []
         self._candidates: list[str] = []
 
@@ -174,9 +168,7 @@ class Predictions:
 
     def _add_semantic(self, image_id: int, expected: np.ndarray, predicted: np.ndarray) -> None:
         if predicted.shape != expected.shape:
-            raise ValueError(
-                f"image {image_id}: semantic_map must have shape {expected.shape}, got {predicted.shape}"
-            )
+            raise ValueError(f"image {image_id}: semantic_map must have shape {expected.shape}, got {predicted.shape}")
         _check_ids(image_id, "semantic_map", predicted, len(self._semantic_names))
         classes = len(self._semantic_names)
         known = expected != IGNORED
@@ -214,9 +206,7 @@ class Predictions:
 
 def _check_ids(image_id: int, name: str, ids: np.ndarray | None, count: int) -> None:
     if ids is not None and ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < count:
-        raise ValueError(
-            f"image {image_id}: {name} must be in 0..{count - 1}, got {int(ids.min())}..{int(ids.max())}"
-        )
+        raise ValueError(f"image {image_id}: {name} must be in 0..{count - 1}, got {int(ids.min())}..{int(ids.max())}")
 
 
 _Shape = dict[str, Any]
@@ -240,9 +230,7 @@ class _Detections:
             self.truth.append({**shape, **annotation, "id": len(self.truth) + 1, "image_id": image_id})
         for shape, *fields in zip(found, *_lists(result.class_ids, result.scores), strict=True):
             annotation = dict(zip(("category_id", "score"), fields, strict=True))
-            self.found.append(
-                {**shape, **annotation, "id": len(self.found) + 1, "image_id": image_id, "iscrowd": 0}
-            )
+            self.found.append({**shape, **annotation, "id": len(self.found) + 1, "image_id": image_id, "iscrowd": 0})
 
 
 def _lists(*columns: np.ndarray | None) -> list[list[Any]]:
@@ -280,9 +268,7 @@ def _average_precision(
         f"{prefix}_{label}": float(value) if value >= 0 else None
         for label, value in zip(labels, evaluation.stats[:6], strict=True)
     }
-    precision = evaluation.eval["precision"][
-        :, :, :, 0, -1
-    ]  # (IoU thresholds, recalls, classes); -1: no truth
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # (IoU thresholds, recalls, classes); -1: no truth
     figures[f"{prefix}_ap_by_class"] = {
         class_names[class_id]: float(precision[:, :, k].mean())
         for k, class_id in enumerate(present)
@@ -310,7 +296,5 @@ def _semantic_scores(confusion: np.ndarray, names: Sequence[str]) -> dict[str, A
         "miou": float(iou.mean()),
         "fwiou": float((share * iou).sum()),
         "pixel_accuracy": float(right.sum() / expected.sum()),
-        "iou_by_class": {
-            names[i]: float(x) for i, x in zip(np.flatnonzero(present).tolist(), iou, strict=True)
-        },
+        "iou_by_class": {names[i]: float(x) for i, x in zip(np.flatnonzero(present).tolist(), iou, strict=True)},
     }

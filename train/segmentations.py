@@ -108,9 +108,7 @@ def masks_from_rles(rles: Sequence[Rle], size: tuple[int, int]) -> np.ndarray:
     for one, rle in zip(masks, rles, strict=True):
         runs = _run_lengths(rle["counts"])
         if runs is None or runs.sum() != height * width:
-            raise ValueError(
-                f"run lengths must be COCO's compressed text for {height} x {width} pixels, got {rle}"
-            )
+            raise ValueError(f"run lengths must be COCO's compressed text for {height} x {width} pixels, got {rle}")
         values = np.arange(len(runs)) % 2 == 1
         one[:] = np.repeat(values, runs).reshape(width, height).T  # runs go down the columns
     return masks

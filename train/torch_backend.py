@@ -41,7 +41,9 @@ def spec_of(config: NetworkConfig) -> ModelSpec:
 class TorchGraph:
     """One part of a network ("vision", "caption_prefill" or "caption_step") as a `runtime.backends.base.Graph`."""
 
-    def __init__(self, part: torch.nn.Module, inputs: Mapping[str, TensorInfo], outputs: Mapping[str, TensorInfo]) -> None:
+    def __init__(
+        self, part: torch.nn.Module, inputs: Mapping[str, TensorInfo], outputs: Mapping[str, TensorInfo]
+    ) -> None:
         self.part = part
         self.inputs, self.outputs = inputs, outputs
 
@@ -123,11 +125,15 @@ def parts_of(network: Network, input_size: tuple[int, int] | None = None) -> dic
     memory = (height // 32) * (width // 32)
     if "caption" in config.tasks:
         outputs["caption_memory"] = ("batch", memory, plan.caption_width)
-    parts = {"vision": TorchGraph(VisionPart(network), _infos({"images": ("batch", 3, height, width)}), _infos(outputs))}
+    parts = {
+        "vision": TorchGraph(VisionPart(network), _infos({"images": ("batch", 3, height, width)}), _infos(outputs))
+    }
     if "caption" in config.tasks:
         head = plan.caption_width // plan.caption_heads
         words = len(config.vocabulary)
-        cross = {name: (plan.caption_layers, 1, plan.caption_heads, memory, head) for name in ("cross_keys", "cross_values")}
+        cross = {
+            name: (plan.caption_layers, 1, plan.caption_heads, memory, head) for name in ("cross_keys", "cross_values")
+        }
 
         def cache(prefix: str, rows: int | str, length: int | str) -> dict[str, tuple[int | str, ...]]:
             shape = (plan.caption_layers, rows, plan.caption_heads, length, head)
@@ -153,5 +159,6 @@ def torch_model(network: Network) -> Model:
 
 def _infos(shapes: Mapping[str, tuple[int | str, ...]]) -> dict[str, TensorInfo]:
     return {
-        name: TensorInfo(name, tuple(shape), "int64" if name == "tokens" else "float32") for name, shape in shapes.items()
+        name: TensorInfo(name, tuple(shape), "int64" if name == "tokens" else "float32")
+        for name, shape in shapes.items()
     }

@@ -58,9 +58,7 @@ class StuffThingMap:
         """The semantic classes, (height, width) uint8; unlabelled pixels and nameless categories are 255."""
         labels = _read_png(self.path, cv2.IMREAD_UNCHANGED, size)
         if labels.ndim != 2 or labels.dtype != np.uint8:
-            raise DatasetError(
-                f"{self.path}: expected a grey 8-bit PNG of category ids, as COCO-Stuff publishes them"
-            )
+            raise DatasetError(f"{self.path}: expected a grey 8-bit PNG of category ids, as COCO-Stuff publishes them")
         return self.table[labels]
 
 
