@@ -90,7 +90,7 @@ def assign(
     mine = chosen & (torch.arange(objects, device=boxes.device)[None, :, None] == objects_of_cells[:, None])
     mine &= positive[:, None]
     alignment = torch.where(mine, alignment, 0.0)
-    best_alignment = alignment.amax(-1, keepdim=True).clamp(min=1e-12)
+    best_alignment = alignment.amax(-1, keepdim=True).clamp(min=1e-30)
     best_overlap = torch.where(mine, iou, 0.0).amax(-1, keepdim=True)
     quality = (alignment / best_alignment * best_overlap).amax(1)  # (B, N)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ..runtime.errors import YolorEdgeError
 from ..runtime.preprocess import PreprocessRule
 from ..runtime.tokenizer import BOS_ID, EOS_ID, PAD_ID, Tokenizer
 from .augment import View, strong_view, weak_view
@@ -58,8 +59,11 @@ class _Sample:
     captions: list[list[int]]
 
 
-class TrainingViews(Dataset[_Sample]):
-    """Samples addressed by (epoch, index)."""
+class TrainingViews(Dataset[_Sample | YolorEdgeError]):
+    """Samples addressed by (epoch, index).
+
+    An error is handed on as a value: raised in a worker, it would come back with a traceback for a message.
+    """
 
     def __init__(self, data: CocoDataset, network: NetworkConfig, train: TrainConfig) -> None:
         self.data, self.network, self.train = data, network, train
@@ -69,8 +73,13 @@ class TrainingViews(Dataset[_Sample]):
     def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, key: tuple[int, int]) -> _Sample:
-        epoch, index = key
+    def __getitem__(self, key: tuple[int, int]) -> _Sample | YolorEdgeError:
+        try:
+            return self._sample(*key)
+        except YolorEdgeError as error:
+            return error
+
+    def _sample(self, epoch: int, index: int) -> _Sample:
         config = self.train
         rng = np.random.default_rng((config.seed, epoch, index))
         truth = self.data[index]
@@ -112,8 +121,16 @@ class EpochOrder(Sampler[tuple[int, int]]):
         return iter([(self.epoch, int(index)) for index in order])
 
 
-def collate(samples: list[_Sample]) -> Batch:
-    """Join samples into a `Batch`; boxes and captions are padded to the longest."""
+def collate(found: list[_Sample | YolorEdgeError]) -> Batch | YolorEdgeError:
+    """Join samples into a `Batch`; boxes and captions are padded to the longest.
+
+    If a sample is an error, the first of them is returned instead.
+    """
+    samples = []
+    for one in found:
+        if isinstance(one, YolorEdgeError):
+            return one
+        samples.append(one)
     views = [sample.dense for sample in samples]
     most = max((len(view.boxes) for view in views), default=0)
     boxes = np.zeros((len(views), most, 4), np.float32)
@@ -155,7 +172,7 @@ def _images(views: list[View]) -> Tensor:
 
 def training_loader(
     data: CocoDataset, network: NetworkConfig, train: TrainConfig
-) -> tuple[DataLoader[_Sample], EpochOrder]:
+) -> tuple[DataLoader[_Sample | YolorEdgeError], EpochOrder]:
     """The loader of training batches and the order whose `epoch` the loop sets before each pass."""
     order = EpochOrder(len(data), train.seed)
     loader = DataLoader(

@@ -116,6 +116,8 @@ class CaptionDecoder(nn.Module):
         self.words = nn.Embedding(vocabulary, width)
         self.positions = nn.Embedding(positions, width)
         self.norm = nn.LayerNorm(width)
+        # Brings the memory, raw convolution outputs, to the scale of the words and of the positions added to its keys.
+        self.memory_norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(DecoderLayer(width, heads, feed_forward, dropout) for _ in range(layers))
         self.output = nn.Sequential(
@@ -130,6 +132,7 @@ class CaptionDecoder(nn.Module):
 
     def cross(self, memory: Tensor, where: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Keys and values of every layer's cross-attention from memory (B, L, D) and its positions (L, D)."""
+        memory = self.memory_norm(memory)
         pairs = []
         for layer in self.layers:
             attention = layer.cross_attention

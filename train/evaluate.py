@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +66,7 @@ class Evaluation:
         return self.table()
 
     def to_json(self) -> dict[str, Any]:
-        facts = None if self.facts is None else vars(self.facts)
+        facts = None if self.facts is None else asdict(self.facts)
         return {
             "model": self.model,
             "data": self.data,
@@ -137,7 +137,9 @@ def score_model(
     )
     total = min(limit or len(dataset), len(dataset))
     judged: list[tuple[bool, bool]] = []
-    has_facts = "caption" in tasks and dataset.info.get("description") == "yolor-edge scenes"
+    # What a caption says of a scene is judged by its objects and its map, so both have to be there.
+    is_scenes = dataset.info.get("description") == "yolor-edge scenes" and {"boxes", "semantic"} <= dataset.tasks
+    has_facts = "caption" in tasks and is_scenes
 
     def on_image(done: int, truth: Truth, result: Result) -> None:
         if has_facts and result.caption is not None:
@@ -164,6 +166,12 @@ def _open_model(path: Path, backend: str, precision: str, threads: int | None) -
         return load(Bundle.open(path), backend=backend, precision=precision, threads=threads)
     if not path.exists():
         raise UsageError(f"{path}: does not exist; expected the folder of a checkpoint or a bundle")
+    # Looked for here, so that a wrong folder is told from a right one where torch is not installed.
+    if not any((folder / "checkpoint.json").is_file() for folder in (path, path / "checkpoint")):
+        raise UsageError(
+            f"{path}: is neither a checkpoint nor a bundle (no checkpoint.json or bundle.json in it); "
+            "expected a folder written by yolor-edge train or yolor-edge export"
+        )
     from .checkpoint import Checkpoint
     from .torch_backend import torch_model
 

@@ -123,7 +123,7 @@ def inspect_network(config: NetworkConfig, input_size: tuple[int, int] | None = 
     Raises:
         UsageError: If no network can take `input_size`.
     """
-    height, width = check_input_size(config.input_size if input_size is None else tuple(input_size))
+    height, width = check_input_size(config.input_size if input_size is None else input_size)
     with torch.device("meta"), torch.no_grad():
         network = Network(config).eval()
         parts: list[PartCost] = []

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..runtime.errors import UsageError
+from ..runtime.errors import UsageError, YolorEdgeError
 from ..runtime.files import write_atomically
 from ..runtime.tokenizer import PAD_ID, build_vocabulary
 from .batches import Batch, training_loader
@@ -211,7 +211,10 @@ class Trainer:
             losses = self._losses(batch)
         total = torch.stack(list(losses.values())).sum()
         if not torch.isfinite(total):
-            raise FloatingPointError(f"the loss is {total.item()} at step {self.step_index}")
+            raise YolorEdgeError(
+                f"the loss became {total.item()} at step {self.step_index + 1}; what was saved is kept, "
+                "start again with a lower learning_rate (--set learning_rate=...)"
+            )
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(total).backward()
         self.scaler.unscale_(self.optimizer)
@@ -281,6 +284,8 @@ def _train(out: Path, dataset: CocoDataset, network: NetworkConfig, config: Trai
         sums: dict[str, float] = {}
         count = 0
         for i, batch in enumerate(loader):
+            if isinstance(batch, YolorEdgeError):
+                raise batch
             losses = trainer.step(batch.to(device))
             for name, loss in losses.items():
                 sums[name] = sums.get(name, 0.0) + loss

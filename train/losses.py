@@ -19,7 +19,7 @@ from .config import PROTOTYPE_STRIDE, NetworkConfig, TrainConfig
 from .truth import IGNORED
 
 # Cells whose masks are compared in one step; more only costs memory, the gradient is a mean over them.
-MASK_CELLS = 400
+MASK_CELLS = 1600
 
 
 @dataclass
@@ -104,7 +104,8 @@ class DenseLoss:
     def _box_losses(self, outputs: dict[str, Tensor], truth: DenseTruth) -> dict[str, Tensor]:
         class_logits = outputs["class_logits"].float().transpose(1, 2)  # (B, N, C)
         bins = outputs["box_bins"].float().unflatten(1, (4, -1)).permute(0, 3, 1, 2)  # (B, N, 4, R)
-        distances = bins.softmax(-1) @ self.bins * self.strides[:, None]  # (B, N, 4) ltrb in input pixels
+        # A sum, not a matrix product: autocast would round a product to 16 bits, half a pixel of a large box.
+        distances = (bins.softmax(-1) * self.bins).sum(-1) * self.strides[:, None]  # (B, N, 4) ltrb in input pixels
         boxes = torch.cat((self.points - distances[..., :2], self.points + distances[..., 2:]), -1)
         found = assign(
             class_logits.detach(),

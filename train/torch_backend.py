@@ -49,15 +49,19 @@ class TorchGraph:
 
     def run(self, feed: Mapping[str, Array], wanted: Sequence[str] | None = None) -> dict[str, Array]:
         """Run once; see `Graph.run`."""
+        names = list(self.outputs) if wanted is None else list(wanted)
         complaints = feed_complaints(self.inputs, feed)
+        complaints += [f"there is no output {name!r}" for name in names if name not in self.outputs]
         if complaints:
             raise UsageError("; ".join(complaints))
         device = next(self.part.parameters()).device
-        tensors = [torch.from_numpy(np.ascontiguousarray(feed[name])).to(device) for name in self.inputs]
+        # torch takes neither strides it does not know nor, without a warning, arrays that are read-only.
+        arrays = [np.require(feed[name], requirements=["C", "W"]) for name in self.inputs]
+        tensors = [torch.from_numpy(array).to(device) for array in arrays]
         with torch.inference_mode():
             results = self.part(*tensors)
         named = dict(zip(self.outputs, results, strict=True))
-        return {name: named[name].float().cpu().numpy() for name in wanted or self.outputs}
+        return {name: named[name].float().cpu().numpy() for name in names}
 
     def close(self) -> None:
         """Nothing to free: the network belongs to the caller."""
@@ -80,7 +84,8 @@ class PrefillPart(torch.nn.Module):
     def __init__(self, network: Network, input_size: tuple[int, int]) -> None:
         super().__init__()
         self.decoder = network.caption_decoder
-        self.register_buffer("where", network.memory_positions(input_size))
+        device = next(self.decoder.parameters()).device
+        self.register_buffer("where", network.memory_positions(input_size).to(device))
         self.where: Tensor
 
     def forward(self, caption_memory: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
@@ -108,7 +113,12 @@ def parts_of(network: Network, input_size: tuple[int, int] | None = None) -> dic
         input_size: (height, width) the graphs are for; the network's own by default.
 
     Shapes hold names for the axes that may vary: `batch` images, `beam` hypotheses, `past` words.
+
+    Raises:
+        ValueError: If the network is in training mode, where running it would change its statistics.
     """
+    if network.training:
+        raise ValueError("network must be in evaluation mode; call network.eval()")
     config = network.config
     height, width = input_size or config.input_size
     cells = sum((height // s) * (width // s) for s in config.strides)

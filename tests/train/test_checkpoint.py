@@ -1,0 +1,201 @@
+"""Checkpoints come back as they were written, and every other folder gets one clear line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from yolor_edge.runtime.errors import CheckpointError
+from yolor_edge.runtime.files import sha256_of
+from yolor_edge.train.checkpoint import DESCRIPTION, WEIGHTS, Checkpoint, write_checkpoint
+from yolor_edge.train.network import Network
+
+from .tiny_network import tiny_config, tiny_network
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def network() -> Network:
+    made = tiny_network(seed=3, tasks=("boxes",))
+    for name, tensor in made.state_dict().items():  # Statistics that are not those of a new network.
+        if "running" in name:
+            tensor.uniform_(0.5, 2)
+    return made
+
+
+@pytest.fixture
+def folder(network: Network, tmp_path: Path) -> Path:
+    return write_checkpoint(tmp_path / "checkpoint", network, {"epochs_done": 3}).path
+
+
+def test_float32_comes_back_bit_for_bit(network: Network, folder: Path) -> None:
+    checkpoint = Checkpoint.open(folder)
+    assert checkpoint.config == network.config
+    assert checkpoint.provenance["epochs_done"] == 3
+    assert checkpoint.provenance["torch"] == torch.__version__
+    assert checkpoint.sha256 == sha256_of(folder / WEIGHTS)
+    loaded = checkpoint.network()
+    assert not loaded.training
+    own = network.state_dict()
+    for name, tensor in loaded.state_dict().items():
+        assert torch.equal(tensor, own[name]), name
+
+
+def test_float16_halves_the_file_and_rounds_matrices_only(network: Network, tmp_path: Path) -> None:
+    full = write_checkpoint(tmp_path / "full", network, {})
+    half = write_checkpoint(tmp_path / "half", network, {}, weights="float16")
+    sizes = [(checkpoint.path / WEIGHTS).stat().st_size for checkpoint in (full, half)]
+    assert sizes[1] < 0.55 * sizes[0]
+    own = network.state_dict()
+    for name, tensor in Checkpoint.open(half.path).network().state_dict().items():
+        assert tensor.dtype == own[name].dtype
+        expected = own[name].half().to(tensor.dtype) if own[name].ndim >= 2 else own[name]
+        assert torch.equal(tensor, expected), name
+
+
+def test_a_loaded_network_says_the_same(network: Network, folder: Path) -> None:
+    image = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        expected, found = network(image), Checkpoint.open(folder).network()(image)
+    for name, output in expected.items():
+        assert torch.equal(found[name], output)
+
+
+def test_all_heads_make_the_journey(tmp_path: Path) -> None:
+    network = tiny_network(seed=4)
+    loaded = write_checkpoint(tmp_path / "all", network, {}).network()
+    assert loaded.config == network.config
+    assert loaded.config.vocabulary == network.config.vocabulary
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+
+
+def test_the_folder_of_a_run_opens_its_checkpoint(folder: Path) -> None:
+    assert Checkpoint.open(folder.parent).path == folder
+    assert Checkpoint.open(str(folder)).path == folder
+
+
+def test_writing_again_replaces(network: Network, folder: Path) -> None:
+    with torch.no_grad():
+        next(network.parameters()).add_(1)
+    write_checkpoint(folder, network, {"epochs_done": 4})
+    checkpoint = Checkpoint.open(folder)
+    assert checkpoint.provenance["epochs_done"] == 4
+    assert torch.equal(next(checkpoint.network().parameters()), next(network.parameters()))
+    assert {file.name for file in folder.iterdir()} == {WEIGHTS, DESCRIPTION}
+
+
+def change_description(folder: Path, **changes: Any) -> None:
+    description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    description.update(changes)
+    (folder / DESCRIPTION).write_text(json.dumps(description), encoding="utf-8")
+
+
+def change_network(folder: Path, **changes: Any) -> None:
+    network = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["network"]
+    change_description(folder, network={**network, **changes})
+
+
+def put_weights(folder: Path, content: bytes | dict[str, torch.Tensor]) -> None:
+    """Replace the weights, with a digest to match."""
+    if isinstance(content, bytes):
+        (folder / WEIGHTS).write_bytes(content)
+    else:
+        safetensors.torch.save_file(content, folder / WEIGHTS)
+    change_description(folder, sha256=sha256_of(folder / WEIGHTS))
+
+
+def flip_a_bit(folder: Path) -> None:
+    data = bytearray((folder / WEIGHTS).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / WEIGHTS).write_bytes(bytes(data))
+
+
+def cut_short(folder: Path) -> None:
+    data = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(data[: len(data) // 2])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: (f / DESCRIPTION).unlink(), f"is not a checkpoint (no {DESCRIPTION} in it)"),
+        (lambda f: (f / WEIGHTS).unlink(), f"{WEIGHTS}: is missing; copy the whole checkpoint folder"),
+        (flip_a_bit, "it was altered or belongs to another checkpoint"),
+        (cut_short, "it was altered or belongs to another checkpoint"),
+        (lambda f: (f / DESCRIPTION).write_text("{"), "is not the description of a checkpoint"),
+        (lambda f: (f / DESCRIPTION).write_bytes(b"\xff\xfe\x00"), "is not the description of a checkpoint"),
+        (lambda f: (f / DESCRIPTION).write_text("[]"), "is not the description of a checkpoint"),
+        (lambda f: (f / DESCRIPTION).write_text("{}"), "is not the description of a checkpoint"),
+        (lambda f: change_description(f, network=None), "is not the description of a checkpoint"),
+        (lambda f: change_description(f, network={"size": "n"}), "is not the description of a checkpoint"),
+        (lambda f: change_description(f, schema=2), "schema 2, this version reads 1; upgrade yolor-edge"),
+        (lambda f: change_network(f, depth=2), "NetworkConfig has no field depth"),
+        (lambda f: change_network(f, size="xl"), "size must be one of n, s, m, l"),
+        (lambda f: change_network(f, class_names=["one"]), "1 class names but 3 category ids"),
+        (lambda f: change_network(f, input_size=["a", "b"]), "is not the description of a checkpoint"),
+    ],
+)
+def test_a_folder_that_is_no_checkpoint_is_refused(folder: Path, spoil: Callable[[Path], object], message: str) -> None:
+    spoil(folder)
+    with pytest.raises(CheckpointError) as caught:
+        Checkpoint.open(folder)
+    text = str(caught.value)
+    assert message in text
+    assert str(folder) in text
+    assert "\n" not in text
+
+
+def without(network: Network, name: str) -> dict[str, torch.Tensor]:
+    return {key: value.contiguous() for key, value in network.state_dict().items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (lambda n: b"not safetensors at all", "is not a safetensors file"),
+        (lambda n: b"", "is not a safetensors file"),
+        (lambda n: without(n, "backbone.stem.0.0.weight"), "backbone.stem.0.0.weight is missing"),
+        (lambda n: {**without(n, ""), "extra": torch.zeros(1)}, "extra is not part of this network"),
+        (
+            lambda n: {**without(n, ""), "backbone.stem.0.1.weight": torch.zeros(3)},
+            "backbone.stem.0.1.weight has shape (3,), expected (8,)",
+        ),
+        (
+            lambda n: Network(tiny_config("s", tasks=("boxes",))).state_dict(),
+            "has shape (32,), expected (16,)",
+        ),
+    ],
+    ids=["text", "empty", "missing", "extra", "shape", "another size"],
+)
+def test_weights_of_another_network_are_refused(
+    network: Network, folder: Path, content: Callable[[Network], Any], message: str
+) -> None:
+    put_weights(folder, content(network))
+    checkpoint = Checkpoint.open(folder)
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint.network()
+    text = str(caught.value)
+    assert message in text
+    assert str(folder / WEIGHTS) in text
+    assert "\n" not in text
+    assert len(text) < 600
+
+
+@pytest.mark.parametrize("name", ["absent", "file"])
+def test_a_path_that_is_no_folder_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(CheckpointError, match=f"{name}: is not a checkpoint"):
+        Checkpoint.open(tmp_path / name)
+
+
+def test_another_number_of_classes_does_not_fit(folder: Path) -> None:
+    change_network(folder, class_names=["a", "b"], category_ids=[1, 2])
+    with pytest.raises(CheckpointError, match=r"does not fit the configuration: .* and \d+ more|does not fit"):
+        Checkpoint.open(folder).network()

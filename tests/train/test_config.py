@@ -1,0 +1,115 @@
+"""Configurations travel as JSON, and refuse what no network or training can be."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+from yolor_edge.runtime.errors import UsageError
+from yolor_edge.train.config import SIZE_PLANS, SIZES, NetworkConfig, TrainConfig, check_input_size
+
+from .tiny_network import tiny_config
+
+
+def test_a_network_survives_the_journey_through_json() -> None:
+    config = tiny_config(size="s", tasks=("boxes", "caption"), input_size=(96, 64), name="mine")
+    assert NetworkConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+
+
+def test_a_training_survives_the_journey_through_json() -> None:
+    config = TrainConfig(epochs=3, learning_rate=2e-4, weights="float16")
+    assert TrainConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+
+
+def test_tasks_come_in_one_order_whatever_the_order_asked_for() -> None:
+    assert tiny_config(tasks=("caption", "masks", "boxes")).tasks == ("boxes", "masks", "caption")
+
+
+def test_every_size_has_a_plan_of_even_attention_heads() -> None:
+    assert tuple(SIZE_PLANS) == SIZES
+    for plan in SIZE_PLANS.values():
+        assert plan.caption_width % plan.caption_heads == 0
+        assert plan.caption_width % 4 == 0  # sine_positions wants sines and cosines of two axes
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"size": "xl"}, "size must be one of n, s, m, l, got 'xl'"),
+        ({"tasks": ()}, "tasks must be some of boxes, masks, semantic, caption, got none"),
+        ({"tasks": ("boxes", "depth")}, "got boxes, depth"),
+        ({"tasks": ("masks", "semantic")}, "masks needs the task boxes"),
+        ({"class_names": (), "category_ids": ()}, "boxes needs at least one class name"),
+        ({"category_ids": (1, 2)}, "3 class names but 2 category ids"),
+        ({"semantic_names": ()}, "semantic needs 1 to 255 class names, got 0"),
+        ({"semantic_names": ("x",) * 256}, "semantic needs 1 to 255 class names, got 256"),
+        ({"vocabulary": ("<pad>", "<unk>", "<bos>", "<eos>")}, "caption needs a vocabulary, got 4 entries"),
+        ({"input_size": (64, 100)}, "multiples of 32 within 32 and 8192, got 64x100"),
+        ({"input_size": (0, 64)}, "got 0x64"),
+        ({"input_size": (64,)}, "two multiples of 32 within 32 and 8192, got 64"),
+    ],
+)
+def test_an_impossible_network_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        tiny_config(**changes)
+    assert message in str(caught.value)
+
+
+def test_names_of_tasks_that_are_not_wanted_may_be_absent() -> None:
+    config = tiny_config(
+        tasks=("caption",), class_names=(), category_ids=(), semantic_names=(), semantic_category_ids=()
+    )
+    assert config.tasks == ("caption",)
+    assert tiny_config(tasks=("boxes",), vocabulary=()).vocabulary == ()
+
+
+def test_a_field_from_the_future_is_named() -> None:
+    with pytest.raises(UsageError, match="NetworkConfig has no field depth; written by a newer yolor-edge"):
+        NetworkConfig.from_json({**tiny_config().to_json(), "depth": 3})
+    with pytest.raises(UsageError, match="TrainConfig has no field lr"):
+        TrainConfig.from_json({"lr": 3})
+
+
+@pytest.mark.parametrize("size", [(32, 32), (64, 8192), (640, 480)])
+def test_input_sizes_that_a_network_takes(size: tuple[int, int]) -> None:
+    assert check_input_size(size) == size
+
+
+def test_settings_are_read_by_the_type_of_their_field() -> None:
+    config = TrainConfig().with_settings(["epochs=7", "learning_rate=2e-4", "augment=none", "mosaic=1"])
+    assert (config.epochs, config.learning_rate, config.augment, config.mosaic) == (7, 2e-4, "none", 1.0)
+    changed = {"epochs", "learning_rate", "augment", "mosaic"}
+    for field in dataclasses.fields(TrainConfig):
+        if field.name not in changed:
+            assert getattr(config, field.name) == getattr(TrainConfig(), field.name)
+
+
+def test_no_settings_change_nothing_and_the_last_one_wins() -> None:
+    assert TrainConfig().with_settings([]) == TrainConfig()
+    assert TrainConfig().with_settings(["seed=1", "seed=2"]).seed == 2
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("epoch=3", "--set epoch=3: expected name=value with a name out of epochs, batch_size"),
+        ("epochs", "--set epochs: expected name=value"),
+        ("epochs=many", "--set epochs=many: expected a int"),
+        ("learning_rate=fast", "--set learning_rate=fast: expected a float"),
+        ("epochs=0", "epochs must be at least 1, got 0"),
+        ("mosaic=1.5", "mosaic must lie within 0 and 1, got 1.5"),
+        ("learning_rate=0", "learning_rate must be greater than 0, got 0.0"),
+        ("learning_rate=nan", "learning_rate must be greater than 0, got nan"),
+        ("scale_range=1", "scale_range must lie within 0 and 1, got 1.0"),
+        ("workers=-1", "workers must not be negative, got -1"),
+        ("amp=half", "amp must be one of auto, off, got 'half'"),
+        ("augment=strong", "augment must be one of asymmetric, none, got 'strong'"),
+        ("weights=int8", "weights must be one of float32, float16, got 'int8'"),
+    ],
+)
+def test_an_impossible_setting_is_refused(setting: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        TrainConfig().with_settings([setting])
+    assert message in str(caught.value)

@@ -1,0 +1,336 @@
+"""The losses: right against scalar references, near zero for the truth, silent where there is none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from yolor_edge.train.config import TrainConfig
+from yolor_edge.train.losses import DenseLoss, DenseTruth, caption_loss, complete_iou
+
+from ..reference import losses as reference
+from .tiny_network import tiny_config
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SIZE = (64, 96)
+CLASSES, SEMANTIC, PROTOTYPES, BINS = 3, 5, 32, 16
+CELLS = 8 * 12 + 4 * 6 + 2 * 3
+GAINS = TrainConfig()
+DENSE_TASKS = ("boxes", "masks", "semantic")
+NAMES = {"class", "box", "dfl", "mask", "semantic", "dice"}
+
+# Two objects whose sides lie whole strides away from the centres of the finest cells, and their classes.
+OBJECTS = torch.tensor([[4.0, 4.0, 44.0, 44.0], [52.0, 12.0, 92.0, 60.0]])
+OBJECT_CLASSES = torch.tensor([2, 0])
+
+
+def dense_loss(tasks: tuple[str, ...] = DENSE_TASKS) -> DenseLoss:
+    return DenseLoss(tiny_config(tasks=tasks, classes=CLASSES, semantic=SEMANTIC), GAINS, torch.device("cpu"))
+
+
+def object_masks() -> Tensor:
+    """(2, 16, 24) uint8: each object but for one of its corners."""
+    masks = torch.zeros(2, 16, 24, dtype=torch.uint8)
+    for mask, box in zip(masks, (OBJECTS / 4).long().tolist(), strict=True):
+        x1, y1, x2, y2 = box
+        mask[y1:y2, x1:x2] = 255
+        mask[y1 : y1 + 4, x1 : x1 + 4] = 0
+    return masks
+
+
+def semantic_truth() -> Tensor:
+    """(16, 24): blocks of two cells, as the semantic head's own resolution can say."""
+    coarse = torch.from_numpy(np.random.default_rng(0).integers(0, SEMANTIC, (8, 12)))
+    return coarse.repeat_interleave(2, 0).repeat_interleave(2, 1).to(torch.uint8)
+
+
+def truth_of(pictures: int = 1) -> DenseTruth:
+    return DenseTruth(
+        boxes=OBJECTS.repeat(pictures, 1, 1),
+        classes=OBJECT_CLASSES.repeat(pictures, 1),
+        valid=torch.ones(pictures, 2, dtype=torch.bool),
+        has_boxes=torch.ones(pictures, dtype=torch.bool),
+        has_masks=torch.ones(pictures, dtype=torch.bool),
+        masks=[object_masks() for _ in range(pictures)],
+        semantic=semantic_truth().repeat(pictures, 1, 1),
+    )
+
+
+def random_outputs(pictures: int = 1, seed: int = 0) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {
+        "class_logits": (CLASSES, CELLS),
+        "box_bins": (4 * BINS, CELLS),
+        "mask_coefficients": (PROTOTYPES, CELLS),
+        "prototypes": (PROTOTYPES, 16, 24),
+        "semantic_logits": (SEMANTIC, 8, 12),
+    }
+    return {name: torch.randn(pictures, *shape, generator=generator).requires_grad_() for name, shape in shapes.items()}
+
+
+def perfect_outputs() -> dict[str, Tensor]:
+    """What a network says that knows `truth_of(1)`: ten cells of the finest level speak for each object."""
+    outputs = {name: torch.zeros_like(output) for name, output in random_outputs().items()}
+    outputs["class_logits"] -= 20
+    bins = outputs["box_bins"][0].view(4, BINS, CELLS)
+    for i, (x1, y1, x2, y2) in enumerate(OBJECTS.tolist()):
+        inside = [
+            (row, column)
+            for row in range(8)
+            for column in range(12)
+            if x1 < column * 8 + 4 < x2 and y1 < row * 8 + 4 < y2
+        ]
+        for row, column in inside[:10]:
+            cell = row * 12 + column
+            x, y = column * 8 + 4, row * 8 + 4
+            for side, distance in enumerate((x - x1, y - y1, x2 - x, y2 - y)):
+                assert distance % 8 == 0
+                bins[side, int(distance) // 8, cell] = 40
+            outputs["class_logits"][0, OBJECT_CLASSES[i], cell] = 20
+            outputs["mask_coefficients"][0, i, cell] = 1
+        outputs["prototypes"][0, i] = torch.where(object_masks()[i] > 0, 20.0, -20.0)
+    coarse = semantic_truth()[::2, ::2].long()
+    outputs["semantic_logits"].scatter_(1, coarse[None, None], 40)
+    return outputs
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_complete_iou_agrees_with_its_definition(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    corners = rng.uniform(0, 50, (2, 40, 2))
+    a, b = np.concatenate((corners, corners + rng.uniform(0.5, 40, (2, 40, 2))), 2)
+    found = complete_iou(torch.from_numpy(a), torch.from_numpy(b))
+    expected = [reference.complete_iou(one, other) for one, other in zip(a.tolist(), b.tolist(), strict=True)]
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-9)
+    assert ((found >= -1.5) & (found <= 1)).all()
+
+
+def test_complete_iou_at_its_edges() -> None:
+    boxes = torch.tensor([[0.0, 0, 4, 2], [0.0, 0, 4, 2], [3.0, 3, 3, 3], [3.0, 3, 3, 3]], requires_grad=True)
+    others = torch.tensor([[0.0, 0, 4, 2], [1000.0, 0, 1004, 2], [3.0, 3, 3, 3], [0.0, 0, 8, 8]])
+    found = complete_iou(boxes, others)
+    assert found[0].item() == pytest.approx(1)
+    assert found[1].item() == pytest.approx(-1, abs=0.01)
+    assert torch.isfinite(found).all()
+    found.sum().backward()
+    assert boxes.grad is not None
+    assert torch.isfinite(boxes.grad).all()
+
+
+def test_complete_iou_pulls_the_box_towards_the_truth() -> None:
+    box = torch.tensor([[20.0, 20.0, 30.0, 30.0]], requires_grad=True)
+    for _ in range(200):
+        (gradient,) = torch.autograd.grad(1 - complete_iou(box, torch.tensor([[0.0, 4, 30, 16]])).sum(), box)
+        box = (box - 20 * gradient).detach().requires_grad_()
+    assert complete_iou(box, torch.tensor([[0.0, 4, 30, 16]])).item() > 0.8
+
+
+def test_the_box_losses_of_one_cell_agree_with_their_definitions() -> None:
+    """One object so small that one cell answers for it: CIoU and DFL by hand, weighted by the class target."""
+    truth = replace(
+        truth_of(),
+        boxes=torch.tensor([[[15.5, 26.0, 20.5, 31.0]]]),
+        classes=torch.tensor([[1]]),
+        valid=torch.ones(1, 1, dtype=torch.bool),
+    )
+    # Widened to 8 x 8 pixels it reaches one centre of the finest level, (20, 28), and none of the coarser ones.
+    outputs = {name: output.detach() for name, output in random_outputs(seed=4).items()}
+    outputs["box_bins"] *= 0.5
+    outputs["box_bins"].view(1, 4, BINS, CELLS)[:, :, :2] += 4
+    losses = dense_loss(("boxes",))(outputs, truth)
+
+    cell, bins = 3 * 12 + 2, np.arange(BINS)
+    logits = outputs["box_bins"][0].view(4, BINS, CELLS)[:, :, cell].double()
+    left, top, right, bottom = (logits.softmax(1).numpy() * bins).sum(1) * 8
+    box = (20 - left, 28 - top, 20 + right, 28 + bottom)
+    wanted = (15.5, 26.0, 20.5, 31.0)
+    distances = np.array([20 - 15.5, 28 - 26, 20.5 - 20, 31 - 28]) / 8
+    dfl = np.mean([reference.distribution_focal(side.tolist(), d) for side, d in zip(logits, distances, strict=True)])
+    # The one positive cell's class target is its IoU, which is also the total below its floor of one.
+    overlap = (min(20.5, box[2]) - max(15.5, box[0])) * (min(31, box[3]) - max(26, box[1]))
+    iou = overlap / (5 * 5 + (box[2] - box[0]) * (box[3] - box[1]) - overlap)
+    assert 0.02 < iou < 1
+    assert losses["box"].item() == pytest.approx(
+        GAINS.box_gain * iou * (1 - reference.complete_iou(box, wanted)), rel=1e-4
+    )
+    assert losses["dfl"].item() == pytest.approx(GAINS.dfl_gain * iou * dfl, rel=1e-4)
+
+
+def test_the_truth_itself_costs_almost_nothing() -> None:
+    losses = dense_loss()(perfect_outputs(), truth_of())
+    assert set(losses) == NAMES
+    for name, loss in losses.items():
+        assert loss.item() == pytest.approx(0, abs=0.01 if name == "dice" else 1e-3), name
+    for name, loss in dense_loss()(random_outputs(), truth_of()).items():
+        assert loss.item() > 0.1, name
+
+
+@pytest.mark.parametrize(
+    ("output", "loss"),
+    [
+        ("class_logits", "class"),
+        ("box_bins", "dfl"),
+        ("prototypes", "mask"),
+        ("mask_coefficients", "mask"),
+        ("semantic_logits", "semantic"),
+    ],
+)
+def test_what_is_not_the_truth_costs_more(output: str, loss: str) -> None:
+    outputs = perfect_outputs()
+    perfect = dense_loss()(outputs, truth_of())[loss].item()
+    outputs[output] = -outputs[output] if output != "class_logits" else outputs[output].roll(1, 1)
+    assert dense_loss()(outputs, truth_of())[loss].item() > perfect + 0.1
+
+
+def test_masks_count_inside_their_box_only() -> None:
+    """With a margin of a cell, which the runtime's interpolation can see."""
+    outputs = perfect_outputs()
+    loss = dense_loss()
+    before = loss(outputs, truth_of())["mask"].item()
+    outputs["prototypes"][0, 0, :, 13:] = 20  # the first object ends at column 11
+    outputs["prototypes"][0, 0, 13:] = 20
+    assert loss(outputs, truth_of())["mask"].item() == pytest.approx(before)
+    for row, column in ((5, 0), (5, 11), (0, 5), (11, 5)):
+        changed = {**outputs, "prototypes": outputs["prototypes"].clone()}
+        changed["prototypes"][0, 0, row, column] = 20
+        assert loss(changed, truth_of())["mask"].item() > before + 1e-3
+
+
+def test_pictures_without_truth_teach_nothing() -> None:
+    """The middle one of three has no annotations at all: its outputs get no gradient."""
+    truth = truth_of(3)
+    truth.has_boxes[1] = truth.has_masks[1] = False
+    truth.valid[1] = False
+    truth.masks[1] = truth.masks[1][:0]
+    truth.semantic[1] = 255
+    outputs = random_outputs(3)
+    sum(dense_loss()(outputs, truth).values(), torch.zeros(())).backward()
+    for name, output in outputs.items():
+        assert output.grad is not None
+        assert not output.grad[1].any(), name
+        assert output.grad[0].any(), name
+        assert output.grad[2].any(), name
+
+
+def test_a_picture_without_objects_teaches_that_there_are_none() -> None:
+    truth = truth_of(2)
+    truth.valid[1] = False
+    truth.masks[1] = truth.masks[1][:0]
+    truth.semantic[1] = 255
+    outputs = random_outputs(2)
+    sum(dense_loss()(outputs, truth).values(), torch.zeros(())).backward()
+    for name, output in outputs.items():
+        assert output.grad is not None
+        assert bool(output.grad[1].any()) == (name == "class_logits"), name
+    gradient = outputs["class_logits"].grad
+    assert gradient is not None
+    assert (gradient[1] > 0).all()
+
+
+def test_boxes_without_masks_teach_boxes_only() -> None:
+    truth = truth_of()
+    truth.has_masks[0] = False
+    truth.masks[0] = torch.zeros_like(truth.masks[0])
+    outputs = random_outputs()
+    losses = dense_loss()(outputs, truth)
+    assert losses["mask"].item() == 0
+    sum(losses.values(), torch.zeros(())).backward()
+    for name in ("mask_coefficients", "prototypes"):
+        gradient = outputs[name].grad
+        assert gradient is None or not gradient.any()
+    assert outputs["box_bins"].grad is not None
+    assert outputs["box_bins"].grad.any()
+
+
+def test_a_batch_without_any_truth_costs_nothing_and_can_be_learnt_from() -> None:
+    truth = replace(
+        truth_of(2),
+        boxes=torch.zeros(2, 0, 4),
+        classes=torch.zeros(2, 0, dtype=torch.int64),
+        valid=torch.zeros(2, 0, dtype=torch.bool),
+        has_boxes=torch.zeros(2, dtype=torch.bool),
+        has_masks=torch.zeros(2, dtype=torch.bool),
+        masks=[torch.zeros(0, 16, 24, dtype=torch.uint8)] * 2,
+        semantic=torch.full((2, 16, 24), 255, dtype=torch.uint8),
+    )
+    outputs = random_outputs(2)
+    losses = dense_loss()(outputs, truth)
+    assert set(losses) == NAMES
+    assert all(loss.item() == 0 for loss in losses.values())
+    sum(losses.values(), torch.zeros(())).backward()
+
+
+def test_padding_changes_nothing() -> None:
+    truth = truth_of()
+    padded = replace(
+        truth,
+        boxes=torch.cat((truth.boxes, torch.zeros(1, 3, 4)), 1),
+        classes=torch.cat((truth.classes, torch.zeros(1, 3, dtype=torch.int64)), 1),
+        valid=torch.cat((truth.valid, torch.zeros(1, 3, dtype=torch.bool)), 1),
+    )
+    expected = dense_loss()(random_outputs(), truth)
+    for name, loss in dense_loss()(random_outputs(), padded).items():
+        torch.testing.assert_close(loss, expected[name])
+
+
+def test_ignored_places_of_the_semantic_map_do_not_count() -> None:
+    truth = truth_of()
+    truth.semantic[:, :, 12:] = 255
+    outputs = random_outputs()
+    loss = dense_loss(("semantic",))
+    losses = loss(outputs, truth)
+    sum(losses.values(), torch.zeros(())).backward()
+    gradient = outputs["semantic_logits"].grad
+    assert gradient is not None
+    # Column 6 of the head is the first beyond the border; the interpolation of column 11 of the truth reaches it.
+    assert not gradient[..., 7:].any()
+    assert gradient[..., :6].abs().amin((1, 2, 3)).item() > 0
+    changed = {"semantic_logits": outputs["semantic_logits"].detach().clone()}
+    changed["semantic_logits"][..., 7:] = 50
+    for name, value in loss(changed, truth).items():
+        torch.testing.assert_close(value, losses[name].detach())
+
+
+def test_only_the_losses_of_its_tasks() -> None:
+    outputs, truth = random_outputs(), truth_of()
+    assert set(dense_loss(("boxes",))(outputs, truth)) == {"class", "box", "dfl"}
+    assert set(dense_loss(("boxes", "masks"))(outputs, truth)) == {"class", "box", "dfl", "mask"}
+    assert set(dense_loss(("semantic",))(outputs, truth)) == {"semantic", "dice"}
+    assert dense_loss(("caption",))({}, truth) == {}
+
+
+def test_more_masks_than_are_compared_at_once() -> None:
+    """A crowded picture: each of 60 objects has cells, a sample of them is compared, and the mean stays a mean."""
+    rng = np.random.default_rng(7)
+    corners = torch.from_numpy(rng.uniform((0, 0), (80, 48), (60, 2))).float()
+    truth = replace(
+        truth_of(),
+        boxes=torch.cat((corners, corners + 16), 1)[None],
+        classes=torch.zeros(1, 60, dtype=torch.int64),
+        valid=torch.ones(1, 60, dtype=torch.bool),
+        masks=[torch.full((60, 16, 24), 255, dtype=torch.uint8)],
+    )
+    outputs = random_outputs()
+    outputs["prototypes"] = torch.zeros(1, PROTOTYPES, 16, 24)
+    losses = dense_loss()(outputs, truth)
+    assert losses["mask"].item() == pytest.approx(GAINS.mask_gain * np.log(2), rel=1e-5)
+
+
+def test_caption_loss_is_a_mean_over_words_without_padding() -> None:
+    logits = torch.randn(2, 3, 7, generator=torch.Generator().manual_seed(0))
+    targets = torch.tensor([[4, 5, 3], [6, 3, 0]])
+    log_probs = logits.log_softmax(-1)
+    words = [(0, 0, 4), (0, 1, 5), (0, 2, 3), (1, 0, 6), (1, 1, 3)]
+    expected = -np.mean([log_probs[row, place, word].item() for row, place, word in words])
+    assert caption_loss(logits, targets, 0, 0.0).item() == pytest.approx(expected, rel=1e-5)
+    smoothed = np.mean(
+        [
+            0.9 * -log_probs[row, place, word].item() + 0.1 * -log_probs[row, place].mean().item()
+            for row, place, word in words
+        ]
+    )
+    assert caption_loss(logits, targets, 0, 0.1).item() == pytest.approx(smoothed, rel=1e-5)
