@@ -60,7 +60,8 @@ def _conv_like(conv: nn.Conv2d, weight: torch.Tensor, bias: torch.Tensor) -> nn.
         kernel_size=(conv.kernel_size[0], conv.kernel_size[1]),
         stride=(conv.stride[0], conv.stride[1]),
         padding=(conv.weight.shape[2] // 2, conv.weight.shape[3] // 2),
-        device=weight.device,
+        device=conv.weight.device,
+        dtype=conv.weight.dtype,
     )
     with torch.no_grad():
         folded.weight.copy_(weight)

@@ -77,9 +77,11 @@ def export_bundle(
     say = progress or (lambda line: None)
     opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint)
     out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out}: is a file, so it is not replaced; choose another --out")
     if out.exists() and not overwrite:
         raise UsageError(f"{out}: exists already; choose another --out or replace it with --force")
-    if overwrite and out.exists() and any(out.iterdir()) and not (out / "bundle.json").is_file():
+    if out.exists() and any(out.iterdir()) and not (out / "bundle.json").is_file():
         raise UsageError(f"{out}: exists and is not a bundle, so it is not replaced; choose another --out")
     network = _with_tasks(opened.network(), tasks, input_size)
     images = _golden_images(golden_images, network.config.input_size)
@@ -105,10 +107,10 @@ def export_bundle(
         checks = _prove_graphs(network, folder, graphs, images)
         failures = [check for check in checks if not check.passed]
         if failures:
-            worst = failures[0]
+            first = failures[0]
             raise ParityError(
-                f"ONNX fp32 differs from the network: {worst.stage} on {worst.golden}: {worst.measured}, allowed "
-                f"{worst.allowed} ({len(failures)} of {len(checks)} checks failed); nothing was written to {out}"
+                f"ONNX fp32 differs from the network: {first.stage} on {first.golden}: {first.measured}, allowed "
+                f"{first.allowed} ({len(failures)} of {len(checks)} checks failed); nothing was written to {out}"
             )
         say(f"ONNX fp32 agrees with the network in {len(checks)} checks on {len(images)} images")
         parity["onnx_fp32"] = [asdict(check) for check in checks]

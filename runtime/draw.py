@@ -21,7 +21,8 @@ _PAPER: Colour = (30, 27, 26)
 _INK: Colour = (238, 236, 234)
 _FAINT: Colour = (160, 156, 152)
 _GAP = 6
-_MASK_STRENGTH = 0.45
+# Weak enough that the object keeps the colour that the caption speaks of; the outline carries the shape.
+_MASK_STRENGTH = 0.25
 _MAP_STRENGTH = 0.6
 _MINIMUM_SIDE = 640
 _MAXIMUM_SIDE = 1920

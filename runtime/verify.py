@@ -7,6 +7,8 @@ bundle's graphs on this machine; the export uses the same comparison between its
 from __future__ import annotations
 
 import os
+import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 
 from .backends import open_graphs
 from .backends.base import Array, Graph
-from .bundle import Bundle
+from .bundle import BUNDLE_FILE, Bundle
 from .captioning import CaptionOptions
 from .errors import BundleError
 from .model import Model
@@ -127,25 +129,13 @@ def compare(golden: str, expected: Answers, found: Answers, tolerances: Toleranc
     """Hold every stage of `found` against `expected`; `golden` names the image in the table."""
     checks = [_same_pixels(golden, expected.pixels, found.pixels)]
     checks += [
-        _close_heads(golden, name, expected.heads[name], found.heads[name], tolerances) for name in expected.heads
+        _close_heads(golden, name, head, found.heads.get(name), tolerances) for name, head in expected.heads.items()
     ]
     if expected.result.boxes is not None:
         checks += _same_objects(golden, expected.result, found.result, tolerances)
-    if expected.result.semantic_map is not None and found.result.semantic_map is not None:
-        agreement = float(np.mean(expected.result.semantic_map == found.result.semantic_map))
-        checks.append(
-            Check(
-                golden,
-                "semantic map",
-                f"{agreement:.5f} same",
-                f">= {tolerances.semantic}",
-                agreement >= tolerances.semantic,
-            )
-        )
-    for name, tokens in expected.captions.items():
-        same = found.captions[name] == tokens
-        measured = f"{len(tokens)} tokens same" if same else f"{list(found.captions[name])} is not {list(tokens)}"
-        checks.append(Check(golden, f"caption ({name})", measured, "same", same))
+    if expected.result.semantic_map is not None:
+        checks.append(_same_map(golden, expected.result.semantic_map, found.result.semantic_map, tolerances))
+    checks += [_same_caption(golden, name, ids, found.captions.get(name)) for name, ids in expected.captions.items()]
     return checks
 
 
@@ -156,11 +146,30 @@ def _same_pixels(golden: str, expected: Array, found: Array) -> Check:
     return Check(golden, "pixels", f"{worst} levels", "0 levels", worst == 0)
 
 
-def _close_heads(golden: str, name: str, expected: Array, found: Array, tolerances: Tolerances) -> Check:
-    if expected.shape != found.shape:
-        return Check(golden, name, f"shape {found.shape}", f"shape {expected.shape}", False)
+def _same_map(golden: str, expected: Array, found: Array | None, tolerances: Tolerances) -> Check:
+    allowed = f">= {tolerances.semantic}"
+    if found is None or found.shape != expected.shape:
+        return Check(golden, "semantic map", _shape_of(found), f"shape {expected.shape}", False)
+    agreement = float(np.mean(expected == found))
+    return Check(golden, "semantic map", f"{agreement:.5f} same", allowed, agreement >= tolerances.semantic)
+
+
+def _same_caption(golden: str, name: str, expected: tuple[int, ...], found: tuple[int, ...] | None) -> Check:
+    same = found == expected
+    other = "absent" if found is None else f"{list(found)} is not {list(expected)}"
+    return Check(golden, f"caption ({name})", f"{len(expected)} tokens same" if same else other, "same", same)
+
+
+def _shape_of(found: Array | None) -> str:
+    return "absent" if found is None else f"shape {found.shape}"
+
+
+def _close_heads(golden: str, name: str, expected: Array, found: Array | None, tolerances: Tolerances) -> Check:
+    if found is None or expected.shape != found.shape:
+        return Check(golden, name, _shape_of(found), f"shape {expected.shape}", False)
     scale = float(np.abs(expected).max(initial=0)) or 1.0
-    difference = np.abs(found.astype(np.float64) - expected)
+    with np.errstate(invalid="ignore"):  # infinity less infinity is a NaN, which fails below
+        difference = np.abs(found.astype(np.float64) - expected)
     worst = float(difference.max(initial=0)) / scale
     place = tuple(int(i) for i in np.unravel_index(int(np.argmax(difference)), difference.shape))
     measured = f"{worst:.1e} at {place}"
@@ -169,28 +178,25 @@ def _close_heads(golden: str, name: str, expected: Array, found: Array, toleranc
 
 
 def _same_objects(golden: str, expected: Result, found: Result, tolerances: Tolerances) -> list[Check]:
-    pairs = _pair_boxes(expected, found)
+    if found.boxes is None or found.scores is None or found.class_ids is None:
+        return [Check(golden, "boxes", "absent", "all", False)]
     assert expected.boxes is not None and expected.scores is not None
-    assert found.boxes is not None and found.scores is not None
+    pairs = _pair_boxes(expected, found)
     count, other = len(expected.boxes), len(found.boxes)
     least_iou = min((iou for _, _, iou in pairs), default=1.0)
-    score = max((abs(float(expected.scores[i] - found.scores[j])) for i, j, _ in pairs), default=0.0)
+    # numpy's maximum, because it is NaN where one of the scores is.
+    score = float(np.max([abs(float(expected.scores[i] - found.scores[j])) for i, j, _ in pairs], initial=0.0))
     passed = bool(len(pairs) == count == other and least_iou >= tolerances.box_iou and score <= tolerances.score)
     measured = f"{len(pairs)} of {count} matched, {other} found, IoU >= {least_iou:.4f}, score +- {score:.1e}"
     allowed = f"all, IoU >= {tolerances.box_iou}, score +- {tolerances.score:.0e}"
     checks = [Check(golden, "boxes", measured, allowed, passed)]
-    if expected.masks is not None and found.masks is not None:
-        a, b = expected.masks.full(), found.masks.full()
+    if expected.masks is not None:
+        allowed = f"IoU >= {tolerances.mask_iou}"
+        if found.masks is None:
+            return [*checks, Check(golden, "masks", "absent", allowed, False)]
+        a, b = expected.masks.crops(), found.masks.crops()
         worst = min((_mask_iou(a[i], b[j]) for i, j, _ in pairs), default=1.0)
-        checks.append(
-            Check(
-                golden,
-                "masks",
-                f"IoU >= {worst:.4f}",
-                f"IoU >= {tolerances.mask_iou}",
-                worst >= tolerances.mask_iou,
-            )
-        )
+        checks.append(Check(golden, "masks", f"IoU >= {worst:.4f}", allowed, worst >= tolerances.mask_iou))
     return checks
 
 
@@ -218,9 +224,18 @@ def _box_iou(a: Array, b: Array) -> float:
     return float(overlap / union) if union > 0 else 0.0
 
 
-def _mask_iou(a: Array, b: Array) -> float:
-    union = np.count_nonzero(a | b)
-    return float(np.count_nonzero(a & b) / union) if union else 1.0
+def _mask_iou(a: tuple[int, int, Array], b: tuple[int, int, Array]) -> float:
+    """IoU of two masks, each a (y0, x0, crop) of `InstanceMasks`; 1 where both are empty."""
+    (ay, ax, crop_a), (by, bx, crop_b) = a, b
+    top, left = max(ay, by), max(ax, bx)
+    bottom = min(ay + crop_a.shape[0], by + crop_b.shape[0])
+    right = min(ax + crop_a.shape[1], bx + crop_b.shape[1])
+    both = 0
+    if top < bottom and left < right:
+        shared = crop_a[top - ay : bottom - ay, left - ax : right - ax].astype(bool)
+        both = np.count_nonzero(shared & crop_b[top - by : bottom - by, left - bx : right - bx].astype(bool))
+    union = np.count_nonzero(crop_a) + np.count_nonzero(crop_b) - both
+    return float(both / union) if union else 1.0
 
 
 def write_golden(path: Path, image: NDArray[np.uint8], answers: Answers) -> None:
@@ -231,7 +246,7 @@ def write_golden(path: Path, image: NDArray[np.uint8], answers: Answers) -> None
     if result.boxes is not None and result.scores is not None and result.class_ids is not None:
         arrays.update(boxes=result.boxes, scores=result.scores, class_ids=result.class_ids)
     if result.masks is not None:
-        arrays["masks"] = np.packbits(result.masks.full(), axis=-1)
+        arrays["masks"] = _packed(result.masks)
     if result.semantic_map is not None:
         arrays["semantic_map"] = result.semantic_map
     arrays.update({f"caption.{name}": np.array(tokens, np.int64) for name, tokens in answers.captions.items()})
@@ -246,8 +261,10 @@ def read_golden(path: Path) -> tuple[NDArray[np.uint8], Answers]:
         BundleError: If the file is not a golden file.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # numpy leaves a file open that it opened by name and found to be no archive.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
+        _check_golden(arrays)
         image = arrays["image"]
         size = (int(image.shape[0]), int(image.shape[1]))
         result = Result(
@@ -265,13 +282,63 @@ def read_golden(path: Path) -> tuple[NDArray[np.uint8], Answers]:
             if name.startswith("caption.")
         }
         return image, Answers(arrays["pixels"], heads, result, captions)
-    except (OSError, ValueError, KeyError, IndexError) as error:
+    except _NOT_GOLDEN as error:
         raise BundleError(f"{path}: is not a golden file ({error}); export the bundle again") from None
 
 
+# What numpy raises for files that are no archive, cut short, damaged inside, or hold a plain array.
+_NOT_GOLDEN = (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error)
+
+
+def _check_golden(arrays: Mapping[str, Array]) -> None:
+    """Check that the arrays of a golden file are there and fit each other.
+
+    Raises:
+        ValueError: Saying everything that does not.
+    """
+    needed = ["image", "pixels", *(("scores", "class_ids") if "boxes" in arrays else ())]
+    absent = [name for name in needed if name not in arrays]
+    if absent:
+        raise ValueError(f"it holds no {', '.join(absent)}")
+    image = arrays["image"]
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ValueError(f"image must be (h, w, 3) uint8, got {image.shape} {image.dtype}")
+    height, width, _ = image.shape
+    count = len(arrays["scores"]) if "boxes" in arrays and arrays["scores"].ndim else 0
+    shapes = {
+        "boxes": (count, 4),
+        "scores": (count,),
+        "class_ids": (count,),
+        "masks": (count, height, (width + 7) // 8),
+        "semantic_map": (height, width),
+    }
+    wrong = [
+        f"{name} must have shape {shape}, got {arrays[name].shape}"
+        for name, shape in shapes.items()
+        if name in arrays and arrays[name].shape != shape
+    ]
+    if wrong:
+        raise ValueError("; ".join(wrong))
+
+
+def _packed(masks: InstanceMasks) -> NDArray[np.uint8]:
+    """(N, H, ceil(W / 8)) uint8, a bit a pixel; one full-size mask at a time, since photographs are large."""
+    height, width = masks.image_size
+    bits = np.zeros((len(masks), height, (width + 7) // 8), np.uint8)
+    for row, crop in zip(bits, masks.crops(), strict=True):
+        row[:] = np.packbits(InstanceMasks([crop], masks.image_size).full()[0], axis=-1)
+    return bits
+
+
 def _unpacked(bits: Array, size: tuple[int, int]) -> InstanceMasks:
-    masks = np.unpackbits(bits, axis=-1, count=size[1])
-    return InstanceMasks([(0, 0, mask) for mask in masks], size)
+    crops = []
+    for row in bits:
+        mask = np.unpackbits(row, axis=-1, count=size[1])
+        ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        y0, x0 = (int(ys[0]), int(xs[0])) if ys.size else (0, 0)
+        y1, x1 = (int(ys[-1]) + 1, int(xs[-1]) + 1) if ys.size else (0, 0)
+        crops.append((y0, x0, mask[y0:y1, x0:x1].copy()))
+    return InstanceMasks(crops, size)
 
 
 def verify(
@@ -297,11 +364,21 @@ def verify(
     names = sorted(name for name in opened.files if name.startswith(f"{GOLDEN_FOLDER}/"))
     if not names:
         raise BundleError(f"{opened.path}: holds no golden inputs to replay; export it again")
-    tolerances = Tolerances.from_json(opened.parity.get("tolerances", {}).get(precision, {}))
+    tolerances = _tolerances_of(opened, precision)
     graphs = open_graphs(opened, backend, precision, threads)
     with Model(opened.spec, graphs) as model:
         checks = _replay(model, graphs["vision"], (opened.path / name for name in names), tolerances)
     return Verification(backend, precision, tuple(checks))
+
+
+def _tolerances_of(bundle: Bundle, precision: str) -> Tolerances:
+    try:
+        return Tolerances.from_json(bundle.parity.get("tolerances", {}).get(precision, {}))
+    except (AttributeError, TypeError, ValueError):
+        raise BundleError(
+            f"{bundle.path}: parity.tolerances in {BUNDLE_FILE} must map a precision to numbers by name; "
+            "export the bundle again"
+        ) from None
 
 
 def _replay(model: Model, vision: Graph, files: Iterable[Path], tolerances: Tolerances) -> list[Check]:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from .export.exported import Exported
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +20,11 @@ def coco_tiny() -> Path:
     if not (folder / "annotations").is_dir():
         pytest.skip(f"coco-tiny is not at {folder}; set YOLOR_EDGE_COCO_TINY to its folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """A random four-task network as checkpoint and bundle, with the scenes whose classes it has: not to be changed."""
+    from .export.exported import export_random_network  # here, since it takes torch
+
+    return export_random_network(tmp_path_factory.mktemp("exported"))

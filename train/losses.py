@@ -150,7 +150,8 @@ class DenseLoss:
 
     def _mask_loss(self, outputs: dict[str, Tensor], truth: DenseTruth, found: Assignment) -> Tensor:
         prototypes = outputs["prototypes"].float()  # (B, K, h, w)
-        coefficients = outputs["mask_coefficients"].float()  # (B, K, N)
+        # Taken apart once: indexing image by image would fill a gradient of the whole batch for each.
+        prototypes_of, coefficients_of = prototypes.unbind(), outputs["mask_coefficients"].float().unbind()
         height, width = prototypes.shape[2:]
         y = torch.arange(height, device=prototypes.device)[:, None] + 0.5
         x = torch.arange(width, device=prototypes.device)[None, :] + 0.5
@@ -163,7 +164,7 @@ class DenseLoss:
             if len(cells) > most:
                 cells = cells[torch.linspace(0, len(cells) - 1, most, device=cells.device).long()]
             objects = found.objects[i, cells]
-            logits = (coefficients[i][:, cells].T @ prototypes[i].flatten(1)).unflatten(1, (height, width))
+            logits = (coefficients_of[i][:, cells].T @ prototypes_of[i].flatten(1)).unflatten(1, (height, width))
             box = truth.boxes[i, objects, :, None, None] / PROTOTYPE_STRIDE  # (n, 4, 1, 1), in prototype cells
             # One cell of margin: the runtime interpolates across the box's border, so what lies just outside counts.
             inside = (x > box[:, 0] - 1) & (x < box[:, 2] + 1) & (y > box[:, 1] - 1) & (y < box[:, 3] + 1)
@@ -177,16 +178,20 @@ class DenseLoss:
         known = target != IGNORED
         if not known.any():
             return {"semantic": logits.sum() * 0.0, "dice": logits.sum() * 0.0}
-        log_probs = logits.log_softmax(1)
-        cross_entropy = F.nll_loss(log_probs, target, ignore_index=IGNORED)
+        # Pixels as rows, classes side by side: a view of channels-last logits; no pass runs over unknown pixels.
+        rows = logits.permute(0, 2, 3, 1).flatten(0, 2)
+        target = target.flatten()
+        if not known.all():
+            index = known.flatten().nonzero()[:, 0]
+            rows, target = rows[index], target[index]
+        log_probs = rows.log_softmax(1)
+        cross_entropy = F.nll_loss(log_probs, target)
         # Dice over the classes present in the batch, from batch-wide sums: small classes weigh as much as large ones.
-        probs = log_probs.exp() * known[:, None]
-        index = torch.where(known, target, 0)
-        hit = (probs.gather(1, index[:, None])[:, 0] * known).flatten()
-        classes = logits.shape[1]
-        overlap = torch.zeros(classes, device=logits.device).index_add(0, index.flatten(), hit)
-        truth_size = torch.bincount(index.flatten(), known.flatten().float(), minlength=classes)
-        dice = (2 * overlap + 1) / (probs.sum((0, 2, 3)) + truth_size + 1)
+        probs = log_probs.exp()
+        hit = probs.gather(1, target[:, None])[:, 0]
+        overlap = torch.zeros(rows.shape[1], device=rows.device).index_add(0, target, hit)
+        truth_size = torch.bincount(target, minlength=rows.shape[1])
+        dice = (2 * overlap + 1) / (probs.sum(0) + truth_size + 1)
         present = truth_size > 0
         return {
             "semantic": self.train.semantic_gain * cross_entropy,
