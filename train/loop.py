@@ -234,8 +234,8 @@ class Trainer:
         dense = features if batch.weak is None else [level[:dense_count] for level in features]
         losses = self.dense_loss(self.network.dense(dense), batch.truth)
         if "caption" in network.tasks and len(batch.tokens):
-            top = features[2] if batch.weak is None else features[2][dense_count:]
-            memory = self.network.caption_memory(top).flatten(2).transpose(1, 2)[batch.owners]
+            spoken = features if batch.weak is None else [level[dense_count:] for level in features]
+            memory = self.network.memory(spoken)[batch.owners]
             logits = self.network.caption_decoder(batch.tokens[:, :-1], memory, self.where)
             loss = caption_loss(logits, batch.tokens[:, 1:], PAD_ID, self.config.label_smoothing)
             losses["caption"] = self.config.caption_gain * loss

@@ -6,6 +6,7 @@ Layer plan: network.md, after YOLOR-MTL (arXiv 2309.16921) and YOLOv7 (arXiv 220
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .blocks import ELAN, ELANH, MP, SPPCSPC, Conv, Prediction
@@ -91,7 +92,7 @@ class Network(nn.Module):
             width = max(plan.semantic_width, channels[0] // 4)
             self.semantic_head = SemanticHead(channels[0], len(config.semantic_names), width)
         if "caption" in config.tasks:
-            self.caption_memory = Prediction(channels[2], plan.caption_width)
+            self.caption_memory = Prediction(sum(channels), plan.caption_width)
             self.caption_decoder = CaptionDecoder(
                 len(config.vocabulary),
                 plan.caption_width,
@@ -117,8 +118,13 @@ class Network(nn.Module):
         return outputs
 
     def memory(self, features: list[Tensor]) -> Tensor:
-        """(B, L, D): what the caption decoder attends to, one vector a cell of the top level, rows first."""
-        return self.caption_memory(features[2]).flatten(2).transpose(1, 2)
+        """(B, L, D): what the caption decoder attends to, one vector a cell of the top level, rows first.
+
+        Beside the top level's own features stand those of the finer two, averaged over the cell: small objects live on
+        the finer levels, and from the top level alone a decoder takes far longer to find words for them.
+        """
+        finer = [F.avg_pool2d(level, factor) for level, factor in zip(features[:2], (4, 2), strict=True)]
+        return self.caption_memory(torch.cat((*finer, features[2]), 1)).flatten(2).transpose(1, 2)
 
     def memory_positions(self, input_size: tuple[int, int]) -> Tensor:
         """(L, D): where those cells lie, for images of `input_size` (height, width)."""

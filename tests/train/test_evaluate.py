@@ -51,7 +51,7 @@ def edit(file: Path, **changes: Any) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), **changes}), encoding="utf-8")
 
 
-def annotations(data: Path) -> list[Path]:
+def annotation_files(data: Path) -> list[Path]:
     return sorted((data / "annotations").glob("*.json"))
 
 
@@ -230,7 +230,7 @@ def test_facts_stand_in_table_and_json(of_checkpoint: Evaluation) -> None:
 
 
 def test_only_scenes_have_facts(own_scenes: Path) -> None:
-    for file in annotations(own_scenes):
+    for file in annotation_files(own_scenes):
         edit(file, info={"description": "photographs"})
     teller, dataset = truth_teller(own_scenes)
     found = score_model(cast(Model, teller), dataset)
@@ -266,7 +266,7 @@ def test_a_model_without_captions_has_no_facts(scenes: Path) -> None:
 
 
 def test_other_classes_are_refused(exported: Exported, own_scenes: Path) -> None:
-    for file in annotations(own_scenes):
+    for file in annotation_files(own_scenes):
         categories = json.loads(file.read_text(encoding="utf-8")).get("categories")
         if categories:
             edit(file, categories=[{**one, "name": one["name"].replace("star", "moon")} for one in categories])
