@@ -1,0 +1,65 @@
+# make demo   sets everything up and shows the whole chain      make test   sets everything up and runs the tests
+# PYTHON=python3.12 chooses another Python, PIP_FLAGS=... is handed to pip install.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+KERNELS := $(wildcard runtime/csrc/*.cpp runtime/csrc/*.hpp)
+PACKAGING := setup.py pyproject.toml constraints.txt scripts/make-venv.sh $(KERNELS)
+STAGES := train export runtime benchmarks
+PYTHON_CODE := setup.py yolor_edge $(STAGES) tests
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint format typecheck wheel clean distclean
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+help:  ## list what can be made
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+venv: $(VENV)/.made-for-dev  ## set up .venv with everything, tools for development included
+
+demo: $(VENV)/.made-for-demo  ## export the demo checkpoint, verify it, run it on pictures, measure it
+	$(BIN)/yolor-edge demo --out demo-out
+
+test: $(VENV)/.made-for-dev  ## run the tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.made-for-dev  ## check layout and style of Python and C++
+	$(BIN)/ruff format --check $(PYTHON_CODE)
+	$(BIN)/ruff check $(PYTHON_CODE)
+	$(BIN)/clang-format --dry-run --Werror $(KERNELS)
+
+format: $(VENV)/.made-for-dev  ## lay out Python and C++
+	$(BIN)/ruff check --fix-only $(PYTHON_CODE)
+	$(BIN)/ruff format $(PYTHON_CODE)
+	$(BIN)/clang-format -i $(KERNELS)
+
+typecheck: $(VENV)/.made-for-dev build/typing  ## check types with pyright
+	$(BIN)/pyright
+
+wheel: $(VENV)/.made-for-dev  ## build a wheel into dist
+	$(BIN)/python -m pip wheel --disable-pip-version-check --no-deps --wheel-dir dist .
+
+clean:  ## remove what was built
+	rm -rf build dist demo-out *.egg-info runtime/_native*.so .pytest_cache .ruff_cache .hypothesis
+	rm -f $(VENV)/.made-for-*
+
+distclean: clean  ## remove .venv too
+	rm -rf $(VENV)
+
+$(VENV)/.made-for-demo: $(PACKAGING)
+	scripts/make-venv.sh $(VENV) $(PYTHON) train,export,onnxruntime,bench
+	@touch $@
+
+$(VENV)/.made-for-dev: $(PACKAGING)
+	scripts/make-venv.sh $(VENV) $(PYTHON) train,export,onnxruntime,bench,dev
+	@touch $@ $(VENV)/.made-for-demo
+
+# The stages lie beside yolor_edge and are imported from inside it; links show them to pyright as they are imported.
+build/typing: Makefile $(wildcard yolor_edge/*.py)
+	rm -rf $@
+	mkdir -p $@/yolor_edge
+	for stage in $(STAGES); do ln -s ../../../$$stage $@/yolor_edge/$$stage; done
+	for file in $(notdir $(wildcard yolor_edge/*.py)) py.typed; do \
+		ln -s ../../../yolor_edge/$$file $@/yolor_edge/$$file; done

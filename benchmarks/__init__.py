@@ -1,0 +1,1 @@
+"""Latency reports, with the accuracy of the same bundle beside them."""

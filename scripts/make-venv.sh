@@ -1,0 +1,48 @@
+#!/bin/sh
+# Makes a virtual environment and installs this package into it, editable, with the extras named.
+#   scripts/make-venv.sh FOLDER PYTHON EXTRAS      e.g.  scripts/make-venv.sh .venv python3 train,export,onnxruntime
+# PIP_FLAGS are handed to pip install. What is missing is told in one line.
+set -eu
+venv=$1
+python=$2
+extras=$3
+
+fail() {
+    echo "make: $*" >&2
+    exit 1
+}
+
+command -v "$python" >/dev/null 2>&1 || fail "$python is not there; install python3 (Debian, Ubuntu: apt install python3)"
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+    fail "$("$python" --version 2>&1) is too old, 3.10 is needed; name another one: make PYTHON=python3.12"
+"$python" -c 'import ensurepip, venv' 2>/dev/null ||
+    fail "$python cannot make virtual environments; install its venv (Debian, Ubuntu: apt install python3-venv)"
+if ! command -v "${CXX:-g++}" >/dev/null 2>&1; then
+    if command -v clang++ >/dev/null 2>&1; then
+        CC=clang CXX=clang++
+        export CC CXX
+    else
+        fail "there is no C++ compiler; install one (Debian, Ubuntu: apt install g++)"
+    fi
+fi
+
+# Debian ships the headers of Python in a package of their own. Without them, they are fetched beside the build.
+include=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
+if [ ! -e "$include/Python.h" ]; then
+    version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+    headers=build/python-headers
+    if [ ! -e "$headers/usr/include/python$version/Python.h" ]; then
+        rm -rf "$headers"
+        mkdir -p "$headers"
+        (cd "$headers" && apt-get download "libpython$version-dev" && dpkg-deb -x ./*.deb . && rm ./*.deb) >/dev/null 2>&1 ||
+            fail "Python.h is not there; install Python's headers (Debian, Ubuntu: apt install python3-dev)"
+    fi
+    CPATH="$PWD/$headers/usr/include/python$version:$PWD/$headers/usr/include${CPATH:+:$CPATH}"
+    export CPATH
+fi
+
+"$python" -m venv "$venv"
+# shellcheck disable=SC2086  # PIP_FLAGS are words
+"$venv/bin/python" -m pip install --disable-pip-version-check --prefer-binary --constraint constraints.txt \
+    ${PIP_FLAGS:-} --editable ".[$extras]" ||
+    fail "pip could not install yolor-edge[$extras]; what it said stands above"

@@ -1,0 +1,164 @@
+"""What is packed: a source distribution that builds by itself, and a wheel that holds the package and nothing else."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+STAGES = ("benchmarks", "export", "runtime", "train")
+# Everything a build needs, and what MANIFEST.in adds; nothing that was built or made.
+SOURCES = (
+    *(
+        "CHANGELOG.md",
+        "LICENSE",
+        "MANIFEST.in",
+        "Makefile",
+        "README.md",
+        "constraints.txt",
+        "pyproject.toml",
+        "setup.py",
+    ),
+    *("scripts", "tests", "yolor_edge", *STAGES),
+)
+
+
+def run(*command: str, cwd: Path, **environment: str) -> str:
+    done = subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, timeout=600, env={**os.environ, **environment}
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The unpacked source distribution."""
+    pytest.importorskip("setuptools")
+    pytest.importorskip("pybind11")
+    copy = tmp_path_factory.mktemp("copy")
+    for name in SOURCES:
+        if (ROOT / name).is_dir():
+            ignored = shutil.ignore_patterns("__pycache__", "*.so")
+            shutil.copytree(ROOT / name, copy / name, ignore=ignored)
+        else:
+            shutil.copy(ROOT / name, copy / name)
+    code = "from setuptools.build_meta import build_sdist; build_sdist('dist')"
+    run(sys.executable, "-W", "ignore", "-c", code, cwd=copy)
+    (archive,) = (copy / "dist").glob("yolor_edge-*.tar.gz")
+    out = tmp_path_factory.mktemp("sdist")
+    with tarfile.open(archive) as packed:
+        if hasattr(tarfile, "data_filter"):
+            packed.extractall(out, filter="data")
+        else:
+            packed.extractall(out)
+    (folder,) = out.iterdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel built from the source distribution; kernels without optimisation, for speed."""
+    out = tmp_path_factory.mktemp("wheel")
+    code = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
+    run(sys.executable, "-W", "ignore", "-c", code, str(out), cwd=sdist, CFLAGS="-O0")
+    (file,) = out.glob("yolor_edge-*.whl")
+    return file
+
+
+def test_the_source_distribution_has_all_that_a_build_needs(sdist: Path) -> None:
+    names = {path.relative_to(sdist).as_posix() for path in sdist.rglob("*") if path.is_file()}
+    for pattern in ("runtime/csrc/*.cpp", "runtime/csrc/*.hpp", "runtime/*.pyi", "runtime/backends/*.py"):
+        expected = {path.relative_to(ROOT).as_posix() for path in ROOT.glob(pattern)}
+        assert expected <= names
+        assert expected
+    assert {"setup.py", "pyproject.toml", "LICENSE", "README.md", "CHANGELOG.md"} <= names
+    assert not [name for name in names if name.endswith((".so", ".pyc")) or name.startswith("demo/")]
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as packed:
+        names = packed.namelist()
+        (metadata,) = (packed.read(name).decode() for name in names if name.endswith("/METADATA"))
+        (entries,) = (packed.read(name).decode() for name in names if name.endswith("/entry_points.txt"))
+    assert {name.partition("/")[0].partition("-")[0] for name in names} == {"yolor_edge"}
+    code = [name for name in names if ".dist-info/" not in name]
+    assert {Path(name).suffix for name in code} == {".py", ".pyi", ".so", ".typed"}
+    for stage in STAGES:
+        expected = {f"yolor_edge/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / stage).rglob("*.py")}
+        assert expected == {name for name in code if name.startswith(f"yolor_edge/{stage}/") and name.endswith(".py")}
+    assert [name for name in code if name.endswith(".so")] == [
+        name for name in code if re.fullmatch(r"yolor_edge/runtime/_native\.[\w.-]+\.so", name)
+    ]
+    assert "yolor-edge = yolor_edge.cli:main" in entries
+    needed = re.findall(r"^Requires-Dist: ([\w-]+)[^;\n]*$", metadata, re.MULTILINE)
+    assert sorted(needed) == ["numpy", "opencv-python-headless"]
+    assert "License-Expression: Apache-2.0" in metadata
+
+
+@pytest.mark.slow
+def test_the_installed_wheel_runs_without_the_source(wheel: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel) as packed:
+        packed.extractall(tmp_path / "site")
+    code = (
+        "import sys, yolor_edge, yolor_edge.runtime as runtime\n"
+        "from yolor_edge.cli import main\n"
+        "print(yolor_edge.__file__)\n"
+        "print(runtime.read_image.__module__, 'torch' in sys.modules)\n"
+        "print(main(['--version']))"
+    )
+    printed = run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=str(tmp_path / "site")).splitlines()
+    assert printed[0] == str(tmp_path / "site" / "yolor_edge" / "__init__.py")
+    assert printed[1] == "yolor_edge.runtime.images False"
+    assert printed[-1] == "0"
+
+
+def test_the_version_is_said_once(sdist: Path) -> None:
+    from yolor_edge import __version__
+
+    declared = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert declared is not None
+    assert declared[1] == __version__
+    assert sdist.name == f"yolor_edge-{__version__}"
+    assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_setup_script_tells_what_is_missing_in_one_line(tmp_path: Path) -> None:
+    script = ROOT / "scripts" / "make-venv.sh"
+
+    def complaint(python: str, **environment: str) -> str:
+        command = ["sh", str(script), str(tmp_path / "venv"), python, "dev"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ, **environment})
+        assert done.returncode == 1
+        assert done.stderr.startswith("make: ")
+        assert done.stderr.count("\n") == 1
+        assert not (tmp_path / "venv").exists()
+        return done.stderr
+
+    def fake_python(body: str) -> str:
+        path = tmp_path / "python"
+        path.write_text(f"#!/bin/sh\n{body}\n")
+        path.chmod(0o755)
+        return str(path)
+
+    assert "install python3 (Debian, Ubuntu: apt install python3)" in complaint("no-such-python")
+    old = fake_python('case "$1" in --version) echo Python 3.8.10;; *) exit 1;; esac')
+    assert "Python 3.8.10 is too old, 3.10 is needed; name another one: make PYTHON=python3.12" in complaint(old)
+    bare = fake_python(f'case "$2" in *ensurepip*) exit 1;; *) exec {sys.executable} "$@";; esac')
+    assert "cannot make virtual environments; install its venv" in complaint(bare)
+    (tmp_path / "bin").mkdir()
+    for tool in ("sh", "dirname"):
+        found = shutil.which(tool)
+        assert found is not None
+        (tmp_path / "bin" / tool).symlink_to(found)
+    path = str(tmp_path / "bin")
+    assert "there is no C++ compiler; install one" in complaint(sys.executable, PATH=path, CXX="")

@@ -1,0 +1,698 @@
+"""The command `yolor-edge`: each subcommand is a thin face over one public function with the same arguments.
+
+A subcommand imports what it needs when it runs, so that `--help` is quick and a device without torch can use
+the rest. What goes wrong is one line on stderr: exit code 2 for a request that cannot be served as asked, 1
+for one that failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import os
+import re
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from . import __version__
+
+_PROGRAM = "yolor-edge"
+# Where a package is missing: the extra to install, by command.
+_EXTRAS = {"export": "export", "demo": "export", "bench": "bench"}
+_OPTIONAL_PACKAGES = frozenset({"torch", "safetensors", "pycocotools", "onnx", "onnxscript", "onnxruntime"})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; never raises for what a user can cause.
+
+    Args:
+        argv: The arguments after the program's name; None for those of this process.
+    """
+    typed = list(sys.argv[1:] if argv is None else argv)
+    arguments = argparse.Namespace(typed=typed, command="", out=None)
+    try:
+        _parser().parse_args(typed, arguments)
+        return arguments.run(arguments)
+    except _Misuse as error:
+        return _complain(error, 2)
+    except SystemExit as leaving:  # argparse after --help and --version
+        return leaving.code if isinstance(leaving.code, int) else 0
+    except KeyboardInterrupt:
+        hint = "; continue with --resume and the folder of the run" if arguments.command == "train" else ""
+        return _complain(f"interrupted{hint}", 130)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in _OPTIONAL_PACKAGES:
+            raise
+        command, extra = arguments.command, _EXTRAS.get(arguments.command, "train")
+        return _complain(f'{command} needs the package {package}; install it with pip install "yolor-edge[{extra}]"', 1)
+    except BrokenPipeError:  # whoever read stdout has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        return _complain(_os_error_text(error, arguments.out), 1)
+    except Exception as error:
+        code = _exit_code_of(error)
+        if code is None:
+            raise
+        if "No space left on device" in str(error):  # safetensors raises an error of its own
+            return _complain(_os_error_text(OSError(errno.ENOSPC, str(error)), arguments.out), code)
+        return _complain(error, code)
+
+
+class _Misuse(Exception):
+    """Arguments that make no command."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaint is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise _Misuse(f"{message}; see {self.prog} --help")
+
+
+def _complain(what: object, code: int) -> int:
+    if sys.stderr.isatty():
+        sys.stderr.write("\r\x1b[K")  # over an unfinished line of progress
+    print(f"{_PROGRAM}: {' '.join(str(what).split())}", file=sys.stderr, flush=True)
+    return code
+
+
+def _exit_code_of(error: Exception) -> int | None:
+    """The exit code of an error that is told in one line; None for one that is a mistake in the program."""
+    from .runtime.errors import YolorEdgeError
+
+    if isinstance(error, YolorEdgeError):
+        return error.exit_code
+    # A loss that is no number; and the error that safetensors raises where others raise an OSError.
+    if isinstance(error, FloatingPointError) or type(error).__name__ == "SafetensorError":
+        return 1
+    return None
+
+
+def _os_error_text(error: OSError, out: str | None) -> str:
+    """What the system refused, with the file if it says which, else with the folder that was written to."""
+    file = error.filename or out
+    where = f"{file}: " if file else ""
+    reason = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{where}the disk is full ({reason}); free some space and run the command again"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{where}not permitted ({reason}); choose another folder or change its permissions"
+    return f"{where}{reason}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=_PROGRAM,
+        description="Boxes, instance masks, a semantic map and a caption from one network: "
+        "train, export, run, measure.",
+        epilog="yolor-edge COMMAND --help explains a command.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"{_PROGRAM} {__version__}")
+    commands = parser.add_subparsers(
+        title="commands", dest="command", metavar="COMMAND", required=True, parser_class=_Parser
+    )
+    for add in (
+        *(_add_scenes, _add_train, _add_evaluate, _add_export, _add_verify),
+        *(_add_run, _add_bench, _add_inspect, _add_demo),
+    ):
+        add(commands)
+    return parser
+
+
+def _command(
+    commands: Any,
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    summary: str,
+    details: str,
+    example: str,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}. {details}".strip(),
+        epilog=f"example:\n  {example}",
+        formatter_class=_HelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    """Wraps everything but the example."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if text.startswith("example:"):
+            return text
+        return super()._fill_text(text, width, indent)
+
+
+# Each command: its arguments, then what it does.
+
+
+def _add_scenes(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "scenes",
+        _scenes,
+        "draw a data set of scenes with all four kinds of truth",
+        "Writes pictures and annotations in COCO's layout; the same seed gives the same files.",
+        "yolor-edge scenes scenes --images 200 --seed 1",
+    )
+    parser.add_argument("out", metavar="OUT", help="folder of the data set, made if missing")
+    parser.add_argument("--images", type=int, required=True, metavar="N", help="how many pictures")
+    parser.add_argument("--seed", type=int, required=True, metavar="S", help="names the series of scenes")
+    parser.add_argument("--split", default="train", metavar="NAME", help="name of the split (default: train)")
+    parser.add_argument("--size", type=_size, metavar="HxW", help="size of every picture (default: 224x288)")
+
+
+def _scenes(arguments: argparse.Namespace) -> int:
+    from .train.scenes import write_scenes
+
+    options = {} if arguments.size is None else {"size": arguments.size}
+    out = write_scenes(
+        arguments.out,
+        arguments.images,
+        arguments.seed,
+        split=arguments.split,
+        progress=_counter("drawing"),
+        **options,
+    )
+    print(f"{arguments.images} scenes of seed {arguments.seed} are in {out}, split {arguments.split}")
+    return 0
+
+
+def _add_train(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "train",
+        _train,
+        "train a network on a data set in COCO's layout",
+        "Writes the folder RUN with RUN/checkpoint in it. A run that was stopped goes on with --resume and "
+        "ends with the same result. Progress with the loss of every task is written to stderr.",
+        "yolor-edge train --data scenes --size n --epochs 30 --input-size 224x288 --out runs/scenes\n"
+        "  yolor-edge train --resume runs/scenes",
+    )
+    parser.add_argument("--data", metavar="DIR", help="folder of the data set, with annotations/ in it")
+    parser.add_argument("--out", metavar="RUN", help="folder of the run; must not hold one yet")
+    parser.add_argument("--resume", metavar="RUN", help="go on with the run in this folder; takes no other option")
+    parser.add_argument("--size", choices=("n", "s", "m", "l"), help="size of the network (default: n)")
+    parser.add_argument("--epochs", type=int, metavar="E", help="passes over the data (default: 100)")
+    parser.add_argument(
+        "--input-size",
+        type=_size,
+        metavar="HxW",
+        help="input of the network, multiples of 32 (default: 640x640)",
+    )
+    parser.add_argument(
+        "--tasks",
+        type=_names,
+        metavar="A,B",
+        help="of boxes, masks, semantic, caption (default: all with truth)",
+    )
+    parser.add_argument("--split", metavar="S", help="split to train on (default: the first named train...)")
+    parser.add_argument("--name", metavar="NAME", help="what the network calls itself (default: yolor-edge)")
+    parser.add_argument(
+        "--set",
+        action="append",
+        metavar="NAME=VALUE",
+        help="another setting, such as batch_size=8; can be repeated; a wrong name lists them all",
+    )
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    if arguments.resume is not None:
+        others = ("data", "out", "size", "epochs", "input_size", "tasks", "split", "name", "set")
+        given = [f"--{name.replace('_', '-')}" for name in others if getattr(arguments, name) is not None]
+        if given:
+            raise _Misuse(f"--resume goes on with the settings of the run; leave out {', '.join(given)}")
+        from .train.loop import resume
+
+        checkpoint = resume(arguments.resume)
+    else:
+        if arguments.data is None or arguments.out is None:
+            raise _Misuse("train needs --data DIR and --out RUN, or --resume RUN; see yolor-edge train --help")
+        from .train.config import TrainConfig
+        from .train.loop import fit
+
+        settings = [] if arguments.epochs is None else [f"epochs={arguments.epochs}"]
+        options = {
+            name: getattr(arguments, name)
+            for name in ("size", "input_size", "tasks", "name")
+            if getattr(arguments, name) is not None
+        }
+        config = TrainConfig().with_settings([*settings, *(arguments.set or [])])
+        checkpoint = fit(arguments.data, arguments.out, config=config, split=arguments.split, **options)
+    print(f"checkpoint: {checkpoint.path}")
+    return 0
+
+
+def _add_evaluate(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "evaluate",
+        _evaluate,
+        "score a checkpoint or a bundle on a data set",
+        "Box AP and mask AP by COCO's protocol, mIoU and frequency-weighted IoU, BLEU-4 and CIDEr; on scenes "
+        "also how often a caption names the largest object and states a true relation. A checkpoint needs "
+        "torch, a bundle does not.",
+        "yolor-edge evaluate runs/scenes --data scenes --split val",
+    )
+    parser.add_argument("model", metavar="CHECKPOINT|BUNDLE", help="folder of a checkpoint, a run or a bundle")
+    parser.add_argument("--data", required=True, metavar="DIR", help="folder of the data set")
+    parser.add_argument("--split", metavar="S", help="split to score on (default: the first that starts with val)")
+    parser.add_argument("--limit", type=int, metavar="N", help="score only the first N images")
+    parser.add_argument("--beam-size", type=int, metavar="K", help="of the caption search; 1 is greedy (default: 3)")
+    _add_backend(parser)
+    _add_into(parser)
+    _add_json(parser)
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from .runtime.captioning import CaptionOptions
+    from .train.evaluate import evaluate
+
+    write = _into(arguments)
+    caption = None if arguments.beam_size is None else CaptionOptions(beam_size=arguments.beam_size)
+    found = evaluate(
+        arguments.model,
+        arguments.data,
+        split=arguments.split,
+        limit=arguments.limit,
+        caption=caption,
+        progress=_counter("scoring"),
+        **_backend(arguments),
+    )
+    write(found.table())
+    return _print(arguments, found.to_json(), found.table())
+
+
+def _add_export(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "export",
+        _export,
+        "turn a checkpoint into a bundle, proven step by step",
+        "Folds BatchNorm and implicit knowledge, writes ONNX graphs, compares every step with the one before "
+        "on the same pictures, and writes nothing where they differ.",
+        "yolor-edge export runs/scenes --out bundles/scenes",
+    )
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder of a checkpoint or of a run")
+    parser.add_argument("--out", required=True, metavar="BUNDLE", help="folder of the bundle; must not exist")
+    parser.add_argument(
+        "--input-size", type=_size, metavar="HxW", help="multiples of 32 (default: what it was trained at)"
+    )
+    parser.add_argument("--heads", type=_names, metavar="A,B", help="tasks to keep (default: all)")
+    parser.add_argument(
+        "--images",
+        nargs="+",
+        metavar="PATH",
+        help="pictures, or folders of them, to prove the steps on (default: scenes)",
+    )
+    parser.add_argument("--force", action="store_true", help="replace a bundle that lies at --out")
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from .export.to_onnx import export_bundle
+    from .runtime.sources import open_source
+
+    images = None
+    if arguments.images is not None:
+        images = []
+        for path in arguments.images:
+            source = open_source(path)
+            if source.kind != "images":
+                raise _Misuse(f"--images {path}: is a video or a camera; give pictures or folders of them")
+            images += source.files
+    bundle = export_bundle(
+        arguments.checkpoint,
+        arguments.out,
+        input_size=arguments.input_size,
+        tasks=arguments.heads,
+        golden_images=images,
+        overwrite=arguments.force,
+        progress=_say,
+    )
+    print(f"bundle: {bundle.path}")
+    return 0
+
+
+def _add_verify(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "verify",
+        _verify,
+        "replay a bundle's golden inputs on this machine",
+        "Compares pixels, raw outputs, boxes, masks, semantic map and caption with what the network answered "
+        "when it was exported. Exit code 1 if anything differs by more than is allowed.",
+        "yolor-edge verify bundles/scenes",
+    )
+    parser.add_argument("bundle", metavar="BUNDLE", help="folder of the bundle")
+    _add_backend(parser)
+    _add_json(parser)
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from .runtime.verify import verify
+
+    found = verify(arguments.bundle, **_backend(arguments))
+    _print(arguments, found.to_json(), found.table())
+    return 0 if found.passed else 1
+
+
+def _add_run(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "run",
+        _run,
+        "answer for pictures, a video or a camera, and draw the answers",
+        "Writes annotated pictures, or one MP4 for a video or a camera, and results.jsonl with one JSON "
+        "object for each frame. A picture that cannot be read is reported and skipped, and the exit code is "
+        "1 then. Ctrl-C ends a camera.",
+        "yolor-edge run bundles/scenes holiday.mp4 --out answers",
+    )
+    parser.add_argument("bundle", metavar="BUNDLE", help="folder of the bundle")
+    parser.add_argument("source", metavar="SOURCE", help="picture, folder, glob in quotes, video, or camera index")
+    parser.add_argument("--out", default="yolor-edge-out", metavar="DIR", help="folder (default: yolor-edge-out)")
+    parser.add_argument("--tasks", type=_names, metavar="A,B", help="of boxes, masks, semantic, caption (default: all)")
+    parser.add_argument("--score-threshold", type=float, metavar="X", help="boxes score above this")
+    parser.add_argument("--iou-threshold", type=float, metavar="X", help="of two boxes that overlap more, one goes")
+    parser.add_argument("--max-detections", type=int, metavar="N", help="most boxes of one picture")
+    parser.add_argument("--beam-size", type=int, metavar="K", help="of the caption search; 1 is greedy (default: 3)")
+    parser.add_argument("--max-frames", type=int, metavar="N", help="stop after N frames")
+    parser.add_argument("--no-pictures", action="store_true", help="write only results.jsonl")
+    parser.add_argument("--no-jsonl", action="store_true", help="write only pictures or video")
+    _add_backend(parser)
+    _add_json(parser)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from .runtime.run import run
+
+    options = {} if arguments.beam_size is None else {"beam_size": arguments.beam_size}
+    summary = run(
+        arguments.bundle,
+        arguments.source,
+        arguments.out,
+        arguments.tasks,
+        score_threshold=arguments.score_threshold,
+        iou_threshold=arguments.iou_threshold,
+        max_detections=arguments.max_detections,
+        pictures=not arguments.no_pictures,
+        jsonl=not arguments.no_jsonl,
+        max_frames=arguments.max_frames,
+        report=_say if arguments.json else print,
+        **options,
+        **_backend(arguments),
+    )
+    skipped = f", {len(summary.failed)} could not be read" if summary.failed else ""
+    text = f"{summary.done} answered{skipped}, {summary.seconds:.1f} s; see {summary.out}"
+    _print(arguments, summary.to_json(), text)
+    return summary.exit_code
+
+
+def _add_bench(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "bench",
+        _bench,
+        "measure a bundle's latency on this machine, stage by stage",
+        "Writes report.json with every raw sample and report.md for people. With --data the same bundle is "
+        "scored too, and the accuracy stands beside the latency.",
+        "yolor-edge bench bundles/scenes --data scenes --split val --runs 200 --out report",
+    )
+    parser.add_argument("bundle", metavar="BUNDLE", help="folder of the bundle")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the report")
+    parser.add_argument(
+        "--images",
+        metavar="PATH",
+        help="picture, folder or glob (default: those of --data, else golden inputs)",
+    )
+    parser.add_argument("--runs", type=int, default=200, metavar="N", help="runs that count (default: 200)")
+    parser.add_argument("--seconds", type=float, metavar="S", help="end the runs that count after S seconds")
+    parser.add_argument("--warmup-seconds", type=float, metavar="S", help="shortest warm-up (default: 2)")
+    parser.add_argument("--data", metavar="DIR", help="data set to score the bundle on")
+    parser.add_argument("--split", metavar="S", help="its split (default: the first that starts with val)")
+    parser.add_argument("--limit", type=int, metavar="N", help="score only its first N images")
+    parser.add_argument("--tasks", type=_names, metavar="A,B", help="tasks to time (default: all)")
+    parser.add_argument("--score-threshold", type=float, metavar="X", help="boxes score above this while timing")
+    parser.add_argument("--beam-size", type=int, metavar="K", help="of the caption search; 1 is greedy (default: 3)")
+    _add_backend(parser)
+    _add_into(parser)
+    _add_json(parser)
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from .benchmarks.bench import bench
+    from .benchmarks.measure import WarmUp
+
+    write = _into(arguments)
+    options: dict[str, Any] = {} if arguments.beam_size is None else {"beam_size": arguments.beam_size}
+    if arguments.warmup_seconds is not None:
+        if not 0 <= arguments.warmup_seconds <= 3600:
+            raise _Misuse(f"--warmup-seconds must be from 0 to 3600, got {arguments.warmup_seconds:g}")
+        longest = max(WarmUp.maximum_seconds, 5 * arguments.warmup_seconds)
+        options["warmup"] = WarmUp(arguments.warmup_seconds, longest)
+    report = bench(
+        arguments.bundle,
+        arguments.out,
+        arguments.images,
+        arguments.runs,
+        arguments.data,
+        split=arguments.split,
+        limit=arguments.limit,
+        tasks=arguments.tasks,
+        score_threshold=arguments.score_threshold,
+        maximum_seconds=arguments.seconds,
+        command=shlex.join([_PROGRAM, *arguments.typed]),
+        progress=_counters(),
+        **options,
+        **_backend(arguments),
+    )
+    write(report.table())
+    text = f"{report.table()}\nreport: {Path(arguments.out) / 'report.md'}"
+    return _print(arguments, report.to_json(), text)
+
+
+def _add_inspect(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "inspect",
+        _inspect,
+        "print a network's parameters and FLOPs by part",
+        "Of a checkpoint, or of a size that is not trained yet.",
+        "yolor-edge inspect --size l --classes 80 --semantic 173 --vocabulary 30522",
+    )
+    parser.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="folder of a checkpoint or of a run")
+    parser.add_argument("--size", choices=("n", "s", "m", "l"), help="size of a network instead of a checkpoint")
+    parser.add_argument("--classes", type=int, metavar="N", help="classes of boxes (default: 80)")
+    parser.add_argument("--semantic", type=int, metavar="N", help="classes of the semantic map (default: 173)")
+    parser.add_argument("--vocabulary", type=int, metavar="N", help="words of the captions (default: 10202)")
+    parser.add_argument(
+        "--input-size",
+        type=_size,
+        metavar="HxW",
+        help="multiples of 32 (default: the checkpoint's, or 640x640)",
+    )
+    parser.add_argument("--heads", type=_names, metavar="A,B", help="tasks (default: all)")
+    _add_into(parser)
+    _add_json(parser)
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from .train.inspection import inspect_network
+
+    write = _into(arguments)
+    found = inspect_network(_network_config(arguments), arguments.input_size)
+    write(found.table())
+    return _print(arguments, found.to_json(), found.table())
+
+
+def _network_config(arguments: argparse.Namespace) -> Any:
+    from dataclasses import replace
+
+    from .runtime.tokenizer import SPECIALS
+    from .train.config import TASKS, NetworkConfig
+
+    if (arguments.checkpoint is None) == (arguments.size is None):
+        raise _Misuse("inspect needs a CHECKPOINT or --size, one of the two; see yolor-edge inspect --help")
+    counts = {
+        "--classes": arguments.classes,
+        "--semantic": arguments.semantic,
+        "--vocabulary": arguments.vocabulary,
+    }
+    if arguments.checkpoint is not None:
+        given = [name for name, count in counts.items() if count is not None]
+        if given:
+            raise _Misuse(f"a checkpoint has its own classes and words; leave out {', '.join(given)}")
+        from .train.checkpoint import Checkpoint
+
+        config = Checkpoint.open(arguments.checkpoint).config
+        absent = [task for task in arguments.heads or () if task not in config.tasks]
+        if absent:
+            raise _Misuse(f"the network has no head for {', '.join(absent)}; it has {', '.join(config.tasks)}")
+        return replace(config, tasks=arguments.heads) if arguments.heads else config
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise _Misuse(f"{name} must be at least 1, got {count}")
+    classes, semantic, words = (
+        80 if arguments.classes is None else arguments.classes,
+        173 if arguments.semantic is None else arguments.semantic,
+        10202 if arguments.vocabulary is None else arguments.vocabulary,
+    )
+    return NetworkConfig(
+        size=arguments.size,
+        tasks=arguments.heads or TASKS,
+        class_names=tuple(f"class {i}" for i in range(classes)),
+        category_ids=tuple(range(1, classes + 1)),
+        semantic_names=tuple(f"class {i}" for i in range(semantic)),
+        semantic_category_ids=tuple(range(1, semantic + 1)),
+        vocabulary=(*SPECIALS, *(f"word{i}" for i in range(words)))[:words],
+        input_size=arguments.input_size or (640, 640),
+    )
+
+
+def _add_demo(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "demo",
+        _demo,
+        "export the demo checkpoint, verify it, run it on pictures and measure it",
+        "The checkpoint and the pictures lie in the folder demo of the repository.",
+        "yolor-edge demo --out demo-out",
+    )
+    parser.add_argument("--out", default="demo-out", metavar="DIR", help="folder to write to (default: demo-out)")
+    parser.add_argument("--checkpoint", metavar="DIR", help="another checkpoint")
+    parser.add_argument("--images", metavar="PATH", help="another picture, folder or glob")
+    parser.add_argument("--threads", type=int, metavar="T", help="CPU threads (default: all cores)")
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from .demo import demo
+
+    return demo(
+        arguments.out,
+        checkpoint=arguments.checkpoint,
+        images=arguments.images,
+        threads=arguments.threads,
+        say=print,
+    )
+
+
+# Arguments and outputs that several commands share.
+
+
+def _add_backend(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--backend", default="onnxruntime", metavar="NAME", help="what runs a bundle (default: onnxruntime)"
+    )
+    parser.add_argument("--precision", default="fp32", metavar="P", help="of a bundle's graphs (default: fp32)")
+    parser.add_argument("--threads", type=int, metavar="T", help="CPU threads of a bundle (default: all cores)")
+
+
+def _backend(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {"backend": arguments.backend, "precision": arguments.precision, "threads": arguments.threads}
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON and nothing else on stdout")
+
+
+def _print(arguments: argparse.Namespace, content: dict[str, Any], text: str) -> int:
+    print(json.dumps(content, indent=2, ensure_ascii=False) if arguments.json else text, flush=True)
+    return 0
+
+
+def _add_into(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--into",
+        metavar="FILE:NAME",
+        help="also write command and result into FILE, between the lines <!-- NAME --> and <!-- /NAME -->",
+    )
+
+
+def _into(arguments: argparse.Namespace) -> Callable[[str], None]:
+    """What writes a result between the marker lines of --into; checked now, before the work is done."""
+    if arguments.into is None:
+        return lambda text: None
+    from .runtime.errors import UsageError
+    from .runtime.files import write_atomically
+
+    file, _, name = arguments.into.rpartition(":")
+    if not file or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise _Misuse(f'--into: expected FILE:NAME such as README.md:demo-scores, got "{arguments.into}"')
+    path = Path(file)
+    pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+    command = shlex.join([_PROGRAM, *_without_into(arguments.typed)])
+
+    def write(text: str) -> None:
+        try:
+            content = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise UsageError(f"{path}: no such file; --into changes a file that is there") from None
+        places = len(pattern.findall(content))
+        if places != 1:
+            raise UsageError(f"{path}: has {places} places <!-- {name} --> ... <!-- /{name} -->, expected one")
+        if text:
+            block = f"```console\n$ {command}\n{text}\n```\n"
+            write_atomically(path, pattern.sub(lambda found: found[1] + block + found[2], content))
+
+    write("")
+    return write
+
+
+def _without_into(typed: Sequence[str]) -> list[str]:
+    left = []
+    words = iter(typed)
+    for word in words:
+        if word == "--into":
+            next(words, None)
+        elif not word.startswith("--into="):
+            left.append(word)
+    return left
+
+
+def _size(text: str) -> tuple[int, int]:
+    """ "HxW" as (height, width)."""
+    found = re.fullmatch(r"(\d{1,5})[xX](\d{1,5})", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f'expected HEIGHTxWIDTH such as 480x640, got "{text}"')
+    return int(found[1]), int(found[2])
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """ "a,b" as names; whether they are known is for the command to say."""
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise argparse.ArgumentTypeError(f'expected names with commas between, such as boxes,masks, got "{text}"')
+    return names
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _counter(what: str) -> Callable[[int, int], None]:
+    """Progress on stderr: one line rewritten on a terminal, ten lines in a file."""
+    counters = _counters()
+    return lambda done, total: counters(what, done, total)
+
+
+def _counters() -> Callable[[str, int, int], None]:
+    def show(what: str, done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            end = "\n" if done == total else ""
+            sys.stderr.write(f"\r\x1b[K{what} {done}/{total}{end}")
+            sys.stderr.flush()
+        elif done == total or 10 * done // total != 10 * (done - 1) // total:
+            _say(f"{what} {done}/{total}")
+
+    return show

@@ -1,0 +1,99 @@
+"""`yolor-edge demo`: the whole chain on the shipped checkpoint, from export to pictures and latencies."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from .runtime.errors import UsageError
+
+DEMO = "demo"
+_RUNS = 100
+_MOST_SECONDS = 60.0
+
+
+def demo(
+    out: str | os.PathLike[str] = "demo-out",
+    checkpoint: str | os.PathLike[str] | None = None,
+    images: str | os.PathLike[str] | None = None,
+    threads: int | None = None,
+    say: Callable[[str], None] = print,
+) -> int:
+    """Export a checkpoint, verify the bundle, run it on pictures, and measure it.
+
+    Args:
+        out: Folder to write to; what an earlier demo left there is replaced. Gets `bundle/`, `pictures/` and
+            `report/`.
+        checkpoint: Folder of a checkpoint; None for the demo's own.
+        images: A picture, a folder or a glob; None for the demo's own.
+        threads: CPU threads; None for as many as this process may run on.
+        say: Called with every line there is to print.
+
+    Returns:
+        An exit code: 1 if the bundle does not verify or a picture could not be read, else 0.
+
+    Raises:
+        UsageError: If the demo's files are not there, or `out` is a file.
+        YolorEdgeError: If a step fails.
+    """
+    from .benchmarks.bench import bench
+    from .export.to_onnx import export_bundle
+    from .runtime.run import run
+    from .runtime.sources import open_source
+    from .runtime.verify import verify
+
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder}: is a file, expected a folder to write to")
+    weights = Path(checkpoint) if checkpoint is not None else _shipped("checkpoint")
+    pictures = Path(images) if images is not None else _shipped("images")
+    source = open_source(pictures)
+    if source.kind != "images":
+        raise UsageError(f"{pictures}: is a video or a camera; the demo takes pictures, yolor-edge run takes both")
+
+    say(f"1. Export {weights} to {folder / 'bundle'}")
+    bundle = export_bundle(
+        weights,
+        folder / "bundle",
+        golden_images=list(source.files[:3]),
+        overwrite=True,
+        progress=lambda line: say(f"   {line}"),
+    )
+    say("2. Verify the bundle: replay its golden inputs")
+    verification = verify(bundle, threads=threads)
+    if not verification.passed:
+        say(_indented(verification.table()))
+        return 1
+    say(f"   {len(verification.checks)} checks passed; yolor-edge verify {folder / 'bundle'} prints them")
+    say(f"3. Run it on {len(source.files)} pictures from {pictures}")
+    summary = run(bundle, pictures, folder / "pictures", threads=threads, report=lambda line: say(f"   {line}"))
+    say("4. Measure it")
+    report = bench(
+        bundle,
+        folder / "report",
+        pictures,
+        _RUNS,
+        threads=threads,
+        maximum_seconds=_MOST_SECONDS,
+    )
+    say(_indented(report.table()))
+    say(f"Annotated pictures and results.jsonl: {summary.out}")
+    say(f"Latency report: {folder / 'report' / 'report.md'}")
+    return summary.exit_code
+
+
+def _shipped(name: str) -> Path:
+    """A part of the demo: beside the source, or in the current folder."""
+    candidates = (Path(__file__).resolve().parents[1] / DEMO / name, Path(DEMO) / name)
+    for candidate in candidates:
+        if candidate.is_dir():
+            return candidate
+    raise UsageError(
+        f"{candidates[1]}: no such folder; the demo's files are in the repository, not in an installed "
+        "package: run it in a clone, or pass --checkpoint and --images"
+    )
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"   {line}".rstrip() for line in text.splitlines())
