@@ -222,10 +222,11 @@ def _place_labels(truth: Truth, placement: _Placement, view: View, rng: np.rando
     masks = np.zeros((len(keep), *view.semantic.shape), np.uint8)
     pixels = truth.masks()
     if pixels is not None:
-        for row, mask in zip(masks, pixels[keep], strict=True):
+        cells = (masks.shape[2], masks.shape[1])
+        for i, mask in enumerate(pixels[keep]):
             full = cv2.warpAffine(mask.view(np.uint8) * 255, placement.matrix(), (width, height))
             full[:y1], full[y2:], full[:, :x1], full[:, x2:] = 0, 0, 0, 0
-            cv2.resize(full, row.shape[::-1], dst=row, interpolation=cv2.INTER_AREA)
+            masks[i] = cv2.resize(full, cells, interpolation=cv2.INTER_AREA)
     return replace(
         view,
         boxes=np.concatenate((view.boxes, clipped[keep].astype(np.float32))),
@@ -239,7 +240,7 @@ def _mixed(a: View, b: View, rng: np.random.Generator) -> View:
     """Both pictures on top of each other, with the objects of both; what a pixel shows is then unknown."""
     share = rng.beta(32.0, 32.0)
     return View(
-        image=cv2.addWeighted(a.image, share, b.image, 1 - share, 0),
+        image=np.asarray(cv2.addWeighted(a.image, share, b.image, 1 - share, 0), np.uint8),
         boxes=np.concatenate((a.boxes, b.boxes)),
         classes=np.concatenate((a.classes, b.classes)),
         masks=np.concatenate((a.masks, b.masks)),
@@ -261,4 +262,4 @@ def _recoloured(image: NDArray[np.uint8], strength: float, rng: np.random.Genera
         (levels * gains[2]).clip(0, 255).astype(np.uint8),
     )
     channels = [cv2.LUT(c, t) for c, t in zip((hue, saturation, value), tables, strict=True)]
-    return np.ascontiguousarray(cv2.cvtColor(cv2.merge(channels), cv2.COLOR_HSV2RGB))
+    return np.ascontiguousarray(cv2.cvtColor(cv2.merge(channels), cv2.COLOR_HSV2RGB), np.uint8)

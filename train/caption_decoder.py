@@ -8,6 +8,8 @@ arXiv 2005.12872), so that a caption can speak of left and right. Two ways to ru
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -134,7 +136,7 @@ class CaptionDecoder(nn.Module):
         """Keys and values of every layer's cross-attention from memory (B, L, D) and its positions (L, D)."""
         memory = self.memory_norm(memory)
         pairs = []
-        for layer in self.layers:
+        for layer in cast("Iterable[DecoderLayer]", self.layers):
             attention = layer.cross_attention
             keys = attention.split(attention.key(memory + where.to(memory.dtype)))
             pairs.append((keys, attention.split(attention.value(memory))))
@@ -183,7 +185,7 @@ class CaptionDecoder(nn.Module):
         position = past_keys.shape[3]
         x = self.norm(self.words(tokens)[:, None] + self.positions.weight[position : position + 1])
         present_keys, present_values = [], []
-        for i, layer in enumerate(self.layers):
+        for i, layer in enumerate(cast("Iterable[DecoderLayer]", self.layers)):
             x, keys, values = layer.step(x, past_keys[i], past_values[i], cross_keys[i], cross_values[i])
             present_keys.append(keys)
             present_values.append(values)

@@ -127,18 +127,18 @@ def open_split(root: Path, split: str | None, role: str) -> tuple[str, Parts]:
     return split, Parts(images, folder, classes, semantic_classes, objects, captions, semantic, info)
 
 
+def splits_of(root: Path) -> list[str]:
+    """The names of the splits that have an annotation file, sorted; empty if `root` is no data set."""
+    files = ((kind, path) for kind in _KINDS for path in (root / "annotations").glob(f"{kind}_*.json"))
+    return sorted({path.stem.removeprefix(f"{kind}_") for kind, path in files})
+
+
 def _choose_split(root: Path, split: str | None, role: str) -> str:
     expected = "expected a folder with annotations/instances_<split>.json (or captions_, panoptic_) in COCO's layout"
     if not root.is_dir():
         what = "is a file" if root.exists() else "no such folder"
         raise DatasetError(f"{root}: {what}; {expected}")
-    found = sorted(
-        {
-            path.stem.removeprefix(f"{kind}_")
-            for kind in _KINDS
-            for path in (root / "annotations").glob(f"{kind}_*.json")
-        }
-    )
+    found = splits_of(root)
     if not found:
         raise DatasetError(f"{root}: is not a data set, {expected}")
     listing = ", ".join(found)

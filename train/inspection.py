@@ -134,7 +134,7 @@ def inspect_network(config: NetworkConfig, input_size: tuple[int, int] | None = 
             parts.append(PartCost(name, sum(p.numel() for p in part.parameters()), flops))
             return result
 
-        levels = run("backbone", network.backbone, lambda: network.backbone(torch.empty(1, 3, height, width)))
+        texture, *levels = run("backbone", network.backbone, lambda: network.backbone(torch.empty(1, 3, height, width)))
         features: list[Tensor] = run("neck", network.neck, lambda: network.neck(*levels))
         if "boxes" in config.tasks:
             run("box head", network.box_head, lambda: network.box_head(features))
@@ -143,7 +143,7 @@ def inspect_network(config: NetworkConfig, input_size: tuple[int, int] | None = 
         if "semantic" in config.tasks:
             run("semantic head", network.semantic_head, lambda: network.semantic_head(features[0]))
         if "caption" in config.tasks:
-            memory = run("caption memory", network.caption_memory, lambda: network.memory(features))
+            memory = run("caption memory", network.caption_memory, lambda: network.memory([texture, *features]))
             where = network.memory_positions((height, width))
             token = torch.full((1,), BOS_ID)
             decoder = network.caption_decoder

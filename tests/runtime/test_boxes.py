@@ -66,9 +66,7 @@ def test_any_number_of_bins(bins):
     class_logits, box_bins = random_heads(0, (64, 64), bins=bins)
     options: dict[str, Any] = {"score_threshold": 0.4}
     expected = reference.decode_boxes(class_logits, box_bins, STRIDES, (64, 64), **options)
-    assert_same_detections(
-        _native.decode_boxes(class_logits, box_bins, STRIDES, (64, 64), **options), expected
-    )
+    assert_same_detections(_native.decode_boxes(class_logits, box_bins, STRIDES, (64, 64), **options), expected)
 
 
 def test_no_classes_no_levels():
@@ -105,9 +103,7 @@ def far_apart(cells: int) -> np.ndarray:
 def test_threshold_is_strict_and_applied_to_logits(score_threshold):
     limit = np.log(score_threshold / (1 - score_threshold))
     logits = np.array([limit], dtype=np.float32)
-    logits = np.array(
-        [[np.nextafter(logits[0], -np.inf), logits[0], np.nextafter(logits[0], np.inf), 0]], np.float32
-    )
+    logits = np.array([[np.nextafter(logits[0], -np.inf), logits[0], np.nextafter(logits[0], np.inf), 0]], np.float32)
     logits[0, 3] = np.nan
     _, _, _, cells = _native.decode_boxes(logits, far_apart(4), [16], (32, 32), score_threshold)
     expected = [i for i in (2, 1, 0) if float(logits[0, i]) > limit]
@@ -130,9 +126,7 @@ def test_ties_go_to_the_lower_class_then_the_lower_cell():
     expected = [(0, 1), (1, 0), (0, 0), (0, 3), (1, 1), (1, 3), (0, 2), (1, 2)]
     assert list(zip(class_ids.tolist(), cells.tolist(), strict=True)) == expected
     for limit in range(9):
-        _, _, class_ids, cells = _native.decode_boxes(
-            logits, far_apart(4), [16], (32, 32), 0.1, max_candidates=limit
-        )
+        _, _, class_ids, cells = _native.decode_boxes(logits, far_apart(4), [16], (32, 32), 0.1, max_candidates=limit)
         assert list(zip(class_ids.tolist(), cells.tolist(), strict=True)) == expected[:limit]
 
 

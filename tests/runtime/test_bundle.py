@@ -53,9 +53,7 @@ def test_open_gives_back_what_was_written(tiny_bundle: Bundle) -> None:
 def test_subsets_of_tasks(tasks: tuple[str, ...], tmp_path: Path) -> None:
     bundle = write_tiny_bundle(tmp_path / "b", tasks)
     assert bundle.spec.tasks == tasks
-    assert set(bundle.tensors) == (
-        {"vision", "caption_prefill", "caption_step"} if "caption" in tasks else {"vision"}
-    )
+    assert set(bundle.tensors) == ({"vision", "caption_prefill", "caption_step"} if "caption" in tasks else {"vision"})
 
 
 def test_spec_survives_json() -> None:
@@ -168,9 +166,7 @@ def test_bad_preprocess_rule_and_vocabulary(own_bundle: Path) -> None:
     model["preprocess"]["channel_order"] = "RGB"
     model["caption"].update(vocabulary=["a", "b"], eos_id=7, max_length=0)
     edit(own_bundle, model=model)
-    with pytest.raises(
-        BundleError, match=r"must begin with <pad>.*must be 0, 1, 2, 3.*max_length must be at least 1"
-    ):
+    with pytest.raises(BundleError, match=r"must begin with <pad>.*must be 0, 1, 2, 3.*max_length must be at least 1"):
         Bundle.open(own_bundle)
 
 

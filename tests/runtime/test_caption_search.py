@@ -23,9 +23,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 class RandomLanguage:
     """Log-probabilities that depend on the whole sentence so far and on nothing else."""
 
-    def __init__(
-        self, seed: int, vocabulary_size: int, spread: float = 2.0, levels: int | None = None
-    ) -> None:
+    def __init__(self, seed: int, vocabulary_size: int, spread: float = 2.0, levels: int | None = None) -> None:
         self.seed = seed
         self.vocabulary_size = vocabulary_size
         self.spread = spread
@@ -266,9 +264,7 @@ def test_refuses_other_shapes():
     with pytest.raises(ValueError, match="log_probs must have dtype float32, got float64"):
         search.advance(doubles)
     rows = len(search.advance(np.zeros((1, 7), np.float32))[0])
-    with pytest.raises(
-        ValueError, match=re.escape(f"log_probs must have shape ({rows}, 7), got ({rows}, 8)")
-    ):
+    with pytest.raises(ValueError, match=re.escape(f"log_probs must have shape ({rows}, 7), got ({rows}, 8)")):
         search.advance(np.zeros((rows, 8), np.float32))
     search.advance(np.zeros((rows, 7), np.float32))  # a refused call changed nothing
 

@@ -91,9 +91,7 @@ def test_takes_strided_and_read_only_images(view):
     np.testing.assert_array_equal(_native.letterbox_u8(image, 32, 20), _native.letterbox_u8(packed, 32, 20))
     np.testing.assert_array_equal(_native.letterbox(image, 32, 20), _native.letterbox(packed, 32, 20))
     same_size = image.shape[:2]
-    np.testing.assert_array_equal(
-        _native.letterbox_u8(image, *same_size), _native.letterbox_u8(packed, *same_size)
-    )
+    np.testing.assert_array_equal(_native.letterbox_u8(image, *same_size), _native.letterbox_u8(packed, *same_size))
 
 
 def test_same_size_is_a_copy():
@@ -192,9 +190,7 @@ def test_letterbox_round_trip_and_clipping():
         assert back.dtype == np.float32
         np.testing.assert_allclose(back, boxes, rtol=1e-4, atol=1e-3 * limits.max())
         outside = np.array([[-1e6, -1e6, 1e6, 1e6]], dtype=np.float32)
-        np.testing.assert_array_equal(
-            letterbox.boxes_to_image(outside), [[0, 0, image_size[1], image_size[0]]]
-        )
+        np.testing.assert_array_equal(letterbox.boxes_to_image(outside), [[0, 0, image_size[1], image_size[0]]])
     assert letterbox.boxes_to_image(np.zeros((0, 4), np.float32)).shape == (0, 4)
     with pytest.raises(ValueError, match=re.escape("boxes must have shape (N, 4), got (4,)")):
         letterbox.boxes_to_image(np.zeros(4))

@@ -41,9 +41,7 @@ def test_equals_the_reference(image_size, input_size, channels, seed):
     prototypes = generator.normal(size=(channels, input_size[0] // 4, input_size[1] // 4)).astype(np.float32)
     coefficients = generator.normal(size=(n, channels)).astype(np.float32)
     limits = np.array(image_size[::-1] * 2)
-    boxes = (np.sort(generator.random((n, 2, 2)), axis=1).reshape(n, 4) * limits * 1.5 - limits / 4).astype(
-        np.float32
-    )
+    boxes = (np.sort(generator.random((n, 2, 2)), axis=1).reshape(n, 4) * limits * 1.5 - limits / 4).astype(np.float32)
     boxes[0] = [0, 0, *image_size[::-1]]
     geometry = Letterbox.of(image_size, input_size).geometry
     before = prototypes.copy(), coefficients.copy(), boxes.copy()

@@ -36,9 +36,7 @@ def model(tiny_bundle: Bundle) -> Iterator[Model]:
     ("size", "patch"),
     [((64, 96), (16, 32, 48, 64)), ((200, 150), (60, 40, 120, 110)), ((100, 400), (20, 40, 80, 160))],
 )
-def test_all_four_answers(
-    model: Model, size: tuple[int, int], patch: tuple[int, int, int, int], colour: str
-) -> None:
+def test_all_four_answers(model: Model, size: tuple[int, int], patch: tuple[int, int, int, int], colour: str) -> None:
     result = model.predict(coloured_patch(size, patch, colour))
     assert result.image_size == size
     assert result.boxes is not None
@@ -57,7 +55,7 @@ def test_all_four_answers(
 
     inside = np.zeros(size, bool)
     inside[y1:y2, x1:x2] = True
-    union = result.masks.full().any(axis=0)
+    union = np.asarray(result.masks.full().any(axis=0))
     edge = reach / 4
     assert not union[: max(0, int(y1 - edge))].any()
     assert not union[:, : max(0, int(x1 - edge))].any()
@@ -169,11 +167,7 @@ def test_timings_add_up(model: Model) -> None:
 def caption_context(model: Model, image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """(V,) mean of the caption memory, computed through the vision graph alone."""
     tensor, _ = preprocess(image, model.spec.preprocess)
-    return (
-        model._graphs["vision"]
-        .run({"images": tensor[None]}, ["caption_memory"])["caption_memory"][0]
-        .mean(axis=0)
-    )
+    return model._graphs["vision"].run({"images": tensor[None]}, ["caption_memory"])["caption_memory"][0].mean(axis=0)
 
 
 def every_sentence(context: np.ndarray[Any, Any], longest: int) -> list[tuple[float, tuple[int, ...]]]:
@@ -200,9 +194,7 @@ def every_sentence(context: np.ndarray[Any, Any], longest: int) -> list[tuple[fl
 
 @pytest.mark.parametrize("colour", ["red", "blue"])
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0])
-def test_a_wide_beam_finds_the_best_of_all_sentences(
-    model: Model, colour: str, length_penalty: float
-) -> None:
+def test_a_wide_beam_finds_the_best_of_all_sentences(model: Model, colour: str, length_penalty: float) -> None:
     """Only right if the caches are gathered by parent: the decoder counts every word it has written."""
     image = coloured_patch((64, 96), (16, 32, 48, 64), colour)
     longest = 4
@@ -314,9 +306,7 @@ def test_graphs_that_do_not_fit_the_spec(tiny_bundle: Bundle) -> None:
     graphs = open_graphs(tiny_bundle, threads=1)
     with pytest.raises(BundleError, match="there is no 'caption_step' graph"):
         Model(tiny_spec(), {part: graphs[part] for part in ("vision", "caption_prefill")})
-    with pytest.raises(
-        BundleError, match=r"vision has an unknown input 'tokens'.*vision has no output 'class_logits'"
-    ):
+    with pytest.raises(BundleError, match=r"vision has an unknown input 'tokens'.*vision has no output 'class_logits'"):
         Model(tiny_spec(), {**graphs, "vision": graphs["caption_step"]})
 
 

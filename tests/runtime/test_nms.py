@@ -64,18 +64,13 @@ def test_equal_scores_go_to_the_lower_index():
 
 
 def test_boxes_without_area_never_overlap():
-    boxes = np.array(
-        [[3, 3, 3, 3], [3, 3, 3, 3], [0, 5, 9, 5], [9, 9, 2, 2], [0, 0, 10, 10]], dtype=np.float32
-    )
+    boxes = np.array([[3, 3, 3, 3], [3, 3, 3, 3], [0, 5, 9, 5], [9, 9, 2, 2], [0, 0, 10, 10]], dtype=np.float32)
     kept = _native.nms(boxes, np.linspace(1, 0, 5, dtype=np.float32), np.zeros(5, np.int32), 0.0)
     np.testing.assert_array_equal(kept, [0, 1, 2, 3, 4])
 
 
 def test_rows_that_cannot_be_ranked_or_compared_are_left_out():
-    boxes = (
-        np.tile(np.array([[0, 0, 4, 4]], dtype=np.float32), (5, 1))
-        + 10 * np.arange(5, dtype=np.float32)[:, None]
-    )
+    boxes = np.tile(np.array([[0, 0, 4, 4]], dtype=np.float32), (5, 1)) + 10 * np.arange(5, dtype=np.float32)[:, None]
     scores = np.array([0.1, np.nan, np.inf, -np.inf, 0.2], dtype=np.float32)
     boxes[4, 2] = np.inf
     np.testing.assert_array_equal(_native.nms(boxes, scores, np.zeros(5, np.int32)), [2, 0, 3])
@@ -122,8 +117,6 @@ def test_refuses_bad_arguments(change, message):
 
 
 def test_lets_threads_run():
-    boxes = (np.arange(12000, dtype=np.float32)[:, None] + np.array([0, 0, 1, 1], np.float32)).astype(
-        np.float32
-    )
+    boxes = (np.arange(12000, dtype=np.float32)[:, None] + np.array([0, 0, 1, 1], np.float32)).astype(np.float32)
     scores, class_ids = np.ones(12000, np.float32), np.zeros(12000, np.int32)
     assert_lets_threads_run(lambda: _native.nms(boxes, scores, class_ids, 0.5, 12000))

@@ -89,9 +89,7 @@ def test_all_good_exits_with_0(tiny_bundle: Bundle, folder: Path, tmp_path: Path
     assert summary.files == (tmp_path / "out" / "results.jsonl", tmp_path / "out" / "a.jpg")
 
 
-def test_tasks_thresholds_and_outputs_can_be_chosen(
-    tiny_bundle: Bundle, folder: Path, tmp_path: Path
-) -> None:
+def test_tasks_thresholds_and_outputs_can_be_chosen(tiny_bundle: Bundle, folder: Path, tmp_path: Path) -> None:
     run(
         tiny_bundle,
         folder / "a.jpg",
@@ -214,9 +212,7 @@ def test_sources_that_are_not_there(source: str, message: str, tmp_path: Path) -
         open_source(str(tmp_path / source))
 
 
-def test_outputs_never_spoil_inputs(
-    tiny_bundle: Bundle, own_bundle: Path, folder: Path, tmp_path: Path
-) -> None:
+def test_outputs_never_spoil_inputs(tiny_bundle: Bundle, own_bundle: Path, folder: Path, tmp_path: Path) -> None:
     before = (folder / "a.jpg").read_bytes()
     with pytest.raises(UsageError, match="writing there would overwrite the source"):
         run(tiny_bundle, folder, folder)
@@ -281,9 +277,7 @@ def test_steady_drawings_keep_their_size() -> None:
     captions = ["short", "a sentence that goes on and on " * 12]
     sizes = set()
     for semantic_map, text in zip(maps, captions, strict=True):
-        result = Result(
-            (120, 160), semantic_map=semantic_map, semantic_names=names, caption=Caption(text, (), 0, 0)
-        )
+        result = Result((120, 160), semantic_map=semantic_map, semantic_names=names, caption=Caption(text, (), 0, 0))
         sizes.add(draw(image, result, DrawOptions(is_steady=True)).shape)
         assert draw(image, result).shape[0] > 0
     assert len(sizes) == 1

@@ -13,9 +13,7 @@ from .manners import assert_lets_threads_run, strided_copy
 IDENTITY = (1.0, 1.0, 0, 0)
 
 
-def assert_equals_the_reference(
-    logits: np.ndarray, image_size: tuple[int, int], geometry, least_decided: float = 0.98
-):
+def assert_equals_the_reference(logits: np.ndarray, image_size: tuple[int, int], geometry, least_decided: float = 0.98):
     before = logits.copy()
     actual = _native.semantic_argmax(logits, image_size, geometry)
     assert actual.dtype == np.uint8

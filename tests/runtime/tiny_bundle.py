@@ -47,9 +47,7 @@ def tiny_spec(tasks: tuple[str, ...] = ("boxes", "masks", "semantic", "caption")
     )
 
 
-def write_tiny_bundle(
-    folder: Path, tasks: tuple[str, ...] = ("boxes", "masks", "semantic", "caption")
-) -> Bundle:
+def write_tiny_bundle(folder: Path, tasks: tuple[str, ...] = ("boxes", "masks", "semantic", "caption")) -> Bundle:
     """Write the tiny model to `folder` as a whole bundle."""
     folder.mkdir(parents=True, exist_ok=True)
     models = {"vision": vision_model(tasks)}
@@ -82,14 +80,10 @@ class _Graph:
 
     def conv(self, source: str, output: str, matrix: NDArray[np.float64], bias: NDArray[np.float64]) -> str:
         weights = self.weight(f"{output}_w", matrix[:, :, None, None].astype(np.float32))
-        return self.node(
-            "Conv", [source, weights, self.weight(f"{output}_b", bias.astype(np.float32))], output
-        )
+        return self.node("Conv", [source, weights, self.weight(f"{output}_b", bias.astype(np.float32))], output)
 
     def reshape(self, source: str, output: str, shape: list[int]) -> str:
-        return self.node(
-            "Reshape", [source, self.weight(f"{output}_shape", np.array(shape, np.int64))], output
-        )
+        return self.node("Reshape", [source, self.weight(f"{output}_shape", np.array(shape, np.int64))], output)
 
     def model(
         self, inputs: dict[str, tuple[int, list[int | str]]], outputs: dict[str, list[int | str]]
@@ -98,10 +92,7 @@ class _Graph:
             self.nodes,
             "tiny",
             [helper.make_tensor_value_info(name, kind, shape) for name, (kind, shape) in inputs.items()],
-            [
-                helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-                for name, shape in outputs.items()
-            ],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs.items()],
             self.weights,
         )
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
@@ -113,14 +104,11 @@ def vision_model(tasks: tuple[str, ...], classes: int = 3) -> onnx.ModelProto:
     height, width = INPUT_SIZE
     cells = sum((height // s) * (width // s) for s in STRIDES)
     pooled = {
-        s: graph.node("AveragePool", ["images"], f"pool{s}", kernel_shape=[s, s], strides=[s, s])
-        for s in (4, *STRIDES)
+        s: graph.node("AveragePool", ["images"], f"pool{s}", kernel_shape=[s, s], strides=[s, s]) for s in (4, *STRIDES)
     }
     outputs: dict[str, list[int | str]] = {}
 
-    def over_levels(
-        name: str, matrix: NDArray[np.float64], bias: NDArray[np.float64], relu: bool = False
-    ) -> None:
+    def over_levels(name: str, matrix: NDArray[np.float64], bias: NDArray[np.float64], relu: bool = False) -> None:
         levels = []
         for s in STRIDES:
             level = graph.conv(pooled[s], f"{name}_conv{s}", matrix, bias)
@@ -263,9 +251,7 @@ def log_probs_of(history: list[int], context: NDArray[np.float64]) -> NDArray[np
     return shifted - np.log(np.exp(shifted).sum())
 
 
-def coloured_patch(
-    size: tuple[int, int], patch: tuple[int, int, int, int], colour: str = "red"
-) -> NDArray[np.uint8]:
+def coloured_patch(size: tuple[int, int], patch: tuple[int, int, int, int], colour: str = "red") -> NDArray[np.uint8]:
     """A grey BGR image of `size` with a pure patch y1, x1, y2, x2."""
     image = np.full((*size, 3), 114, np.uint8)
     y1, x1, y2, x2 = patch

@@ -33,11 +33,11 @@ def test_step_by_step_equals_the_whole_caption(decoder: CaptionDecoder) -> None:
     log_probs, cross_keys, cross_values, keys, values = decoder.prefill(tokens[:, 0], memory, where)
     head_width = WIDTH // HEADS
     assert cross_keys.shape == cross_values.shape == (LAYERS, 1, HEADS, 6, head_width)
-    torch.testing.assert_close(log_probs, whole[:, 0], rtol=0, atol=1e-5)
+    torch.testing.assert_close(log_probs, whole[:, 0], rtol=1e-5, atol=1e-5)
     for position in range(1, 12):
         assert keys.shape == values.shape == (LAYERS, 1, HEADS, position, head_width)
         log_probs, keys, values = decoder.step(tokens[:, position], keys, values, cross_keys, cross_values)
-        torch.testing.assert_close(log_probs, whole[:, position], rtol=0, atol=1e-5)
+        torch.testing.assert_close(log_probs, whole[:, position], rtol=1e-5, atol=1e-5)
 
 
 def test_hypotheses_share_the_cross_keys_of_their_picture(decoder: CaptionDecoder) -> None:
@@ -51,7 +51,7 @@ def test_hypotheses_share_the_cross_keys_of_their_picture(decoder: CaptionDecode
     for position in range(1, 4):
         log_probs, keys, values = decoder.step(tokens[:, position], keys, values, cross_keys, cross_values)
         assert log_probs.shape == (3, WORDS)
-        torch.testing.assert_close(log_probs, whole[:, position], rtol=0, atol=1e-5)
+        torch.testing.assert_close(log_probs, whole[:, position], rtol=1e-5, atol=1e-5)
     assert keys.shape == (LAYERS, 3, HEADS, 4, WIDTH // HEADS)
 
 
@@ -77,7 +77,7 @@ def test_a_caption_depends_on_the_picture_and_on_where_things_are(decoder: Capti
     # Attention alone does not know the order of its memory; the sine encoding tells left from right.
     assert (decoder(tokens, memory.flip(1), where) - logits).abs().max() > 1e-3
     both = decoder(tokens, memory.flip(1), where.flip(0))
-    torch.testing.assert_close(both, logits, rtol=0, atol=1e-5)
+    torch.testing.assert_close(both, logits, rtol=1e-5, atol=1e-5)
 
 
 def test_pictures_in_a_batch_do_not_mix(decoder: CaptionDecoder) -> None:
@@ -86,7 +86,7 @@ def test_pictures_in_a_batch_do_not_mix(decoder: CaptionDecoder) -> None:
     together = decoder(tokens, memory, where)
     for i in range(2):
         alone = decoder(tokens[i : i + 1], memory[i : i + 1], where)
-        torch.testing.assert_close(together[i : i + 1], alone, rtol=0, atol=1e-5)
+        torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-5, atol=1e-5)
 
 
 def test_dropout_is_for_training_only(decoder: CaptionDecoder) -> None:

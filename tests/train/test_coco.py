@@ -399,9 +399,7 @@ def test_a_single_split_serves_every_role(folder: Folder) -> None:
 
 
 def test_a_folder_that_is_no_data_set(tmp_path: Path) -> None:
-    with pytest.raises(
-        DatasetError, match="is not a data set, expected a folder with annotations/instances_"
-    ):
+    with pytest.raises(DatasetError, match="is not a data set, expected a folder with annotations/instances_"):
         CocoDataset.open(tmp_path)
     with pytest.raises(DatasetError, match="nowhere: no such folder"):
         CocoDataset.open(tmp_path / "nowhere")
@@ -452,9 +450,7 @@ def test_a_file_of_another_schema(folder: Folder, document: Any, expected: str) 
         ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": "zzz"}}, "compressed run lengths that add up"),
     ],
 )
-def test_an_annotation_that_does_not_hold_together(
-    folder: Folder, change: dict[str, Any], expected: str
-) -> None:
+def test_an_annotation_that_does_not_hold_together(folder: Folder, change: dict[str, Any], expected: str) -> None:
     folder.documents["instances"]["annotations"] = [box(1, 5, **change)]
     assert expected in folder.complaint()
 
@@ -511,9 +507,7 @@ def test_require_classes_names_counts_and_the_first_that_differs(folder: Folder)
     dataset = folder.open()
     dataset.require_classes(["circle", "star"], [])
     dataset.require_classes()
-    with pytest.raises(
-        DatasetError, match=r"has 2 classes, the network 3; .* class 2: absent .*, 'moon' in the"
-    ):
+    with pytest.raises(DatasetError, match=r"has 2 classes, the network 3; .* class 2: absent .*, 'moon' in the"):
         dataset.require_classes(["circle", "star", "moon"])
     with pytest.raises(DatasetError, match=r"class 0: 'circle' in the data set, 'star' in the network"):
         dataset.require_classes(["star", "circle"])

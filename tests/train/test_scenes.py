@@ -19,17 +19,11 @@ from yolor_edge.train.scene_drawing import LEAST_LEAD, LEAST_VISIBLE_AREA, STUFF
 from yolor_edge.train.scenes import write_scenes
 
 # pycocotools 2.0.11 and older decode in a way that newer numpy warns of.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"
-)
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def annotations_of(folder: Path, kind: str, split: str = "train") -> dict[str, Any]:
@@ -59,9 +53,7 @@ def test_fewer_images_are_a_prefix(written: Path, tmp_path: Path) -> None:
 
 
 def test_another_seed_other_pictures(tmp_path: Path) -> None:
-    names = [
-        write_scenes(tmp_path / str(seed), images=1, seed=seed) / "train/000000000001.jpg" for seed in (1, 2)
-    ]
+    names = [write_scenes(tmp_path / str(seed), images=1, seed=seed) / "train/000000000001.jpg" for seed in (1, 2)]
     assert names[0].read_bytes() != names[1].read_bytes()
 
 
@@ -186,9 +178,7 @@ def test_splits_stand_beside_each_other(tmp_path: Path) -> None:
     write_scenes(tmp_path, images=2, seed=1, split="train")
     before = files_of(tmp_path)
     seen: list[tuple[int, int]] = []
-    write_scenes(
-        tmp_path, images=2, seed=2, split="val", progress=lambda done, total: seen.append((done, total))
-    )
+    write_scenes(tmp_path, images=2, seed=2, split="val", progress=lambda done, total: seen.append((done, total)))
     after = files_of(tmp_path)
     assert seen == [(1, 2), (2, 2)]
     assert before.items() <= after.items()

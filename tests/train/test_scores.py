@@ -51,9 +51,7 @@ class FixedMap:
         return self.semantic
 
 
-def truth_of(
-    boxes: list[list[float]], class_ids: list[int], crowd: list[bool] | None = None, **fields: Any
-) -> Truth:
+def truth_of(boxes: list[list[float]], class_ids: list[int], crowd: list[bool] | None = None, **fields: Any) -> Truth:
     """An image of `SIZE` with these boxes; each mask fills its box."""
     array = np.array(boxes, np.float32).reshape(-1, 4)
     rles = []
@@ -214,9 +212,7 @@ def test_json_and_table() -> None:
     assert document["miou"] is None
     assert document["images_by_task"]["masks"] == 1
     lines = scores.table().splitlines()
-    assert [line.split()[:3] for line in lines] == [
-        [task, "1", "images"] for task in ("boxes", "masks", "caption")
-    ]
+    assert [line.split()[:3] for line in lines] == [[task, "1", "images"] for task in ("boxes", "masks", "caption")]
     assert "AP 1.000" in lines[0]
     assert "large -" in lines[0]
 
