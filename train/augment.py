@@ -185,6 +185,7 @@ def _place_labels(truth: Truth, placement: _Placement, view: View, rng: np.rando
     """Add the dense truth of a picture that `placement` puts into `view`."""
     x1, y1, x2, y2 = placement.window
     height, width = view.image.shape[:2]
+    cells = (width // PROTOTYPE_STRIDE, height // PROTOTYPE_STRIDE)  # OpenCV's order
     semantic = truth.semantic_map()
     if semantic is not None:
         # A label cell spans four input pixels a side, so its centre lies between pixels; taking either neighbour at
@@ -193,7 +194,7 @@ def _place_labels(truth: Truth, placement: _Placement, view: View, rng: np.rando
         placed = cv2.warpAffine(
             semantic,
             placement.matrix(PROTOTYPE_STRIDE, offset),
-            (width // PROTOTYPE_STRIDE, height // PROTOTYPE_STRIDE),
+            cells,
             flags=cv2.INTER_NEAREST,
             borderMode=cv2.BORDER_CONSTANT,
             borderValue=(IGNORED,),
@@ -222,7 +223,6 @@ def _place_labels(truth: Truth, placement: _Placement, view: View, rng: np.rando
     masks = np.zeros((len(keep), *view.semantic.shape), np.uint8)
     pixels = truth.masks()
     if pixels is not None:
-        cells = (masks.shape[2], masks.shape[1])
         for i, mask in enumerate(pixels[keep]):
             full = cv2.warpAffine(mask.view(np.uint8) * 255, placement.matrix(), (width, height))
             full[:y1], full[y2:], full[:, :x1], full[:, x2:] = 0, 0, 0, 0
