@@ -107,7 +107,9 @@ def bench(
         model = stack.enter_context(load(opened, backend, precision, threads))
         cold["load_ms"] = _milliseconds_since(started)
         if dataset is not None:
-            _require_shared_tasks(model, dataset)
+            from ..train.evaluate import shared_tasks
+
+            shared_tasks(model, dataset)  # refused now, not after the timing
         pictures, origin = stack.enter_context(_pictures(images, dataset, opened))
         measured = measure(
             model,
@@ -228,20 +230,6 @@ def _open_dataset(data: str | os.PathLike[str] | None, split: str | None) -> Any
     from ..train.coco import CocoDataset
 
     return CocoDataset.open(Path(data), split=split, role="val")
-
-
-def _require_shared_tasks(model: Model, dataset: Any) -> None:
-    """Refuse before the timing what the scoring after it would refuse."""
-    spec = model.spec
-    tasks = [task for task in spec.tasks if task in dataset.tasks]
-    if not tasks:
-        raise UsageError(
-            f"{dataset.root} ({dataset.split}): has truth for {', '.join(sorted(dataset.tasks))}, "
-            f"the model answers {', '.join(spec.tasks)}; nothing to score"
-        )
-    dataset.require_classes(
-        spec.class_names if "boxes" in tasks else None, spec.semantic_names if "semantic" in tasks else None
-    )
 
 
 def _accuracy(

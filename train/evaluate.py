@@ -114,6 +114,26 @@ def score_network(network: Network, dataset: CocoDataset) -> Evaluation:
     return score_model(torch_model(network), dataset)
 
 
+def shared_tasks(model: Model, dataset: CocoDataset) -> list[str]:
+    """The tasks that a model answers and a data set has truth for, with the same classes on both sides.
+
+    Raises:
+        UsageError: If there is none.
+        DatasetError: If the classes differ.
+    """
+    spec = model.spec
+    tasks = [task for task in spec.tasks if task in dataset.tasks]
+    if not tasks:
+        raise UsageError(
+            f"{dataset.root} ({dataset.split}): has truth for {', '.join(sorted(dataset.tasks))}, "
+            f"the model answers {', '.join(spec.tasks)}; nothing to score"
+        )
+    dataset.require_classes(
+        spec.class_names if "boxes" in tasks else None, spec.semantic_names if "semantic" in tasks else None
+    )
+    return tasks
+
+
 def score_model(
     model: Model,
     dataset: CocoDataset,
@@ -126,15 +146,7 @@ def score_model(
     if limit is not None and limit < 1:
         raise UsageError(f"limit must be at least 1, got {limit}")
     spec = model.spec
-    tasks = [task for task in spec.tasks if task in dataset.tasks]
-    if not tasks:
-        raise UsageError(
-            f"{dataset.root} ({dataset.split}): has truth for {', '.join(sorted(dataset.tasks))}, "
-            f"the model answers {', '.join(spec.tasks)}; nothing to score"
-        )
-    dataset.require_classes(
-        spec.class_names if "boxes" in tasks else None, spec.semantic_names if "semantic" in tasks else None
-    )
+    tasks = shared_tasks(model, dataset)
     total = min(limit or len(dataset), len(dataset))
     judged: list[tuple[bool, bool]] = []
     # What a caption says of a scene is judged by its objects and its map, so both have to be there.
