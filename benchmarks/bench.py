@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from ..runtime.backends import graph_files
 from ..runtime.bundle import Bundle
 from ..runtime.captioning import CaptionOptions
 from ..runtime.errors import UsageError
@@ -129,7 +130,7 @@ def bench(
             accuracy = _accuracy(model, dataset, limit, caption, progress)
         spec = model.spec
     rule = warmup or WarmUp()
-    graph_files = opened.graph_files(precision).values()
+    graph_paths = graph_files(opened, backend, precision).values()
     limits = spec.thresholds
     report = Report(
         identity={
@@ -137,7 +138,7 @@ def bench(
             "bundle": str(opened.path),
             "bundle_sha256": opened.digest,
             "files_sha256": {
-                path.name: opened.files.get(path.relative_to(opened.path).as_posix(), "unknown") for path in graph_files
+                path.name: opened.files.get(path.relative_to(opened.path).as_posix(), "unknown") for path in graph_paths
             },
             "backend": f"{backend}-cpu",
             "precision": precision,
@@ -176,7 +177,7 @@ def bench(
         cold=cold,
         memory={
             "peak_rss_bytes": peak,
-            "graph_bytes": {path.name: path.stat().st_size for path in graph_files},
+            "graph_bytes": {path.name: path.stat().st_size for path in graph_paths},
             "bundle_bytes": sum((opened.path / name).stat().st_size for name in opened.files),
         },
         measurement=measured,

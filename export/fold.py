@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 
 import torch
 from torch import nn
@@ -26,7 +27,7 @@ def fold(network: Network) -> Network:
     for parent in list(folded.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, Conv):
-                setattr(parent, name, nn.Sequential(_fold_conv(child), nn.SiLU()))
+                setattr(parent, name, nn.Sequential(OrderedDict(conv=_fold_conv(child), act=nn.SiLU())))
             elif isinstance(child, Prediction):
                 setattr(parent, name, _fold_prediction(child))
     return folded.eval()

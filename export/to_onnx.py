@@ -34,6 +34,7 @@ from ..train.network import Network
 from ..train.scene_drawing import draw_scene
 from ..train.torch_backend import TorchGraph, parts_of, spec_of
 from .fold import fold
+from .graph_cleanup import drop_metadata, fold_constants, name_by_module
 
 OPSET = 18
 # Folding is exact but for rounding; a difference beyond this is a mistake.
@@ -184,12 +185,9 @@ def export_part(name: str, part: TorchGraph) -> onnx.ModelProto:
     model = program.model_proto
     model.graph.name = name
     model.producer_name = "yolor-edge"
-    # Source positions of the exporting machine have no use on another one.
-    for node in model.graph.node:
-        del node.metadata_props[:]
-    del model.graph.metadata_props[:]
-    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer):
-        del value.metadata_props[:]
+    name_by_module(model, root="network" if name == "vision" else "decoder")
+    drop_metadata(model)
+    fold_constants(model)
     onnx.checker.check_model(model, full_check=True)
     return model
 

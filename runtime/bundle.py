@@ -28,6 +28,11 @@ SCHEMA_VERSION = 1
 BUNDLE_FILE = "bundle.json"
 PARTS = ("vision", "caption_prefill", "caption_step")
 PRECISIONS = ("fp32", "fp16", "int8")
+# How a graph writes int8: signed activations, as TensorRT and OpenVINO read them, or unsigned ones, which ONNX Runtime
+# multiplies fastest on x86. Both come from one calibration.
+INT8_DIALECTS = ("s8s8", "u8s8")
+# What a part's graphs are listed under: a precision, and for int8 its dialect.
+GRAPH_KINDS = ("fp32", "fp16", *(f"int8-{dialect}" for dialect in INT8_DIALECTS))
 # Built on the device from what the bundle holds; never part of it.
 _CACHE_FOLDERS = frozenset({"engines"})
 
@@ -39,7 +44,7 @@ class Bundle:
     Attributes:
         path: The folder.
         spec: What the model is.
-        graphs: For each network part, the graph file of each precision, as names inside the folder.
+        graphs: For each network part, the graph file of each of `GRAPH_KINDS`, as names inside the folder.
         tensors: For each part its "inputs" and "outputs" by name, with axes, dtype and meaning.
         files: SHA-256 of every file, by name inside the folder.
         licence: Of the weights.
@@ -92,20 +97,26 @@ class Bundle:
     @property
     def precisions(self) -> tuple[str, ...]:
         """Those in which the vision graph is there."""
-        return tuple(p for p in PRECISIONS if p in self.graphs["vision"])
+        held = {kind.partition("-")[0] for kind in self.graphs["vision"]}
+        return tuple(p for p in PRECISIONS if p in held)
 
-    def graph_files(self, precision: str = "fp32") -> dict[str, Path]:
+    def graph_files(self, precision: str = "fp32", dialect: str = "s8s8") -> dict[str, Path]:
         """The graph file of every part in `precision`; a caption decoder without one is taken in fp32.
+
+        Args:
+            precision: One of `PRECISIONS`.
+            dialect: Of int8, one of `INT8_DIALECTS`.
 
         Raises:
             UsageError: If the vision graph is not there in this precision.
         """
-        if precision not in self.graphs["vision"]:
+        kind = f"int8-{dialect}" if precision == "int8" else precision
+        if kind not in self.graphs["vision"]:
             raise UsageError(
                 f"{self.path}: has no {precision} graph, it holds {', '.join(self.precisions)}; "
-                f"choose one of those or export again"
+                f"choose one of those or export again with --precision {precision}"
             )
-        return {part: self.path / names.get(precision, names["fp32"]) for part, names in self.graphs.items()}
+        return {part: self.path / names.get(kind, names["fp32"]) for part, names in self.graphs.items()}
 
     @property
     def digest(self) -> str:
@@ -129,7 +140,7 @@ def write_bundle(
     Args:
         folder: Holds every file already; whatever lies in it becomes part of the bundle.
         spec: What the model is.
-        graphs: For each part ("vision", "caption_prefill", "caption_step") its file of each precision.
+        graphs: For each part ("vision", "caption_prefill", "caption_step") its file of each of `GRAPH_KINDS`.
         provenance: Where it came from, JSON values only.
         licence: Of the weights.
         tensors: Inputs and outputs of each part; by default what `describe_tensors` says.
@@ -301,8 +312,8 @@ def _graph_complaints(spec: ModelSpec, graphs: Mapping[str, Any], files: Mapping
             found.append(f"graphs.{part} must map a precision to a file")
         else:
             for precision, name in names.items():
-                if precision not in PRECISIONS:
-                    found.append(f"unknown precision {precision!r} of {part}, known are {', '.join(PRECISIONS)}")
+                if precision not in GRAPH_KINDS:
+                    found.append(f"unknown precision {precision!r} of {part}, known are {', '.join(GRAPH_KINDS)}")
                 if not isinstance(name, str) or name not in files:
                     found.append(f"graph {name!r} is not among the files listed")
             if part != "vision" and names and "fp32" not in names:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -10,11 +11,38 @@ from ..bundle import Bundle
 from ..errors import BackendError, UsageError
 from .base import Graph
 
-BACKENDS = {"onnxruntime": ".onnxruntime_backend"}
+
+@dataclass(frozen=True)
+class BackendEntry:
+    """Where a backend lives and what it reads.
+
+    Attributes:
+        module: Imported when the backend is asked for; has `open_graph(path, threads)`.
+        extra: What to install for it.
+        int8_dialect: Of `bundle.INT8_DIALECTS`, the one it runs fast.
+    """
+
+    module: str
+    extra: str
+    int8_dialect: str
+
+
+BACKENDS = {"onnxruntime": BackendEntry(".onnxruntime_backend", "onnxruntime", "u8s8")}
 
 
 class _BackendModule(Protocol):
     def open_graph(self, path: Path, threads: int | None) -> Graph: ...
+
+
+def graph_files(bundle: Bundle, backend: str = "onnxruntime", precision: str = "fp32") -> dict[str, Path]:
+    """The files that `backend` runs in `precision`, by part.
+
+    Raises:
+        UsageError: If the backend is unknown or the bundle lacks the precision.
+    """
+    if backend not in BACKENDS:
+        raise UsageError(f"unknown backend {backend!r}; the backends are {', '.join(BACKENDS)}")
+    return bundle.graph_files(precision, BACKENDS[backend].int8_dialect)
 
 
 def open_graphs(
@@ -35,19 +63,18 @@ def open_graphs(
         UsageError: If the backend or the thread count makes no sense, or the bundle lacks the precision.
         BackendError: If the backend's package is not installed, or it refuses a graph.
     """
-    if backend not in BACKENDS:
-        raise UsageError(f"unknown backend {backend!r}; the backends are {', '.join(BACKENDS)}")
+    files = graph_files(bundle, backend, precision)
+    entry = BACKENDS[backend]
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be at least 1, got {threads}")
-    files = bundle.graph_files(precision)
     try:
-        module = cast(_BackendModule, importlib.import_module(BACKENDS[backend], __name__))
+        module = cast(_BackendModule, importlib.import_module(entry.module, __name__))
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith(__name__.partition(".")[0]):
             raise
         raise BackendError(
             f'backend "{backend}" needs the package {error.name}; '
-            f'install the "{backend}" extra: pip install "yolor-edge[{backend}]"'
+            f'install the "{entry.extra}" extra: pip install "yolor-edge[{entry.extra}]"'
         ) from error
     graphs: dict[str, Graph] = {}
     try:
