@@ -53,7 +53,7 @@ def fold_constants(model: onnx.ModelProto) -> int:
         needed = [name for name in node.input if name]
         if node.op_type == "Constant" or (needed and all(name in constants for name in needed)):
             for name, value in zip(node.output, _evaluate(node, [constants[n] for n in needed], model), strict=True):
-                constants[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
+                constants[name] = numpy_helper.from_array(np.array(value, order="C"), name)
             folded += 1
         else:
             kept.append(node)

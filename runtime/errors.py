@@ -47,3 +47,9 @@ class BackendError(YolorEdgeError):
 
 class ParityError(YolorEdgeError):
     """Two stages of the chain that should agree and do not."""
+
+
+class CalibrationError(YolorEdgeError):
+    """Pictures or scales that an int8 calibration cannot use."""
+
+    exit_code = 2
