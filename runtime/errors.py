@@ -53,3 +53,7 @@ class CalibrationError(YolorEdgeError):
     """Pictures or scales that an int8 calibration cannot use."""
 
     exit_code = 2
+
+
+class AccuracyError(YolorEdgeError):
+    """A cheaper form of a network that scores worse than was allowed."""

@@ -1,0 +1,341 @@
+"""The cheaper precisions of a bundle, each written only after it was held against fp32.
+
+FP16 has to give the same answers on the golden pictures. INT8 is accepted on task scores, not on the distance between
+tensors: within a budget for every task where an evaluation split is given, and unscored, which the bundle says, where
+none is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from ..runtime.backends.base import Array, Graph
+from ..runtime.backends.onnxruntime_backend import open_graph
+from ..runtime.bundle import INT8_DIALECTS
+from ..runtime.errors import AccuracyError, ParityError, UsageError
+from ..runtime.model import Model
+from ..runtime.preprocess import preprocess
+from ..runtime.spec import ModelSpec
+from ..runtime.verify import Tolerances, answers_of, compare
+from ..train.coco import CocoDataset
+from ..train.evaluate import score_model
+from .budget import BudgetReport, meet_budget
+from .calibration import (
+    FEW_IMAGES,
+    Calibration,
+    CalibrationSet,
+    Method,
+    calibrate,
+    calibration_files,
+    held_out_digests,
+    scales_summary,
+)
+from .probe import open_model
+from .to_fp16 import to_fp16
+
+SCALES_FILE = "calibration.json"
+# Pictures that layers' noise is measured on: a ranking needs no more.
+_NOISE_IMAGES = 8
+_CAPTION_STEPS = 6
+_TIMED_RUNS = 15
+_SCORE_FIELDS = {"box AP": "box_ap", "mask AP": "mask_ap", "mIoU": "miou", "CIDEr": "cider"}
+
+Say = Callable[[str], None]
+Graphs = dict[str, dict[str, str]]
+
+
+@dataclass(frozen=True)
+class PrecisionOptions:
+    """Which precisions to write beside fp32, and how.
+
+    Attributes:
+        precisions: Of "fp16", "int8", "auto". "auto" writes both, drops int8 where it misses the budget or is not
+            faster than fp32 on this machine, and records which precision is best here.
+        calibration: Pictures for int8: a folder, a glob or a text file with one path a line.
+        method: How int8 ranges treat outliers, see `calibrate`.
+        scales: The `calibration.json` of another export of the same weights, instead of pictures.
+        data: Folder of a data set in COCO's layout that int8 is scored on.
+        split: Its split; by default the first whose name starts with "val".
+        max_drop: Largest drop of box AP, mask AP, mIoU and CIDEr that int8 may cost, absolute.
+        keep_float: Layers to keep in a wider format whatever they cost, by name or by the start of it.
+    """
+
+    precisions: tuple[str, ...] = ()
+    calibration: str | Path | None = None
+    method: Method = "percentile"
+    scales: Path | None = None
+    data: str | Path | None = None
+    split: str | None = None
+    max_drop: float = 0.01
+    keep_float: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.precisions if name not in ("fp32", "fp16", "int8", "auto")]
+        if unknown:
+            raise UsageError(f"unknown precision {', '.join(unknown)}; the precisions are fp32, fp16, int8, auto")
+        if self.wants_int8 and self.calibration is None and self.scales is None:
+            raise UsageError(
+                "int8 needs pictures to calibrate on: give --calibration with a folder or a list of them (200 or "
+                "more, none of the evaluation split), or --scales with the calibration.json of an earlier export"
+            )
+        if "auto" in self.precisions and self.data is None:
+            raise UsageError("--precision auto chooses by accuracy too: give --data with an evaluation split")
+        if not 0 <= self.max_drop:
+            raise UsageError(f"max_drop must not be negative, got {self.max_drop}")
+
+    @property
+    def wants_fp16(self) -> bool:
+        return bool({"fp16", "auto"} & set(self.precisions))
+
+    @property
+    def wants_int8(self) -> bool:
+        return bool({"int8", "auto"} & set(self.precisions))
+
+
+@dataclass
+class Added:
+    """What the bundle records of the precisions that were added."""
+
+    tolerances: dict[str, Any] = field(default_factory=dict)
+    parity: dict[str, Any] = field(default_factory=dict)
+    accuracy: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    recommended: dict[str, str] = field(default_factory=dict)
+
+
+def add_precisions(
+    folder: Path,
+    graphs: Graphs,
+    spec: ModelSpec,
+    images: Mapping[str, NDArray[np.uint8]],
+    options: PrecisionOptions,
+    say: Say,
+) -> Added:
+    """Write the graphs of further precisions beside the fp32 ones in `folder`, and list them in `graphs`.
+
+    Args:
+        folder: Of a bundle in the making, with its fp32 graphs.
+        graphs: Files by part and kind; added to.
+        spec: What the model is.
+        images: The golden pictures, (h, w, 3) uint8 BGR by name.
+        options: What to write.
+        say: Called with one line per step.
+
+    Raises:
+        ParityError: If fp16 answers otherwise than fp32.
+        CalibrationError: If the pictures or scales cannot be used.
+        AccuracyError: If int8 cannot meet the budget.
+    """
+    added = Added()
+    if options.wants_fp16:
+        _add_fp16(folder, graphs, spec, images, options, say, added)
+    if options.wants_int8:
+        _add_int8(folder, graphs, spec, options, say, added)
+    return added
+
+
+def _add_fp16(
+    folder: Path,
+    graphs: Graphs,
+    spec: ModelSpec,
+    images: Mapping[str, NDArray[np.uint8]],
+    options: PrecisionOptions,
+    say: Say,
+    added: Added,
+) -> None:
+    exact = {part: open_graph(folder / files["fp32"], None) for part, files in graphs.items()}
+    half: dict[str, Graph] = {}
+    kept: dict[str, Mapping[str, str]] = {}
+    with Model(spec, exact) as reference:
+        feeds = _feeds(exact, spec, list(images.values()))
+        for part, files in graphs.items():
+            model = onnx.load(folder / files["fp32"])
+            halved = to_fp16(model, feeds[part], options.keep_float)
+            file = f"{part}.fp16.onnx"
+            onnx.save(halved.model, folder / file)
+            half[part] = open_graph(folder / file, None)
+            kept[part] = dict(halved.kept)
+            share = f"{len(halved.kept)} nodes stay in fp32" if halved.kept else "all of it in 16 bits"
+            say(f"{file}: {(folder / file).stat().st_size / 1e6:.1f} MB, {share}")
+            for node, why in halved.kept.items():
+                say(f"  {node} stays in fp32: {why}")
+        tolerances = Tolerances.for_precision("fp16")
+        with Model(spec, half) as model:
+            checks = [
+                check
+                for name, image in images.items()
+                for check in compare(
+                    name,
+                    answers_of(reference, exact["vision"], image),
+                    answers_of(model, half["vision"], image),
+                    tolerances,
+                )
+            ]
+    failures = [check for check in checks if not check.passed]
+    if failures:
+        first = failures[0]
+        raise ParityError(
+            f"fp16 differs from fp32: {first.stage} on {first.golden}: {first.measured}, allowed {first.allowed} "
+            f"({len(failures)} of {len(checks)} checks failed); nothing was written. `yolor-edge diff` on an export "
+            "without fp16 names the layers, --keep-float keeps them in fp32"
+        )
+    say(f"fp16 agrees with fp32 in {len(checks)} checks on {len(images)} images")
+    for part, files in graphs.items():
+        files["fp16"] = f"{part}.fp16.onnx"
+    added.tolerances["fp16"] = asdict(tolerances)
+    added.parity["fp16"] = [asdict(check) for check in checks]
+    added.parity["kept_in_fp32"] = kept
+
+
+def _add_int8(
+    folder: Path, graphs: Graphs, spec: ModelSpec, options: PrecisionOptions, say: Say, added: Added
+) -> None:
+    model = onnx.load(folder / graphs["vision"]["fp32"])
+    dataset = None if options.data is None else CocoDataset.open(options.data, split=options.split, role="val")
+    held_out = {} if dataset is None else held_out_digests(Path(dataset[i].path) for i in range(len(dataset)))
+    calibration, inputs = _calibration(model, spec, options, held_out, say)
+    calibration.save(folder / SCALES_FILE)
+    added.provenance["calibration"] = scales_summary(calibration)
+    added.tolerances["int8"] = asdict(Tolerances.for_precision("int8"))
+    exact = _Scorer(folder, graphs, spec, dataset)
+    reference = exact.scores(model) if dataset else {}
+    if dataset is None:
+        say("int8 is not scored: give --data to hold it to a budget")
+    reports: list[BudgetReport] = []
+    quantised: dict[str, onnx.ModelProto] = {}
+    try:
+        for dialect in INT8_DIALECTS:
+            found, report = meet_budget(
+                model,
+                calibration.ranges,
+                dialect,
+                inputs,
+                exact.scores if dataset else None,
+                reference,
+                options.max_drop,
+                options.keep_float,
+                say,
+            )
+            quantised[dialect] = found.model
+            reports.append(report)
+            say(report.table())
+    except AccuracyError as error:
+        if "auto" not in options.precisions:
+            raise
+        say(f"auto: without int8, since {error}")
+        added.recommended["onnxruntime"] = "fp32"
+        return
+    if "auto" in options.precisions:
+        ratio = _speed_ratio(model, quantised["u8s8"], inputs[0])
+        added.provenance["int8_speed"] = {"onnxruntime": round(ratio, 3), "threads": 1}
+        added.recommended["onnxruntime"] = "int8" if ratio > 1 else "fp32"
+        say(f"auto: int8 runs {ratio:.2f} times as fast as fp32 in ONNX Runtime here")
+        if ratio <= 1:
+            return
+    for report in reports:
+        kind = f"int8-{report.dialect}"
+        file = f"vision.{kind}.onnx"
+        onnx.save(quantised[report.dialect], folder / file)
+        graphs["vision"][kind] = file
+        added.accuracy[kind] = report.to_json()
+        say(f"{file}: {(folder / file).stat().st_size / 1e6:.1f} MB")
+
+
+def _calibration(
+    model: onnx.ModelProto, spec: ModelSpec, options: PrecisionOptions, held_out: Mapping[str, Path], say: Say
+) -> tuple[Calibration, list[NDArray[np.float32]]]:
+    """Fresh or given ranges, and a few inputs of the network to measure noise on."""
+    rule = spec.preprocess
+    if options.calibration is None:
+        assert options.scales is not None
+        calibration = Calibration.load(options.scales)
+        calibration.require_fresh(options.scales, model, rule)
+        say(f"{options.scales}: ranges of {len(calibration.ranges)} tensors from {calibration.images} pictures")
+        generator = np.random.default_rng(0)
+        shape = (1, 3, *spec.input_size)
+        return calibration, [generator.random(shape, dtype=np.float32) for _ in range(_NOISE_IMAGES)]
+    pictures = CalibrationSet(calibration_files(options.calibration), rule, held_out)
+    if len(pictures) < FEW_IMAGES:
+        say(f"warning: {len(pictures)} calibration pictures are few, {FEW_IMAGES} or more make ranges that hold")
+    started = time.perf_counter()
+    calibration = calibrate(model, pictures, options.method)
+    say(
+        f"calibrated {len(calibration.ranges)} tensors on {len(pictures)} pictures by {options.method}, "
+        f"{time.perf_counter() - started:.1f} s"
+    )
+    inputs = []
+    for tensor in pictures.tensors():
+        inputs.append(tensor)
+        if len(inputs) == _NOISE_IMAGES:
+            break
+    return calibration, inputs
+
+
+class _Scorer:
+    """Scores any vision graph with the bundle's fp32 caption decoder, through the pipeline that ships."""
+
+    def __init__(self, folder: Path, graphs: Graphs, spec: ModelSpec, dataset: CocoDataset | None) -> None:
+        self._captions = {part: folder / files["fp32"] for part, files in graphs.items() if part != "vision"}
+        self._spec, self._dataset = spec, dataset
+
+    def scores(self, vision: onnx.ModelProto) -> dict[str, float]:
+        assert self._dataset is not None
+        parts: dict[str, Graph] = {part: open_graph(path, None) for part, path in self._captions.items()}
+        with Model(self._spec, {"vision": open_model(vision), **parts}) as model:
+            found = score_model(model, self._dataset).scores
+        values = {name: getattr(found, attribute) for name, attribute in _SCORE_FIELDS.items()}
+        return {name: float(value) for name, value in values.items() if value is not None}
+
+
+def _feeds(
+    graphs: Mapping[str, Graph], spec: ModelSpec, images: Sequence[NDArray[np.uint8]]
+) -> dict[str, list[Mapping[str, Array]]]:
+    """Real inputs of every part: the pictures, their memory, and the words of a greedy caption."""
+    feeds: dict[str, list[Mapping[str, Array]]] = {part: [] for part in graphs}
+    for image in images:
+        tensor, _ = preprocess(image, spec.preprocess)
+        feeds["vision"].append({"images": tensor[np.newaxis]})
+        if "caption_prefill" not in graphs or spec.caption is None:
+            continue
+        memory = graphs["vision"].run(feeds["vision"][-1], ["caption_memory"])["caption_memory"]
+        begin = {"caption_memory": memory, "tokens": np.array([spec.caption.bos_id], np.int64)}
+        feeds["caption_prefill"].append(begin)
+        feeds["caption_step"] += _greedy_steps(graphs, begin)
+    return feeds
+
+
+def _greedy_steps(graphs: Mapping[str, Graph], begin: Mapping[str, Array]) -> Iterator[Mapping[str, Array]]:
+    state = graphs["caption_prefill"].run(begin)
+    cross = {name: state[name] for name in ("cross_keys", "cross_values")}
+    for _ in range(_CAPTION_STEPS):
+        feed = {
+            "tokens": state["log_probs"].argmax(1),
+            "past_keys": state["present_keys"],
+            "past_values": state["present_values"],
+            **cross,
+        }
+        yield feed
+        state = graphs["caption_step"].run(feed)
+
+
+def _speed_ratio(exact: onnx.ModelProto, quantised: onnx.ModelProto, image: NDArray[np.float32]) -> float:
+    """How many times as fast the second graph is, by medians of interleaved runs on one thread."""
+    graphs = [open_model(exact, 1), open_model(quantised, 1)]
+    times: list[list[int]] = [[], []]
+    for _ in range(_TIMED_RUNS + 3):
+        for graph, taken in zip(graphs, times, strict=True):
+            started = time.perf_counter_ns()
+            graph.run({"images": image})
+            taken.append(time.perf_counter_ns() - started)
+    for graph in graphs:
+        graph.close()
+    fp32, int8 = (float(np.median(taken[3:])) for taken in times)
+    return fp32 / int8
