@@ -27,7 +27,10 @@ class BackendEntry:
     int8_dialect: str
 
 
-BACKENDS = {"onnxruntime": BackendEntry(".onnxruntime_backend", "onnxruntime", "u8s8")}
+BACKENDS = {
+    "onnxruntime": BackendEntry(".onnxruntime_backend", "onnxruntime", "u8s8"),
+    "openvino": BackendEntry(".openvino_backend", "openvino", "s8s8"),
+}
 
 
 class _BackendModule(Protocol):
