@@ -68,6 +68,8 @@ class OpenVinoGraph:
         if compiled is None:
             raise BackendError(f"{self.path.name}: the graph is closed")
         complaints = feed_complaints(self.inputs, feed)
+        # OpenVINO (2026.4) does not refuse a batch of none: it answers with the run before, or crashes.
+        complaints += [f"input {name!r} is empty" for name, array in feed.items() if array.ndim and not len(array)]
         names = list(self.outputs) if wanted is None else list(wanted)
         complaints += [f"there is no output {name!r}" for name in names if name not in self.outputs]
         if complaints:
@@ -75,7 +77,7 @@ class OpenVinoGraph:
         arrays = {name: np.ascontiguousarray(array) for name, array in feed.items()}
         places = list(self.outputs)
         try:
-            request = self._request(compiled, any(array.size == 0 for array in arrays.values()))
+            request = self._request(compiled)
             found = request.infer(arrays, share_inputs=True, share_outputs=True)
             answers = {name: np.array(found[places.index(name)]) for name in names}
         except Exception as error:
@@ -83,12 +85,10 @@ class OpenVinoGraph:
         self._idle.append(request)
         return answers
 
-    def _request(self, compiled: openvino.CompiledModel, is_empty: bool) -> openvino.InferRequest:
+    def _request(self, compiled: openvino.CompiledModel) -> openvino.InferRequest:
         """A request that no other thread is using."""
-        # Where there is nothing to compute, one that ran before answers with the shapes of that run.
-        if not is_empty:
-            with contextlib.suppress(IndexError):
-                return self._idle.pop()
+        with contextlib.suppress(IndexError):
+            return self._idle.pop()
         return compiled.create_infer_request()
 
     def close(self) -> None:
