@@ -24,7 +24,8 @@ class OpenVinoGraph:
     """An ONNX file compiled for the CPU. Threads may share it: every call at a time has an infer request of its own.
 
     OpenVINO computes the whole graph whichever outputs are wanted; those not wanted are only not copied out. Graphs in
-    int8 run in int8 in either dialect, fastest in the signed one.
+    int8 run in int8 in either dialect, fastest in the signed one. Free axes that have to agree, such as the beam of a
+    caption step's inputs, are for the caller to keep equal: OpenVINO does not check them, it reads past the end.
 
     Args:
         path: The ONNX file.
