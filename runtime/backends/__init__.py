@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from ..bundle import Bundle
-from ..errors import BackendError, UsageError
+from ..errors import BackendMissingError, UsageError
 from .base import Graph
 
 
@@ -75,7 +75,7 @@ def open_graphs(
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith(__name__.partition(".")[0]):
             raise
-        raise BackendError(
+        raise BackendMissingError(
             f'backend "{backend}" needs the package {error.name}; '
             f'install the "{entry.extra}" extra: pip install "yolor-edge[{entry.extra}]"'
         ) from error
