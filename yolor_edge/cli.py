@@ -22,7 +22,7 @@ from . import __version__
 
 _PROGRAM = "yolor-edge"
 # Where a package is missing: the extra to install, by command.
-_EXTRAS = {"export": "export", "demo": "export", "bench": "bench"}
+_EXTRAS = {"export": "export", "diff": "export", "demo": "export", "bench": "bench"}
 _OPTIONAL_PACKAGES = frozenset({"torch", "safetensors", "pycocotools", "onnx", "onnxscript", "onnxruntime"})
 
 
@@ -118,8 +118,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         title="commands", dest="command", metavar="COMMAND", required=True, parser_class=_Parser
     )
+    from . import commands_diff  # here, since it takes what commands share from this file
+
     for add in (
-        *(_add_scenes, _add_train, _add_evaluate, _add_export, _add_verify),
+        *(_add_scenes, _add_train, _add_evaluate, _add_export, _add_verify, commands_diff.add),
         *(_add_run, _add_bench, _add_inspect, _add_demo),
     ):
         add(commands)
