@@ -4,6 +4,9 @@ Noise is the root mean square of the difference relative to that of the signal; 
 ratio (SQNR) by which quantisation is usually judged. It adds up along the network, so beside what has gathered at a
 layer stands what the layer adds itself, measured by running it on the other graph's values. Layers that add most are
 the ones to keep in float.
+
+On a CPU, ONNX Runtime computes fp16 graphs in fp32 and rounds only what is fetched. So a value beyond the range of fp16
+is infinite in the layer that gives it and does not reach those behind: it fails its stage wherever in it it stands.
 """
 
 from __future__ import annotations
@@ -68,7 +71,7 @@ class StageDifference:
         layers: How many it has.
         difference: Of what the next stages read.
         own_noise: The largest that one of its layers adds.
-        passed: Whether the noise is within the tolerance.
+        passed: Whether the noise is within the tolerance, and every layer gives numbers.
     """
 
     stage: str
@@ -202,19 +205,27 @@ def diff(
     def worst_exit(stage: str) -> Difference:
         return max((gathered[name] for name in seen[stage]), key=lambda difference: difference.noise)
 
+    def is_within(stage: str) -> bool:
+        inside = (gathered[layer.tensor].noise for layer in layers if layer.stage == stage)
+        return worst_exit(stage).noise <= limit and max(inside) < _MOST
+
     found = tuple(
         StageDifference(
             stage,
             sum(layer.stage == stage for layer in layers),
             worst_exit(stage),
             max(own[layer.tensor].noise for layer in layers if layer.stage == stage),
-            worst_exit(stage).noise <= limit,
+            is_within(stage),
         )
         for stage in stages
     )
     first = _first_over(found, layers, body_a)
     chosen = [layer for layer in layers if layer.stage == first]
-    kept = _kept_in_float(chosen, {layer.tensor: own[layer.tensor].noise for layer in chosen}, limit)
+    before = {earlier.tensor for layer in chosen for earlier in body_a.inputs_of(layer, layers)}
+    before -= {layer.tensor for layer in chosen}
+    arrived = max((gathered[tensor].noise for tensor in before), default=0.0)
+    own_noise = {layer.name: own[layer.tensor].noise for layer in chosen}
+    kept = _kept_in_float(own_noise, math.sqrt(max(0.0, limit**2 - arrived**2)))
     return Diff(
         graph_a.label,
         graph_b.label,
@@ -419,15 +430,19 @@ def _first_over(stages: Sequence[StageDifference], layers: Sequence[Layer], body
     return next((stage for stage in over if not inherits(stage)), over[0] if over else None)
 
 
-def _kept_in_float(layers: Sequence[Layer], own: Mapping[str, float], limit: float) -> set[str]:
-    """Names of the fewest layers without which what the others add stays within half of the tolerance, at least one.
+def _kept_in_float(own: Mapping[str, float], allowed: float) -> set[str]:
+    """The fewest layers without which what the others add stays within what is allowed; at least one.
 
-    Half, because some has gathered before the stage already.
+    Noise of independent origin adds up in squares.
+
+    Args:
+        own: What each layer adds.
+        allowed: What they may add together: the tolerance less what has arrived at the stage.
     """
-    left = sorted(layers, key=lambda layer: own[layer.tensor], reverse=True)
+    left = sorted(own, key=lambda name: own[name], reverse=True)
     kept: set[str] = set()
-    while left and (not kept or math.hypot(*(own[layer.tensor] for layer in left)) > limit / 2):
-        kept.add(left.pop(0).name)
+    while left and (not kept or math.hypot(*(own[name] for name in left)) > allowed):
+        kept.add(left.pop(0))
     return kept
 
 
