@@ -45,6 +45,10 @@ class BackendError(YolorEdgeError):
     """An inference backend that is not installed, or failed to load or to run a graph."""
 
 
+class BackendMissingError(BackendError):
+    """An inference backend whose package is not installed."""
+
+
 class ParityError(YolorEdgeError):
     """Two stages of the chain that should agree and do not."""
 

@@ -18,7 +18,7 @@ from yolor_edge import __version__, cli
 
 from .runtime.tiny_bundle import coloured_patch, write_tiny_bundle
 
-COMMANDS = ("scenes", "train", "evaluate", "export", "verify", "run", "bench", "inspect", "demo")
+COMMANDS = ("scenes", "train", "evaluate", "export", "verify", "diff", "run", "bench", "inspect", "demo")
 SMALL = (64, 96)
 
 
@@ -433,7 +433,13 @@ def test_the_demo_goes_through_every_stage(
     assert len(list((out / "pictures").iterdir())) == 4
     # What it left can be used by the other commands, and an export does not replace it unasked.
     assert run_main(f"verify {out / 'bundle'} --threads 1 --json") == 0
-    assert json.loads(capsys.readouterr().out)["passed"] is True
+    replay = json.loads(capsys.readouterr().out)
+    assert replay["passed"] is True
+    assert "onnxruntime" in {one["backend"] for one in replay["verifications"]}
+    assert run_main(f"verify {out / 'bundle'} --backend onnxruntime --precision fp32 --threads 1 --each") == 0
+    printed = capsys.readouterr().out
+    assert printed.endswith("onnxruntime fp32: verified\n")
+    assert all(f"{i}-" in printed for i in range(2))
     assert run_main(f"export {checkpoint} --out {out / 'bundle'}") == 2
     assert "exists already" in complaint(capsys)
 

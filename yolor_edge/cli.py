@@ -22,7 +22,7 @@ from . import __version__
 
 _PROGRAM = "yolor-edge"
 # Where a package is missing: the extra to install, by command.
-_EXTRAS = {"export": "export", "demo": "export", "bench": "bench"}
+_EXTRAS = {"export": "export", "diff": "export", "demo": "export", "bench": "bench"}
 _OPTIONAL_PACKAGES = frozenset({"torch", "safetensors", "pycocotools", "onnx", "onnxscript", "onnxruntime"})
 
 
@@ -118,8 +118,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         title="commands", dest="command", metavar="COMMAND", required=True, parser_class=_Parser
     )
+    from . import commands_diff  # here, since it takes what commands share from this file
+
     for add in (
-        *(_add_scenes, _add_train, _add_evaluate, _add_export, _add_verify),
+        *(_add_scenes, _add_train, _add_evaluate, _add_export, _add_verify, commands_diff.add),
         *(_add_run, _add_bench, _add_inspect, _add_demo),
     ):
         add(commands)
@@ -352,19 +354,23 @@ def _add_verify(commands: Any) -> None:
         _verify,
         "replay a bundle's golden inputs on this machine",
         "Compares pixels, raw outputs, boxes, masks, semantic map and caption with what the network answered "
-        "when it was exported. Exit code 1 if anything differs by more than is allowed.",
-        "yolor-edge verify bundles/scenes",
+        "when it was exported, in every precision of the bundle and on every backend that is installed, and shows the "
+        "input on which a stage came off worst. Exit code 1 if anything differs by more than is allowed.",
+        "yolor-edge verify bundles/scenes\n  yolor-edge verify bundles/scenes --backend openvino --precision int8",
     )
     parser.add_argument("bundle", metavar="BUNDLE", help="folder of the bundle")
-    _add_backend(parser)
+    parser.add_argument("--backend", metavar="NAME", help="only this backend (default: all that are installed)")
+    parser.add_argument("--precision", metavar="P", help="only this precision (default: all that the bundle holds)")
+    parser.add_argument("--threads", type=int, metavar="T", help="CPU threads (default: all cores)")
+    parser.add_argument("--each", action="store_true", help="show every input, not only the worst of each stage")
     _add_json(parser)
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from .runtime.verify import verify
+    from .runtime.verify import verify_everything
 
-    found = verify(arguments.bundle, **_backend(arguments))
-    _print(arguments, found.to_json(), found.table())
+    found = verify_everything(arguments.bundle, **_backend(arguments))
+    _print(arguments, found.to_json(), found.table(arguments.each))
     return 0 if found.passed else 1
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from ..bundle import Bundle
-from ..errors import BackendError, UsageError
+from ..errors import BackendMissingError, UsageError
 from .base import Graph
 
 
@@ -27,7 +27,10 @@ class BackendEntry:
     int8_dialect: str
 
 
-BACKENDS = {"onnxruntime": BackendEntry(".onnxruntime_backend", "onnxruntime", "u8s8")}
+BACKENDS = {
+    "onnxruntime": BackendEntry(".onnxruntime_backend", "onnxruntime", "u8s8"),
+    "openvino": BackendEntry(".openvino_backend", "openvino", "s8s8"),
+}
 
 
 class _BackendModule(Protocol):
@@ -72,7 +75,7 @@ def open_graphs(
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith(__name__.partition(".")[0]):
             raise
-        raise BackendError(
+        raise BackendMissingError(
             f'backend "{backend}" needs the package {error.name}; '
             f'install the "{entry.extra}" extra: pip install "yolor-edge[{entry.extra}]"'
         ) from error

@@ -10,7 +10,7 @@ from typing import Any
 import onnxruntime
 
 from ..errors import BackendError, UsageError
-from .base import Array, TensorInfo, feed_complaints
+from .base import Array, TensorInfo, feed_complaints, usable_cores
 
 # Chosen by name, so that a build with other providers never falls back from one device to another unasked.
 PROVIDERS = ["CPUExecutionProvider"]
@@ -23,13 +23,6 @@ _DTYPES = {
     "tensor(uint8)": "uint8",
     "tensor(bool)": "bool",
 }
-
-
-def usable_cores() -> int:
-    """CPU cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class OnnxRuntimeGraph:

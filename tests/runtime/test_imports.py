@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from yolor_edge.runtime.bundle import Bundle
 
 STAGES = ("train", "export", "benchmarks")
@@ -24,7 +25,7 @@ def run_python(code: str, *arguments: str) -> str:
 def test_importing_the_runtime_imports_nothing_heavy() -> None:
     code = (
         "import sys, yolor_edge.runtime\n"
-        "heavy = {'torch', 'onnx', 'onnxruntime', 'safetensors', 'pycocotools', 'tensorrt', 'pycuda'}\n"
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'openvino', 'safetensors', 'pycocotools', 'tensorrt', 'pycuda'}\n"
         "print(sorted(heavy & set(sys.modules)), 'cv2' in sys.modules)"
     )
     assert run_python(code) == "[] True"
@@ -53,17 +54,18 @@ def test_loading_and_predicting_leaves_torch_out(tiny_bundle: Bundle, tmp_path: 
     assert run_python(code, str(tiny_bundle.path), str(tmp_path / "image.npy")) == "(50, 70) False True"
 
 
-def test_a_missing_backend_package_names_the_extra(tiny_bundle: Bundle) -> None:
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_missing_backend_package_names_the_extra(tiny_bundle: Bundle, backend: str) -> None:
     code = (
         "import sys\n"
-        "sys.modules['onnxruntime'] = None\n"
+        "sys.modules[sys.argv[2]] = None\n"
         "from yolor_edge.runtime import BackendError, load\n"
         "try:\n"
-        "    load(sys.argv[1])\n"
+        "    load(sys.argv[1], sys.argv[2])\n"
         "except BackendError as error:\n"
         "    print(error)"
     )
-    assert run_python(code, str(tiny_bundle.path)) == (
-        'backend "onnxruntime" needs the package onnxruntime; '
-        'install the "onnxruntime" extra: pip install "yolor-edge[onnxruntime]"'
+    assert run_python(code, str(tiny_bundle.path), backend) == (
+        f'backend "{backend}" needs the package {backend}; '
+        f'install the "{backend}" extra: pip install "yolor-edge[{backend}]"'
     )

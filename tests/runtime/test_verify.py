@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,9 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
-from yolor_edge.runtime.backends import open_graphs
+from yolor_edge.runtime.backends import BACKENDS, BackendEntry, open_graphs
 from yolor_edge.runtime.bundle import Bundle, write_bundle
-from yolor_edge.runtime.errors import BackendError, BundleError, UsageError
+from yolor_edge.runtime.errors import BackendError, BackendMissingError, BundleError, UsageError
 from yolor_edge.runtime.model import Model
 from yolor_edge.runtime.results import InstanceMasks, Result
 from yolor_edge.runtime.verify import (
@@ -28,6 +30,7 @@ from yolor_edge.runtime.verify import (
     compare,
     read_golden,
     verify,
+    verify_everything,
     write_golden,
 )
 
@@ -125,7 +128,7 @@ def test_the_table_and_the_json_say_the_same(golden_bundle: Bundle) -> None:
     assert (data["passed"], data["backend"], data["precision"]) == (True, "onnxruntime", "fp32")
     assert data["checks"][0] == {
         **{"golden": "blue", "stage": "pixels", "measured": "0 levels", "allowed": "0 levels"},
-        "passed": True,
+        **{"passed": True, "used": 0.0},
     }
 
 
@@ -139,8 +142,8 @@ def test_a_failure_is_marked_and_counted() -> None:
     assert lines[-1] == "onnxruntime fp32: 1 of 2 checks failed"
 
 
-def change_weight(folder: Path, part: str, name: str, by: NDArray[np.float32] | float) -> None:
-    file = folder / f"{part}.fp32.onnx"
+def change_weight(folder: Path, part: str, name: str, by: NDArray[np.float32] | float, kind: str = "fp32") -> None:
+    file = folder / f"{part}.{kind}.onnx"
     model = onnx.load(file)
     weight = next(one for one in model.graph.initializer if one.name == name)
     value = numpy_helper.to_array(weight)
@@ -221,6 +224,175 @@ def test_a_graph_that_cannot_be_loaded(spoilt: Path) -> None:
     reseal(spoilt)
     with pytest.raises(BackendError, match=r"vision\.fp32\.onnx: ONNX Runtime cannot load it"):
         verify(spoilt)
+
+
+# Replaying everything.
+
+
+@pytest.fixture
+def three_precisions(spoilt: Path) -> Path:
+    """The bundle with graphs that are called fp16 and int8, the signed ones spoilt; captions in fp32 only."""
+    for kind in ("fp16", "int8-s8s8", "int8-u8s8"):
+        shutil.copy(spoilt / "vision.fp32.onnx", spoilt / f"vision.{kind}.onnx")
+    change_weight(spoilt, "vision", "semantic_logits_b", np.array([0, 0, 0, 20], np.float32), "int8-s8s8")
+    kinds = ("fp32", "fp16", "int8-s8s8", "int8-u8s8")
+    graphs = {
+        "vision": {kind: f"vision.{kind}.onnx" for kind in kinds},
+        **{part: {"fp32": f"{part}.fp32.onnx"} for part in ("caption_prefill", "caption_step")},
+    }
+    write_bundle(spoilt, tiny_spec(), graphs, provenance={"made_by": "tests"})
+    return spoilt
+
+
+@pytest.fixture
+def only_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where no other backend is installed, on a machine without a GPU."""
+    monkeypatch.setattr("yolor_edge.runtime.verify._GPU_DEVICES", ())
+    for name in [name for name in BACKENDS if name != "onnxruntime"]:
+        monkeypatch.delitem(BACKENDS, name)
+    monkeypatch.setitem(BACKENDS, "abacus", BackendEntry("package_of_abacus", "abacus", "s8s8"))
+
+
+@pytest.fixture
+def abacus_module(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """A second backend that is installed: ONNX Runtime by another name."""
+    from yolor_edge.runtime.backends import onnxruntime_backend
+
+    module = types.ModuleType("abacus")
+    module.open_graph = onnxruntime_backend.open_graph  # type: ignore[attr-defined]
+    monkeypatch.setattr("yolor_edge.runtime.verify._GPU_DEVICES", ())
+    for name in [name for name in BACKENDS if name != "onnxruntime"]:
+        monkeypatch.delitem(BACKENDS, name)
+    monkeypatch.setitem(BACKENDS, "abacus", BackendEntry(".abacus", "abacus", "s8s8"))
+    monkeypatch.setitem(sys.modules, "yolor_edge.runtime.backends.abacus", module)
+    return module
+
+
+def test_everything_is_every_precision_on_every_backend(
+    three_precisions: Path, abacus_module: types.ModuleType
+) -> None:
+    replay = verify_everything(three_precisions, threads=1)
+    ran = {(one.backend, one.precision): one.passed for one in replay.verifications}
+    assert ran == {
+        ("onnxruntime", "fp32"): True,
+        ("onnxruntime", "fp16"): True,
+        ("onnxruntime", "int8"): True,
+        ("abacus", "fp32"): True,
+        ("abacus", "fp16"): True,
+        ("abacus", "int8"): False,
+    }
+    assert not replay.passed
+    assert replay.skipped == ()
+    [failure] = replay.verifications[-1].failures
+    assert (failure.golden, failure.stage) == ("all inputs", "semantic map")
+    tables = replay.table().split("\n\n")
+    assert [table.splitlines()[-1] for table in tables] == [
+        *(f"onnxruntime {precision}: verified" for precision in ("fp32", "fp16", "int8")),
+        *("abacus fp32: verified", "abacus fp16: verified", "abacus int8: 1 of 28 checks failed"),
+    ]
+    assert json.loads(json.dumps(replay.to_json()))["passed"] is False
+
+
+def test_a_short_table_shows_the_worst_input_of_each_stage(spoilt: Path) -> None:
+    change_weight(spoilt, "vision", "prototypes_b", np.array([-20, 0, 0], np.float32))
+    reseal(spoilt)
+    verification = verify(spoilt, threads=1)
+    rows = verification.table(each=False).splitlines()[1:-1]
+    assert len(rows) == len(STAGES)
+    for row, stage in zip(rows, STAGES, strict=True):
+        checks = [check for check in verification.checks if check.stage == stage]
+        assert stage in row
+        assert row.endswith("ok" if all(check.passed for check in checks) else "FAILED")
+        worst = max(checks, key=lambda check: check.used)
+        assert row.startswith(worst.golden)
+        assert worst.measured in row
+    assert len(verification.table().splitlines()) == 2 + 2 * len(STAGES)
+
+
+@pytest.mark.usefixtures("only_onnxruntime")
+def test_what_is_not_replayed_is_told(three_precisions: Path) -> None:
+    (three_precisions / "engines").mkdir()
+    (three_precisions / "engines" / "vision.fp16.sm_86.engine").write_bytes(b"engine")
+    replay = verify_everything(three_precisions, threads=1)
+    assert replay.passed
+    assert {one.backend for one in replay.verifications} == {"onnxruntime"}
+    assert [(one.what, one.why) for one in replay.skipped] == [
+        (
+            "abacus",
+            'backend "abacus" needs the package package_of_abacus; '
+            'install the "abacus" extra: pip install "yolor-edge[abacus]"',
+        ),
+        ("engines/vision.fp16.sm_86.engine", "needs a GPU, and there is none here"),
+    ]
+    assert replay.table().endswith("  engines/vision.fp16.sm_86.engine  needs a GPU, and there is none here")
+    assert replay.to_json()["skipped"][1]["what"] == "engines/vision.fp16.sm_86.engine"
+
+
+@pytest.mark.usefixtures("only_onnxruntime")
+def test_a_part_of_everything(three_precisions: Path) -> None:
+    def ran(**choice: str) -> list[tuple[str, str]]:
+        replay = verify_everything(three_precisions, threads=1, **choice)
+        return [(one.backend, one.precision) for one in replay.verifications]
+
+    assert ran(precision="fp16") == [("onnxruntime", "fp16")]
+    assert ran(backend="onnxruntime") == [("onnxruntime", precision) for precision in ("fp32", "fp16", "int8")]
+    assert ran(backend="onnxruntime", precision="int8") == [("onnxruntime", "int8")]
+
+
+@pytest.mark.usefixtures("only_onnxruntime")
+@pytest.mark.parametrize(
+    ("choice", "error", "message"),
+    [
+        ({"backend": "abacus"}, BackendMissingError, 'backend "abacus" needs the package'),
+        ({"backend": "nothing"}, UsageError, "unknown backend 'nothing'"),
+        ({"precision": "fp64"}, UsageError, "has no fp64 graph, it holds fp32, fp16, int8"),
+        ({"backend": "onnxruntime", "precision": "fp64"}, UsageError, "has no fp64 graph"),
+    ],
+)
+def test_what_is_asked_for_by_name_must_be_there(
+    three_precisions: Path, choice: dict[str, str], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        verify_everything(three_precisions, threads=1, **choice)
+
+
+@pytest.mark.usefixtures("only_onnxruntime")
+def test_graphs_that_do_not_load_are_a_failure_and_the_others_go_on(three_precisions: Path) -> None:
+    (three_precisions / "vision.fp16.onnx").write_bytes(b"not a graph")
+    bundle = Bundle.open(write_again(three_precisions))
+    replay = verify_everything(bundle, threads=1)
+    assert [one.passed for one in replay.verifications] == [True, False, True]
+    [failure] = replay.verifications[1].failures
+    assert failure.stage == "loading and running"
+    assert "vision.fp16.onnx: ONNX Runtime cannot load it" in failure.measured
+
+
+@pytest.mark.usefixtures("only_onnxruntime")
+def test_an_int8_graph_in_the_other_dialect_only(three_precisions: Path) -> None:
+    (three_precisions / "vision.int8-u8s8.onnx").unlink()
+    replay = verify_everything(Bundle.open(write_again(three_precisions)), threads=1)
+    assert [one.precision for one in replay.verifications] == ["fp32", "fp16"]
+    assert (replay.skipped[0].what, replay.skipped[0].why) == (
+        "onnxruntime int8",
+        "the bundle holds no int8 graph in the dialect u8s8",
+    )
+
+
+@pytest.mark.usefixtures("only_onnxruntime")
+def test_a_machine_without_a_backend(golden_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(BACKENDS, "onnxruntime")
+    with pytest.raises(BackendError, match=r"nothing of it can be replayed here \(abacus: backend"):
+        verify_everything(golden_bundle, threads=1)
+
+
+def write_again(folder: Path) -> Path:
+    """`bundle.json` anew, with the graphs that are still there and whatever is in them."""
+    data = json.loads((folder / "bundle.json").read_text())
+    graphs = {
+        part: {kind: name for kind, name in names.items() if (folder / name).exists()}
+        for part, names in data["graphs"].items()
+    }
+    return write_bundle(folder, tiny_spec(), graphs, provenance={"made_by": "tests"}).path
 
 
 # Golden files.
@@ -564,9 +736,11 @@ def test_another_caption(expected: Answers) -> None:
     greedy = expected.captions["greedy"]
     other = {**expected.captions, "greedy": (*greedy[:-1], greedy[-1] + 1)}
     failed = failures(expected, changed(expected, captions=other))
-    assert failed == {"caption (greedy)": f"{[*greedy[:-1], greedy[-1] + 1]} is not {list(greedy)}"}
+    assert failed == {"caption (greedy)": "differs from token 4 on, 4 tokens"}
     shorter = {**expected.captions, "beam": expected.captions["beam"][:-1]}
-    assert list(failures(expected, changed(expected, captions=shorter))) == ["caption (beam)"]
+    assert failures(expected, changed(expected, captions=shorter)) == {
+        "caption (beam)": "differs from token 4 on, 3 tokens, not 4"
+    }
 
 
 def test_an_answer_that_is_absent_fails(expected: Answers) -> None:
