@@ -10,10 +10,6 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-# Operations that move values without computing any: what they give has the range, and in int8 the scale, of what they
-# take. Resize belongs to them only in its nearest form, the one that the network uses.
-PASSING = frozenset({"Concat", "MaxPool", "Resize", "Reshape", "Transpose", "Slice"})
-
 
 class GraphView:
     """A graph with its tensors looked up by name. Of the model as it was when the view was made.
@@ -48,18 +44,17 @@ class GraphView:
 
     @cached_property
     def head_outputs(self) -> frozenset[str]:
-        """Names of the convolutions whose result leaves the graph without another computation: the predictions."""
+        """Names of the predictions: the last convolution before every output of the graph."""
         found = set()
-        for output in self.outputs:
-            pending = [output]
-            while pending:
-                node = self.producers.get(pending.pop())
-                if node is None:
-                    continue
-                if node.op_type == "Conv":
-                    found.add(node.name)
-                elif node.op_type in PASSING:
-                    pending += node.input[:1] if node.op_type != "Concat" else node.input
+        pending = list(self.outputs)
+        while pending:
+            node = self.producers.get(pending.pop())
+            if node is None:
+                continue
+            if node.op_type == "Conv":
+                found.add(node.name)
+            else:
+                pending += node.input
         return frozenset(found)
 
     def moved_into(self, name: str) -> list[str]:

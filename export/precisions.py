@@ -20,16 +20,18 @@ from numpy.typing import NDArray
 from ..runtime.backends.base import Array, Graph
 from ..runtime.backends.onnxruntime_backend import open_graph
 from ..runtime.bundle import INT8_DIALECTS
+from ..runtime.comparison import DEFAULT_TOLERANCES, FP16, captions_check, compare
 from ..runtime.errors import AccuracyError, ParityError, UsageError
+from ..runtime.golden import answers_of
 from ..runtime.model import Model
 from ..runtime.preprocess import preprocess
 from ..runtime.spec import ModelSpec
-from ..runtime.verify import Tolerances, answers_of, compare
 from ..train.coco import CocoDataset
 from ..train.evaluate import score_model
 from .budget import BudgetReport, meet_budget
 from .calibration import (
     FEW_IMAGES,
+    METHODS,
     Calibration,
     CalibrationSet,
     Method,
@@ -88,7 +90,9 @@ class PrecisionOptions:
             )
         if "auto" in self.precisions and self.data is None:
             raise UsageError("--precision auto chooses by accuracy too: give --data with an evaluation split")
-        if not 0 <= self.max_drop:
+        if self.method not in METHODS:
+            raise UsageError(f"calibration method must be one of {', '.join(METHODS)}, got {self.method!r}")
+        if not self.max_drop >= 0:
             raise UsageError(f"max_drop must not be negative, got {self.max_drop}")
 
     @property
@@ -98,6 +102,22 @@ class PrecisionOptions:
     @property
     def wants_int8(self) -> bool:
         return bool({"int8", "auto"} & set(self.precisions))
+
+
+def read_layers(path: str | Path) -> tuple[str, ...]:
+    """The layers a file names, one a line; empty lines and what follows a # are passed over.
+
+    Raises:
+        UsageError: If there is no such file, or it names none.
+    """
+    try:
+        lines = [line.partition("#")[0].strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read as a list of layers ({error}); expected one name a line") from None
+    names = tuple(line for line in lines if line)
+    if not names:
+        raise UsageError(f"{path}: names no layers; expected one name a line, such as backbone.stem.1")
+    return names
 
 
 @dataclass
@@ -167,18 +187,14 @@ def _add_fp16(
             say(f"{file}: {(folder / file).stat().st_size / 1e6:.1f} MB, {share}")
             for node, why in halved.kept.items():
                 say(f"  {node} stays in fp32: {why}")
-        tolerances = Tolerances.for_precision("fp16")
         with Model(spec, half) as model:
-            checks = [
-                check
+            pairs = {
+                name: (answers_of(reference, exact["vision"], image), answers_of(model, half["vision"], image))
                 for name, image in images.items()
-                for check in compare(
-                    name,
-                    answers_of(reference, exact["vision"], image),
-                    answers_of(model, half["vision"], image),
-                    tolerances,
-                )
-            ]
+            }
+    checks = [check for name, (expected, found) in pairs.items() for check in compare(name, expected, found, FP16)]
+    captions = captions_check(list(pairs.values()), FP16)
+    checks += [captions] if captions is not None else []
     failures = [check for check in checks if not check.passed]
     if failures:
         first = failures[0]
@@ -190,21 +206,19 @@ def _add_fp16(
     say(f"fp16 agrees with fp32 in {len(checks)} checks on {len(images)} images")
     for part, files in graphs.items():
         files["fp16"] = f"{part}.fp16.onnx"
-    added.tolerances["fp16"] = asdict(tolerances)
+    added.tolerances["fp16"] = asdict(FP16)
     added.parity["fp16"] = [asdict(check) for check in checks]
     added.parity["kept_in_fp32"] = kept
 
 
-def _add_int8(
-    folder: Path, graphs: Graphs, spec: ModelSpec, options: PrecisionOptions, say: Say, added: Added
-) -> None:
+def _add_int8(folder: Path, graphs: Graphs, spec: ModelSpec, options: PrecisionOptions, say: Say, added: Added) -> None:
     model = onnx.load(folder / graphs["vision"]["fp32"])
     dataset = None if options.data is None else CocoDataset.open(options.data, split=options.split, role="val")
     held_out = {} if dataset is None else held_out_digests(Path(dataset[i].path) for i in range(len(dataset)))
     calibration, inputs = _calibration(model, spec, options, held_out, say)
     calibration.save(folder / SCALES_FILE)
     added.provenance["calibration"] = scales_summary(calibration)
-    added.tolerances["int8"] = asdict(Tolerances.for_precision("int8"))
+    added.tolerances["int8"] = asdict(DEFAULT_TOLERANCES["int8"])
     exact = _Scorer(folder, graphs, spec, dataset)
     reference = exact.scores(model) if dataset else {}
     if dataset is None:

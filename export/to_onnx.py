@@ -35,6 +35,7 @@ from ..train.scene_drawing import draw_scene
 from ..train.torch_backend import TorchGraph, parts_of, spec_of
 from .fold import fold
 from .graph_cleanup import drop_metadata, fold_constants, name_by_module
+from .precisions import PrecisionOptions, add_precisions
 
 OPSET = 18
 # Folding is exact but for rounding; a difference beyond this is a mistake.
@@ -53,6 +54,7 @@ def export_bundle(
     tasks: Sequence[Task] | None = None,
     golden_images: Sequence[Path] | None = None,
     overwrite: bool = False,
+    precisions: PrecisionOptions | None = None,
     progress: Progress | None = None,
 ) -> Bundle:
     """Write the bundle of a checkpoint.
@@ -65,6 +67,7 @@ def export_bundle(
         golden_images: Pictures to prove the steps on and to keep for `verify`; by default three drawn scenes. The
             first three are used.
         overwrite: Replace what lies at `out`.
+        precisions: What to write beside fp32, and how; by default nothing.
         progress: Called with one line per step.
 
     Returns:
@@ -74,6 +77,8 @@ def export_bundle(
         UsageError: If `out` exists, a task is not one of the network's, or the size cannot be.
         CheckpointError: If the checkpoint cannot be opened.
         ParityError: If a step does not agree with the one before; nothing is written.
+        CalibrationError: If int8 cannot be calibrated on what was given; nothing is written.
+        AccuracyError: If int8 costs a task more than was allowed; nothing is written.
     """
     say = progress or (lambda line: None)
     opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint)
@@ -115,6 +120,9 @@ def export_bundle(
             )
         say(f"ONNX fp32 agrees with the network in {len(checks)} checks on {len(images)} images")
         parity["onnx_fp32"] = [asdict(check) for check in checks]
+        added = add_precisions(folder, graphs, spec_of(network.config), images, precisions or PrecisionOptions(), say)
+        parity["tolerances"].update(added.tolerances)
+        parity.update(added.parity)
         write_bundle(
             folder,
             spec_of(network.config),
@@ -128,8 +136,11 @@ def export_bundle(
                     "opset": OPSET,
                     "api": "torch.export",
                 },
+                **added.provenance,
             },
             parity=parity,
+            accuracy=added.accuracy,
+            recommended=added.recommended,
         )
     return Bundle.open(out)
 

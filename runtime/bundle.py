@@ -33,6 +33,8 @@ PRECISIONS = ("fp32", "fp16", "int8")
 INT8_DIALECTS = ("s8s8", "u8s8")
 # What a part's graphs are listed under: a precision, and for int8 its dialect.
 GRAPH_KINDS = ("fp32", "fp16", *(f"int8-{dialect}" for dialect in INT8_DIALECTS))
+# Objects of bundle.json that are kept as they are.
+_FREE_FORM = ("tensors", "provenance", "parity", "accuracy", "recommended")
 # Built on the device from what the bundle holds; never part of it.
 _CACHE_FOLDERS = frozenset({"engines"})
 
@@ -51,6 +53,8 @@ class Bundle:
         provenance: Where it came from: checkpoint digest, tool versions.
         parity: How far each step of the export was from the one before.
         accuracy: Task scores, if measured.
+        recommended: For a backend, the precision that was fastest within the accuracy budget where the bundle was made;
+            what the precision "auto" means.
     """
 
     path: Path
@@ -62,6 +66,7 @@ class Bundle:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     parity: Mapping[str, Any] = field(default_factory=dict)
     accuracy: Mapping[str, Any] = field(default_factory=dict)
+    recommended: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Bundle:
@@ -84,7 +89,7 @@ class Bundle:
             complaints.append(f'{BUNDLE_FILE}: key "model" is missing')
         graphs = reader.get("graphs", dict, {})
         files = reader.get("files", dict, {})
-        extra = {key: reader.get(key, dict, {}) for key in ("tensors", "provenance", "parity", "accuracy")}
+        extra = {key: reader.get(key, dict, {}) for key in _FREE_FORM}
         licence = reader.get("licence", str, "")
         complaints += reader.complaints
         if spec is not None and graphs:
@@ -99,6 +104,10 @@ class Bundle:
         """Those in which the vision graph is there."""
         held = {kind.partition("-")[0] for kind in self.graphs["vision"]}
         return tuple(p for p in PRECISIONS if p in held)
+
+    def choose_precision(self, precision: str, backend: str) -> str:
+        """`precision`, and for "auto" the one that is recommended for a backend; fp32 where none is."""
+        return str(self.recommended.get(backend, "fp32")) if precision == "auto" else precision
 
     def graph_files(self, precision: str = "fp32", dialect: str = "s8s8") -> dict[str, Path]:
         """The graph file of every part in `precision`; a caption decoder without one is taken in fp32.
@@ -134,6 +143,7 @@ def write_bundle(
     tensors: Mapping[str, Any] | None = None,
     parity: Mapping[str, Any] | None = None,
     accuracy: Mapping[str, Any] | None = None,
+    recommended: Mapping[str, str] | None = None,
 ) -> Bundle:
     """Seal a folder whose graphs and golden files are in place: write its `bundle.json`.
 
@@ -146,6 +156,7 @@ def write_bundle(
         tensors: Inputs and outputs of each part; by default what `describe_tensors` says.
         parity: Figures of the verification ladder, JSON values only.
         accuracy: Task scores, JSON values only.
+        recommended: The best precision by backend.
 
     Returns:
         The bundle as `Bundle.open` reads it back.
@@ -167,6 +178,7 @@ def write_bundle(
         "provenance": dict(provenance),
         "parity": dict(parity or {}),
         "accuracy": dict(accuracy or {}),
+        "recommended": dict(recommended or {}),
         "files": {name: sha256_of(folder / name) for name in _files_inside(folder)},
     }
     write_atomically(folder / BUNDLE_FILE, readable_json(content) + "\n")

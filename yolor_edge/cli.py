@@ -305,7 +305,9 @@ def _add_export(commands: Any) -> None:
         "turn a checkpoint into a bundle, proven step by step",
         "Folds BatchNorm and implicit knowledge, writes ONNX graphs, compares every step with the one before "
         "on the same pictures, and writes nothing where they differ.",
-        "yolor-edge export runs/scenes --out bundles/scenes",
+        "yolor-edge export runs/scenes --out bundles/scenes\n"
+        "  yolor-edge export runs/scenes --out bundles/small --precision fp16,int8 --calibration scenes/train "
+        "--data scenes",
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder of a checkpoint or of a run")
     parser.add_argument("--out", required=True, metavar="BUNDLE", help="folder of the bundle; must not exist")
@@ -320,9 +322,38 @@ def _add_export(commands: Any) -> None:
         help="pictures, or folders of them, to prove the steps on (default: scenes)",
     )
     parser.add_argument("--force", action="store_true", help="replace a bundle that lies at --out")
+    parser.add_argument(
+        "--precision",
+        type=_names,
+        metavar="P,Q",
+        help="beside fp32: fp16, int8, or auto, which measures what is best here (default: fp32 alone)",
+    )
+    parser.add_argument(
+        "--calibration", metavar="LIST|DIR", help="pictures for int8: a folder, or a text file with one path a line"
+    )
+    parser.add_argument(
+        "--calibration-method",
+        default="percentile",
+        metavar="M",
+        help="minmax, percentile or entropy (default: percentile)",
+    )
+    parser.add_argument("--scales", metavar="FILE", help="calibration.json of an earlier export instead of pictures")
+    parser.add_argument("--data", metavar="DIR", help="data set that int8 is scored on, in fp32 and int8")
+    parser.add_argument("--split", metavar="S", help="its split (default: the first that starts with val)")
+    parser.add_argument(
+        "--max-drop",
+        type=float,
+        default=0.01,
+        metavar="X",
+        help="largest drop of box AP, mask AP, mIoU and CIDEr that int8 may cost (default: 0.01)",
+    )
+    parser.add_argument(
+        "--keep-float", metavar="FILE", help="layers to keep in a wider format, one a line, as diff --out writes them"
+    )
 
 
 def _export(arguments: argparse.Namespace) -> int:
+    from .export.precisions import PrecisionOptions, read_layers
     from .export.to_onnx import export_bundle
     from .runtime.sources import open_source
 
@@ -341,6 +372,16 @@ def _export(arguments: argparse.Namespace) -> int:
         tasks=arguments.heads,
         golden_images=images,
         overwrite=arguments.force,
+        precisions=PrecisionOptions(
+            precisions=arguments.precision or (),
+            calibration=arguments.calibration,
+            method=arguments.calibration_method,
+            scales=None if arguments.scales is None else Path(arguments.scales),
+            data=arguments.data,
+            split=arguments.split,
+            max_drop=arguments.max_drop,
+            keep_float=() if arguments.keep_float is None else read_layers(arguments.keep_float),
+        ),
         progress=_say,
     )
     print(f"bundle: {bundle.path}")

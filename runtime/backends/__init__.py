@@ -38,14 +38,14 @@ class _BackendModule(Protocol):
 
 
 def graph_files(bundle: Bundle, backend: str = "onnxruntime", precision: str = "fp32") -> dict[str, Path]:
-    """The files that `backend` runs in `precision`, by part.
+    """The files that `backend` runs in `precision` ("auto" is what the bundle recommends for it), by part.
 
     Raises:
         UsageError: If the backend is unknown or the bundle lacks the precision.
     """
     if backend not in BACKENDS:
         raise UsageError(f"unknown backend {backend!r}; the backends are {', '.join(BACKENDS)}")
-    return bundle.graph_files(precision, BACKENDS[backend].int8_dialect)
+    return bundle.graph_files(bundle.choose_precision(precision, backend), BACKENDS[backend].int8_dialect)
 
 
 def open_graphs(
