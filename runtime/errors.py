@@ -47,3 +47,13 @@ class BackendError(YolorEdgeError):
 
 class ParityError(YolorEdgeError):
     """Two stages of the chain that should agree and do not."""
+
+
+class EngineBuildError(YolorEdgeError):
+    """An engine that could not be built; nothing of it was written."""
+
+
+class EngineMismatchError(YolorEdgeError):
+    """An engine that is missing, altered, or built for another graph, version or device than it is wanted for."""
+
+    exit_code = 3

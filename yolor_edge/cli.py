@@ -118,8 +118,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         title="commands", dest="command", metavar="COMMAND", required=True, parser_class=_Parser
     )
+    from . import commands_build
+
     for add in (
-        *(_add_scenes, _add_train, _add_evaluate, _add_export, _add_verify),
+        *(_add_scenes, _add_train, _add_evaluate, _add_export, commands_build.add, _add_verify),
         *(_add_run, _add_bench, _add_inspect, _add_demo),
     ):
         add(commands)
