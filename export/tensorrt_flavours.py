@@ -16,11 +16,14 @@ import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..runtime.cuda_device import CudaDevice, cuda_device
 from ..runtime.engines import is_compute_capability
 from ..runtime.errors import BackendError, EngineBuildError, UsageError
+
+if TYPE_CHECKING:
+    import tensorrt  # as its stubs describe it
 
 # What a graph asks for beyond its fixed inputs: (smallest, usual, largest) per axis, None where the graph fixes it.
 Ranges = Mapping[str, Sequence[tuple[int, int, int] | None]]
@@ -177,7 +180,7 @@ class Toolkit:
     def known_targets(self) -> tuple[str, ...]:
         """What an engine can be built for here."""
         if self.is_rtx:
-            names = _members(getattr(self._trt, "ComputeCapability"))  # noqa: B009 - not in tensorrt's stubs
+            names = _members(cast(Any, self._trt).ComputeCapability)  # not in tensorrt's stubs
             return tuple(f"sm_{name.removeprefix('SM')}" for name in names if name.startswith("SM"))
         here = (self.device.compute_capability,) if self.device else ()
         levels = [name.lower() for name in _members(self._trt.HardwareCompatibilityLevel) if name != "NONE"]
@@ -226,8 +229,9 @@ class Toolkit:
         try:
             builder = trt.Builder(log)
         except (TypeError, RuntimeError) as error:  # pybind's words for a null pointer
+            reason = log.errors[0] if log.errors else _one_line(error)
             raise EngineBuildError(
-                f"{self.flavour} {self.version} could not start its builder ({log.first_error or _one_line(error)}); "
+                f"{self.flavour} {self.version} could not start its builder ({reason}); "
                 "is there a GPU, and is its driver new enough?"
             ) from error
         network = builder.create_network(self._network_flags())
@@ -239,7 +243,8 @@ class Toolkit:
             )
         _check_outputs(name, [network.get_output(i).name for i in range(network.num_outputs)], job.outputs)
         config = builder.create_builder_config()
-        config.progress_monitor = _progress_monitor(trt, report)
+        monitor = _progress_monitor(trt, report)  # held here: the config alone does not keep it
+        config.progress_monitor = monitor
         self._set_limits(config, job)
         self._set_targets(config, job.targets)
         profiles = []
@@ -247,8 +252,7 @@ class Toolkit:
             shapes = _profile_shapes(network, ranges, name)
             profile = builder.create_optimization_profile()
             for tensor, (smallest, usual, largest) in shapes.items():
-                # Tuples stand for Dims at run time, which the stubs leave out.
-                profile.set_shape(tensor, smallest, usual, largest)  # pyright: ignore[reportArgumentType]
+                profile.set_shape(tensor, trt.Dims(list(smallest)), trt.Dims(list(usual)), trt.Dims(list(largest)))
             if config.add_optimization_profile(profile) < 0:
                 raise EngineBuildError(f"{name}: {self.flavour} refuses the shapes {shapes} ({log.first_error})")
             profiles.append(shapes)
@@ -272,7 +276,7 @@ class Toolkit:
             return 0
         return 1 << int(self._trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
 
-    def _set_limits(self, config: Any, job: BuildJob) -> None:
+    def _set_limits(self, config: tensorrt.IBuilderConfig, job: BuildJob) -> None:
         trt = self._trt
         workspace = job.workspace_mib
         if job.low_memory:
@@ -287,19 +291,20 @@ class Toolkit:
             config.set_flag(trt.BuilderFlag.ERROR_ON_TIMING_CACHE_MISS)
             config.set_flag(trt.BuilderFlag.DISABLE_COMPILATION_CACHE)
 
-    def _set_targets(self, config: Any, targets: Sequence[str]) -> None:
+    def _set_targets(self, config: tensorrt.IBuilderConfig, targets: Sequence[str]) -> None:
         if self.is_rtx:
-            capabilities = getattr(self._trt, "ComputeCapability")  # noqa: B009 - not in tensorrt's stubs
-            config.num_compute_capabilities = len(targets)
+            rtx_trt, rtx_config = cast(Any, self._trt), cast(Any, config)  # what follows is not in tensorrt's stubs
+            rtx_config.num_compute_capabilities = len(targets)
             for i, target in enumerate(targets):
-                config.set_compute_capability(getattr(capabilities, target.replace("sm_", "SM")), i)
+                capability = getattr(rtx_trt.ComputeCapability, target.replace("sm_", "SM"))
+                rtx_config.set_compute_capability(capability, i)
             return
         levels = _members(self._trt.HardwareCompatibilityLevel)
         for target in targets:
             if target.upper() in levels:
                 config.hardware_compatibility_level = levels[target.upper()]
 
-    def _use_timing_cache(self, config: Any, file: Path, frozen: bool) -> None:
+    def _use_timing_cache(self, config: tensorrt.IBuilderConfig, file: Path, frozen: bool) -> None:
         content = file.read_bytes() if file.is_file() else b""
         cache = config.create_timing_cache(content)
         if config.set_timing_cache(cache, False):
@@ -313,10 +318,8 @@ class Toolkit:
 
 
 def _as_stubs_say(module: object):
-    """`module`, of which a type checker believes that it is `tensorrt` as its stubs describe it."""
+    """`module`, of which a type checker believes that it is `tensorrt`, so that every call is checked."""
     if TYPE_CHECKING:
-        import tensorrt
-
         return tensorrt
     return module
 
@@ -326,15 +329,16 @@ def _members(enum: Any) -> dict[str, Any]:
     return dict(enum.__members__)
 
 
-def _error_log(trt: Any) -> Any:
+def _error_log(module: object):
     """A logger that keeps errors instead of printing anything."""
+    trt = _as_stubs_say(module)
 
     class ErrorLog(trt.ILogger):
         def __init__(self) -> None:
             super().__init__()
             self.errors: list[str] = []
 
-        def log(self, severity: Any, msg: str) -> None:
+        def log(self, severity: tensorrt.ILogger.Severity, msg: str) -> None:
             if severity <= trt.ILogger.ERROR:
                 self.errors.append(_one_line(msg))
 
@@ -345,8 +349,9 @@ def _error_log(trt: Any) -> Any:
     return ErrorLog()
 
 
-def _progress_monitor(trt: Any, report: Report) -> Any:
+def _progress_monitor(module: object, report: Report) -> tensorrt.IProgressMonitor:
     """A monitor that reports every step of every phase."""
+    trt = _as_stubs_say(module)
 
     class Monitor(trt.IProgressMonitor):
         def __init__(self) -> None:
@@ -367,7 +372,7 @@ def _progress_monitor(trt: Any, report: Report) -> Any:
     return Monitor()
 
 
-def _parser_error(parser: Any, log: Any) -> str:
+def _parser_error(parser: tensorrt.OnnxParser, log: Any) -> str:
     """The parser's first message, with the node it is about."""
     if parser.num_errors == 0:
         return log.first_error
@@ -384,7 +389,9 @@ def _check_outputs(graph: str, found: Sequence[str], expected: Sequence[str]) ->
         )
 
 
-def _profile_shapes(network: Any, ranges: Ranges, graph: str) -> dict[str, tuple[tuple[int, ...], ...]]:
+def _profile_shapes(
+    network: tensorrt.INetworkDefinition, ranges: Ranges, graph: str
+) -> dict[str, tuple[tuple[int, ...], ...]]:
     """The (smallest, usual, largest) shape of every input that has a free axis."""
     shapes = {}
     for i in range(network.num_inputs):
