@@ -67,7 +67,7 @@ class BuildJob:
         graph: The ONNX file.
         outputs: The names its outputs must have.
         targets: From `Toolkit.known_targets`.
-        ranges: One per optimisation profile; none if every input is fixed.
+        ranges: One per optimisation profile; there is none where every input is fixed.
         workspace_mib: Most scratch memory a kernel may take; None for the builder's own limit.
         low_memory: Try fewer kernels, to need less memory while building.
         exact_float32: Leave TF32 out, whose products have ten bits.
@@ -250,6 +250,8 @@ class Toolkit:
         profiles = []
         for ranges in job.ranges:
             shapes = _profile_shapes(network, ranges, name)
+            if not shapes:
+                continue
             profile = builder.create_optimization_profile()
             for tensor, (smallest, usual, largest) in shapes.items():
                 profile.set_shape(tensor, trt.Dims(list(smallest)), trt.Dims(list(usual)), trt.Dims(list(largest)))
@@ -384,7 +386,7 @@ def _parser_error(parser: tensorrt.OnnxParser, log: Any) -> str:
 def _check_outputs(graph: str, found: Sequence[str], expected: Sequence[str]) -> None:
     if set(found) != set(expected):
         raise EngineBuildError(
-            f"{graph}: its outputs are {', '.join(sorted(found))}, expected {', '.join(sorted(expected))}; "
+            f"{graph}: its outputs are {', '.join(sorted(found)) or 'none'}, expected {', '.join(sorted(expected))}; "
             "export the bundle again"
         )
 

@@ -148,7 +148,7 @@ def profile_ranges(bundle: Bundle, part: str, batches: Sequence[int], one_profil
         batches: Pictures at once (vision), or the largest beam (caption step).
         one_profile: One profile from the smallest to the largest batch, instead of one for each.
     """
-    spans: list[dict[str, tuple[int, int, int]]] = []
+    spans: list[dict[str, tuple[int, int, int]]] = [{}]  # prefill is for one image and has nothing free
     if part == "caption_step":
         beam, past = max(batches), _longest_past(bundle)
         # The first token is prefill's, so a step always has a past. Half a sentence is the usual one.
