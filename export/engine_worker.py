@@ -44,7 +44,7 @@ def build_to_file(request: dict[str, Any], answers: TextIO) -> dict[str, Any]:
     """Build `request["job"]` with `request["flavour"]` and write the engine to `request["out"]`.
 
     Returns:
-        Its bytes, profiles and peak memory.
+        Its bytes, its profiles, its layers by precision, and the peak memory.
 
     Raises:
         YolorEdgeError: If it cannot be built.
@@ -66,7 +66,7 @@ def build_to_file(request: dict[str, Any], answers: TextIO) -> dict[str, Any]:
     size = _write(Path(request["out"]), built.plan)
     if built.timing_cache is not None and request.get("timing_cache_out"):
         _write(Path(request["timing_cache_out"]), built.timing_cache)
-    return {"bytes": size, "profiles": built.profiles, "peak_mib": peak_memory_mib()}
+    return {"bytes": size, "profiles": built.profiles, "layers": built.layers, "peak_mib": peak_memory_mib()}
 
 
 def peak_memory_mib() -> int:

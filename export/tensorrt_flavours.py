@@ -11,8 +11,10 @@ same arithmetic in every version. What differs:
 
 from __future__ import annotations
 
+import collections
 import importlib
 import importlib.util
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +33,9 @@ Ranges = Mapping[str, Sequence[tuple[int, int, int] | None]]
 Report = Callable[[str, int, int], None]
 
 _LOW_MEMORY_WORKSPACE_MIB = 256
+# What TensorRT for RTX says in a line about a layer that multiplies matrices or convolves, with the type of what goes in.
+_LAYER_LINE = re.compile(r"LayerType: (?:correlation|gemm|runtime_fusion), Inputs: \[ \{[^}]*?Datatype: (\w+)")
+_TYPE_NAMES = {"Float": "fp32", "Half": "fp16", "Int8": "int8"}
 _OLDEST = (10, 3)
 
 
@@ -94,11 +99,14 @@ class Built:
         plan: The engine, readable as bytes.
         profiles: For each profile the (smallest, usual, largest) shape of every input that has one.
         timing_cache: What was measured, to be kept; None if nothing is.
+        layers: How many layers that multiply matrices or convolve take their input in which precision; empty where
+            the builder does not tell.
     """
 
     plan: Any
     profiles: list[dict[str, tuple[tuple[int, ...], ...]]] = field(default_factory=list)
     timing_cache: bytes | None = None
+    layers: dict[str, int] = field(default_factory=dict)
 
 
 def installed_flavours() -> tuple[str, ...]:
@@ -266,7 +274,7 @@ class Toolkit:
         measured = None
         if self.has_timing_cache and job.timing_cache is not None and not job.frozen:
             measured = bytes(config.get_timing_cache().serialize())
-        return Built(plan, profiles, measured)
+        return Built(plan, profiles, measured, dict(log.layers))
 
     @property
     def _release(self) -> tuple[int, int]:
@@ -296,6 +304,7 @@ class Toolkit:
     def _set_targets(self, config: tensorrt.IBuilderConfig, targets: Sequence[str]) -> None:
         if self.is_rtx:
             rtx_trt, rtx_config = cast(Any, self._trt), cast(Any, config)  # what follows is not in tensorrt's stubs
+            rtx_config.profiling_verbosity = rtx_trt.ProfilingVerbosity.DETAILED  # so that it tells of its layers
             rtx_config.num_compute_capabilities = len(targets)
             for i, target in enumerate(targets):
                 capability = getattr(rtx_trt.ComputeCapability, target.replace("sm_", "SM"))
@@ -332,17 +341,20 @@ def _members(enum: Any) -> dict[str, Any]:
 
 
 def _error_log(module: object):
-    """A logger that keeps errors instead of printing anything."""
+    """A logger that keeps errors and counts layers by precision, instead of printing anything."""
     trt = _as_stubs_say(module)
 
     class ErrorLog(trt.ILogger):
         def __init__(self) -> None:
             super().__init__()
             self.errors: list[str] = []
+            self.layers: collections.Counter[str] = collections.Counter()
 
         def log(self, severity: tensorrt.ILogger.Severity, msg: str) -> None:
             if severity <= trt.ILogger.ERROR:
                 self.errors.append(_one_line(msg))
+            for kind in _LAYER_LINE.findall(msg):  # all layers come in one message
+                self.layers[_TYPE_NAMES.get(kind, kind.lower())] += 1
 
         @property
         def first_error(self) -> str:

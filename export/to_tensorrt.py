@@ -252,7 +252,12 @@ def _build(bundle: Bundle, toolkit: Toolkit, unbuilt: EngineRecord, frozen: bool
             engine_sha256=sha256_of(plan),
             engine_bytes=int(answer["bytes"]),
             profiles=tuple(answer["profiles"]),
-            build={"seconds": round(seconds, 2), "peak_mib": answer["peak_mib"], "frozen": frozen},
+            build={
+                "seconds": round(seconds, 2),
+                "peak_mib": answer["peak_mib"],
+                "layers": answer["layers"],
+                "frozen": frozen,
+            },
         )
         write_record(bundle, record)  # first, so that no engine lies there without its record
     peak = answer["peak_mib"]

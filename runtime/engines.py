@@ -51,7 +51,7 @@ class EngineRecord:
         profiles: The shapes it takes; none if its inputs are fixed. This and what follows is known once it is built.
         engine_sha256: Digest of the engine.
         engine_bytes: Its size.
-        build: Seconds, peak memory: for people, nothing is decided by it.
+        build: Seconds, peak memory, layers by precision: for people, nothing is decided by it.
     """
 
     part: str

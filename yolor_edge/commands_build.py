@@ -74,15 +74,16 @@ def _build(arguments: argparse.Namespace) -> int:
 
 
 def _table(built: Sequence[BuiltEngine]) -> str:
-    lines = [f"{'graph':26} {'engine':>9} {'seconds':>8} {'peak':>9}  file"]
+    lines = [f"{'graph':26} {'engine':>9} {'seconds':>8} {'peak':>9} {'layers':>18}  file"]
     for entry in built:
         record = entry.engine.record
         if entry.is_new:
             seconds, peak = f"{record.build['seconds']:.1f}", f"{record.build['peak_mib']} MiB"
         else:
             seconds, peak = "cached", "-"
+        layers = ", ".join(f"{count} {name}" for name, count in record.build.get("layers", {}).items()) or "-"
         size = f"{record.engine_bytes / 1e6:.1f} MB"
-        lines.append(f"{record.graph:26} {size:>9} {seconds:>8} {peak:>9}  {entry.engine.path.name}")
+        lines.append(f"{record.graph:26} {size:>9} {seconds:>8} {peak:>9} {layers:>18}  {entry.engine.path.name}")
     record = built[0].engine.record
     lines.append(f"{record.flavour} {record.version} for {', '.join(record.targets)}; in {built[0].engine.path.parent}")
     return "\n".join(lines)

@@ -148,6 +148,7 @@ class FakeTensorrt:
 
         self.ILogger, self.IProgressMonitor = ILogger, IProgressMonitor
         self.Builder, self.OnnxParser, self.Dims = Builder, OnnxParser, tuple
+        self.ProfilingVerbosity = enum.Enum("ProfilingVerbosity", ["DETAILED"])
         self.MemoryPoolType = enum.Enum("MemoryPoolType", ["WORKSPACE"])
         self.BuilderFlag = enum.Enum("BuilderFlag", ["TF32", "ERROR_ON_TIMING_CACHE_MISS", "DISABLE_COMPILATION_CACHE"])
         self.HardwareCompatibilityLevel = enum.Enum("HardwareCompatibilityLevel", list(levels))

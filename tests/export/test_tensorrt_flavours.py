@@ -62,8 +62,9 @@ def test_a_network_is_strongly_typed_in_every_version(version: str, flags: int) 
 def test_rtx_is_told_its_compute_capabilities() -> None:
     fake = FakeTensorrt("1.7.1.116")
     build(Toolkit("tensorrt_rtx", fake), targets=["sm_75", "sm_120"], timing_cache="ignored.cache", frozen=True)
-    assert fake.told[:4] == [
+    assert fake.told[:5] == [
         ("create_network", 0),
+        ("profiling_verbosity", fake.ProfilingVerbosity["DETAILED"]),
         ("num_compute_capabilities", 2),
         ("set_compute_capability", "SM75", 0),
         ("set_compute_capability", "SM120", 1),

@@ -84,6 +84,12 @@ def test_the_demo_checkpoint_builds_in_every_precision_for_four_targets(demo_bun
                 assert found == entry.engine
     vision = {precision: engines[0].engine.record for precision, engines in built.items()}
     assert {record.graph for record in vision.values()} == set(demo_bundle.graphs["vision"].values())
+    # Every convolution takes its input in the precision of the graph; int8 graphs may keep some in float.
+    convolutions = sum(node.op_type == "Conv" for node in onnx.load(demo_bundle.path / "vision.fp32.onnx").graph.node)
+    layers = {precision: record.build["layers"] for precision, record in vision.items()}
+    assert layers["fp32"] == {"fp32": convolutions}
+    assert layers["fp16"].get("fp16", 0) >= 0.9 * convolutions
+    assert layers["int8"].get("int8", 0) >= 0.5 * convolutions
     assert vision["fp16"].engine_bytes < vision["fp32"].engine_bytes
     assert vision["fp32"].profiles == ({"images": [[1, 3, 224, 288]] * 3},)
     step = built["fp16"][2].engine.record
@@ -336,7 +342,7 @@ def on_an_orin(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         Path(request["out"]).write_bytes(b"a plan")
         if request["timing_cache_out"]:
             Path(request["timing_cache_out"]).write_bytes(b"measured")
-        return {"bytes": 6, "profiles": [], "peak_mib": 1}
+        return {"bytes": 6, "profiles": [], "layers": {}, "peak_mib": 1}
 
     monkeypatch.setattr(to_tensorrt, "load_toolkit", lambda flavour: toolkit)
     monkeypatch.setattr(to_tensorrt, "_run_worker", run_worker)
