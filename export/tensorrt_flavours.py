@@ -33,8 +33,10 @@ Ranges = Mapping[str, Sequence[tuple[int, int, int] | None]]
 Report = Callable[[str, int, int], None]
 
 _LOW_MEMORY_WORKSPACE_MIB = 256
-# What TensorRT for RTX says in a line about a layer that multiplies matrices or convolves, with the type of what goes in.
-_LAYER_LINE = re.compile(r"LayerType: (?:correlation|gemm|runtime_fusion), Inputs: \[ \{[^}]*?Datatype: (\w+)")
+# How TensorRT for RTX tells of a layer that multiplies matrices or convolves, with the type of what goes in.
+_LAYER_LINE = re.compile(r"LayerType: (?:correlation|deconv|gemm|runtime_fusion), Inputs: \[ \{[^}]*?Datatype: (\w+)")
+# How the parser warns that it takes unsigned values for signed ones, which gives other answers.
+_UNSIGNED_WARNING = "Defaulting to INT8"
 _TYPE_NAMES = {"Float": "fp32", "Half": "fp16", "Int8": "int8"}
 _OLDEST = (10, 3)
 
@@ -249,6 +251,11 @@ class Toolkit:
             raise EngineBuildError(
                 f"{name}: {self.flavour} {self.version} cannot read it: {_parser_error(parser, log)}"
             )
+        if log.takes_unsigned_for_signed:
+            raise EngineBuildError(
+                f"{name}: has unsigned int8 values, which {self.flavour} would take for signed ones; "
+                "it needs the graph that export writes as int8-s8s8"
+            )
         _check_outputs(name, [network.get_output(i).name for i in range(network.num_outputs)], job.outputs)
         config = builder.create_builder_config()
         monitor = _progress_monitor(trt, report)  # held here: the config alone does not keep it
@@ -348,11 +355,14 @@ def _error_log(module: object):
         def __init__(self) -> None:
             super().__init__()
             self.errors: list[str] = []
+            self.takes_unsigned_for_signed = False
             self.layers: collections.Counter[str] = collections.Counter()
 
         def log(self, severity: tensorrt.ILogger.Severity, msg: str) -> None:
             if severity <= trt.ILogger.ERROR:
                 self.errors.append(_one_line(msg))
+            elif _UNSIGNED_WARNING in msg:
+                self.takes_unsigned_for_signed = True
             for kind in _LAYER_LINE.findall(msg):  # all layers come in one message
                 self.layers[_TYPE_NAMES.get(kind, kind.lower())] += 1
 

@@ -34,7 +34,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument(
         "--target",
-        type=cli._names,
+        type=_targets,
         default=(),
         metavar="A,B",
         help="compute capabilities such as sm_86 (default: the GPU here, for tensorrt_rtx all it knows)",
@@ -87,6 +87,14 @@ def _table(built: Sequence[BuiltEngine]) -> str:
     record = built[0].engine.record
     lines.append(f"{record.flavour} {record.version} for {', '.join(record.targets)}; in {built[0].engine.path.parent}")
     return "\n".join(lines)
+
+
+def _targets(text: str) -> tuple[str, ...]:
+    """ "a,b" as names; whether they are known is for the flavour to say."""
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise argparse.ArgumentTypeError(f'expected names with commas between, such as sm_86,sm_89, got "{text}"')
+    return names
 
 
 def _numbers(text: str) -> tuple[int, ...]:
