@@ -364,7 +364,7 @@ def _error_log(module: object):
             elif _UNSIGNED_WARNING in msg:
                 self.takes_unsigned_for_signed = True
             for kind in _LAYER_LINE.findall(msg):  # all layers come in one message
-                self.layers[_TYPE_NAMES.get(kind, kind.lower())] += 1
+                self.layers[_TYPE_NAMES.get(kind) or str(kind).lower()] += 1
 
         @property
         def first_error(self) -> str:

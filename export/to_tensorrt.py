@@ -179,7 +179,8 @@ def _check_size(bundle: Bundle, size: tuple[int, int], precision: str) -> None:
     if tuple(size) == tuple(own):
         return
     height, width = size
-    out = bundle.path.with_name(f"{bundle.path.resolve().name}-{height}x{width}")
+    path = bundle.path if bundle.path.name not in ("", "..") else bundle.path.resolve()
+    out = path.with_name(f"{path.name}-{height}x{width}")
     command = ["yolor-edge", "export", "CHECKPOINT", "--input-size", f"{height}x{width}", "--out", str(out)]
     if precision != "fp32":
         command += ["--precision", precision]

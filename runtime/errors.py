@@ -1,7 +1,7 @@
 """The errors a user can meet, each one line: what, where, what was expected, what to do.
 
 The command line prints the message of any `YolorEdgeError` and exits with its `exit_code`: 2 where the request cannot
-be served as asked (misuse), 1 where serving it failed.
+be served as asked (misuse), 3 where there is no engine for this bundle and device, 1 where serving it failed.
 """
 
 from __future__ import annotations
