@@ -39,6 +39,7 @@ _LAYER_LINE = re.compile(r"LayerType: (?:correlation|deconv|gemm|runtime_fusion)
 _UNSIGNED_WARNING = "Defaulting to INT8"
 _TYPE_NAMES = {"Float": "fp32", "Half": "fp16", "Int8": "int8"}
 _OLDEST = (10, 3)
+_TURING = "sm_75"
 
 
 @dataclass(frozen=True)
@@ -197,9 +198,10 @@ class Toolkit:
         return (*here, *levels)
 
     def check_targets(self, asked: Sequence[str]) -> tuple[str, ...]:
-        """The targets an engine is built for: those asked for, without repeats, or by default all that are safe.
+        """The targets an engine is built for: those asked for, without repeats, or by default all that any graph suits.
 
-        By default TensorRT builds for the GPU here, and TensorRT for RTX for all it knows.
+        By default TensorRT builds for the GPU here, and TensorRT for RTX for all it knows from Ampere on: Turing lacks
+        matrix products in float32, so an engine that is for Turing too cannot be built from every graph.
 
         Raises:
             UsageError: If one is not known to this flavour.
@@ -215,7 +217,7 @@ class Toolkit:
                 f"here its targets are {', '.join(known) or 'none'}"
             )
         if self.is_rtx:
-            return tuple(t for t in known if not asked or t in asked)
+            return tuple(t for t in known if (t in asked if asked else t != _TURING))
         if self.device is None:
             raise BackendError(
                 f"{self.flavour} {self.version} builds only on a machine with an NVIDIA GPU and its driver; run this "
@@ -440,6 +442,8 @@ def _profile_shapes(
 def _build_error(log: Any, job: BuildJob) -> str:
     reason = log.first_error
     said = " ".join(log.errors).lower()
+    if _TURING in job.targets and "(sm75)" in said:
+        return f"{reason}; Turing needs fp16 graphs, so leave {_TURING} out of --target or build in fp16"
     if job.frozen and "timing cache" in said:
         return f"{reason}; a kernel is not in the timing cache, build once without --frozen"
     if "out of memory" in said or "outofmemory" in said.replace(" ", ""):

@@ -71,7 +71,7 @@ def build_engines(
         bundle: A bundle or its folder.
         precision: "fp32", "fp16" or "int8". The caption decoder of an int8 build is fp16 where the bundle has that.
         targets: Compute capabilities such as "sm_86", or what else the flavour knows; by default the GPU here for
-            `tensorrt`, and all it knows for `tensorrt_rtx`.
+            `tensorrt`, and all it knows from sm_80 on for `tensorrt_rtx`.
         batches: Pictures at once. Each is a profile of its own; with `low_memory` one profile spans them all.
         sizes: (height, width) that the engines must take. Sizes are fixed at export, so anything but the bundle's
             own is refused.

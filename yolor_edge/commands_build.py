@@ -37,7 +37,7 @@ def add(commands: Any) -> None:
         type=_targets,
         default=(),
         metavar="A,B",
-        help="compute capabilities such as sm_86 (default: the GPU here, for tensorrt_rtx all it knows)",
+        help="compute capabilities such as sm_86 (default: the GPU here, for tensorrt_rtx all from sm_80 on)",
     )
     parser.add_argument(
         "--batch", type=_numbers, default=(1,), metavar="N,M", help="pictures at once; a profile for each (default: 1)"

@@ -139,10 +139,10 @@ def test_each_range_is_a_profile_and_fixed_axes_come_from_the_graph() -> None:
 # Targets.
 
 
-def test_rtx_builds_for_all_it_knows_unless_told() -> None:
+def test_rtx_builds_for_all_but_turing_unless_told() -> None:
     toolkit = Toolkit("tensorrt_rtx", FakeTensorrt("1.7.1.116"))
     assert toolkit.known_targets() == ("sm_75", "sm_86", "sm_120")
-    assert toolkit.check_targets(()) == ("sm_75", "sm_86", "sm_120")
+    assert toolkit.check_targets(()) == ("sm_86", "sm_120")
     assert toolkit.check_targets(["sm_120", "sm_75", "sm_120"]) == ("sm_75", "sm_120")
     with pytest.raises(UsageError, match=r"tensorrt_rtx 1\.7\.1\.116 cannot build for sm_87; .* sm_75, sm_86, sm_120$"):
         toolkit.check_targets(["sm_86", "sm_87"])
@@ -206,6 +206,11 @@ def test_a_free_axis_that_nothing_explains_is_refused() -> None:
 @pytest.mark.parametrize(
     ("error", "changes", "match"),
     [
+        (
+            "Cannot compile 'query/MatMul' for Turing (SM75): FP32 GEMM",
+            {"targets": ["sm_75", "sm_86"]},
+            "Turing needs fp16 graphs, so leave sm_75 out of --target or build in fp16",
+        ),
         ("no kernel for\nconv", {}, "cannot build it: no kernel for conv$"),
         ("Out of memory (1 GiB)", {}, r"Out of memory \(1 GiB\); try --low-memory or a smaller --workspace"),
         ("Timing cache miss at conv", {"frozen": True}, "not in the timing cache, build once without --frozen"),
