@@ -6,7 +6,6 @@ outputs, and int8 as signed symmetric Q/DQ pairs around convolutions, with scale
 
 from __future__ import annotations
 
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -113,8 +112,3 @@ def quantised(model: onnx.ModelProto, scale: float = 0.05) -> onnx.ModelProto:
     graph.node.extend(nodes)
     onnx.checker.check_model(int8, full_check=True)
     return int8
-
-
-def graph_bytes(bundle: Bundle, part: str) -> dict[str, int]:
-    """Bytes of each of a part's graph files."""
-    return {kind: (Path(bundle.path) / name).stat().st_size for kind, name in bundle.graphs[part].items()}
