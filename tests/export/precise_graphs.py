@@ -6,7 +6,6 @@ outputs, and int8 as signed symmetric Q/DQ pairs around convolutions, with scale
 
 from __future__ import annotations
 
-
 import numpy as np
 import onnx
 from numpy.typing import NDArray
