@@ -107,7 +107,8 @@ def convert(model: onnx.ModelProto, kept: Collection[str]) -> onnx.ModelProto:
             return name
         given = f"{name}/fp16"
         if given not in used_constants:
-            values = numpy_helper.to_array(weights[name]).astype(np.float16)
+            with np.errstate(over="ignore"):  # a weight beyond fp16 is kept in fp32 unless the caller insists
+                values = numpy_helper.to_array(weights[name]).astype(np.float16)
             used_constants[given] = numpy_helper.from_array(values, given)
         return given
 

@@ -1,7 +1,7 @@
 """The errors a user can meet, each one line: what, where, what was expected, what to do.
 
 The command line prints the message of any `YolorEdgeError` and exits with its `exit_code`: 2 where the request cannot
-be served as asked (misuse), 1 where serving it failed.
+be served as asked (misuse), 3 where there is no engine for this bundle and device, 1 where serving it failed.
 """
 
 from __future__ import annotations
@@ -61,3 +61,13 @@ class CalibrationError(YolorEdgeError):
 
 class AccuracyError(YolorEdgeError):
     """A cheaper form of a network that scores worse than was allowed."""
+
+
+class EngineBuildError(YolorEdgeError):
+    """An engine that could not be built; nothing of it was written."""
+
+
+class EngineMismatchError(YolorEdgeError):
+    """An engine that is missing, altered, or built for another graph, version or device than it is wanted for."""
+
+    exit_code = 3

@@ -46,3 +46,13 @@ fi
 "$venv/bin/python" -m pip install --disable-pip-version-check --prefer-binary --constraint constraints.txt \
     ${PIP_FLAGS:-} --editable ".[$extras]" ||
     fail "pip could not install yolor-edge[$extras]; what it said stands above"
+
+# The stubs of TensorRT would have TensorRT itself installed, which builds only beside an NVIDIA driver; types need none.
+case ",$extras," in
+*,dev,*)
+    # shellcheck disable=SC2086
+    "$venv/bin/python" -m pip install --disable-pip-version-check --constraint constraints.txt \
+        ${PIP_FLAGS:-} --no-deps tensorrt-stubs ||
+        fail "pip could not install tensorrt-stubs; what it said stands above"
+    ;;
+esac

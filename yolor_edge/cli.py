@@ -118,10 +118,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         title="commands", dest="command", metavar="COMMAND", required=True, parser_class=_Parser
     )
-    from . import commands_diff  # here, since it takes what commands share from this file
+    from . import commands_build, commands_diff  # here, since they take what commands share from this file
 
     for add in (
-        *(_add_scenes, _add_train, _add_evaluate, _add_export, _add_verify, commands_diff.add),
+        *(_add_scenes, _add_train, _add_evaluate, _add_export, commands_build.add, _add_verify, commands_diff.add),
         *(_add_run, _add_bench, _add_inspect, _add_demo),
     ):
         add(commands)
