@@ -59,6 +59,10 @@ class Verification:
         return all(check.passed for check in self.checks)
 
     @property
+    def name(self) -> str:
+        return f"{self.backend} {self.precision}"
+
+    @property
     def failures(self) -> tuple[Check, ...]:
         return tuple(check for check in self.checks if not check.passed)
 
@@ -74,7 +78,7 @@ class Verification:
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
         lines = ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[4]]) for row in rows]
         verdict = "verified" if self.passed else f"{len(self.failures)} of {len(self.checks)} checks failed"
-        return "\n".join(line.rstrip() for line in lines) + f"\n{self.backend} {self.precision}: {verdict}"
+        return "\n".join(line.rstrip() for line in lines) + f"\n{self.name}: {verdict}"
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "checks": [asdict(check) for check in self.checks], "passed": self.passed}
@@ -115,16 +119,17 @@ class Replay:
         return all(one.passed for one in self.verifications)
 
     def table(self, each: bool = False) -> str:
-        """A table for each backend and precision, then what was skipped.
+        """A table for each backend and precision, then which of them passed and what was skipped.
 
         Args:
             each: Whether to show every input, not only the worst of each stage.
         """
         parts = [one.table(each) for one in self.verifications]
-        if self.skipped:
-            width = max(len(one.what) for one in self.skipped)
-            lines = [f"  {one.what.ljust(width)}  {one.why}" for one in self.skipped]
-            parts.append("\n".join(["not replayed:", *lines]))
+        rows = [(one.name, "verified" if one.passed else "FAILED") for one in self.verifications]
+        rows += [(one.what, f"not replayed: {one.why}") for one in self.skipped]
+        if len(rows) > 1:
+            width = max(len(name) for name, _ in rows)
+            parts.append("\n".join(f"{name.ljust(width)}  {verdict}" for name, verdict in rows))
         return "\n\n".join(parts)
 
     def to_json(self) -> dict[str, Any]:

@@ -221,7 +221,7 @@ def test_in_int8_noise_gathers_and_each_layer_adds_its_own(small: Path) -> None:
 def test_a_scale_that_clips_is_found_where_it_is(small: Path, tmp_path: Path) -> None:
     model = onnx.load(small / "vision.int8-s8s8.onnx")
     scale = next(weight for weight in model.graph.initializer if weight.name == "body.right.0.conv/Mul/scale")
-    scale.CopyFrom(numpy_helper.from_array(np.float32(0.05 / 127), scale.name))
+    scale.CopyFrom(numpy_helper.from_array(np.array(0.05 / 127, np.float32), scale.name))
     other = bundle_of(tmp_path / "other", int8=model, fp32=small_network())
     found = diff(f"{small}:fp32", f"{other}:int8", threads=1)
     # The layer that reads the clipped values works in int8 because of them, and it is the one to keep in float.

@@ -286,6 +286,10 @@ def test_everything_is_every_precision_on_every_backend(
     [failure] = replay.verifications[-1].failures
     assert (failure.golden, failure.stage) == ("all inputs", "semantic map")
     tables = replay.table().split("\n\n")
+    summary = tables.pop().splitlines()
+    assert summary[0] == "onnxruntime fp32  verified"
+    assert summary[-1] == "abacus int8       FAILED"
+    assert len(summary) == 6
     assert [table.splitlines()[-1] for table in tables] == [
         *(f"onnxruntime {precision}: verified" for precision in ("fp32", "fp16", "int8")),
         *("abacus fp32: verified", "abacus fp16: verified", "abacus int8: 1 of 28 checks failed"),
@@ -324,7 +328,9 @@ def test_what_is_not_replayed_is_told(three_precisions: Path) -> None:
         ),
         ("engines/vision.fp16.sm_86.engine", "needs a GPU, and there is none here"),
     ]
-    assert replay.table().endswith("  engines/vision.fp16.sm_86.engine  needs a GPU, and there is none here")
+    assert replay.table().endswith(
+        "\nengines/vision.fp16.sm_86.engine  not replayed: needs a GPU, and there is none here"
+    )
     assert replay.to_json()["skipped"][1]["what"] == "engines/vision.fp16.sm_86.engine"
 
 
