@@ -6,12 +6,8 @@ the same boxes, masks, map and caption tokens. A bundle that fails it is not wri
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -34,11 +30,11 @@ from ..train.network import Network
 from ..train.scene_drawing import draw_scene
 from ..train.torch_backend import TorchGraph, parts_of, spec_of
 from .fold import fold
-from .graph_cleanup import drop_metadata, fold_constants, name_by_module
+from .fold_proof import VisionCost, cost_line, prove_fold, unfolded_cost
+from .graph_cleanup import check_no_constants, drop_metadata, drop_unread, fold_constants, name_by_module
+from .quiet import quietly
 
 OPSET = 18
-# Folding is exact but for rounding; a difference beyond this is a mistake.
-FOLD_TOLERANCE = 1e-4
 GOLDEN_IMAGES = 3
 # Any whole numbers do for the free axes: the graph keeps them free. One would be taken for a constant.
 _EXAMPLE = {"batch": 2, "beam": 3, "past": 4}
@@ -88,9 +84,12 @@ def export_bundle(
     images = _golden_images(golden_images, network.config.input_size)
 
     folded = fold(network)
-    say(_fold_summary(network, folded))
+    proof = prove_fold(network, folded)
+    say(proof.line())
     parity: dict[str, Any] = {
-        "folded": prove_fold(network, folded),
+        "folded": proof.float32,
+        "folded_float64": proof.float64,
+        "folded_rounding": proof.rounding,
         "tolerances": {"fp32": asdict(Tolerances())},
     }
     with replacing_folder(out) as folder:
@@ -101,6 +100,10 @@ def export_bundle(
             file = f"{name}.fp32.onnx"
             onnx.save(model, folder / file)
             graphs[name] = {"fp32": file}
+            if name == "vision":
+                costs = unfolded_cost(network), VisionCost.of(folded, model)
+                say(cost_line(*costs))
+                parity["folding"] = {"before": costs[0].to_json(), "after": costs[1].to_json()}
             say(
                 f"{file}: {len(model.graph.node)} nodes, {(folder / file).stat().st_size / 1e6:.1f} MB, "
                 f"{time.perf_counter() - started:.1f} s"
@@ -134,27 +137,6 @@ def export_bundle(
     return Bundle.open(out)
 
 
-def prove_fold(network: Network, folded: Network) -> dict[str, float]:
-    """Largest difference of every raw output between a network and its fold, relative to the output's scale.
-
-    Raises:
-        ParityError: If one is beyond `FOLD_TOLERANCE`.
-    """
-    height, width = network.config.input_size
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand(2, 3, height, width, generator=generator)
-    differences = {}
-    with torch.inference_mode():
-        for (name, before), after in zip(network(images).items(), folded(images).values(), strict=True):
-            worst = float((after - before).abs().max() / before.abs().max().clamp(min=1e-12))
-            if not worst <= FOLD_TOLERANCE:
-                raise ParityError(
-                    f"folded network: output {name!r} differs by {worst:.1e}, allowed {FOLD_TOLERANCE:.0e}"
-                )
-            differences[name] = worst
-    return differences
-
-
 def export_part(name: str, part: TorchGraph) -> onnx.ModelProto:
     """One part of a folded network as an ONNX graph with named tensors; free axes stay free."""
     inputs = []
@@ -168,7 +150,7 @@ def export_part(name: str, part: TorchGraph) -> onnx.ModelProto:
     dynamic = tuple(
         {i: axes[axis] for i, axis in enumerate(info.shape) if isinstance(axis, str)} for info in part.inputs.values()
     )
-    with _quietly():
+    with quietly():
         program = torch.onnx.export(
             part.part.eval(),
             tuple(inputs),
@@ -188,6 +170,8 @@ def export_part(name: str, part: TorchGraph) -> onnx.ModelProto:
     name_by_module(model, root="network" if name == "vision" else "decoder")
     drop_metadata(model)
     fold_constants(model)
+    drop_unread(model)
+    check_no_constants(model)
     onnx.checker.check_model(model, full_check=True)
     return model
 
@@ -248,23 +232,3 @@ def _prove_batch(network: TorchGraph, exported: Any) -> list[Check]:
             Check("batch of 3", name, f"{worst:.1e}", f"<= {allowed:.0e} of its scale", bool(worst <= allowed))
         )
     return checks
-
-
-def _fold_summary(network: Network, folded: Network) -> str:
-    before, after = (sum(p.numel() for p in net.parameters()) for net in (network, folded))
-    modules = [sum(1 for m in net.modules() if not list(m.children())) for net in (network, folded)]
-    return f"folded: {before / 1e6:.3f} M parameters in {modules[0]} modules -> {after / 1e6:.3f} M in {modules[1]}"
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Keep the exporter's remarks about itself (absent torchvision, its own deprecations) off the user's screen."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
