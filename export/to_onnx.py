@@ -17,13 +17,15 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
+from ..runtime.backends.base import Graph
 from ..runtime.backends.onnxruntime_backend import open_graph
 from ..runtime.bundle import Bundle, write_bundle
 from ..runtime.errors import ParityError, UsageError
 from ..runtime.files import replacing_folder
 from ..runtime.images import read_image
 from ..runtime.model import Model
-from ..runtime.verify import GOLDEN_FOLDER, Answers, Check, Tolerances, answers_of, compare, write_golden
+from ..runtime.spec import ModelSpec
+from ..runtime.verify import GOLDEN_FOLDER, Answers, Check, Tolerances, answers_of, compare, compare_heads, write_golden
 from ..train.checkpoint import Checkpoint
 from ..train.config import NetworkConfig, Task, check_input_size
 from ..train.network import Network
@@ -32,6 +34,7 @@ from ..train.torch_backend import TorchGraph, parts_of, spec_of
 from .fold import fold
 from .fold_proof import VisionCost, cost_line, prove_fold, unfolded_cost
 from .graph_cleanup import check_no_constants, drop_metadata, drop_unread, fold_constants, name_by_module
+from .graph_options import GraphOptions, spec_with_options, vision_with_options
 from .quiet import quietly
 
 OPSET = 18
@@ -50,6 +53,7 @@ def export_bundle(
     golden_images: Sequence[Path] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
+    options: GraphOptions | None = None,
 ) -> Bundle:
     """Write the bundle of a checkpoint.
 
@@ -62,12 +66,13 @@ def export_bundle(
             first three are used.
         overwrite: Replace what lies at `out`.
         progress: Called with one line per step.
+        options: What to build into the vision graph; by default nothing beside the network.
 
     Returns:
         The bundle, verified.
 
     Raises:
-        UsageError: If `out` exists, a task is not one of the network's, or the size cannot be.
+        UsageError: If `out` exists, a task is not one of the network's, or the size or an option cannot be.
         CheckpointError: If the checkpoint cannot be opened.
         ParityError: If a step does not agree with the one before; nothing is written.
     """
@@ -81,6 +86,8 @@ def export_bundle(
     if out.exists() and any(out.iterdir()) and not (out / "bundle.json").is_file():
         raise UsageError(f"{out}: exists and is not a bundle, so it is not replaced; choose another --out")
     network = _with_tasks(opened.network(), tasks, input_size)
+    options = options or GraphOptions()
+    spec = spec_with_options(network.config, options)
     images = _golden_images(golden_images, network.config.input_size)
 
     folded = fold(network)
@@ -96,7 +103,7 @@ def export_bundle(
         graphs = {}
         for name, part in parts_of(folded).items():
             started = time.perf_counter()
-            model = export_part(name, part)
+            model = export_part(name, vision_with_options(part, folded, options) if name == "vision" else part)
             file = f"{name}.fp32.onnx"
             onnx.save(model, folder / file)
             graphs[name] = {"fp32": file}
@@ -108,7 +115,7 @@ def export_bundle(
                 f"{file}: {len(model.graph.node)} nodes, {(folder / file).stat().st_size / 1e6:.1f} MB, "
                 f"{time.perf_counter() - started:.1f} s"
             )
-        checks = _prove_graphs(network, folder, graphs, images)
+        checks = _prove_graphs(network, spec, folder, graphs, images)
         failures = [check for check in checks if not check.passed]
         if failures:
             first = failures[0]
@@ -120,7 +127,7 @@ def export_bundle(
         parity["onnx_fp32"] = [asdict(check) for check in checks]
         write_bundle(
             folder,
-            spec_of(network.config),
+            spec,
             graphs,
             provenance={
                 "checkpoint_sha256": opened.sha256,
@@ -203,32 +210,47 @@ def _golden_images(paths: Sequence[Path] | None, input_size: tuple[int, int]) ->
 
 
 def _prove_graphs(
-    network: Network, folder: Path, graphs: dict[str, dict[str, str]], images: dict[str, NDArray[np.uint8]]
+    network: Network,
+    spec: ModelSpec,
+    folder: Path,
+    graphs: dict[str, dict[str, str]],
+    images: dict[str, NDArray[np.uint8]],
 ) -> list[Check]:
     """Run the network and the exported graphs on every image, compare, and keep the network's answers as golden."""
-    spec = spec_of(network.config)
     own = parts_of(network)
     exported = {name: open_graph(folder / files["fp32"], None) for name, files in graphs.items()}
     checks: list[Check] = []
-    with Model(spec, own) as reference, Model(spec, exported) as model:
+    with Model(spec_of(network.config), own) as reference, Model(spec, exported) as model:
         for name, image in images.items():
             expected: Answers = answers_of(reference, own["vision"], image)
+            _check_top_k(spec, name, expected)
             checks += compare(name, expected, answers_of(model, exported["vision"], image), Tolerances())
             write_golden(folder / GOLDEN_FOLDER / f"{name}.npz", image, expected)
-        checks += _prove_batch(own["vision"], exported["vision"])
+        checks += _prove_batch(own["vision"], exported["vision"], spec.graph.batch or 3)
     return checks
 
 
-def _prove_batch(network: TorchGraph, exported: Any) -> list[Check]:
-    """The batch axis is free: three images at once give what the network gives."""
-    shape = network.inputs["images"].shape
-    images = np.random.default_rng(0).random((3, *(int(axis) for axis in shape[1:])), dtype=np.float32)
-    expected, found = network.run({"images": images}), exported.run({"images": images})
-    checks = []
-    for name, value in expected.items():
-        worst = float(np.abs(found[name] - value).max() / max(float(np.abs(value).max()), 1e-12))
-        allowed = Tolerances().head
-        checks.append(
-            Check("batch of 3", name, f"{worst:.1e}", f"<= {allowed:.0e} of its scale", bool(worst <= allowed))
+def _check_top_k(spec: ModelSpec, name: str, expected: Answers) -> None:
+    """Refuse a `top_k` that already loses candidates on a golden image.
+
+    Raises:
+        UsageError: Saying how many there are.
+    """
+    if spec.graph.top_k is None:
+        return
+    threshold = spec.thresholds.score
+    logit = np.log(threshold / (1 - threshold)) if threshold > 0 else -np.inf
+    count = int(np.count_nonzero(expected.heads["class_logits"][0].max(axis=0) > logit))
+    if count > spec.graph.top_k:
+        raise UsageError(
+            f"top_k is {spec.graph.top_k}, but {name} has {count} cells above the score threshold {threshold}, so "
+            f"boxes would be lost; give at least {count}, better twice as many"
         )
-    return checks
+
+
+def _prove_batch(network: TorchGraph, exported: Graph, batch: int) -> list[Check]:
+    """Several images at once give what the network gives."""
+    shape = network.inputs["images"].shape
+    images = np.random.default_rng(0).random((batch, *(int(axis) for axis in shape[1:])), dtype=np.float32)
+    expected, found = network.run({"images": images}), exported.run({"images": images})
+    return compare_heads(f"batch of {batch}", expected, found, Tolerances())

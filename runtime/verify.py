@@ -23,8 +23,10 @@ from .bundle import BUNDLE_FILE, Bundle
 from .captioning import CaptionOptions
 from .errors import BundleError
 from .model import Model
-from .preprocess import preprocess
+from .preprocess import Letterbox, preprocess
 from .results import InstanceMasks, Result
+from .verify_form import cells_check, in_form_of
+from .vision import map_to_image, run_one
 
 GOLDEN_FOLDER = "golden"
 SEARCHES = {"greedy": CaptionOptions(beam_size=1), "beam": CaptionOptions()}
@@ -115,7 +117,7 @@ def answers_of(model: Model, vision: Graph, image: NDArray[np.uint8]) -> Answers
     """Run `image`, (h, w, 3) uint8 BGR, through every stage of a model whose vision graph is `vision`."""
     tensor, _ = preprocess(image, model.spec.preprocess)
     pixels = np.rint(tensor / model.spec.preprocess.scale).astype(np.uint8).transpose(1, 2, 0)
-    heads = vision.run({"images": tensor[np.newaxis]})
+    heads = run_one(vision, tensor[np.newaxis])
     result = model.predict(image)
     captions = {}
     if "caption" in model.spec.tasks:
@@ -128,14 +130,33 @@ def answers_of(model: Model, vision: Graph, image: NDArray[np.uint8]) -> Answers
 def compare(golden: str, expected: Answers, found: Answers, tolerances: Tolerances) -> list[Check]:
     """Hold every stage of `found` against `expected`; `golden` names the image in the table."""
     checks = [_same_pixels(golden, expected.pixels, found.pixels)]
-    checks += [
-        _close_heads(golden, name, head, found.heads.get(name), tolerances) for name, head in expected.heads.items()
-    ]
+    checks += compare_heads(golden, expected.heads, found.heads, tolerances)
     if expected.result.boxes is not None:
         checks += _same_objects(golden, expected.result, found.result, tolerances)
-    if expected.result.semantic_map is not None:
-        checks.append(_same_map(golden, expected.result.semantic_map, found.result.semantic_map, tolerances))
+    semantic_map = expected.result.semantic_map
+    if semantic_map is not None:
+        if "semantic_map" in found.heads:
+            # Such a graph is to take the network's map of the input to the image, not to interpolate there.
+            of_input = in_form_of(found.heads, expected.heads)["semantic_map"][0]
+            semantic_map = map_to_image(of_input, Letterbox.of(semantic_map.shape, of_input.shape))
+        checks.append(_same_map(golden, "semantic map", semantic_map, found.result.semantic_map, tolerances))
     checks += [_same_caption(golden, name, ids, found.captions.get(name)) for name, ids in expected.captions.items()]
+    return checks
+
+
+def compare_heads(
+    golden: str, expected: Mapping[str, Array], found: Mapping[str, Array], tolerances: Tolerances
+) -> list[Check]:
+    """Hold the outputs of a vision graph, in whatever form it gives them, against the raw heads of the network."""
+    checks = []
+    for name, head in in_form_of(found, expected).items():
+        if head.dtype == np.uint8:
+            checks.append(_same_map(golden, name, head, found.get(name), tolerances))
+        else:
+            checks.append(_close_heads(golden, name, head, found.get(name), tolerances))
+    if "cells" in found and "class_logits" in expected:
+        measured = cells_check(found["cells"], expected["class_logits"], tolerances.head)
+        checks.append(Check(golden, "cells", *measured))
     return checks
 
 
@@ -146,12 +167,12 @@ def _same_pixels(golden: str, expected: Array, found: Array) -> Check:
     return Check(golden, "pixels", f"{worst} levels", "0 levels", worst == 0)
 
 
-def _same_map(golden: str, expected: Array, found: Array | None, tolerances: Tolerances) -> Check:
+def _same_map(golden: str, stage: str, expected: Array, found: Array | None, tolerances: Tolerances) -> Check:
     allowed = f">= {tolerances.semantic}"
     if found is None or found.shape != expected.shape:
-        return Check(golden, "semantic map", _shape_of(found), f"shape {expected.shape}", False)
+        return Check(golden, stage, _shape_of(found), f"shape {expected.shape}", False)
     agreement = float(np.mean(expected == found))
-    return Check(golden, "semantic map", f"{agreement:.5f} same", allowed, agreement >= tolerances.semantic)
+    return Check(golden, stage, f"{agreement:.5f} same", allowed, agreement >= tolerances.semantic)
 
 
 def _same_caption(golden: str, name: str, expected: tuple[int, ...], found: tuple[int, ...] | None) -> Check:
