@@ -223,14 +223,14 @@ def _prove_graphs(
     with Model(spec_of(network.config), own) as reference, Model(spec, exported) as model:
         for name, image in images.items():
             expected: Answers = answers_of(reference, own["vision"], image)
-            _check_top_k(spec, name, expected)
+            check_top_k(spec, name, expected)
             checks += compare(name, expected, answers_of(model, exported["vision"], image), Tolerances())
             write_golden(folder / GOLDEN_FOLDER / f"{name}.npz", image, expected)
         checks += _prove_batch(own["vision"], exported["vision"], spec.graph.batch or 3)
     return checks
 
 
-def _check_top_k(spec: ModelSpec, name: str, expected: Answers) -> None:
+def check_top_k(spec: ModelSpec, name: str, expected: Answers) -> None:
     """Refuse a `top_k` that already loses candidates on a golden image.
 
     Raises:
