@@ -107,14 +107,14 @@ def export_bundle(
             file = f"{name}.fp32.onnx"
             onnx.save(model, folder / file)
             graphs[name] = {"fp32": file}
-            if name == "vision":
-                costs = unfolded_cost(network), VisionCost.of(folded, model)
-                say(cost_line(*costs))
-                parity["folding"] = {"before": costs[0].to_json(), "after": costs[1].to_json()}
             say(
                 f"{file}: {len(model.graph.node)} nodes, {(folder / file).stat().st_size / 1e6:.1f} MB, "
                 f"{time.perf_counter() - started:.1f} s"
             )
+            if name == "vision":
+                costs = unfolded_cost(network), VisionCost.of(folded, model)
+                say(cost_line(*costs))
+                parity["folding"] = {"before": costs[0].to_json(), "after": costs[1].to_json()}
         checks = _prove_graphs(network, spec, folder, graphs, images)
         failures = [check for check in checks if not check.passed]
         if failures:
