@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,14 +23,16 @@ from yolor_edge.runtime.errors import ParityError
 SCOPES = "pkg.torch.onnx.name_scopes"
 
 
-def node(kind: str, inputs: Sequence[str], outputs: Sequence[str], scopes: Sequence[str] = (), **attributes: object):
+def node(
+    kind: str, inputs: Sequence[str], outputs: Sequence[str], scopes: Sequence[str] = (), **attributes: Any
+) -> onnx.NodeProto:
     made = helper.make_node(kind, list(inputs), list(outputs), **attributes)
     if scopes:
         made.metadata_props.add(key=SCOPES, value=str([*scopes, outputs[0]]))
     return made
 
 
-def model_of(nodes: Sequence[onnx.NodeProto], outputs: Sequence[str], **weights: object) -> onnx.ModelProto:
+def model_of(nodes: Sequence[onnx.NodeProto], outputs: Sequence[str], **weights: Any) -> onnx.ModelProto:
     """A graph from x (1, 4) float32 to `outputs`; `weights` are its initializers."""
     graph = helper.make_graph(
         list(nodes),
@@ -50,7 +53,7 @@ def two_constants() -> onnx.ModelProto:
     """y = x * (1 + 2) + 4, of which only the product and the last sum depend on x."""
     return model_of(
         [
-            helper.make_node("Constant", [], ["four"], value=numpy_helper.from_array(np.float32(4))),
+            helper.make_node("Constant", [], ["four"], value=numpy_helper.from_array(np.array(4, np.float32))),
             helper.make_node("Add", ["one", "two"], ["three"]),
             helper.make_node("Mul", ["x", "three"], ["product"], name="product"),
             helper.make_node("Add", ["product", "four"], ["y"], name="sum"),
