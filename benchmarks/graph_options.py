@@ -9,7 +9,6 @@ on one picture after the other, all variants in turn, so that whatever else the 
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -26,6 +25,7 @@ from ..export.graph_options import GraphOptions, spec_with_options, vision_with_
 from ..export.to_onnx import export_part
 from ..runtime.backends.base import Graph
 from ..runtime.backends.onnxruntime_backend import open_graph
+from ..runtime.bundle import readable_json
 from ..runtime.files import write_atomically
 from ..runtime.images import read_image
 from ..runtime.model import Model
@@ -263,7 +263,7 @@ def main() -> None:
         network.config = replace(network.config, input_size=(height, width))
     pictures = {path.name: read_image(path) for path in open_source(arguments.images).files}
     report = measure_variants(network, pictures, runs=arguments.runs, threads=arguments.threads)
-    write_atomically(arguments.out, json.dumps(report, indent=1) + "\n")
+    write_atomically(arguments.out, readable_json(report) + "\n")
     print(table(report))
 
 
