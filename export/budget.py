@@ -196,6 +196,8 @@ def layer_noise(
         errors: dict[str, float] = {}
         for image, truth in zip(inputs, expected, strict=True):
             for head, value in graph.run({"images": image}).items():
+                if value.dtype != np.float32:  # chosen cells or a finished map have no noise, they are right or wrong
+                    continue
                 energy = float(np.square(truth[head]).sum()) or 1.0
                 lost = float(np.square(value - truth[head]).sum()) / energy
                 errors[head] = errors.get(head, 0.0) + lost / len(inputs)

@@ -128,15 +128,22 @@ class CalibrationSet:
         files: The pictures.
         rule: How they become the network's input.
         held_out: Digests of the pictures that the result will be scored on; none of them may be among `files`.
+        batch: Images that the graph takes at once; a picture is repeated to fill it.
 
     Raises:
         CalibrationError: If a picture cannot be read, is one that is scored on, or all are the same.
     """
 
-    def __init__(self, files: Sequence[Path], rule: PreprocessRule, held_out: Mapping[str, Path] | None = None) -> None:
+    def __init__(
+        self,
+        files: Sequence[Path],
+        rule: PreprocessRule,
+        held_out: Mapping[str, Path] | None = None,
+        batch: int = 1,
+    ) -> None:
         if not files:
             raise CalibrationError("calibration gave no pictures; pass at least one")
-        self.files, self.rule = list(files), rule
+        self.files, self.rule, self.batch = list(files), rule, batch
         digests = []
         for file in self.files:
             if not file.is_file():
@@ -159,13 +166,13 @@ class CalibrationSet:
         return len(self.files)
 
     def tensors(self) -> Iterator[NDArray[np.float32]]:
-        """The network's input (1, 3, H, W) for every picture, in order."""
+        """The network's input (batch, 3, H, W) for every picture, in order."""
         for file in self.files:
             try:
                 image = read_image(file)
             except ImageError as error:
                 raise CalibrationError(f"{error}; correct the list of --calibration") from None
-            yield preprocess(image, self.rule)[0][np.newaxis]
+            yield np.repeat(preprocess(image, self.rule)[0][np.newaxis], self.batch, axis=0)
 
 
 def calibrate(

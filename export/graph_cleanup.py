@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Container
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
+
+from ..runtime.errors import ParityError
 
 # torch.export's record of the modules that a node was traced inside, outermost first; the last entry is the operation.
 _SCOPES = "pkg.torch.onnx.name_scopes"
@@ -45,15 +48,18 @@ def name_by_module(model: onnx.ModelProto, root: str) -> None:
 
 
 def fold_constants(model: onnx.ModelProto) -> int:
-    """Replace every node that depends on no input by what it computes; returns how many there were."""
+    """Replace every node that depends on no input by what it computes; returns how many there were.
+
+    Weights that nothing reads afterwards are dropped.
+    """
     graph = model.graph
     constants = {weight.name: weight for weight in graph.initializer}
     kept, folded = [], 0
     for node in graph.node:
         needed = [name for name in node.input if name]
-        if node.op_type == "Constant" or (needed and all(name in constants for name in needed)):
+        if _is_constant(node, constants):
             for name, value in zip(node.output, _evaluate(node, [constants[n] for n in needed], model), strict=True):
-                constants[name] = numpy_helper.from_array(np.array(value, order="C"), name)
+                constants[name] = numpy_helper.from_array(np.asarray(value, order="C"), name)
             folded += 1
         else:
             kept.append(node)
@@ -67,12 +73,57 @@ def fold_constants(model: onnx.ModelProto) -> int:
     return folded
 
 
+def drop_unread(model: onnx.ModelProto) -> int:
+    """Remove every node whose outputs nobody reads; returns how many there were."""
+    graph = model.graph
+    read = {value.name for value in graph.output}
+    kept: list[onnx.NodeProto] = []
+    for node in reversed(graph.node):  # nodes come after those that they read from
+        if any(name in read for name in node.output):
+            read.update(node.input)
+            kept.append(node)
+    dropped = len(graph.node) - len(kept)
+    if dropped:
+        del graph.node[:]
+        graph.node.extend(reversed(kept))
+    return dropped
+
+
+def check_no_constants(model: onnx.ModelProto) -> None:
+    """Refuse a graph in which a node computes what could be stored, or what nobody reads.
+
+    Raises:
+        ParityError: Naming those nodes. It is a fault of the export, not of the network.
+    """
+    graph = model.graph
+    constants = {weight.name for weight in graph.initializer}
+    read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    idle = []
+    for node in graph.node:
+        if _is_constant(node, constants):
+            constants.update(node.output)
+            idle.append(node.name or node.op_type)
+        elif not any(name in read for name in node.output):
+            idle.append(node.name or node.op_type)
+    if idle:
+        more = f" and {len(idle) - 3} more" if len(idle) > 3 else ""
+        raise ParityError(
+            f"{graph.name}: {len(idle)} nodes compute a constant or what nobody reads ({', '.join(idle[:3])}{more}), "
+            "expected none; report this with the versions of torch and onnxscript"
+        )
+
+
 def drop_metadata(model: onnx.ModelProto) -> None:
     """Remove what the exporter notes about itself: source positions of one machine have no use on another."""
     graph = model.graph
     del graph.metadata_props[:]
     for part in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
         del part.metadata_props[:]
+
+
+def _is_constant(node: onnx.NodeProto, constants: Container[str]) -> bool:
+    needed = [name for name in node.input if name]
+    return node.op_type == "Constant" or (bool(needed) and all(name in constants for name in needed))
 
 
 def _module_of(node: onnx.NodeProto, root: str) -> str:

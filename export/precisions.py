@@ -22,7 +22,7 @@ from ..runtime.backends.onnxruntime_backend import open_graph
 from ..runtime.bundle import INT8_DIALECTS
 from ..runtime.comparison import DEFAULT_TOLERANCES, FP16, captions_check, compare
 from ..runtime.errors import AccuracyError, ParityError, UsageError
-from ..runtime.golden import answers_of
+from ..runtime.golden import GOLDEN_FOLDER, answers_of, read_golden
 from ..runtime.model import Model
 from ..runtime.preprocess import preprocess
 from ..runtime.spec import ModelSpec
@@ -174,24 +174,23 @@ def _add_fp16(
     exact = {part: open_graph(folder / files["fp32"], None) for part, files in graphs.items()}
     half: dict[str, Graph] = {}
     kept: dict[str, Mapping[str, str]] = {}
-    with Model(spec, exact) as reference:
-        feeds = _feeds(exact, spec, list(images.values()))
-        for part, files in graphs.items():
-            model = onnx.load(folder / files["fp32"])
-            halved = to_fp16(model, feeds[part], options.keep_float)
-            file = f"{part}.fp16.onnx"
-            onnx.save(halved.model, folder / file)
-            half[part] = open_graph(folder / file, None)
-            kept[part] = dict(halved.kept)
-            share = f"{len(halved.kept)} nodes stay in fp32" if halved.kept else "all of it in 16 bits"
-            say(f"{file}: {(folder / file).stat().st_size / 1e6:.1f} MB, {share}")
-            for node, why in halved.kept.items():
-                say(f"  {node} stays in fp32: {why}")
-        with Model(spec, half) as model:
-            pairs = {
-                name: (answers_of(reference, exact["vision"], image), answers_of(model, half["vision"], image))
-                for name, image in images.items()
-            }
+    feeds = _feeds(exact, spec, list(images.values()))
+    for part, files in graphs.items():
+        halved = to_fp16(onnx.load(folder / files["fp32"]), feeds[part], options.keep_float)
+        exact[part].close()
+        file = f"{part}.fp16.onnx"
+        onnx.save(halved.model, folder / file)
+        half[part] = open_graph(folder / file, None)
+        kept[part] = dict(halved.kept)
+        share = f"{len(halved.kept)} nodes stay in fp32" if halved.kept else "all of it in 16 bits"
+        say(f"{file}: {(folder / file).stat().st_size / 1e6:.1f} MB, {share}")
+        for node, why in halved.kept.items():
+            say(f"  {node} stays in fp32: {why}")
+    with Model(spec, half) as model:
+        pairs = {}
+        for name in images:
+            image, expected = read_golden(folder / GOLDEN_FOLDER / f"{name}.npz")
+            pairs[name] = (expected, answers_of(model, half["vision"], image))
     checks = [check for name, (expected, found) in pairs.items() for check in compare(name, expected, found, FP16)]
     captions = captions_check(list(pairs.values()), FP16)
     checks += [captions] if captions is not None else []
@@ -274,9 +273,9 @@ def _calibration(
         calibration.require_fresh(options.scales, model, rule)
         say(f"{options.scales}: ranges of {len(calibration.ranges)} tensors from {calibration.images} pictures")
         generator = np.random.default_rng(0)
-        shape = (1, 3, *spec.input_size)
+        shape = (spec.graph.batch or 1, 3, *spec.input_size)
         return calibration, [generator.random(shape, dtype=np.float32) for _ in range(_NOISE_IMAGES)]
-    pictures = CalibrationSet(calibration_files(options.calibration), rule, held_out)
+    pictures = CalibrationSet(calibration_files(options.calibration), rule, held_out, spec.graph.batch or 1)
     if len(pictures) < FEW_IMAGES:
         say(f"warning: {len(pictures)} calibration pictures are few, {FEW_IMAGES} or more make ranges that hold")
     started = time.perf_counter()
@@ -316,10 +315,10 @@ def _feeds(
     feeds: dict[str, list[Mapping[str, Array]]] = {part: [] for part in graphs}
     for image in images:
         tensor, _ = preprocess(image, spec.preprocess)
-        feeds["vision"].append({"images": tensor[np.newaxis]})
+        feeds["vision"].append({"images": np.repeat(tensor[np.newaxis], spec.graph.batch or 1, axis=0)})
         if "caption_prefill" not in graphs or spec.caption is None:
             continue
-        memory = graphs["vision"].run(feeds["vision"][-1], ["caption_memory"])["caption_memory"]
+        memory = graphs["vision"].run(feeds["vision"][-1], ["caption_memory"])["caption_memory"][:1]
         begin = {"caption_memory": memory, "tokens": np.array([spec.caption.bos_id], np.int64)}
         feeds["caption_prefill"].append(begin)
         feeds["caption_step"] += _greedy_steps(graphs, begin)

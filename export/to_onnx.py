@@ -6,12 +6,8 @@ the same boxes, masks, map and caption tokens. A bundle that fails it is not wri
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,25 +17,28 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
+from ..runtime.backends.base import Graph
 from ..runtime.backends.onnxruntime_backend import open_graph
 from ..runtime.bundle import Bundle, write_bundle
 from ..runtime.errors import ParityError, UsageError
 from ..runtime.files import replacing_folder
 from ..runtime.images import read_image
 from ..runtime.model import Model
-from ..runtime.verify import GOLDEN_FOLDER, Answers, Check, Tolerances, answers_of, compare, write_golden
+from ..runtime.spec import ModelSpec
+from ..runtime.verify import GOLDEN_FOLDER, Answers, Check, Tolerances, answers_of, compare, compare_heads, write_golden
 from ..train.checkpoint import Checkpoint
 from ..train.config import NetworkConfig, Task, check_input_size
 from ..train.network import Network
 from ..train.scene_drawing import draw_scene
 from ..train.torch_backend import TorchGraph, parts_of, spec_of
 from .fold import fold
-from .graph_cleanup import drop_metadata, fold_constants, name_by_module
+from .fold_proof import VisionCost, cost_line, prove_fold, unfolded_cost
+from .graph_cleanup import check_no_constants, drop_metadata, drop_unread, fold_constants, name_by_module
+from .graph_options import GraphOptions, spec_with_options, vision_with_options
 from .precisions import PrecisionOptions, add_precisions
+from .quiet import quietly
 
 OPSET = 18
-# Folding is exact but for rounding; a difference beyond this is a mistake.
-FOLD_TOLERANCE = 1e-4
 GOLDEN_IMAGES = 3
 # Any whole numbers do for the free axes: the graph keeps them free. One would be taken for a constant.
 _EXAMPLE = {"batch": 2, "beam": 3, "past": 4}
@@ -56,6 +55,7 @@ def export_bundle(
     overwrite: bool = False,
     precisions: PrecisionOptions | None = None,
     progress: Progress | None = None,
+    options: GraphOptions | None = None,
 ) -> Bundle:
     """Write the bundle of a checkpoint.
 
@@ -69,12 +69,13 @@ def export_bundle(
         overwrite: Replace what lies at `out`.
         precisions: What to write beside fp32, and how; by default nothing.
         progress: Called with one line per step.
+        options: What to build into the vision graph; by default nothing beside the network.
 
     Returns:
         The bundle, verified.
 
     Raises:
-        UsageError: If `out` exists, a task is not one of the network's, or the size cannot be.
+        UsageError: If `out` exists, a task is not one of the network's, or the size or an option cannot be.
         CheckpointError: If the checkpoint cannot be opened.
         ParityError: If a step does not agree with the one before; nothing is written.
         CalibrationError: If int8 cannot be calibrated on what was given; nothing is written.
@@ -90,19 +91,24 @@ def export_bundle(
     if out.exists() and any(out.iterdir()) and not (out / "bundle.json").is_file():
         raise UsageError(f"{out}: exists and is not a bundle, so it is not replaced; choose another --out")
     network = _with_tasks(opened.network(), tasks, input_size)
+    options = options or GraphOptions()
+    spec = spec_with_options(network.config, options)
     images = _golden_images(golden_images, network.config.input_size)
 
     folded = fold(network)
-    say(_fold_summary(network, folded))
+    proof = prove_fold(network, folded)
+    say(proof.line())
     parity: dict[str, Any] = {
-        "folded": prove_fold(network, folded),
+        "folded": proof.float32,
+        "folded_float64": proof.float64,
+        "folded_rounding": proof.rounding,
         "tolerances": {"fp32": asdict(Tolerances())},
     }
     with replacing_folder(out) as folder:
         graphs = {}
         for name, part in parts_of(folded).items():
             started = time.perf_counter()
-            model = export_part(name, part)
+            model = export_part(name, vision_with_options(part, folded, options) if name == "vision" else part)
             file = f"{name}.fp32.onnx"
             onnx.save(model, folder / file)
             graphs[name] = {"fp32": file}
@@ -110,7 +116,11 @@ def export_bundle(
                 f"{file}: {len(model.graph.node)} nodes, {(folder / file).stat().st_size / 1e6:.1f} MB, "
                 f"{time.perf_counter() - started:.1f} s"
             )
-        checks = _prove_graphs(network, folder, graphs, images)
+            if name == "vision":
+                costs = unfolded_cost(network), VisionCost.of(folded, model)
+                say(cost_line(*costs))
+                parity["folding"] = {"before": costs[0].to_json(), "after": costs[1].to_json()}
+        checks = _prove_graphs(network, spec, folder, graphs, images)
         failures = [check for check in checks if not check.passed]
         if failures:
             first = failures[0]
@@ -120,12 +130,12 @@ def export_bundle(
             )
         say(f"ONNX fp32 agrees with the network in {len(checks)} checks on {len(images)} images")
         parity["onnx_fp32"] = [asdict(check) for check in checks]
-        added = add_precisions(folder, graphs, spec_of(network.config), images, precisions or PrecisionOptions(), say)
+        added = add_precisions(folder, graphs, spec, images, precisions or PrecisionOptions(), say)
         parity["tolerances"].update(added.tolerances)
         parity.update(added.parity)
         write_bundle(
             folder,
-            spec_of(network.config),
+            spec,
             graphs,
             provenance={
                 "checkpoint_sha256": opened.sha256,
@@ -145,27 +155,6 @@ def export_bundle(
     return Bundle.open(out)
 
 
-def prove_fold(network: Network, folded: Network) -> dict[str, float]:
-    """Largest difference of every raw output between a network and its fold, relative to the output's scale.
-
-    Raises:
-        ParityError: If one is beyond `FOLD_TOLERANCE`.
-    """
-    height, width = network.config.input_size
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand(2, 3, height, width, generator=generator)
-    differences = {}
-    with torch.inference_mode():
-        for (name, before), after in zip(network(images).items(), folded(images).values(), strict=True):
-            worst = float((after - before).abs().max() / before.abs().max().clamp(min=1e-12))
-            if not worst <= FOLD_TOLERANCE:
-                raise ParityError(
-                    f"folded network: output {name!r} differs by {worst:.1e}, allowed {FOLD_TOLERANCE:.0e}"
-                )
-            differences[name] = worst
-    return differences
-
-
 def export_part(name: str, part: TorchGraph) -> onnx.ModelProto:
     """One part of a folded network as an ONNX graph with named tensors; free axes stay free."""
     inputs = []
@@ -179,7 +168,7 @@ def export_part(name: str, part: TorchGraph) -> onnx.ModelProto:
     dynamic = tuple(
         {i: axes[axis] for i, axis in enumerate(info.shape) if isinstance(axis, str)} for info in part.inputs.values()
     )
-    with _quietly():
+    with quietly():
         program = torch.onnx.export(
             part.part.eval(),
             tuple(inputs),
@@ -199,6 +188,8 @@ def export_part(name: str, part: TorchGraph) -> onnx.ModelProto:
     name_by_module(model, root="network" if name == "vision" else "decoder")
     drop_metadata(model)
     fold_constants(model)
+    drop_unread(model)
+    check_no_constants(model)
     onnx.checker.check_model(model, full_check=True)
     return model
 
@@ -230,52 +221,47 @@ def _golden_images(paths: Sequence[Path] | None, input_size: tuple[int, int]) ->
 
 
 def _prove_graphs(
-    network: Network, folder: Path, graphs: dict[str, dict[str, str]], images: dict[str, NDArray[np.uint8]]
+    network: Network,
+    spec: ModelSpec,
+    folder: Path,
+    graphs: dict[str, dict[str, str]],
+    images: dict[str, NDArray[np.uint8]],
 ) -> list[Check]:
     """Run the network and the exported graphs on every image, compare, and keep the network's answers as golden."""
-    spec = spec_of(network.config)
     own = parts_of(network)
     exported = {name: open_graph(folder / files["fp32"], None) for name, files in graphs.items()}
     checks: list[Check] = []
-    with Model(spec, own) as reference, Model(spec, exported) as model:
+    with Model(spec_of(network.config), own) as reference, Model(spec, exported) as model:
         for name, image in images.items():
             expected: Answers = answers_of(reference, own["vision"], image)
+            check_top_k(spec, name, expected)
             checks += compare(name, expected, answers_of(model, exported["vision"], image), Tolerances())
             write_golden(folder / GOLDEN_FOLDER / f"{name}.npz", image, expected)
-        checks += _prove_batch(own["vision"], exported["vision"])
+        checks += _prove_batch(own["vision"], exported["vision"], spec.graph.batch or 3)
     return checks
 
 
-def _prove_batch(network: TorchGraph, exported: Any) -> list[Check]:
-    """The batch axis is free: three images at once give what the network gives."""
-    shape = network.inputs["images"].shape
-    images = np.random.default_rng(0).random((3, *(int(axis) for axis in shape[1:])), dtype=np.float32)
-    expected, found = network.run({"images": images}), exported.run({"images": images})
-    checks = []
-    for name, value in expected.items():
-        worst = float(np.abs(found[name] - value).max() / max(float(np.abs(value).max()), 1e-12))
-        allowed = Tolerances().head
-        checks.append(
-            Check("batch of 3", name, f"{worst:.1e}", f"<= {allowed:.0e} of its scale", bool(worst <= allowed))
+def check_top_k(spec: ModelSpec, name: str, expected: Answers) -> None:
+    """Refuse a `top_k` that already loses candidates on a golden image.
+
+    Raises:
+        UsageError: Saying how many there are.
+    """
+    if spec.graph.top_k is None:
+        return
+    threshold = spec.thresholds.score
+    logit = np.log(threshold / (1 - threshold)) if threshold > 0 else -np.inf
+    count = int(np.count_nonzero(expected.heads["class_logits"][0].max(axis=0) > logit))
+    if count > spec.graph.top_k:
+        raise UsageError(
+            f"top_k is {spec.graph.top_k}, but {name} has {count} cells above the score threshold {threshold}, so "
+            f"boxes would be lost; give at least {count}, better twice as many"
         )
-    return checks
 
 
-def _fold_summary(network: Network, folded: Network) -> str:
-    before, after = (sum(p.numel() for p in net.parameters()) for net in (network, folded))
-    modules = [sum(1 for m in net.modules() if not list(m.children())) for net in (network, folded)]
-    return f"folded: {before / 1e6:.3f} M parameters in {modules[0]} modules -> {after / 1e6:.3f} M in {modules[1]}"
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Keep the exporter's remarks about itself (absent torchvision, its own deprecations) off the user's screen."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+def _prove_batch(network: TorchGraph, exported: Graph, batch: int) -> list[Check]:
+    """Several images at once give what the network gives."""
+    shape = network.inputs["images"].shape
+    images = np.random.default_rng(0).random((batch, *(int(axis) for axis in shape[1:])), dtype=np.float32)
+    expected, found = network.run({"images": images}), exported.run({"images": images})
+    return compare_heads(f"batch of {batch}", expected, found, Tolerances())

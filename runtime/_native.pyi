@@ -65,6 +65,7 @@ def decode_boxes(
     max_detections: int = 300,
     max_candidates: int = 30000,
     class_agnostic: bool = False,
+    cells: NDArray[np.int32] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32], NDArray[np.int32]]:
     """Decode the box heads of one image and suppress overlapping boxes.
 
@@ -81,11 +82,14 @@ def decode_boxes(
         max_detections: Boxes returned at most.
         max_candidates: Candidates considered at most, the best ones.
         class_agnostic: Whether boxes of different classes suppress each other.
+        cells: (K,) int32, the cells that the columns of the heads are of, which then have K columns instead of N;
+            None where they are all cells.
 
     Returns:
         boxes (n, 4) float32 in pixels of the input, not clipped; scores (n,) float32; class_ids (n,) int32;
-        cells (n,) int32, where each box came from. By falling logit, ties by lower class, then lower cell. n
-        may be 0. A candidate whose box is not finite (NaN or infinite bins) is left out.
+        columns (n,) int32, where each box came from: cells, unless `cells` says otherwise. By falling logit, ties
+        by lower class, then lower column. n may be 0. A candidate whose box is not finite (NaN or infinite
+        bins) is left out.
     """
 
 def nms(

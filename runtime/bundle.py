@@ -192,35 +192,44 @@ def describe_tensors(spec: ModelSpec) -> dict[str, Any]:
         return {"axes": axes, "dtype": dtype, "meaning": meaning}
 
     height, width = spec.input_size
-    cells = spec.cells
+    batch = spec.graph.batch or "batch"
+    cells = spec.graph.top_k or spec.cells
+    numbering = "cells level by level in the order of strides, row by row"
+    order = f"of the {cells} cells with the highest logits, best first" if spec.graph.top_k else numbering
     outputs: dict[str, Any] = {}
     if "boxes" in spec.tasks:
         outputs["class_logits"] = tensor(
-            ["batch", len(spec.class_names), cells],
+            [batch, len(spec.class_names), cells],
             "float32",
-            "class logits before the sigmoid; cells level by level in the order of strides, row by row",
+            f"class logits before the sigmoid; {order}",
         )
         outputs["box_bins"] = tensor(
-            ["batch", 4 * spec.reg_max, cells],
+            [batch, 4 * spec.reg_max, cells],
             "float32",
             "logits of the distance to left, top, right, bottom; softmax expectation over bins, in strides",
         )
+        if spec.graph.top_k:
+            outputs["cells"] = tensor([batch, cells], "int32", f"which cell a column is of; {numbering}")
     if "masks" in spec.tasks:
-        outputs["mask_coefficients"] = tensor(["batch", "K", cells], "float32", "weights of the prototypes")
+        outputs["mask_coefficients"] = tensor([batch, "K", cells], "float32", "weights of the prototypes")
         outputs["prototypes"] = tensor(
-            ["batch", "K", height // 4, width // 4],
+            [batch, "K", height // 4, width // 4],
             "float32",
             "mask logits are coefficients times prototypes",
         )
-    if "semantic" in spec.tasks:
+    if spec.graph.semantic_map:
+        outputs["semantic_map"] = tensor(
+            [batch, height, width], "uint8", "semantic class of every pixel of the letterboxed image"
+        )
+    elif "semantic" in spec.tasks:
         outputs["semantic_logits"] = tensor(
-            ["batch", len(spec.semantic_names), height // 8, width // 8],
+            [batch, len(spec.semantic_names), height // 8, width // 8],
             "float32",
             "logits per semantic class at the head's own resolution",
         )
     if "caption" in spec.tasks:
-        outputs["caption_memory"] = tensor(["batch", "L", "D"], "float32", "what the caption decoder attends to")
-    images = tensor(["batch", 3, height, width], "float32", "letterboxed images, see model.preprocess")
+        outputs["caption_memory"] = tensor([batch, "L", "D"], "float32", "what the caption decoder attends to")
+    images = tensor([batch, 3, height, width], "float32", "letterboxed images, see model.preprocess")
     parts: dict[str, Any] = {"vision": {"inputs": {"images": images}, "outputs": outputs}}
     if spec.caption is None or "caption" not in spec.tasks:
         return parts

@@ -15,7 +15,10 @@ import numpy as np
 
 from .backends.base import Array
 from .golden import Answers
+from .preprocess import Letterbox
 from .results import Result
+from .verify_form import cells_check, in_form_of
+from .vision import map_to_image
 
 # What stands under "allowed" where a figure is told and decides nothing.
 REPORTED = "reported"
@@ -136,17 +139,36 @@ def compare(
         score_threshold: Above which boxes score.
     """
     checks = [_same_pixels(golden, expected.pixels, found.pixels)]
-    checks += [
-        _close_heads(golden, name, head, found.heads.get(name), tolerances) for name, head in expected.heads.items()
-    ]
+    checks += compare_heads(golden, expected.heads, found.heads, tolerances)
     if expected.result.boxes is not None:
         checks += _same_objects(golden, expected.result, found.result, tolerances, score_threshold)
-    if expected.result.semantic_map is not None:
-        checks.append(_same_map(golden, expected.result.semantic_map, found.result.semantic_map, tolerances))
+    semantic_map = expected.result.semantic_map
+    if semantic_map is not None:
+        if "semantic_map" in found.heads:
+            # Such a graph is to take the network's map of the input to the image, not to interpolate there.
+            of_input = in_form_of(found.heads, expected.heads)["semantic_map"][0]
+            semantic_map = map_to_image(of_input, Letterbox.of(semantic_map.shape, of_input.shape))
+        checks.append(_same_map(golden, "semantic map", semantic_map, found.result.semantic_map, tolerances))
     checks += [
         _same_caption(golden, name, ids, found.captions.get(name), must=tolerances.captions >= 1)
         for name, ids in expected.captions.items()
     ]
+    return checks
+
+
+def compare_heads(
+    golden: str, expected: Mapping[str, Array], found: Mapping[str, Array], tolerances: Tolerances
+) -> list[Check]:
+    """Hold the outputs of a vision graph, in whatever form it gives them, against the raw heads of the network."""
+    checks = []
+    for name, head in in_form_of(found, expected).items():
+        if head.dtype == np.uint8:
+            checks.append(_same_map(golden, name, head, found.get(name), tolerances))
+        else:
+            checks.append(_close_heads(golden, name, head, found.get(name), tolerances))
+    if "cells" in found and "class_logits" in expected:
+        measured = cells_check(found["cells"], expected["class_logits"], tolerances.head)
+        checks.append(Check(golden, "cells", *measured))
     return checks
 
 
@@ -258,13 +280,13 @@ def _same_pixels(golden: str, expected: Array, found: Array) -> Check:
     return Check(golden, "pixels", f"{worst} levels", "0 levels", worst == 0, _used(worst, 0))
 
 
-def _same_map(golden: str, expected: Array, found: Array | None, tolerances: Tolerances) -> Check:
+def _same_map(golden: str, stage: str, expected: Array, found: Array | None, tolerances: Tolerances) -> Check:
     allowed = f">= {tolerances.semantic}"
     if found is None or found.shape != expected.shape:
-        return _failed(golden, "semantic map", _shape_of(found), f"shape {expected.shape}")
+        return _failed(golden, stage, _shape_of(found), f"shape {expected.shape}")
     agreement = float(np.mean(expected == found))
     used = _used(1 - agreement, 1 - tolerances.semantic)
-    return Check(golden, "semantic map", f"{agreement:.5f} same", allowed, agreement >= tolerances.semantic, used)
+    return Check(golden, stage, f"{agreement:.5f} same", allowed, agreement >= tolerances.semantic, used)
 
 
 def _same_caption(

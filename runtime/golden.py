@@ -17,6 +17,7 @@ from .errors import BundleError
 from .model import Model
 from .preprocess import preprocess
 from .results import InstanceMasks, Result
+from .vision import run_one
 
 GOLDEN_FOLDER = "golden"
 SEARCHES = {"greedy": CaptionOptions(beam_size=1), "beam": CaptionOptions()}
@@ -43,7 +44,7 @@ def answers_of(model: Model, vision: Graph, image: NDArray[np.uint8]) -> Answers
     """Run `image`, (h, w, 3) uint8 BGR, through every stage of a model whose vision graph is `vision`."""
     tensor, _ = preprocess(image, model.spec.preprocess)
     pixels = np.rint(tensor / model.spec.preprocess.scale).astype(np.uint8).transpose(1, 2, 0)
-    heads = vision.run({"images": tensor[np.newaxis]})
+    heads = run_one(vision, tensor[np.newaxis])
     result = model.predict(image)
     captions = {}
     if "caption" in model.spec.tasks:

@@ -20,6 +20,7 @@ from .images import read_image
 from .preprocess import Letterbox, preprocess
 from .results import Caption, InstanceMasks, Result
 from .spec import Thresholds
+from .vision import by_rising_cell, map_to_image, run_one
 
 OUTPUTS_OF_TASK = {
     "boxes": ("class_logits", "box_bins"),
@@ -115,22 +116,20 @@ class Model:
 
         tensor, letterbox = preprocess(image, self.spec.preprocess)
         stages.lap("preprocess")
-        wanted = [name for task in chosen for name in OUTPUTS_OF_TASK[task]]
-        heads = self._graphs["vision"].run({"images": tensor[np.newaxis]}, wanted)
+        wanted = [name for task in chosen for name in outputs_of(self.spec, task)]
+        heads = run_one(self._graphs["vision"], tensor[np.newaxis], wanted)
         stages.lap("network")
 
         answers: dict[str, Any] = {}
         if "boxes" in chosen:
-            found, cells = self._boxes(heads, letterbox, limits, class_agnostic)
+            found, columns = self._boxes(heads, letterbox, limits, class_agnostic)
             answers.update(found)
             stages.lap("boxes")
             if "masks" in chosen:
-                answers["masks"] = _masks(heads, cells, found["boxes"], letterbox)
+                answers["masks"] = _masks(heads, columns, found["boxes"], letterbox)
                 stages.lap("masks")
         if "semantic" in chosen:
-            answers["semantic_map"] = _native.semantic_argmax(
-                heads["semantic_logits"][0], letterbox.image_size, letterbox.geometry, SEMANTIC_STRIDE
-            )
+            answers["semantic_map"] = _semantic_map(heads, letterbox)
             stages.lap("semantic")
         if "caption" in chosen:
             answers["caption"], times = self._caption(heads["caption_memory"], search)
@@ -147,11 +146,14 @@ class Model:
 
     def _boxes(
         self, heads: Mapping[str, Array], letterbox: Letterbox, limits: Thresholds, class_agnostic: bool
-    ) -> tuple[dict[str, Array], NDArray[np.int32]]:
-        """Boxes, scores and class ids in pixels of the image, and the cell that each came from."""
-        boxes, scores, class_ids, cells = _native.decode_boxes(
-            heads["class_logits"][0],
-            heads["box_bins"][0],
+    ) -> tuple[dict[str, Array], Array]:
+        """Boxes, scores and class ids in pixels of the image, and the column of the heads that each came from."""
+        logits, bins, cells, order = heads["class_logits"][0], heads["box_bins"][0], None, None
+        if self.spec.graph.top_k is not None:
+            logits, bins, cells, order = by_rising_cell(heads)
+        boxes, scores, class_ids, columns = _native.decode_boxes(
+            logits,
+            bins,
             strides=list(self.spec.strides),
             input_size=self.spec.input_size,
             score_threshold=limits.score,
@@ -159,7 +161,10 @@ class Model:
             max_detections=limits.max_detections,
             max_candidates=MAX_CANDIDATES,
             class_agnostic=class_agnostic,
+            cells=cells,
         )
+        if order is not None:
+            columns = order[columns]
         boxes = letterbox.boxes_to_image(boxes)
         # A box that lay in the padding has nothing left of it inside the image.
         is_visible = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
@@ -168,7 +173,7 @@ class Model:
             "scores": scores[is_visible],
             "class_ids": class_ids[is_visible],
         }
-        return found, cells[is_visible]
+        return found, columns[is_visible]
 
     def _caption(self, memory: NDArray[np.float32], options: CaptionOptions) -> tuple[Caption, dict[str, float]]:
         """The caption, and its own stages by name."""
@@ -231,10 +236,27 @@ class _Stopwatch:
         return self.ms
 
 
+def outputs_of(spec: ModelSpec, task: str) -> tuple[str, ...]:
+    """The outputs of the vision graph that the answer to `task` is made of."""
+    if task == "boxes" and spec.graph.top_k is not None:
+        return (*OUTPUTS_OF_TASK[task], "cells")
+    if task == "semantic" and spec.graph.semantic_map:
+        return ("semantic_map",)
+    return OUTPUTS_OF_TASK[task]
+
+
+def _semantic_map(heads: Mapping[str, Array], letterbox: Letterbox) -> NDArray[np.uint8]:
+    if "semantic_map" in heads:
+        return map_to_image(heads["semantic_map"][0], letterbox)
+    return _native.semantic_argmax(
+        heads["semantic_logits"][0], letterbox.image_size, letterbox.geometry, SEMANTIC_STRIDE
+    )
+
+
 def _masks(
-    heads: Mapping[str, Array], cells: NDArray[np.int32], boxes: NDArray[np.float32], letterbox: Letterbox
+    heads: Mapping[str, Array], columns: Array, boxes: NDArray[np.float32], letterbox: Letterbox
 ) -> InstanceMasks:
-    coefficients = np.ascontiguousarray(heads["mask_coefficients"][0][:, cells].T)  # (N, K)
+    coefficients = np.ascontiguousarray(heads["mask_coefficients"][0][:, columns].T)  # (N, K)
     crops = _native.mask_crops(
         heads["prototypes"][0], coefficients, boxes, letterbox.image_size, letterbox.geometry, MASK_STRIDE
     )
@@ -277,17 +299,20 @@ def _check_image(image: object) -> None:
 def _graph_complaints(spec: ModelSpec, graphs: Mapping[str, Graph]) -> list[str]:
     """Where the graphs' inputs and outputs do not fit the spec, in words; axes left free are not judged."""
     height, width = spec.input_size
-    classes, semantic, cells = len(spec.class_names), len(spec.semantic_names), spec.cells
+    classes, semantic, batch = len(spec.class_names), len(spec.semantic_names), spec.graph.batch
+    columns = spec.graph.top_k or spec.cells
     shapes: dict[str, tuple[int | None, ...]] = {
-        "class_logits": (None, classes, cells),
-        "box_bins": (None, 4 * spec.reg_max, cells),
-        "mask_coefficients": (None, None, cells),
-        "prototypes": (None, None, height // MASK_STRIDE, width // MASK_STRIDE),
-        "semantic_logits": (None, semantic, height // SEMANTIC_STRIDE, width // SEMANTIC_STRIDE),
-        "caption_memory": (None, None, None),
+        "class_logits": (batch, classes, columns),
+        "box_bins": (batch, 4 * spec.reg_max, columns),
+        "mask_coefficients": (batch, None, columns),
+        "cells": (batch, columns),
+        "prototypes": (batch, None, height // MASK_STRIDE, width // MASK_STRIDE),
+        "semantic_logits": (batch, semantic, height // SEMANTIC_STRIDE, width // SEMANTIC_STRIDE),
+        "semantic_map": (batch, height, width),
+        "caption_memory": (batch, None, None),
     }
-    outputs = {name: shapes[name] for task in spec.tasks if task in OUTPUTS_OF_TASK for name in OUTPUTS_OF_TASK[task]}
-    found = _part_complaints("vision", graphs, {"images": (None, 3, height, width)}, outputs)
+    outputs = {name: shapes[name] for task in spec.tasks if task in OUTPUTS_OF_TASK for name in outputs_of(spec, task)}
+    found = _part_complaints("vision", graphs, {"images": (batch, 3, height, width)}, outputs)
     if "caption" in spec.tasks and spec.caption is not None:
         words = len(spec.caption.vocabulary)
         cache = {"present_keys": (None,) * 5, "present_values": (None,) * 5}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import BundleError, UsageError
+from .graph_options import GraphOptions
 from .preprocess import PreprocessRule
 from .tokenizer import BOS_ID, EOS_ID, PAD_ID, UNK_ID, vocabulary_complaints
 
@@ -77,6 +78,7 @@ class ModelSpec:
         palette: RGB per semantic class for drawing, or None to have colours chosen.
         caption: The caption decoder's words, or None without the caption task.
         thresholds: Defaults for boxes.
+        graph: What the vision graph does beside the network.
     """
 
     name: str
@@ -91,6 +93,7 @@ class ModelSpec:
     palette: tuple[tuple[int, int, int], ...] | None = None
     caption: CaptionSpec | None = None
     thresholds: Thresholds = field(default_factory=Thresholds)
+    graph: GraphOptions = field(default_factory=GraphOptions)
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -160,7 +163,11 @@ class ModelSpec:
                 found.append(f"the ids of pad, unk, bos, eos must be 0, 1, 2, 3, got {ids}")
             if self.caption.max_length < 1:
                 found.append(f"the caption's max_length must be at least 1, got {self.caption.max_length}")
-        return found + self.thresholds.complaints()
+        return (found or self.graph_complaints()) + self.thresholds.complaints()
+
+    def graph_complaints(self) -> list[str]:
+        """What keeps the vision graph from being as `graph` says, in words; empty if nothing does."""
+        return self.graph.complaints(self.tasks, self.input_size, self.cells, len(self.semantic_names))
 
     def to_json(self) -> dict[str, Any]:
         """Plain dicts and lists; `from_json` reads them back as an equal spec."""
@@ -187,6 +194,11 @@ class ModelSpec:
                 "score": self.thresholds.score,
                 "iou": self.thresholds.iou,
                 "max_detections": self.thresholds.max_detections,
+            },
+            "graph": {
+                "batch": self.graph.batch,
+                "top_k": self.graph.top_k,
+                "semantic_map": self.graph.semantic_map,
             },
             "caption": None
             if caption is None
@@ -243,6 +255,14 @@ class ModelSpec:
             thresholds.get("iou", float, 0.0),
             thresholds.get("max_detections", int, 1),
         )
+        graph = GraphOptions()
+        if reader.present("graph"):  # which bundles written before there were options do not have
+            built_in = reader.section("graph")
+            graph = GraphOptions(
+                *(built_in.get(key, int, 1) if built_in.present(key) else None for key in ("batch", "top_k")),
+                semantic_map=built_in.get("semantic_map", bool, False),
+            )
+            reader.complaints += built_in.complaints
         complaints = reader.complaints + rule.complaints + thresholds.complaints
         if not complaints:
             try:
@@ -254,7 +274,9 @@ class ModelSpec:
                 )
             except ValueError as error:
                 raise BundleError(f"preprocess: {error}") from error
-            spec = cls(preprocess=preprocess, palette=palette, caption=caption, thresholds=limits, **fields)
+            spec = cls(
+                preprocess=preprocess, palette=palette, caption=caption, thresholds=limits, graph=graph, **fields
+            )
             complaints = spec.complaints()
             if not complaints:
                 return spec
@@ -320,7 +342,14 @@ class JsonReader:
         return tuple(values)
 
 
-_NAMES = {str: "a string", int: "a whole number", float: "a number", list: "a list", dict: "an object"}
+_NAMES = {
+    str: "a string",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    list: "a list",
+    dict: "an object",
+}
 _PLURALS = {str: "strings", int: "whole numbers"}
 
 

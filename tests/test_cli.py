@@ -136,6 +136,8 @@ def test_help_is_quick_because_it_imports_nothing() -> None:
         ("train --data x --out y --tasks boxes,,masks", 'such as boxes,masks, got "boxes,,masks"'),
         ("evaluate nowhere --data nowhere", "nowhere"),
         ("export x --out y --input-size 640x", 'got "640x"'),
+        ("export x --out y --batch many", "argument --batch: invalid int value: 'many'"),
+        ("export x --out y --top-k 1.5", "argument --top-k: invalid int value: '1.5'"),
         ("inspect", "inspect needs a CHECKPOINT or --size, one of the two"),
         ("inspect ck --size n", "inspect needs a CHECKPOINT or --size, one of the two"),
         ("bench b --out o --warmup-seconds -1", "--warmup-seconds must be from 0 to 3600, got -1"),

@@ -59,11 +59,26 @@ class Attention(nn.Module):
         )
         return self.output(mixed.transpose(1, 2).flatten(2))
 
-    def attend_plainly(self, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """`attend` for the exported graphs: matrix products that broadcast keys of batch 1 instead of copying them."""
-        query = self.split(self.query(x)) * (1.0 / math.sqrt(x.shape[2] // self.heads))
-        weights = torch.softmax(query @ keys.transpose(2, 3), dim=-1)
-        return self.output((weights @ values).transpose(1, 2).flatten(2))
+    def attend_one(self, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """`attend` for the exported graphs, where each row has one query.
+
+        Rows stay (B, D), so that projections are plain matrix products and splitting into heads is no transposition.
+        Keys of batch 1 are broadcast by the product instead of being copied.
+
+        Args:
+            x: (B, D).
+            keys, values: (1, B or 1, heads, S, D / heads).
+
+        Returns:
+            (B, D).
+        """
+        query = self.split_one(self.query(x)) * (1.0 / math.sqrt(x.shape[1] // self.heads))
+        weights = torch.softmax(query @ keys.transpose(3, 4), dim=-1)
+        return self.output((weights @ values).reshape(-1, x.shape[1]))
+
+    def split_one(self, x: Tensor) -> Tensor:
+        """(B, D) -> (1, B, heads, 1, D / heads)."""
+        return x.reshape(1, -1, self.heads, 1, x.shape[1] // self.heads)
 
 
 class DecoderLayer(nn.Module):
@@ -90,14 +105,24 @@ class DecoderLayer(nn.Module):
         return self.norms[2](x + self.dropout(self.feed_forward(x)))
 
     def step(
-        self, x: Tensor, past_keys: Tensor, past_values: Tensor, cross_keys: Tensor, cross_values: Tensor
+        self, x: Tensor, past: tuple[Tensor, Tensor] | None, cross_keys: Tensor, cross_values: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """One position x (B, 1, D) after T others; returns it with keys and values of T + 1 positions."""
+        """One position of B hypotheses after T others.
+
+        Args:
+            x: (B, D).
+            past: Keys and values (1, B, heads, T, d) of the positions before it; None if it is the first.
+            cross_keys, cross_values: (1, 1, heads, L, d).
+
+        Returns:
+            x (B, D), and keys and values (1, B, heads, T + 1, d).
+        """
         attention = self.self_attention
-        keys = torch.cat((past_keys, attention.split(attention.key(x))), 2)
-        values = torch.cat((past_values, attention.split(attention.value(x))), 2)
-        x = self.norms[0](x + attention.attend_plainly(x, keys, values))
-        x = self.norms[1](x + self.cross_attention.attend_plainly(x, cross_keys, cross_values))
+        keys, values = attention.split_one(attention.key(x)), attention.split_one(attention.value(x))
+        if past is not None:
+            keys, values = torch.cat((past[0], keys), 3), torch.cat((past[1], values), 3)
+        x = self.norms[0](x + attention.attend_one(x, keys, values))
+        x = self.norms[1](x + self.cross_attention.attend_one(x, cross_keys, cross_values))
         return self.norms[2](x + self.feed_forward(x)), keys, values
 
 
@@ -165,8 +190,8 @@ class CaptionDecoder(nn.Module):
         pairs = self.cross(memory, where)
         cross_keys = torch.stack([keys for keys, _ in pairs])
         cross_values = torch.stack([values for _, values in pairs])
-        empty = cross_keys[:, :, :, :0]
-        log_probs, present_keys, present_values = self.step(tokens, empty, empty, cross_keys, cross_values)
+        cross = [(keys[None], values[None]) for keys, values in pairs]
+        log_probs, present_keys, present_values = self._next(tokens, 0, None, cross)
         return log_probs, cross_keys, cross_values, present_keys, present_values
 
     def step(
@@ -182,12 +207,23 @@ class CaptionDecoder(nn.Module):
         Returns:
             log_probs (B, V), present_keys and present_values (layers, B, heads, T + 1, d).
         """
-        position = past_keys.shape[3]
-        x = self.norm(self.words(tokens)[:, None] + self.positions.weight[position : position + 1])
+        past = list(zip(past_keys.split(1), past_values.split(1), strict=True))
+        cross = list(zip(cross_keys.split(1), cross_values.split(1), strict=True))
+        return self._next(tokens, past_keys.shape[3], past, cross)
+
+    def _next(
+        self,
+        tokens: Tensor,
+        position: int,
+        past: list[tuple[Tensor, Tensor]] | None,
+        cross: list[tuple[Tensor, Tensor]],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`step` with keys and values a layer, (1, ...) each; `past` is None for the first word, which has none."""
+        x = self.norm(self.words(tokens) + self.positions.weight[position])  # (B, D)
         present_keys, present_values = [], []
         for i, layer in enumerate(cast("Iterable[DecoderLayer]", self.layers)):
-            x, keys, values = layer.step(x, past_keys[i], past_values[i], cross_keys[i], cross_values[i])
+            x, keys, values = layer.step(x, past[i] if past else None, *cross[i])
             present_keys.append(keys)
             present_values.append(values)
-        log_probs = torch.log_softmax(self.output(x[:, 0]), dim=-1)
-        return log_probs, torch.stack(present_keys), torch.stack(present_values)
+        log_probs = torch.log_softmax(self.output(x), dim=-1)
+        return log_probs, torch.cat(present_keys), torch.cat(present_values)

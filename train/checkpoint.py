@@ -6,6 +6,7 @@ of the weights, so that an altered or mixed-up file is noticed before it is used
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 
 from ..runtime.errors import CheckpointError, UsageError
-from ..runtime.files import replacing_file, sha256_of, write_atomically
+from ..runtime.files import replacing_file, replacing_folder, sha256_of, write_atomically
 from .config import NetworkConfig
 from .network import Network
 
@@ -109,22 +110,27 @@ def write_checkpoint(
     provenance: dict[str, Any],
     weights: Literal["float32", "float16"] = "float32",
 ) -> Checkpoint:
-    """Write `network` to `folder`; matrices and kernels as `weights`, vectors always as float32."""
+    """Write `network` to `folder`; matrices and kernels as `weights`, vectors always as float32.
+
+    The folder is replaced as a whole, so that weights and description never belong to different moments; one that holds
+    other files too keeps them, and then the two are replaced one after the other.
+    """
     tensors = {}
     for name, tensor in network.state_dict().items():
         tensor = tensor.detach().cpu()
         if weights == "float16" and tensor.is_floating_point() and tensor.ndim >= 2:
             tensor = tensor.half()
         tensors[name] = tensor.contiguous()
-    folder.mkdir(parents=True, exist_ok=True)
-    with replacing_file(folder / WEIGHTS) as temporary:
-        safetensors.torch.save_file(tensors, temporary)
-    digest = sha256_of(folder / WEIGHTS)
-    description = {
-        "schema": SCHEMA,
-        "sha256": digest,
-        "network": network.config.to_json(),
-        "provenance": {"torch": torch.__version__, **provenance},
-    }
-    write_atomically(folder / DESCRIPTION, json.dumps(description, indent=1) + "\n")
+    holds_others = folder.is_dir() and any(file.name not in (WEIGHTS, DESCRIPTION) for file in folder.iterdir())
+    with contextlib.nullcontext(folder) if holds_others else replacing_folder(folder) as place:
+        with replacing_file(place / WEIGHTS) as temporary:
+            safetensors.torch.save_file(tensors, temporary)
+        digest = sha256_of(place / WEIGHTS)
+        description = {
+            "schema": SCHEMA,
+            "sha256": digest,
+            "network": network.config.to_json(),
+            "provenance": {"torch": torch.__version__, **provenance},
+        }
+        write_atomically(place / DESCRIPTION, json.dumps(description, indent=1) + "\n")
     return Checkpoint(folder, network.config, description["provenance"], digest)

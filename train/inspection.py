@@ -130,7 +130,7 @@ def inspect_network(config: NetworkConfig, input_size: tuple[int, int] | None = 
 
         def run(name: str, part: nn.Module, compute: Callable[[], Any]) -> Any:
             """Add the cost of `compute`, which runs `part`; return what it gave."""
-            flops, result = _counted(compute)
+            flops, result = count_flops(compute)
             parts.append(PartCost(name, sum(p.numel() for p in part.parameters()), flops))
             return result
 
@@ -151,12 +151,13 @@ def inspect_network(config: NetworkConfig, input_size: tuple[int, int] | None = 
                 "caption decoder, prefill", decoder, lambda: decoder.prefill(token, memory, where)
             )
             past = [torch.cat([cache] * PAST_WORDS, 3) for cache in (keys, values)]
-            flops, _ = _counted(lambda: decoder.step(token, *past, *cross))
+            flops, _ = count_flops(lambda: decoder.step(token, *past, *cross))
             parts.append(PartCost("caption decoder, a further word", 0, flops, "word"))
     return Inspection(config, (height, width), tuple(parts))
 
 
-def _counted(compute: Callable[[], Any]) -> tuple[int, Any]:
+def count_flops(compute: Callable[[], Any]) -> tuple[int, Any]:
+    """FLOPs of what `compute` runs, by `RULE`, and what it returns."""
     with FlopCounterMode(display=False) as counter:
         result = compute()
     return counter.get_total_flops(), result

@@ -230,6 +230,11 @@ class Trainer:
     def _losses(self, batch: Batch) -> dict[str, Tensor]:
         network = self.network.config
         images = batch.strong if batch.weak is None else torch.cat((batch.strong, batch.weak))
+        if len(images) == 1 and images.shape[2:] == (32, 32):
+            raise UsageError(
+                "a step of one image at 32x32 leaves batch normalisation a single value to take the spread of; take a "
+                "larger --input-size, or a batch_size that leaves no single image for the last step"
+            )
         images = images.float().div_(255).contiguous(memory_format=torch.channels_last)
         features = self.network.features(images)
         dense_count = len(batch.strong)

@@ -321,6 +321,13 @@ def _add_export(commands: Any) -> None:
         metavar="PATH",
         help="pictures, or folders of them, to prove the steps on (default: scenes)",
     )
+    parser.add_argument("--batch", type=int, metavar="N", help="fix the images of a run to N (default: any number)")
+    parser.add_argument(
+        "--top-k", type=int, metavar="K", help="let the graph give only the K cells with the highest class logit"
+    )
+    parser.add_argument(
+        "--semantic-map", action="store_true", help="let the graph give the semantic map instead of its logits"
+    )
     parser.add_argument("--force", action="store_true", help="replace a bundle that lies at --out")
     parser.add_argument(
         "--precision",
@@ -355,6 +362,7 @@ def _add_export(commands: Any) -> None:
 def _export(arguments: argparse.Namespace) -> int:
     from .export.precisions import PrecisionOptions, read_layers
     from .export.to_onnx import export_bundle
+    from .runtime.graph_options import GraphOptions
     from .runtime.sources import open_source
 
     images = None
@@ -383,6 +391,7 @@ def _export(arguments: argparse.Namespace) -> int:
             keep_float=() if arguments.keep_float is None else read_layers(arguments.keep_float),
         ),
         progress=_say,
+        options=GraphOptions(arguments.batch, arguments.top_k, arguments.semantic_map),
     )
     print(f"bundle: {bundle.path}")
     return 0

@@ -202,10 +202,25 @@ py::array_t<Value> array_of(const std::vector<Value>& values, const std::vector<
     return array;
 }
 
+/// The cells that the columns of the heads are of, each within a grid of `count`.
+std::vector<int32_t> chosen_cells(const py::array& cells, int64_t count) {
+    require_dtype<int32_t>("cells", cells);
+    if (cells.ndim() != 1 || cells.size() == 0) refuse_shape("cells", "(K,), K at least 1", cells);
+    const auto values = py::array_t<int32_t, py::array::c_style | py::array::forcecast>::ensure(cells);
+    std::vector<int32_t> chosen(values.data(), values.data() + values.size());
+    for (const int32_t cell : chosen) {
+        if (cell < 0 || cell >= count) {
+            throw std::invalid_argument("cells must lie in 0.." + std::to_string(count - 1) + ", got " +
+                                        std::to_string(cell));
+        }
+    }
+    return chosen;
+}
+
 py::tuple decode_boxes_binding(const py::array& class_logits, const py::array& box_bins,
                                const std::vector<int64_t>& strides, Size input_size, double score_threshold,
                                double iou_threshold, int64_t max_detections, int64_t max_candidates,
-                               bool class_agnostic) {
+                               bool class_agnostic, const std::optional<py::array>& chosen) {
     require_positive("input_size", input_size.first, input_size.second);
     for (const int64_t stride : strides) {
         require_at_least("strides", 1, stride);
@@ -215,8 +230,9 @@ py::tuple decode_boxes_binding(const py::array& class_logits, const py::array& b
                                         std::to_string(stride));
         }
     }
-    const HeadGrid grid{strides, input_size.first, input_size.second};
-    const int64_t cells = grid.cells();
+    HeadGrid grid{strides, input_size.first, input_size.second};
+    if (chosen) grid.chosen = chosen_cells(*chosen, grid.cells());
+    const int64_t cells = grid.columns();
     const std::string cell_count = std::to_string(cells);
     const FloatArray logits = float_array("class_logits", class_logits, 2, "(C, " + cell_count + ")");
     if (logits.shape(1) != cells) refuse_shape("class_logits", "(C, " + cell_count + ")", class_logits);
@@ -421,7 +437,8 @@ PYBIND11_MODULE(_native, module) {
     module.def("decode_boxes", &decode_boxes_binding, py::arg("class_logits"), py::arg("box_bins"),
                py::arg("strides"), py::arg("input_size"), py::arg("score_threshold") = 0.25,
                py::arg("iou_threshold") = 0.65, py::arg("max_detections") = 300,
-               py::arg("max_candidates") = 30000, py::arg("class_agnostic") = false);
+               py::arg("max_candidates") = 30000, py::arg("class_agnostic") = false,
+               py::arg("cells") = py::none());
     module.def("nms", &nms_binding, py::arg("boxes"), py::arg("scores"), py::arg("class_ids"),
                py::arg("iou_threshold") = 0.65, py::arg("max_detections") = 300,
                py::arg("class_agnostic") = false);

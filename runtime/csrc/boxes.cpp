@@ -101,6 +101,33 @@ void decode_cells(const float* box_bins, int64_t bins, const HeadGrid& grid,
     }
 }
 
+/// `decode_cells` where the columns of the heads are those of `grid.chosen` only; `slot_of_column` by column.
+void decode_chosen(const float* box_bins, int64_t bins, const HeadGrid& grid,
+                   const std::vector<int32_t>& slot_of_column, float* boxes) {
+    const auto columns = static_cast<int64_t>(slot_of_column.size());
+    for (int64_t column = 0; column < columns; ++column) {
+        const int32_t slot = slot_of_column[static_cast<size_t>(column)];
+        if (slot == kNoSlot) continue;
+        int64_t place = grid.chosen[static_cast<size_t>(column)];
+        size_t level = 0;
+        const auto level_cells = [&grid](int64_t stride) {
+            return (grid.input_height / stride) * (grid.input_width / stride);
+        };
+        while (place >= level_cells(grid.strides[level])) place -= level_cells(grid.strides[level++]);
+        const int64_t stride = grid.strides[level];
+        const int64_t row_cells = grid.input_width / stride;
+        const auto step = static_cast<float>(stride);
+        const float centre[2] = {(static_cast<float>(place % row_cells) + 0.5f) * step,
+                                 (static_cast<float>(place / row_cells) + 0.5f) * step};
+        float* box = boxes + 4 * static_cast<int64_t>(slot);
+        for (int64_t side = 0; side < 4; ++side) {
+            const float distance =
+                step * expected_distance(box_bins + side * bins * columns + column, bins, columns);
+            box[side] = side < 2 ? centre[side] - distance : centre[side - 2] + distance;
+        }
+    }
+}
+
 }  // namespace
 
 int64_t HeadGrid::cells() const noexcept {
@@ -111,7 +138,7 @@ int64_t HeadGrid::cells() const noexcept {
 
 Detections decode_boxes(const float* class_logits, int64_t classes, const float* box_bins, int64_t bins,
                         const HeadGrid& grid, const DecodeOptions& options) {
-    const int64_t cells = grid.cells();
+    const int64_t cells = grid.columns();
     const std::vector<Candidate> candidates = find_candidates(class_logits, classes, cells, options);
 
     // Which cells have a candidate; a cell's slot is where its box goes. Rising cells, so that bins are read
@@ -124,7 +151,8 @@ Detections decode_boxes(const float* class_logits, int64_t classes, const float*
         if (slot != kNoSlot) slot = slots++;
     }
     std::vector<float> cell_boxes(4 * static_cast<size_t>(slots));
-    decode_cells(box_bins, bins, grid, slot_of_cell, cell_boxes.data());
+    const auto decode = grid.chosen.empty() ? decode_cells : decode_chosen;
+    decode(box_bins, bins, grid, slot_of_cell, cell_boxes.data());
 
     std::vector<float> boxes(4 * candidates.size());
     std::vector<int32_t> class_ids(candidates.size());

@@ -12,9 +12,15 @@ struct HeadGrid {
     std::vector<int64_t> strides;
     int64_t input_height;
     int64_t input_width;
+    /// The cell that each column of the heads is of; empty where the columns are all cells in their order.
+    std::vector<int32_t> chosen = {};
 
     /// Number of cells over all levels.
     int64_t cells() const noexcept;
+    /// Number of columns of the heads.
+    int64_t columns() const noexcept {
+        return chosen.empty() ? cells() : static_cast<int64_t>(chosen.size());
+    }
 };
 
 struct DecodeOptions {
@@ -32,11 +38,11 @@ struct Detections {
     std::vector<float> boxes;
     std::vector<float> scores;
     std::vector<int32_t> class_ids;
-    std::vector<int32_t> cells;  // the cell each box came from, to find its mask coefficients by
+    std::vector<int32_t> cells;  // the column each box came from, to find its mask coefficients by
 };
 
 /// Decode one image's box heads.
-///   class_logits  (classes, N) row-major, N = grid.cells(); classes * N below 2^31
+///   class_logits  (classes, N) row-major, N = grid.columns(); classes * N below 2^31
 ///   box_bins      (4 * bins, N) row-major: sides left, top, right, bottom, `bins` rows each. A distance is
 ///   the
 ///                 expectation of the bin number under softmax, in units of the stride, from the cell's

@@ -217,3 +217,49 @@ def test_lets_threads_run():
     assert_lets_threads_run(
         lambda: _native.decode_boxes(class_logits, box_bins, STRIDES, (640, 640), 0.0, 1.0, 2000, 1 << 30)
     )
+
+
+@pytest.mark.parametrize("count", [1, 7, 40])
+@pytest.mark.parametrize("input_size", [(64, 96), (96, 32)])
+def test_columns_of_chosen_cells_only(input_size, count):
+    """Whatever order the cells are in, each box lies where its cell is, and comes with its column."""
+    class_logits, box_bins = random_heads(count, input_size)
+    chosen = np.random.default_rng(count).permutation(class_logits.shape[1])[:count].astype(np.int32)
+    options: dict[str, Any] = {"score_threshold": 0.05}
+    hidden = class_logits.copy()
+    hidden[:, np.setdiff1d(np.arange(class_logits.shape[1]), chosen)] = -np.inf
+    expected = reference.decode_boxes(hidden, box_bins, STRIDES, input_size, **options)
+    boxes, scores, class_ids, columns = _native.decode_boxes(
+        class_logits[:, chosen], box_bins[:, chosen], STRIDES, input_size, **options, cells=chosen
+    )
+    assert len(boxes) > 0
+    assert columns.dtype == np.int32
+    assert_same_detections((boxes, scores, class_ids, chosen[columns]), expected)
+    strided = _native.decode_boxes(
+        class_logits[:, chosen], box_bins[:, chosen], STRIDES, input_size, **options, cells=np.repeat(chosen, 2)[::2]
+    )
+    np.testing.assert_array_equal(strided[0], boxes)
+
+
+def test_all_cells_chosen_is_as_none_chosen():
+    class_logits, box_bins = random_heads(3, (64, 64))
+    every = np.arange(class_logits.shape[1], dtype=np.int32)
+    plain = _native.decode_boxes(class_logits, box_bins, STRIDES, (64, 64))
+    for a, b in zip(plain, _native.decode_boxes(class_logits, box_bins, STRIDES, (64, 64), cells=every), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        (np.array([0, 21], np.int32), "cells must lie in 0..20, got 21"),
+        (np.array([0, -1], np.int32), "cells must lie in 0..20, got -1"),
+        (np.array([0, 1], np.int64), "cells must have dtype int32, got int64"),
+        (np.array([[0, 1]], np.int32), r"cells must have shape \(K,\), K at least 1, got \(1, 2\)"),
+        (np.array([], np.int32), r"cells must have shape \(K,\), K at least 1, got \(0,\)"),
+        (np.array([0, 1, 2], np.int32), r"class_logits must have shape \(C, 3\), got \(3, 2\)"),
+    ],
+)
+def test_cells_that_are_none(cells, message):
+    with pytest.raises(ValueError, match=message):
+        _native.decode_boxes(np.zeros((3, 2), np.float32), np.zeros((8, 2), np.float32), STRIDES, (32, 32), cells=cells)

@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 from yolor_edge.runtime.errors import CheckpointError
 from yolor_edge.runtime.files import sha256_of
+from yolor_edge.train import checkpoint as checkpoint_module
 from yolor_edge.train.checkpoint import DESCRIPTION, WEIGHTS, Checkpoint, write_checkpoint
 from yolor_edge.train.network import Network
 
@@ -89,6 +90,30 @@ def test_writing_again_replaces(network: Network, folder: Path) -> None:
     assert checkpoint.provenance["epochs_done"] == 4
     assert torch.equal(next(checkpoint.network().parameters()), next(network.parameters()))
     assert {file.name for file in folder.iterdir()} == {WEIGHTS, DESCRIPTION}
+
+
+def test_other_files_in_the_folder_stay(network: Network, folder: Path) -> None:
+    (folder / "notes.txt").write_text("mine")
+    write_checkpoint(folder, network, {"epochs_done": 5})
+    assert Checkpoint.open(folder).provenance["epochs_done"] == 5
+    assert (folder / "notes.txt").read_text() == "mine"
+
+
+def test_a_write_that_fails_halfway_leaves_the_old_checkpoint_whole(
+    network: Network, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = Checkpoint.open(folder)
+
+    def disk_full(path: Path, content: str) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(checkpoint_module, "write_atomically", disk_full)
+    with torch.no_grad():
+        next(network.parameters()).add_(1)
+    with pytest.raises(OSError, match="no space left"):
+        write_checkpoint(folder, network, {})
+    assert Checkpoint.open(folder) == before
+    assert {file.name for file in folder.parent.iterdir()} == {folder.name}
 
 
 def change_description(folder: Path, **changes: Any) -> None:

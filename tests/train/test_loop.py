@@ -382,3 +382,12 @@ def test_the_average_follows_slowly_and_the_loss_falls(trainer: Trainer, scenes:
     assert sum(last.values()) < 0.75 * sum(first.values())
     for name in ("class", "mask", "semantic", "caption"):
         assert last[name] < first[name]
+
+
+def test_one_image_of_one_cell_is_refused_in_words(trainer: Trainer, scenes: Path) -> None:
+    batch = next(iter(training_loader(CocoDataset.open(scenes), trainer.network.config, trainer.config)[0]))
+    tiny = replace(batch, strong=batch.strong[:1, :, :32, :32], weak=None)
+    trainer.network.train()
+    with pytest.raises(UsageError, match="a step of one image at 32x32 leaves batch normalisation a single value"):
+        trainer.step(tiny)
+    assert trainer.step_index == 0
