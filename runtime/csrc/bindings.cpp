@@ -17,6 +17,8 @@
 
 #include "boxes.hpp"
 #include "caption_search.hpp"
+#include "cpu_features.hpp"
+#include "half.hpp"
 #include "letterbox.hpp"
 #include "masks.hpp"
 #include "nms.hpp"
@@ -141,11 +143,33 @@ std::string text_of(const py::handle& value) {
     return py::str(value).cast<std::string>();
 }
 
-/// `array` as contiguous, aligned float32 of rank `rank`: itself, or a copy where it is neither.
+bool is_half(const py::array& array) {
+    return array.dtype().kind() == 'f' && array.itemsize() == 2 && array.dtype().byteorder() != '>';
+}
+
+/// A float16 array widened to float32.
+FloatArray widened(const py::array& array) {
+    const py::array packed =
+        array.flags() & py::array::c_style && is_aligned(array) ? array : py::array(array.attr("copy")("C"));
+    FloatArray values(std::vector<py::ssize_t>(packed.shape(), packed.shape() + packed.ndim()));
+    const auto* halves = static_cast<const uint16_t*>(packed.data());
+    float* data = values.mutable_data();
+    const auto n = static_cast<size_t>(packed.size());
+    {
+        py::gil_scoped_release unlocked;
+        widen_half(halves, n, data);
+    }
+    return values;
+}
+
+/// `array` as contiguous, aligned float32 of rank `rank`: itself, or a copy where it is neither. Heads may be
+/// float16 too.
 FloatArray float_array(const char* name, const py::array& array, py::ssize_t rank,
-                       const std::string& expected) {
-    require_dtype<float>(name, array);
+                       const std::string& expected, bool is_head = true) {
+    const bool is_narrow = is_head && is_half(array);
+    if (!is_narrow) require_dtype<float>(name, array);
     if (array.ndim() != rank) refuse_shape(name, expected, array);
+    if (is_narrow) return widened(array);
     if (!is_aligned(array)) return FloatArray::ensure(array.attr("copy")());
     return FloatArray::ensure(array);
 }
@@ -153,7 +177,7 @@ FloatArray float_array(const char* name, const py::array& array, py::ssize_t ran
 /// `boxes` of shape (n, 4); n = -1 takes any.
 FloatArray box_array(const py::array& boxes, py::ssize_t n = -1) {
     const std::string expected = n < 0 ? "(N, 4)" : "(" + std::to_string(n) + ", 4)";
-    FloatArray array = float_array("boxes", boxes, 2, expected);
+    FloatArray array = float_array("boxes", boxes, 2, expected, false);
     if (array.shape(1) != 4 || (n >= 0 && array.shape(0) != n)) refuse_shape("boxes", expected, boxes);
     return array;
 }
@@ -254,7 +278,7 @@ py::array_t<int32_t> nms_binding(const py::array& boxes, const py::array& scores
     const FloatArray box_values = box_array(boxes);
     const py::ssize_t n = box_values.shape(0);
     const std::string expected = "(" + std::to_string(n) + ",)";
-    const FloatArray score_values = float_array("scores", scores, 1, expected);
+    const FloatArray score_values = float_array("scores", scores, 1, expected, false);
     if (score_values.size() != n) refuse_shape("scores", expected, scores);
     if (!py::isinstance<py::array_t<int64_t>>(class_ids)) require_dtype<int32_t>("class_ids", class_ids);
     if (class_ids.ndim() != 1 || class_ids.size() != n) refuse_shape("class_ids", expected, class_ids);
@@ -305,26 +329,86 @@ py::list mask_crops_binding(const py::array& prototypes, const py::array& coeffi
     const ImageFrame frame =
         image_frame(geometry, stride, prototype_values.shape(1), prototype_values.shape(2));
 
+    // All crops lie in one block of memory, each a view that keeps it alive.
     std::vector<PixelRegion> regions;
-    std::vector<uint8_t*> crop_data;
-    py::list result;
+    std::vector<py::ssize_t> starts;
+    py::ssize_t bytes = 0;
     for (py::ssize_t i = 0; i < n; ++i) {
-        const PixelRegion region =
-            region_of_box(box_values.data() + 4 * i, image_size.first, image_size.second);
-        py::array_t<uint8_t> crop(
-            {static_cast<py::ssize_t>(region.height), static_cast<py::ssize_t>(region.width)});
-        regions.push_back(region);
-        crop_data.push_back(crop.mutable_data());
-        result.append(py::make_tuple(region.y0, region.x0, crop));
+        regions.push_back(region_of_box(box_values.data() + 4 * i, image_size.first, image_size.second));
+        starts.push_back(bytes);
+        bytes += static_cast<py::ssize_t>(regions.back().height * regions.back().width);
+    }
+    py::array_t<uint8_t> block(bytes);
+    std::vector<MaskTarget> targets;
+    for (size_t i = 0; i < regions.size(); ++i) {
+        targets.push_back({block.mutable_data() + starts[i], regions[i].width});
     }
     {
         const float* prototype_data = prototype_values.data();
         const float* coefficient_data = coefficient_values.data();
         py::gil_scoped_release unlocked;
-        fill_mask_crops(prototype_data, channels, coefficient_data, frame.vertical, frame.horizontal,
-                        regions.size(), regions.data(), crop_data.data());
+        fill_masks(prototype_data, channels, coefficient_data, frame.vertical, frame.horizontal,
+                   image_size.first, image_size.second, regions.size(), regions.data(), targets.data());
+    }
+    py::list result;
+    for (size_t i = 0; i < regions.size(); ++i) {
+        const PixelRegion& region = regions[i];
+        result.append(
+            py::make_tuple(region.y0, region.x0,
+                           py::array_t<uint8_t>({region.height, region.width}, targets[i].data, block)));
     }
     return result;
+}
+
+/// The rectangle of `frame` (height, width) that a crop at (y0, x0) covers.
+struct Patch {
+    uint8_t* data;
+    const uint8_t* crop;
+    int64_t height;
+    int64_t width;
+};
+
+/// Write crops into frames (N, height, width), or zeros in their place.
+void paste_crops_binding(const py::array& frames, const py::list& crops, bool erase) {
+    require_dtype<bool>("frames", frames);
+    const auto n = static_cast<py::ssize_t>(crops.size());
+    if (frames.ndim() != 3 || frames.shape(0) != n) {
+        refuse_shape("frames", "(" + std::to_string(n) + ", height, width)", frames);
+    }
+    if (!(frames.flags() & py::array::c_style) || !frames.writeable()) {
+        throw std::invalid_argument("frames must be C-contiguous and writable");
+    }
+    const int64_t height = frames.shape(1);
+    const int64_t width = frames.shape(2);
+    auto* data = static_cast<uint8_t*>(py::array(frames).mutable_data());
+    std::vector<Patch> patches;
+    std::vector<py::array> held;
+    for (py::ssize_t i = 0; i < n; ++i) {
+        const auto [y0, x0, crop] =
+            crops[static_cast<size_t>(i)].cast<std::tuple<int64_t, int64_t, py::array>>();
+        require_dtype<uint8_t>("crop", crop);
+        if (crop.ndim() != 2 || y0 < 0 || x0 < 0 || y0 + crop.shape(0) > height ||
+            x0 + crop.shape(1) > width) {
+            throw std::invalid_argument("every crop must lie inside its frame, got one of shape " +
+                                        shape_of(crop) + " at (" + std::to_string(y0) + ", " +
+                                        std::to_string(x0) + ") of " + std::to_string(height) + "x" +
+                                        std::to_string(width));
+        }
+        held.push_back(py::array_t<uint8_t, py::array::c_style>::ensure(crop));
+        patches.push_back({data + (i * height + y0) * width + x0,
+                           static_cast<const uint8_t*>(held.back().data()), crop.shape(0), crop.shape(1)});
+    }
+    py::gil_scoped_release unlocked;
+    for (const Patch& patch : patches) {
+        for (int64_t y = 0; y < patch.height; ++y) {
+            uint8_t* row = patch.data + y * width;
+            if (erase) {
+                std::fill(row, row + patch.width, uint8_t{0});
+            } else {
+                std::copy(patch.crop + y * patch.width, patch.crop + (y + 1) * patch.width, row);
+            }
+        }
+    }
 }
 
 py::array_t<uint8_t> semantic_argmax_binding(const py::array& logits, Size image_size,
@@ -346,13 +430,30 @@ py::array_t<uint8_t> semantic_argmax_binding(const py::array& logits, Size image
     return map;
 }
 
+std::vector<std::string> simd_levels() {
+    std::vector<std::string> names;
+    for (int i = 0; i <= static_cast<int>(best_simd_level()); ++i) {
+        names.emplace_back(simd_level_name(static_cast<SimdLevel>(i)));
+    }
+    return names;
+}
+
+void set_simd_level_binding(const std::string& name) {
+    SimdLevel level;
+    if (!find_simd_level(name.c_str(), &level)) {
+        throw std::invalid_argument("simd level must be one of " + text_of(py::cast(simd_levels())) +
+                                    ", got " + name);
+    }
+    set_simd_level(level);
+}
+
 /// The search and a lock: calls from two threads take turns instead of corrupting it.
 class LockedCaptionSearch {
   public:
     explicit LockedCaptionSearch(CaptionOptions options) : search_(std::move(options)) {}
 
     py::tuple advance(const py::array& log_probs) {
-        const FloatArray values = float_array("log_probs", log_probs, 2, "(rows, V)");
+        const FloatArray values = float_array("log_probs", log_probs, 2, "(rows, V)", false);
         NextRows next;
         {
             py::gil_scoped_release unlocked;
@@ -427,6 +528,11 @@ PYBIND11_MODULE(_native, module) {
                py::arg("class_agnostic") = false);
     module.def("mask_crops", &mask_crops_binding, py::arg("prototypes"), py::arg("coefficients"),
                py::arg("boxes"), py::arg("image_size"), py::arg("geometry"), py::arg("stride") = 4);
+    module.def("paste_crops", &paste_crops_binding, py::arg("frames"), py::arg("crops"),
+               py::arg("erase") = false);
+    module.def("simd_level", [] { return simd_level_name(simd_level()); });
+    module.def("simd_levels", &simd_levels);
+    module.def("set_simd_level", &set_simd_level_binding, py::arg("name"));
     module.def("semantic_argmax", &semantic_argmax_binding, py::arg("logits"), py::arg("image_size"),
                py::arg("geometry"), py::arg("stride") = 8);
     py::class_<LockedCaptionSearch>(module, "CaptionSearch")

@@ -177,8 +177,8 @@ def test_many_candidates():
             "class_logits must have shape (C, 21), got (1, 3, 21)",
         ),
         (
-            {"class_logits": np.zeros((3, 21), np.float16)},
-            "class_logits must have dtype float32, got float16",
+            {"class_logits": np.zeros((3, 21))},
+            "class_logits must have dtype float32, got float64",
         ),
         (
             {"box_bins": np.zeros((64, 20), np.float32)},
