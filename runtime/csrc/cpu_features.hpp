@@ -7,6 +7,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 
@@ -16,6 +17,12 @@
 #define YOLOR_EDGE_AVX512 \
     __attribute__((target("avx2,f16c,avx512f,avx512bw,avx512vl,avx512dq,prefer-vector-width=512")))
 #endif
+/// Four lanes of two vectors: lanes 0 to 3 are a's, 4 to 7 are b's.
+#if defined(__clang__)
+#define YOLOR_EDGE_SHUFFLE(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
+#else
+#define YOLOR_EDGE_SHUFFLE(a, b, i, j, k, l) __builtin_shuffle(a, b, yolor_edge::FourInts{i, j, k, l})
+#endif
 #if defined(__GNUC__)
 #define YOLOR_EDGE_INLINE inline __attribute__((always_inline))
 #else
@@ -23,6 +30,13 @@
 #endif
 
 namespace yolor_edge {
+
+// Vectors the compiler spreads over what the level has.
+using Four = float __attribute__((vector_size(16)));
+using FourInts = int32_t __attribute__((vector_size(16)));
+using Eight = float __attribute__((vector_size(32)));
+using EightInts = int32_t __attribute__((vector_size(32)));
+using EightBytes = uint8_t __attribute__((vector_size(8)));
 
 /// What the compiler emits by default is `portable`: SSE2 on x86-64, NEON on aarch64.
 enum class SimdLevel : int { portable = 0, avx2 = 1, avx512 = 2 };

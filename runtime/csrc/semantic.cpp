@@ -53,12 +53,6 @@ struct FindLeaders {
     }
 };
 
-using Four = float __attribute__((vector_size(16)));
-using FourInts = int32_t __attribute__((vector_size(16)));
-using Eight = float __attribute__((vector_size(32)));
-using EightInts = int32_t __attribute__((vector_size(32)));
-using EightBytes = uint8_t __attribute__((vector_size(8)));
-
 YOLOR_EDGE_INLINE void load_limited(const float* source, Four* value) {
     std::memcpy(value, source, sizeof *value);
     const Four low = {-kLimit, -kLimit, -kLimit, -kLimit};
@@ -80,11 +74,14 @@ struct TransposeRow {
                 load_limited(plane + plane_size + x, &r1);
                 load_limited(plane + 2 * plane_size + x, &r2);
                 load_limited(plane + 3 * plane_size + x, &r3);
-                const FourInts low{0, 4, 1, 5}, high{2, 6, 3, 7}, first{0, 1, 4, 5}, second{2, 3, 6, 7};
-                const Four a = __builtin_shuffle(r0, r1, low), b = __builtin_shuffle(r2, r3, low);
-                const Four d = __builtin_shuffle(r0, r1, high), e = __builtin_shuffle(r2, r3, high);
-                const Four t0 = __builtin_shuffle(a, b, first), t1 = __builtin_shuffle(a, b, second);
-                const Four t2 = __builtin_shuffle(d, e, first), t3 = __builtin_shuffle(d, e, second);
+                const Four a = YOLOR_EDGE_SHUFFLE(r0, r1, 0, 4, 1, 5),
+                           b = YOLOR_EDGE_SHUFFLE(r2, r3, 0, 4, 1, 5);
+                const Four d = YOLOR_EDGE_SHUFFLE(r0, r1, 2, 6, 3, 7),
+                           e = YOLOR_EDGE_SHUFFLE(r2, r3, 2, 6, 3, 7);
+                const Four t0 = YOLOR_EDGE_SHUFFLE(a, b, 0, 1, 4, 5),
+                           t1 = YOLOR_EDGE_SHUFFLE(a, b, 2, 3, 6, 7);
+                const Four t2 = YOLOR_EDGE_SHUFFLE(d, e, 0, 1, 4, 5),
+                           t3 = YOLOR_EDGE_SHUFFLE(d, e, 2, 3, 6, 7);
                 float* out = points + x * padded + c;
                 std::memcpy(out, &t0, sizeof t0);
                 std::memcpy(out + padded, &t1, sizeof t1);
