@@ -22,6 +22,7 @@
 #include "letterbox.hpp"
 #include "masks.hpp"
 #include "nms.hpp"
+#include "rle.hpp"
 #include "sampling.hpp"
 #include "semantic.hpp"
 
@@ -75,8 +76,34 @@ void require_positive(const char* name, int64_t height, int64_t width) {
     }
 }
 
-ImageView image_view(const py::array& image) {
+ImageView yuv_view(const py::array& image, const std::string& layout) {
+    const bool is_nv12 = layout == "nv12";
+    const char* expected =
+        is_nv12 ? "(height * 3 / 2, width), height and width even" : "(height, width, 2), width even";
+    const bool fits = is_nv12 ? image.ndim() == 2 && image.shape(0) % 3 == 0 && image.shape(1) % 2 == 0
+                              : image.ndim() == 3 && image.shape(2) == 2 && image.shape(1) % 2 == 0;
+    if (!fits) refuse_shape("image", expected, image);
+    if (image.size() == 0) {
+        throw std::invalid_argument("image must have at least one pixel, got shape " + shape_of(image));
+    }
+    const py::ssize_t pixel = is_nv12 ? 1 : 2;
+    if (image.strides(1) != pixel || (!is_nv12 && image.strides(2) != 1)) {
+        throw std::invalid_argument("rows of a " + layout +
+                                    " image must be packed; call numpy.ascontiguousarray");
+    }
+    const py::ssize_t height = is_nv12 ? image.shape(0) / 3 * 2 : image.shape(0);
+    require_positive("image size", height, image.shape(1));
+    return {
+        static_cast<const uint8_t*>(image.data()),      height, image.shape(1), 3, image.strides(0), pixel, 1,
+        is_nv12 ? PixelLayout::nv12 : PixelLayout::yuyv};
+}
+
+ImageView image_view(const py::array& image, const std::string& layout = "interleaved") {
     require_dtype<uint8_t>("image", image);
+    if (layout == "nv12" || layout == "yuyv") return yuv_view(image, layout);
+    if (layout != "interleaved") {
+        throw std::invalid_argument("layout must be interleaved, nv12 or yuyv, got " + layout);
+    }
     if (!(image.ndim() == 2 || (image.ndim() == 3 && (image.shape(2) == 3 || image.shape(2) == 1)))) {
         refuse_shape("image", "(height, width, 3) or (height, width)", image);
     }
@@ -85,9 +112,9 @@ ImageView image_view(const py::array& image) {
     }
     require_positive("image size", image.shape(0), image.shape(1));
     const bool has_channels = image.ndim() == 3;
-    return {static_cast<const uint8_t*>(image.data()), image.shape(0),   image.shape(1),
-            has_channels ? image.shape(2) : 1,         image.strides(0), image.strides(1),
-            has_channels ? image.strides(2) : 1};
+    return {static_cast<const uint8_t*>(image.data()), image.shape(0),          image.shape(1),
+            has_channels ? image.shape(2) : 1,         image.strides(0),        image.strides(1),
+            has_channels ? image.strides(2) : 1,       PixelLayout::interleaved};
 }
 
 void require_apart(const py::array& image, const py::array& out) {
@@ -97,8 +124,9 @@ void require_apart(const py::array& image, const py::array& out) {
 }
 
 py::array_t<float> letterbox_binding(const py::array& image, int64_t height, int64_t width, uint8_t pad_value,
-                                     bool swap_rb, const std::optional<py::array>& out, double scale) {
-    const ImageView view = image_view(image);
+                                     bool swap_rb, const std::optional<py::array>& out, double scale,
+                                     const std::string& layout) {
+    const ImageView view = image_view(image, layout);
     require_positive("input size", height, width);
     auto output = output_array<float>(out, {3, height, width}, "(3, height, width) of the input");
     if (out) require_apart(image, output);
@@ -360,16 +388,35 @@ py::list mask_crops_binding(const py::array& prototypes, const py::array& coeffi
     return result;
 }
 
-/// The rectangle of `frame` (height, width) that a crop at (y0, x0) covers.
-struct Patch {
-    uint8_t* data;
-    const uint8_t* crop;
+/// A crop as Python holds it, kept alive while it is read.
+struct HeldCrop {
+    py::array_t<uint8_t, py::array::c_style> pixels;
+    int64_t y0;
+    int64_t x0;
     int64_t height;
     int64_t width;
 };
 
+std::vector<HeldCrop> held_crops(const py::sequence& crops, int64_t height, int64_t width) {
+    std::vector<HeldCrop> held;
+    for (const py::handle& item : crops) {
+        const auto [y0, x0, crop] = item.cast<std::tuple<int64_t, int64_t, py::array>>();
+        require_dtype<uint8_t>("crop", crop);
+        if (crop.ndim() != 2) refuse_shape("crop", "(height, width)", crop);
+        if (y0 < 0 || x0 < 0 || y0 + crop.shape(0) > height || x0 + crop.shape(1) > width) {
+            throw std::invalid_argument("every crop must lie inside the image, got one of shape " +
+                                        shape_of(crop) + " at (" + std::to_string(y0) + ", " +
+                                        std::to_string(x0) + ") of (" + std::to_string(height) + ", " +
+                                        std::to_string(width) + ")");
+        }
+        held.push_back(
+            {py::array_t<uint8_t, py::array::c_style>::ensure(crop), y0, x0, crop.shape(0), crop.shape(1)});
+    }
+    return held;
+}
+
 /// Write crops into frames (N, height, width), or zeros in their place.
-void paste_crops_binding(const py::array& frames, const py::list& crops, bool erase) {
+void paste_crops_binding(const py::array& frames, const py::sequence& crops, bool erase) {
     require_dtype<bool>("frames", frames);
     const auto n = static_cast<py::ssize_t>(crops.size());
     if (frames.ndim() != 3 || frames.shape(0) != n) {
@@ -380,35 +427,43 @@ void paste_crops_binding(const py::array& frames, const py::list& crops, bool er
     }
     const int64_t height = frames.shape(1);
     const int64_t width = frames.shape(2);
-    auto* data = static_cast<uint8_t*>(py::array(frames).mutable_data());
-    std::vector<Patch> patches;
-    std::vector<py::array> held;
-    for (py::ssize_t i = 0; i < n; ++i) {
-        const auto [y0, x0, crop] =
-            crops[static_cast<size_t>(i)].cast<std::tuple<int64_t, int64_t, py::array>>();
-        require_dtype<uint8_t>("crop", crop);
-        if (crop.ndim() != 2 || y0 < 0 || x0 < 0 || y0 + crop.shape(0) > height ||
-            x0 + crop.shape(1) > width) {
-            throw std::invalid_argument("every crop must lie inside its frame, got one of shape " +
-                                        shape_of(crop) + " at (" + std::to_string(y0) + ", " +
-                                        std::to_string(x0) + ") of " + std::to_string(height) + "x" +
-                                        std::to_string(width));
-        }
-        held.push_back(py::array_t<uint8_t, py::array::c_style>::ensure(crop));
-        patches.push_back({data + (i * height + y0) * width + x0,
-                           static_cast<const uint8_t*>(held.back().data()), crop.shape(0), crop.shape(1)});
-    }
-    py::gil_scoped_release unlocked;
-    for (const Patch& patch : patches) {
-        for (int64_t y = 0; y < patch.height; ++y) {
-            uint8_t* row = patch.data + y * width;
+    const std::vector<HeldCrop> held = held_crops(crops, height, width);
+    auto* frame = static_cast<uint8_t*>(py::array(frames).mutable_data());
+    const py::gil_scoped_release unlocked;
+    for (const HeldCrop& crop : held) {
+        uint8_t* first = frame + crop.y0 * width + crop.x0;
+        const uint8_t* pixels = crop.pixels.data();
+        for (int64_t y = 0; y < crop.height; ++y) {
+            uint8_t* row = first + y * width;
             if (erase) {
-                std::fill(row, row + patch.width, uint8_t{0});
+                std::fill(row, row + crop.width, uint8_t{0});
             } else {
-                std::copy(patch.crop + y * patch.width, patch.crop + (y + 1) * patch.width, row);
+                std::copy(pixels + y * crop.width, pixels + (y + 1) * crop.width, row);
             }
         }
+        frame += height * width;
     }
+}
+
+py::list rle_codes_binding(const py::sequence& crops, Size image_size) {
+    require_positive("image_size", image_size.first, image_size.second);
+    const std::vector<HeldCrop> held = held_crops(crops, image_size.first, image_size.second);
+    std::vector<std::string> codes;
+    {
+        const py::gil_scoped_release unlocked;
+        for (const HeldCrop& crop : held) {
+            codes.push_back(rle_code(crop.pixels.data(), crop.height, crop.width, crop.width, crop.y0,
+                                     crop.x0, image_size.first, image_size.second));
+        }
+    }
+    py::list result;
+    for (const std::string& code : codes) {
+        py::dict entry;
+        entry["size"] = std::vector<int64_t>{image_size.first, image_size.second};
+        entry["counts"] = code;
+        result.append(entry);
+    }
+    return result;
 }
 
 py::array_t<uint8_t> semantic_argmax_binding(const py::array& logits, Size image_size,
@@ -516,7 +571,7 @@ PYBIND11_MODULE(_native, module) {
                py::arg("input_size"));
     module.def("letterbox", &letterbox_binding, py::arg("image"), py::arg("height"), py::arg("width"),
                py::arg("pad_value") = 114, py::arg("swap_rb") = true, py::arg("out") = py::none(),
-               py::arg("scale") = 1.0 / 255.0);
+               py::arg("scale") = 1.0 / 255.0, py::arg("layout") = "interleaved");
     module.def("letterbox_u8", &letterbox_u8_binding, py::arg("image"), py::arg("height"), py::arg("width"),
                py::arg("pad_value") = 114, py::arg("swap_rb") = true, py::arg("out") = py::none());
     module.def("decode_boxes", &decode_boxes_binding, py::arg("class_logits"), py::arg("box_bins"),
@@ -530,6 +585,7 @@ PYBIND11_MODULE(_native, module) {
                py::arg("boxes"), py::arg("image_size"), py::arg("geometry"), py::arg("stride") = 4);
     module.def("paste_crops", &paste_crops_binding, py::arg("frames"), py::arg("crops"),
                py::arg("erase") = false);
+    module.def("rle_codes", &rle_codes_binding, py::arg("crops"), py::arg("image_size"));
     module.def("simd_level", [] { return simd_level_name(simd_level()); });
     module.def("simd_levels", &simd_levels);
     module.def("set_simd_level", &set_simd_level_binding, py::arg("name"));
