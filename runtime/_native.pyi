@@ -39,6 +39,9 @@ def set_simd_level(name: str) -> None:
         ValueError: If the processor does not have it.
     """
 
+def widen_half(halves: NDArray[np.float16]) -> NDArray[np.float32]:
+    """The same numbers in float32, exactly; of any shape."""
+
 def letterbox_geometry(image_size: tuple[int, int], input_size: tuple[int, int]) -> tuple[int, int, int, int]:
     """(resized_height, resized_width, pad_top, pad_left) of an image in the middle of an input."""
 
@@ -175,9 +178,7 @@ def paste_crops(
         erase: Write zeros instead.
     """
 
-def rle_codes(
-    crops: Sequence[tuple[int, int, NDArray[np.uint8]]], image_size: tuple[int, int]
-) -> list[dict[str, Any]]:
+def rle_codes(crops: Sequence[tuple[int, int, NDArray[np.uint8]]], image_size: tuple[int, int]) -> list[dict[str, Any]]:
     """COCO's compressed run-length code of each (y0, x0, crop), 0 outside the crop.
 
     Args:

@@ -190,6 +190,14 @@ FloatArray widened(const py::array& array) {
     return values;
 }
 
+FloatArray widen_half_binding(const py::array& halves) {
+    if (!is_half(halves)) {
+        throw std::invalid_argument("halves must have dtype float16, got " +
+                                    py::str(halves.dtype()).cast<std::string>());
+    }
+    return widened(halves);
+}
+
 /// `array` as contiguous, aligned float32 of rank `rank`: itself, or a copy where it is neither. Heads may be
 /// float16 too.
 FloatArray float_array(const char* name, const py::array& array, py::ssize_t rank,
@@ -586,6 +594,7 @@ PYBIND11_MODULE(_native, module) {
     module.def("paste_crops", &paste_crops_binding, py::arg("frames"), py::arg("crops"),
                py::arg("erase") = false);
     module.def("rle_codes", &rle_codes_binding, py::arg("crops"), py::arg("image_size"));
+    module.def("widen_half", &widen_half_binding, py::arg("halves"));
     module.def("simd_level", [] { return simd_level_name(simd_level()); });
     module.def("simd_levels", &simd_levels);
     module.def("set_simd_level", &set_simd_level_binding, py::arg("name"));
