@@ -19,7 +19,10 @@ float widened(uint16_t half) noexcept {
     std::memcpy(&value, &bits, sizeof value);
     value *= 0x1p112f;
     std::memcpy(&bits, &value, sizeof bits);
-    if ((half & 0x7c00u) == 0x7c00u) bits = 0x7f800000u | (static_cast<uint32_t>(half & 0x3ffu) << 13);
+    if ((half & 0x7c00u) == 0x7c00u) {
+        const uint32_t payload = half & 0x3ffu;
+        bits = 0x7f800000u | (payload << 13) | (payload != 0 ? 0x00400000u : 0u);  // NaN becomes a quiet one
+    }
     bits |= static_cast<uint32_t>(half & 0x8000u) << 16;
     std::memcpy(&value, &bits, sizeof value);
     return value;

@@ -6,7 +6,8 @@
 
 namespace yolor_edge {
 
-/// Widen `n` IEEE 754 half-precision numbers, NaN and infinity among them.
+/// Widen `n` IEEE 754 half-precision numbers, NaN (which becomes a quiet one) and infinity among
+/// them.
 void widen_half(const uint16_t* halves, size_t n, float* values);
 
 }  // namespace yolor_edge
