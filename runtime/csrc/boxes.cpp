@@ -36,18 +36,47 @@ float lowest_passing_logit(double threshold) noexcept {
     return static_cast<double>(rounded) > limit ? rounded : std::nextafter(rounded, kInfinity);
 }
 
-constexpr int64_t kBlock = 256;  // logits between two branches
+constexpr int64_t kBlock = 4096;  // logits looked through in one go
 
-/// Whether one of `n` values is at least `bound`; NaN never is.
-struct AnyAtLeast {
-    static YOLOR_EDGE_INLINE bool run(const float* values, int64_t n, float bound) {
-        int any = 0;
-        if (n == kBlock) {
-            for (int64_t i = 0; i < kBlock; ++i) any |= values[i] >= bound ? 1 : 0;
-        } else {
-            for (int64_t i = 0; i < n; ++i) any |= values[i] >= bound ? 1 : 0;
+/// Which of `n` values are at least `bound`, NaN never: their numbers into `hits`, rising; returns how many.
+template <class Lanes>
+struct CollectAtLeast {
+    static YOLOR_EDGE_INLINE int64_t run(const float* values, int64_t n, float bound, int32_t* hits) {
+        constexpr int64_t kGroup = 64;  // values a branch
+        int64_t count = 0;
+        int64_t i = 0;
+        for (; i + kGroup <= n; i += kGroup) {
+            typename Lanes::Ints any{};
+            typename Lanes::Floats lanes;
+            for (int64_t j = i; j < i + kGroup; j += Lanes::kWidth) {
+                load(values + j, &lanes);
+                any |= lanes >= bound;
+            }
+            int64_t parts[sizeof any / sizeof(int64_t)];
+            int64_t is_any = 0;
+            std::memcpy(parts, &any, sizeof any);
+            for (const int64_t part : parts) is_any |= part;
+            if (is_any == 0) continue;
+            for (int64_t j = i; j < i + kGroup; j += 8) {
+                uint8_t marks[8];
+                for (int64_t k = 0; k < 8; k += Lanes::kWidth) {
+                    load(values + j + k, &lanes);
+                    const typename Lanes::Ints is_hit = lanes >= bound;
+                    store_low_bytes(is_hit, marks + k);
+                }
+                uint64_t left;
+                std::memcpy(&left, marks, sizeof left);
+                if (left == 0) continue;
+                for (int64_t k = 0; k < 8; ++k) {
+                    hits[count] = static_cast<int32_t>(j + k);
+                    count += marks[k] & 1;
+                }
+            }
         }
-        return any != 0;
+        for (; i < n; ++i) {
+            if (values[i] >= bound) hits[count++] = static_cast<int32_t>(i);
+        }
+        return count;
     }
 };
 
@@ -59,11 +88,14 @@ std::vector<Candidate> find_candidates(const float* class_logits, int64_t classe
     const float lowest =
         options.score_threshold <= 0.0 ? -kInfinity : lowest_passing_logit(options.score_threshold);
     const int64_t size = classes * cells;
+    int32_t hits[kBlock + 1];  // one more, since a number is written before it is known to count
     for (int64_t begin = 0; begin < size; begin += kBlock) {
-        const int64_t end = std::min(begin + kBlock, size);
-        if (!dispatch<AnyAtLeast>(class_logits + begin, end - begin, lowest)) continue;
-        for (int64_t i = begin; i < end; ++i) {
-            if (class_logits[i] >= lowest) candidates.push_back(make_candidate(class_logits[i], i));
+        const int64_t n = std::min(kBlock, size - begin);
+        const int64_t count =
+            dispatch_lanes<CollectAtLeast>(class_logits + begin, n, lowest, static_cast<int32_t*>(hits));
+        for (int64_t i = 0; i < count; ++i) {
+            const int64_t flat_index = begin + hits[i];
+            candidates.push_back(make_candidate(class_logits[flat_index], flat_index));
         }
     }
     const auto limit = static_cast<size_t>(options.max_candidates);
@@ -76,54 +108,55 @@ std::vector<Candidate> find_candidates(const float* class_logits, int64_t classe
 }
 
 /// e^x for x of at most 0: Cephes' polynomial, within 2 units in the last place; 0 below -87, NaN for NaN.
-YOLOR_EDGE_INLINE float exp_of_negative(float x) noexcept {
-    const float bounded = x < -87.0f ? -87.0f : x;
+template <class Lanes>
+YOLOR_EDGE_INLINE void exp_of_negative(typename Lanes::Floats* x) {
+    using Floats = typename Lanes::Floats;
+    const Floats lowest = Floats{} - 87.0f;
+    const typename Lanes::Ints is_below = *x < lowest;
+    const Floats bounded = is_below ? lowest : *x;
     constexpr float kRounder =
         12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest whole number in the low bits
-    const float shifted = bounded * 1.44269504f + kRounder;
-    const float n = shifted - kRounder;
-    const float r = (bounded - n * 0.693359375f) - n * -2.12194440e-4f;
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
+    const Floats shifted = bounded * 1.44269504f + kRounder;
+    const Floats n = shifted - kRounder;
+    const Floats r = (bounded - n * 0.693359375f) - n * -2.12194440e-4f;
+    Floats p = r * 1.9875691500e-4f + 1.3981999507e-3f;
     p = p * r + 8.3334519073e-3f;
     p = p * r + 4.1665795894e-2f;
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * (r * r) + r + 1.0f;
-    uint32_t bits;
+    typename Lanes::Bits bits;
     std::memcpy(&bits, &shifted, sizeof bits);
     bits = (bits << 23) + 0x3f800000u;  // 2^n
-    float power;
+    Floats power;
     std::memcpy(&power, &bits, sizeof power);
-    return x < -87.0f ? 0.0f : p * power;
+    *x = is_below ? Floats{} : p * power;
 }
 
 constexpr int64_t kLanes = 16;  // distances computed side by side: four cells of four sides
 
 /// Expectations of the bin number under softmax: kLanes distances from `logits` (bins, kLanes).
+template <class Lanes>
 struct ExpectDistances {
     static YOLOR_EDGE_INLINE void run(const float* logits, int64_t bins, float* distances) {
-        float highest[kLanes], total[kLanes], weighted[kLanes];
-        for (int64_t lane = 0; lane < kLanes; ++lane) {
-            highest[lane] = logits[lane];
-            total[lane] = 0.0f;
-            weighted[lane] = 0.0f;
-        }
-        for (int64_t bin = 1; bin < bins; ++bin) {
-            for (int64_t lane = 0; lane < kLanes; ++lane) {
-                const float value = logits[bin * kLanes + lane];
-                highest[lane] = highest[lane] < value ? value : highest[lane];
+        for (int64_t part = 0; part < kLanes; part += Lanes::kWidth) {
+            typename Lanes::Floats highest, value;
+            std::memcpy(&highest, logits + part, sizeof highest);
+            for (int64_t bin = 1; bin < bins; ++bin) {
+                std::memcpy(&value, logits + bin * kLanes + part, sizeof value);
+                highest = highest < value ? value : highest;
             }
-        }
-        for (int64_t bin = 0; bin < bins; ++bin) {
-            const auto number = static_cast<float>(bin);
-            for (int64_t lane = 0; lane < kLanes; ++lane) {
-                const float weight = exp_of_negative(logits[bin * kLanes + lane] - highest[lane]);
-                total[lane] += weight;
-                weighted[lane] += weight * number;
+            typename Lanes::Floats total{}, weighted{};
+            for (int64_t bin = 0; bin < bins; ++bin) {
+                std::memcpy(&value, logits + bin * kLanes + part, sizeof value);
+                typename Lanes::Floats weight = value - highest;
+                exp_of_negative<Lanes>(&weight);
+                total += weight;
+                weighted += weight * static_cast<float>(bin);
             }
+            const typename Lanes::Floats distance = weighted / total;
+            std::memcpy(distances + part, &distance, sizeof distance);
         }
-        for (int64_t lane = 0; lane < kLanes; ++lane) distances[lane] = weighted[lane] / total[lane];
     }
 };
 
@@ -167,8 +200,8 @@ class CellBoxes {
             }
         }
         float distances[kLanes];
-        dispatch<ExpectDistances>(static_cast<const float*>(logits_.data()), bins_,
-                                  static_cast<float*>(distances));
+        dispatch_lanes<ExpectDistances>(static_cast<const float*>(logits_.data()), bins_,
+                                        static_cast<float*>(distances));
         for (size_t i = 0; i < count; ++i) place(cells[i], distances + 4 * i);
     }
 

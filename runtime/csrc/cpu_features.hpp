@@ -31,12 +31,46 @@
 
 namespace yolor_edge {
 
-// Vectors the compiler spreads over what the level has.
 using Four = float __attribute__((vector_size(16)));
 using FourInts = int32_t __attribute__((vector_size(16)));
 using Eight = float __attribute__((vector_size(32)));
 using EightInts = int32_t __attribute__((vector_size(32)));
-using EightBytes = uint8_t __attribute__((vector_size(8)));
+
+/// Vectors of the width a level has, for loops that are written in them: `portable` has four lanes. The
+/// compiler would take wider ones apart, comparisons lane by lane.
+struct FourLanes {
+    using Floats = Four;
+    using Ints = FourInts;
+    using Bits = uint32_t __attribute__((vector_size(16)));
+    static constexpr int64_t kWidth = 4;
+};
+struct EightLanes {
+    using Floats = Eight;
+    using Ints = EightInts;
+    using Bits = uint32_t __attribute__((vector_size(32)));
+    static constexpr int64_t kWidth = 8;
+};
+
+template <class Vector, class Value>
+YOLOR_EDGE_INLINE void load(const Value* source, Vector* vector) noexcept {
+    std::memcpy(vector, source, sizeof *vector);
+}
+template <class Vector, class Value>
+YOLOR_EDGE_INLINE void store(const Vector& vector, Value* target) noexcept {
+    std::memcpy(target, &vector, sizeof vector);
+}
+
+/// The lowest byte of every lane.
+template <class Ints>
+YOLOR_EDGE_INLINE void store_low_bytes(const Ints& lanes, uint8_t* target) noexcept {
+    if constexpr (sizeof(Ints) == sizeof(EightInts)) {
+        using EightBytes = uint8_t __attribute__((vector_size(8)));
+        store(__builtin_convertvector(lanes, EightBytes), target);
+    } else {
+        for (size_t i = 0; i < sizeof(Ints) / sizeof(int32_t); ++i)
+            target[i] = static_cast<uint8_t>(lanes[i]);
+    }
+}
 
 /// What the compiler emits by default is `portable`: SSE2 on x86-64, NEON on aarch64.
 enum class SimdLevel : int { portable = 0, avx2 = 1, avx512 = 2 };
@@ -127,6 +161,22 @@ inline auto dispatch(Args... args) {
     }
 #endif
     return Body::run(args...);
+}
+
+/// The same for a kernel that is written in vectors, `Body<Lanes>::run(args...)`.
+template <template <class> class Body, class... Args>
+inline auto dispatch_lanes(Args... args) {
+#ifdef YOLOR_EDGE_X86
+    switch (simd_level()) {
+        case SimdLevel::avx512:
+            return detail::run_avx512<Body<EightLanes>>(args...);
+        case SimdLevel::avx2:
+            return detail::run_avx2<Body<EightLanes>>(args...);
+        default:
+            break;
+    }
+#endif
+    return Body<FourLanes>::run(args...);
 }
 
 }  // namespace yolor_edge

@@ -139,10 +139,6 @@ YOLOR_EDGE_INLINE int32_t resized_value(const int32_t* source, int64_t step, int
     return (source[0] * kWeightOne + (source[step] - source[0]) * weight + kRoundingHalf) >> kWeightShift;
 }
 
-YOLOR_EDGE_INLINE void load_four(const int32_t* source, FourInts* value) noexcept {
-    std::memcpy(value, source, sizeof *value);
-}
-
 /// One row of three planes: four pixels at a time, a vector of (channels, one more) each, then turned.
 struct ResizeRow3 {
     static YOLOR_EDGE_INLINE void run(const int32_t* blended, Columns columns, int64_t begin, Planes planes) {
@@ -151,8 +147,8 @@ struct ResizeRow3 {
             FourInts pixels[4];
             for (int i = 0; i < 4; ++i) {
                 FourInts left, right;
-                load_four(blended + columns.starts[x + i], &left);
-                load_four(blended + columns.starts[x + i] + 3, &right);
+                load(blended + columns.starts[x + i], &left);
+                load(blended + columns.starts[x + i] + 3, &right);
                 pixels[i] = (left * kWeightOne + (right - left) * columns.weights[x + i] + kRoundingHalf) >>
                             kWeightShift;
             }

@@ -109,32 +109,37 @@ struct Corners {
 
 /// Mark what cannot win beside `leader`: lower classes that are below it at all four corners, and higher
 /// classes that are nowhere above it (a tie goes to the lower class, so a lower one must be strictly below).
+/// `is_ruled_out` (padded,) holds 0 or 255 a class.
+template <class Lanes>
 struct RuleOutBelow {
     static YOLOR_EDGE_INLINE void run(Corners corners, int64_t padded, int64_t leader,
-                                      uint8_t* __restrict is_ruled_out) {
-        const float *a = corners.at[0], *b = corners.at[1], *c = corners.at[2], *d = corners.at[3];
-        const float top_left = a[leader], top_right = b[leader];
-        const float bottom_left = c[leader], bottom_right = d[leader];
-        for (int64_t block = 0; block < padded; block += kClassLanes) {
-            int32_t out[kClassLanes];
-            for (int64_t lane = 0; lane < kClassLanes; ++lane) {
-                const int64_t i = block + lane;
-                out[lane] =
-                    (top_left >= a[i]) & (top_right >= b[i]) & (bottom_left >= c[i]) & (bottom_right >= d[i]);
+                                      uint8_t* is_ruled_out) {
+        using Floats = typename Lanes::Floats;
+        using Ints = typename Lanes::Ints;
+        const auto own = static_cast<int32_t>(leader);
+        for (int64_t block = 0; block < padded; block += Lanes::kWidth) {
+            Ints not_above = Ints{} - 1;
+            Ints below = not_above;
+            for (int k = 0; k < 4; ++k) {
+                Floats values;
+                load(corners.at[k] + block, &values);
+                const Floats lead = Floats{} + corners.at[k][leader];
+                not_above &= lead >= values;
+                if (block <= leader) below &= lead > values;
             }
             if (block <= leader) {
-                for (int64_t lane = 0; lane < kClassLanes; ++lane) {
-                    const int64_t i = block + lane;
-                    const int32_t is_below =
-                        (top_left > a[i]) & (top_right > b[i]) & (bottom_left > c[i]) & (bottom_right > d[i]);
-                    out[lane] = i < leader ? is_below : i == leader ? 0 : out[lane];
-                }
+                Ints ids;
+                load(kCounting, &ids);
+                ids += static_cast<int32_t>(block);
+                not_above = ((ids < own) & below) | ((ids > own) & not_above);
             }
-            for (int64_t lane = 0; lane < kClassLanes; ++lane) {
-                is_ruled_out[block + lane] |= static_cast<uint8_t>(out[lane]);
-            }
+            uint8_t marks[Lanes::kWidth];
+            store_low_bytes(not_above, marks);
+            for (int64_t i = 0; i < Lanes::kWidth; ++i) is_ruled_out[block + i] |= marks[i];
         }
     }
+
+    static constexpr int32_t kCounting[8] = {0, 1, 2, 3, 4, 5, 6, 7};
 };
 
 #ifdef YOLOR_EDGE_X86
@@ -196,11 +201,16 @@ class Contenders {
 #endif
         std::fill(is_ruled_out_.begin(), is_ruled_out_.end(), uint8_t{0});
         for_each_distinct(leaders, [&](int32_t leader) {
-            dispatch<RuleOutBelow>(corners, padded_, static_cast<int64_t>(leader), is_ruled_out_.data());
+            dispatch_lanes<RuleOutBelow>(corners, padded_, static_cast<int64_t>(leader),
+                                         is_ruled_out_.data());
         });
-        for (int64_t c = 0; c < padded_; ++c) {
-            ids_[count_] = static_cast<int32_t>(c);
-            count_ += is_ruled_out_[static_cast<size_t>(c)] == 0 ? 1 : 0;
+        for (int64_t block = 0; block < padded_; block += 8) {
+            uint64_t marks;
+            std::memcpy(&marks, is_ruled_out_.data() + block, sizeof marks);
+            if (marks == ~uint64_t{0}) continue;
+            for (int64_t c = block; c < block + 8; ++c) {
+                if (is_ruled_out_[static_cast<size_t>(c)] == 0) ids_[count_++] = static_cast<int32_t>(c);
+            }
         }
     }
 
@@ -245,45 +255,49 @@ struct Edges {
 };
 
 /// Winners of a cell among its contenders.
+template <class Lanes>
 struct FillCell {
     static YOLOR_EDGE_INLINE void run(CellPixels pixels, Corners corners, const int32_t* ids, int64_t count,
                                       Edges edges) {
+        using Floats = typename Lanes::Floats;
+        using Ints = typename Lanes::Ints;
+        constexpr int64_t kWidth = Lanes::kWidth;
         for (int k = 0; k < 4; ++k) {
             for (int64_t i = 0; i < count; ++i) edges.at[k][i] = corners.at[k][ids[i]];
         }
         for (int64_t y = 0; y < pixels.height; ++y) {
             const float down = pixels.fraction_y[y];
             const float up = pixels.rest_y[y];
-            for (int64_t i = 0; i < count; i += 8) {
-                Eight a, b, c, d;
+            for (int64_t i = 0; i < count; i += kWidth) {
+                Floats a, b, c, d;
                 std::memcpy(&a, edges.at[0] + i, sizeof a);
                 std::memcpy(&b, edges.at[1] + i, sizeof b);
                 std::memcpy(&c, edges.at[2] + i, sizeof c);
                 std::memcpy(&d, edges.at[3] + i, sizeof d);
-                const Eight left = a * up + c * down;
-                const Eight right = b * up + d * down;
+                const Floats left = a * up + c * down;
+                const Floats right = b * up + d * down;
                 std::memcpy(edges.left + i, &left, sizeof left);
                 std::memcpy(edges.right + i, &right, sizeof right);
             }
             uint8_t* row = pixels.first + y * pixels.row_stride;
-            for (int64_t x = 0; x < pixels.width; x += 8) {
-                Eight to_right, to_left;
+            for (int64_t x = 0; x < pixels.width; x += kWidth) {
+                Floats to_right, to_left;
                 std::memcpy(&to_right, pixels.fraction_x + x, sizeof to_right);
                 std::memcpy(&to_left, pixels.rest_x + x, sizeof to_left);
-                Eight best = edges.left[0] * to_left + edges.right[0] * to_right;
-                EightInts winners = EightInts{} + ids[0];
+                Floats best = edges.left[0] * to_left + edges.right[0] * to_right;
+                Ints winners = Ints{} + ids[0];
                 for (int64_t i = 1; i < count; ++i) {
-                    const Eight value = edges.left[i] * to_left + edges.right[i] * to_right;
-                    const EightInts wins = value > best;
+                    const Floats value = edges.left[i] * to_left + edges.right[i] * to_right;
+                    const Ints wins = value > best;
                     best = wins ? value : best;
-                    winners = wins ? EightInts{} + ids[i] : winners;
+                    winners = wins ? Ints{} + ids[i] : winners;
                 }
-                const EightBytes bytes = __builtin_convertvector(winners, EightBytes);
-                const int64_t left = pixels.width - x;
-                if (left >= 8) {
-                    std::memcpy(row + x, &bytes, 8);
+                if (x + kWidth <= pixels.width) {
+                    store_low_bytes(winners, row + x);
                 } else {
-                    for (int64_t i = 0; i < left; ++i) row[x + i] = bytes[i];
+                    uint8_t last[kWidth];
+                    store_low_bytes(winners, last);
+                    for (int64_t i = 0; x + i < pixels.width; ++i) row[x + i] = last[i];
                 }
             }
         }
@@ -351,7 +365,7 @@ void semantic_argmax(const float* logits, int64_t classes, const AxisFrame& vert
                                     rows.rest.data() + row_run.begin,
                                     columns.fraction.data() + run.begin,
                                     columns.rest.data() + run.begin};
-            dispatch<FillCell>(pixels, corners, contenders.ids(), contenders.count(), edges);
+            dispatch_lanes<FillCell>(pixels, corners, contenders.ids(), contenders.count(), edges);
         }
     }
 }
