@@ -232,6 +232,70 @@ void resize_row3(const int32_t* blended, const Columns& columns, const Planes& p
     ResizeRow3::run(blended, columns, done, planes);
 }
 
+/// Pixels from `begin` of an image halved both ways, whose weights are all 2^20: (a + b + c + d + 2) >> 2.
+void halve_rows_portable(const uint8_t* upper, const uint8_t* lower, int64_t begin, int64_t width,
+                         const Planes& planes) {
+    for (int64_t x = begin; x < width; ++x) {
+        for (int channel = 0; channel < 3; ++channel) {
+            const int64_t i = 6 * x + channel;
+            const int32_t sum = upper[i] + upper[i + 3] + lower[i] + lower[i + 3];
+            planes.at[channel][x] = static_cast<float>((sum + 2) >> 2) * planes.scale;
+        }
+    }
+}
+
+#ifdef YOLOR_EDGE_X86
+
+/// Sums of neighbouring pixels as 16-bit numbers, four a pixel: two of them from `source`, two from `source`
+/// + 24.
+YOLOR_EDGE_AVX2 inline __m256i neighbour_sums(const uint8_t* source) {
+    const __m256i bytes = _mm256_loadu2_m128i(reinterpret_cast<const __m128i*>(source + 24),
+                                              reinterpret_cast<const __m128i*>(source));
+    const __m256i order =
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 3, 1, 4, 2, 5, -1, -1, 6, 9, 7, 10, 8, 11, -1, -1));
+    return _mm256_maddubs_epi16(_mm256_shuffle_epi8(bytes, order), _mm256_set1_epi8(1));
+}
+
+/// Eight pixels at a time; returns how many were written, short of the last ones, past which it would read.
+YOLOR_EDGE_AVX2 int64_t halve_rows_avx2(const uint8_t* upper, const uint8_t* lower, int64_t width,
+                                        const Planes& planes) {
+    const __m256 scale = _mm256_set1_ps(planes.scale);
+    const __m256i two = _mm256_set1_epi16(2);
+    const __m256i zero = _mm256_setzero_si256();
+    int64_t x = 0;
+    for (; x + 8 < width; x += 8) {
+        __m256i pairs[2];  // pixels 0, 1, 4, 5 and 2, 3, 6, 7
+        for (int i = 0; i < 2; ++i) {
+            const int64_t offset = 6 * x + 12 * i;
+            const __m256i sum =
+                _mm256_add_epi16(neighbour_sums(upper + offset), neighbour_sums(lower + offset));
+            pairs[i] = _mm256_srli_epi16(_mm256_add_epi16(sum, two), 2);
+        }
+        const __m256i even = _mm256_unpacklo_epi16(pairs[0], pairs[1]);
+        const __m256i odd = _mm256_unpackhi_epi16(pairs[0], pairs[1]);
+        const __m256i first_two = _mm256_unpacklo_epi16(even, odd);  // channels 0 and 1, four pixels each
+        const __m256i third = _mm256_unpackhi_epi16(even, odd);
+        const __m256i channels[3] = {_mm256_unpacklo_epi16(first_two, zero),
+                                     _mm256_unpackhi_epi16(first_two, zero),
+                                     _mm256_unpacklo_epi16(third, zero)};
+        for (int channel = 0; channel < 3; ++channel) {
+            _mm256_storeu_ps(planes.at[channel] + x,
+                             _mm256_mul_ps(_mm256_cvtepi32_ps(channels[channel]), scale));
+        }
+    }
+    return x;
+}
+
+#endif
+
+void halve_rows(const uint8_t* upper, const uint8_t* lower, int64_t width, const Planes& planes) {
+    int64_t done = 0;
+#ifdef YOLOR_EDGE_X86
+    if (simd_level() >= SimdLevel::avx2) done = halve_rows_avx2(upper, lower, width, planes);
+#endif
+    halve_rows_portable(upper, lower, done, width, planes);
+}
+
 /// A row that keeps its size, to planes.
 struct SpreadRow3 {
     static YOLOR_EDGE_INLINE void run(const uint8_t* __restrict row, int64_t width, float scale,
@@ -333,6 +397,15 @@ void letterbox(const ImageView& image, int64_t input_height, int64_t input_width
         std::memcpy(planes.at[1], planes.at[0], bytes);
         std::memcpy(planes.at[2], planes.at[0], bytes);
     };
+    if (image.channels == 3 && image.height == 2 * geometry.resized_height &&
+        image.width == 2 * geometry.resized_width) {  // what cameras of 1280 x 720 and 1280 x 960 need at 640
+        PackedRows rows(image);
+        for (int64_t y = 0; y < geometry.resized_height; ++y) {
+            const uint8_t* upper = rows[2 * y];
+            halve_rows(upper, rows[2 * y + 1], geometry.resized_width, planes_of(y));
+        }
+        return;
+    }
     resize(
         image, geometry,
         [&](int64_t y, const uint8_t* row) {

@@ -61,7 +61,7 @@ class Dice {
 
 void letterboxes(Dice& dice, Bytes* answers) {
     const int64_t height = dice.between(1, 70), width = dice.between(1, 70);
-    const int64_t out_height = dice.between(1, 90), out_width = dice.between(1, 90);
+    const int64_t out_height = dice.between(35, 90), out_width = dice.between(35, 90);
     std::vector<float> tensor(static_cast<size_t>(3 * out_height * out_width));
     for (const int64_t channels : {1, 3}) {
         const std::vector<uint8_t> image = dice.bytes(height * width * channels);
@@ -78,6 +78,9 @@ void letterboxes(Dice& dice, Bytes* answers) {
                                -width * channels,
                                channels,
                                1};
+        letterbox(view, (height + 1) / 2, (width + 1) / 2, 114, true, 1.0f / 255.0f,
+                  tensor.data());  // or halved
+        append(tensor, answers);
         letterbox(turned, out_height, out_width, 0, false, 1.0f, tensor.data());
         append(tensor, answers);
     }
