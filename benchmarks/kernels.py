@@ -260,7 +260,7 @@ def report_text(report: Mapping[str, Any]) -> str:
     """The tables of a report, in Markdown."""
     lines = [
         f"Kernels on one thread of {report['machine']['cpu']['model']}, instruction set {report['simd_level']}: median"
-        " (minimum) in milliseconds of processor time. The ratio is our median to the best peer's, and (that of minima).",
+        " (minimum) in milliseconds of processor time. The ratio is of our median to the best peer's (of the minima).",
         "",
         "| work | ours | peers | ratio | wanted |",
         "| --- | --- | --- | --- | --- |",
