@@ -161,7 +161,8 @@ def detection_rows(heads: Heads, score: float, label: str, goals: Mapping[str, f
         agreement = "opencv: " + _same_masks(ours, tiles().full(), theirs, opencv())
         mine: dict[str, Work] = {"ours": tiles}
         if kind == "frames":
-            mine = {"ours": lambda: tiles(PICTURE).full(canvas), "ours, new frames": lambda: tiles(PICTURE).full()}
+            # The peers make new frames every time, so that is what is compared; a canvas stands beside it.
+            mine = {"ours": lambda: tiles(PICTURE).full(), "ours, reused canvas": lambda: tiles(PICTURE).full(canvas)}
         if edgefirst is not None and with_prototypes is not None:
             make = edgefirst.masks(with_prototypes, size)
             decoded = with_prototypes()
