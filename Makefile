@@ -10,7 +10,7 @@ STAGES := train export runtime benchmarks
 PYTHON_CODE := setup.py yolor_edge $(STAGES) tests
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format typecheck wheel clean distclean
+.PHONY: help venv demo test lint format typecheck sanitize wheel clean distclean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -28,15 +28,18 @@ test: $(VENV)/.made-for-dev  ## run the tests
 lint: $(VENV)/.made-for-dev  ## check layout and style of Python and C++
 	$(BIN)/ruff format --check $(PYTHON_CODE)
 	$(BIN)/ruff check $(PYTHON_CODE)
-	$(BIN)/clang-format --dry-run --Werror $(KERNELS)
+	$(BIN)/clang-format --dry-run --Werror $(KERNELS) $(wildcard tests/native/*.cpp)
 
 format: $(VENV)/.made-for-dev  ## lay out Python and C++
 	$(BIN)/ruff check --fix-only $(PYTHON_CODE)
 	$(BIN)/ruff format $(PYTHON_CODE)
-	$(BIN)/clang-format -i $(KERNELS)
+	$(BIN)/clang-format -i $(KERNELS) $(wildcard tests/native/*.cpp)
 
 typecheck: $(VENV)/.made-for-dev build/typing  ## check types with pyright
 	$(BIN)/pyright
+
+sanitize: build/sanitize/address build/sanitize/thread  ## run the kernels under address, undefined and thread sanitizers
+	for run in $^; do echo $$run && $$run || exit 1; done
 
 wheel: $(VENV)/.made-for-dev  ## build a wheel into dist
 	$(BIN)/python -m pip wheel --disable-pip-version-check --no-deps --wheel-dir dist .
@@ -55,6 +58,17 @@ $(VENV)/.made-for-demo: $(PACKAGING)
 $(VENV)/.made-for-dev: $(PACKAGING)
 	scripts/make-venv.sh $(VENV) $(PYTHON) train,export,onnxruntime,bench,dev
 	@touch $@ $(VENV)/.made-for-demo
+
+NATIVE := $(filter-out runtime/csrc/bindings.cpp,$(filter %.cpp,$(KERNELS)))
+SANITIZE := $(CXX) -std=c++17 -O1 -g -Wall -Wextra -Werror -Wno-maybe-uninitialized -ffp-contract=off -fno-sanitize-recover=all -Iruntime/csrc -pthread
+
+build/sanitize/address: tests/native/kernels.cpp $(KERNELS)
+	@mkdir -p $(@D)
+	$(SANITIZE) -fsanitize=address,undefined -o $@ $< $(NATIVE)
+
+build/sanitize/thread: tests/native/kernels.cpp $(KERNELS)
+	@mkdir -p $(@D)
+	$(SANITIZE) -fsanitize=thread -o $@ $< $(NATIVE)
 
 # The stages lie beside yolor_edge and are imported from inside it; links show them to pyright as they are imported.
 build/typing: Makefile $(wildcard yolor_edge/*.py)

@@ -1,9 +1,14 @@
 """Kernels of the runtime, in C++.
 
 All of them leave their inputs as they were, take strided and read-only arrays, return new arrays, keep
-nothing between calls and let other Python threads run meanwhile. Sizes are (height, width); boxes are xyxy
+nothing of a call but working memory, one per thread, and let other Python threads run meanwhile. Heads may be
+float16, which every kernel widens to float32 first. Sizes are (height, width); boxes are xyxy
 float32. Pixel i covers [i, i + 1) and its centre is i + 0.5. `geometry` is `Letterbox.geometry`: (scale_y,
 scale_x, pad_top, pad_left).
+
+The inner loops are compiled for several instruction sets, of which the best that the processor has is chosen
+when the first kernel runs; the environment variable YOLOR_EDGE_SIMD or `set_simd_level` names a lower one.
+Results are the same to the bit at every level.
 
 Every kernel raises ValueError for an array of another shape or dtype and for an option out of its range,
 TypeError for what is no array, and MemoryError. How each behaves on ties, NaN and infinity is part of its
@@ -11,10 +16,31 @@ description.
 """
 
 from collections.abc import Sequence
-from typing import final
+from typing import Any, Literal, final
 
 import numpy as np
 from numpy.typing import NDArray
+
+Head = NDArray[np.float32] | NDArray[np.float16]
+
+def simd_levels() -> list[str]:
+    """Instruction sets this processor has, of "portable", "avx2", "avx512"; lowest first.
+
+    "portable" is what the compiler emits without being told: SSE2 on x86-64, NEON on aarch64.
+    """
+
+def simd_level() -> str:
+    """The instruction set in use."""
+
+def set_simd_level(name: str) -> None:
+    """Use another instruction set from now on, in all threads; for tests and measurements.
+
+    Raises:
+        ValueError: If the processor does not have it.
+    """
+
+def widen_half(halves: NDArray[np.float16]) -> NDArray[np.float32]:
+    """The same numbers in float32, exactly; of any shape."""
 
 def letterbox_geometry(image_size: tuple[int, int], input_size: tuple[int, int]) -> tuple[int, int, int, int]:
     """(resized_height, resized_width, pad_top, pad_left) of an image in the middle of an input."""
@@ -27,6 +53,7 @@ def letterbox(
     swap_rb: bool = True,
     out: NDArray[np.float32] | None = None,
     scale: float = ...,
+    layout: Literal["interleaved", "nv12", "yuyv"] = "interleaved",
 ) -> NDArray[np.float32]:
     """Resize an image with padding into the tensor a network takes.
 
@@ -39,6 +66,9 @@ def letterbox(
         swap_rb: Whether channels 0 and 2 change places: BGR in, RGB out.
         out: (3, height, width) float32 to write into, contiguous, apart from `image`; a new array where None.
         scale: Every byte is multiplied by this in float32; 1/255 unless given.
+        layout: "interleaved" as above. Of a camera, "nv12": (h * 3 / 2, w), the rows of Y, then those of U and V
+            alternating; or "yuyv": (h, w, 2). Both are narrow-range BT.601, rows packed, even lengths, and are
+            first converted to BGR as OpenCV does, a row at a time.
 
     Returns:
         (3, height, width) float32. Bilinear in fixed point, so that every implementation of the rule is equal
@@ -56,8 +86,8 @@ def letterbox_u8(
     """The bytes `letterbox` scales, as (height, width, 3) uint8; arguments as there."""
 
 def decode_boxes(
-    class_logits: NDArray[np.float32],
-    box_bins: NDArray[np.float32],
+    class_logits: Head,
+    box_bins: Head,
     strides: Sequence[int],
     input_size: tuple[int, int],
     score_threshold: float = 0.25,
@@ -70,9 +100,9 @@ def decode_boxes(
     """Decode the box heads of one image and suppress overlapping boxes.
 
     Args:
-        class_logits: (C, N) float32; cells level by level in the order of `strides`, row by row. C * N <
+        class_logits: (C, N); cells level by level in the order of `strides`, row by row. C * N <
             2^31.
-        box_bins: (4 * R, N) float32: left, top, right, bottom, R bins each. A distance is the expectation of
+        box_bins: (4 * R, N): left, top, right, bottom, R bins each. A distance is the expectation of
             the bin number under softmax, in units of the stride, from the centre of the cell.
         strides: Of the levels; each divides both lengths of `input_size`.
         input_size: Of the network.
@@ -116,8 +146,8 @@ def nms(
     """
 
 def mask_crops(
-    prototypes: NDArray[np.float32],
-    coefficients: NDArray[np.float32],
+    prototypes: Head,
+    coefficients: Head,
     boxes: NDArray[np.float32],
     image_size: tuple[int, int],
     geometry: tuple[float, float, int, int],
@@ -126,8 +156,8 @@ def mask_crops(
     """Turn mask coefficients into one mask per box, each as large as its box.
 
     Args:
-        prototypes: (K, h, w) float32.
-        coefficients: (N, K) float32, row i for box i.
+        prototypes: (K, h, w).
+        coefficients: (N, K), row i for box i.
         boxes: (N, 4) float32 in pixels of the image.
         image_size: Of the image.
         geometry: Of its letterbox.
@@ -137,11 +167,34 @@ def mask_crops(
         N times (y0, x0, crop): crop is uint8 of 0 and 1, its upper left pixel at (y0, x0) of the image. It
         covers the pixels whose centres lie in the box and the image: x1 <= centre < x2. Where there are none,
         or the box is not finite, it is (0, 0, an array of shape (0, 0)). A pixel is 1 where coefficients .
-        prototypes, sampled bilinearly at its centre, is above 0; next to a NaN it is 0.
+        prototypes, limited to +-1e30 and sampled bilinearly at its centre, is above 0; next to a NaN it is 0. All
+        crops of a call share one block of memory, which the last of them to go frees.
+    """
+
+def paste_crops(
+    frames: NDArray[np.bool_], crops: Sequence[tuple[int, int, NDArray[np.uint8]]], erase: bool = False
+) -> None:
+    """Write (y0, x0, crop) number i into frames[i], or zeros in its place where `erase`.
+
+    Args:
+        frames: (N, H, W) bool, contiguous; what no crop covers stays as it is.
+        crops: N of them, of 0 and 1, as `mask_crops` returns them; each lies inside its frame.
+        erase: Write zeros instead.
+    """
+
+def rle_codes(crops: Sequence[tuple[int, int, NDArray[np.uint8]]], image_size: tuple[int, int]) -> list[dict[str, Any]]:
+    """COCO's compressed run-length code of each (y0, x0, crop), 0 outside the crop.
+
+    Args:
+        crops: Zero or not; each lies inside the image.
+        image_size: Of the image.
+
+    Returns:
+        {"size": [height, width], "counts": str} each, byte for byte what pycocotools encodes.
     """
 
 def semantic_argmax(
-    logits: NDArray[np.float32],
+    logits: Head,
     image_size: tuple[int, int],
     geometry: tuple[float, float, int, int],
     stride: int = 8,
@@ -149,7 +202,7 @@ def semantic_argmax(
     """The class with the highest logit at every pixel of the image, interpolated bilinearly and exactly.
 
     Args:
-        logits: (S, h, w) float32, S from 1 to 256. NaN counts as -1e30, and values are limited to +-1e30.
+        logits: (S, h, w), S from 1 to 256. NaN counts as -1e30, and values are limited to +-1e30.
         image_size: Of the image.
         geometry: Of its letterbox.
         stride: Pixels of the input per grid point.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -52,6 +53,7 @@ class Model:
             raise BundleError(f"{spec.name}: {'; '.join(complaints)}; export the model again")
         self.spec = spec
         self._graphs = dict(graphs)
+        self._of_thread = threading.local()
         self._caption_decoder = None
         if "caption" in spec.tasks and spec.caption is not None:
             prefill, step = graphs["caption_prefill"], graphs["caption_step"]
@@ -114,7 +116,7 @@ class Model:
         if not self._graphs:
             raise BackendError(f"{self.spec.name}: the model is closed")
 
-        tensor, letterbox = preprocess(image, self.spec.preprocess)
+        tensor, letterbox = preprocess(image, self.spec.preprocess, out=self._input_tensor())
         stages.lap("preprocess")
         wanted = [name for task in chosen for name in outputs_of(self.spec, task)]
         heads = run_one(self._graphs["vision"], tensor[np.newaxis], wanted)
@@ -143,6 +145,13 @@ class Model:
             timings_ms=stages.finished(),
             **answers,
         )
+
+    def _input_tensor(self) -> NDArray[np.float32]:
+        """This thread's memory for the network's input: written anew in every call, read by no one after it."""
+        tensor = getattr(self._of_thread, "tensor", None)
+        if tensor is None:
+            tensor = self._of_thread.tensor = np.empty((3, *self.spec.input_size), np.float32)
+        return tensor
 
     def _boxes(
         self, heads: Mapping[str, Array], letterbox: Letterbox, limits: Thresholds, class_agnostic: bool

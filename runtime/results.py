@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from . import _native
+
 
 class InstanceMasks:
     """One mask per box, kept as the small rectangle around each object; bigger forms are made when asked for.
@@ -31,20 +33,64 @@ class InstanceMasks:
         """(y0, x0, crop) for each box: crop is (ch, cw) uint8 of 0 and 1, everything outside it is 0."""
         return self._crops
 
-    def full(self) -> NDArray[np.bool_]:
-        """(N, H, W) bool at the size of the image; row i belongs to box i. N may be 0."""
+    def full(self, canvas: MaskCanvas | None = None) -> NDArray[np.bool_]:
+        """(N, H, W) bool at the size of the image; row i belongs to box i. N may be 0.
+
+        Args:
+            canvas: Memory to write into, which saves fetching and clearing N x H x W bytes every time; the array
+                returned is then its own and changes with the next masks written there.
+        """
+        if canvas is not None:
+            return canvas.draw(self)
         masks = np.zeros((len(self), *self.image_size), bool)
-        for mask, (y0, x0, crop) in zip(masks, self._crops, strict=True):
-            mask[y0 : y0 + crop.shape[0], x0 : x0 + crop.shape[1]] = crop
+        _native.paste_crops(masks, self._crops)
         return masks
 
     def areas(self) -> NDArray[np.int64]:
         """(N,) int64, pixels in each mask."""
         return np.array([np.count_nonzero(crop) for _, _, crop in self._crops], np.int64)
 
+    def bits(self) -> list[tuple[int, int, NDArray[np.uint8]]]:
+        """(y0, x0, bits) for each box: its crop with eight pixels a byte along rows, the first one highest."""
+        return [(y0, x0, np.packbits(crop, axis=1)) for y0, x0, crop in self._crops]
+
+    def polygons(self) -> list[list[NDArray[np.float32]]]:
+        """For each mask its outer outlines in pixels of the image, (P, 2) float32 x, y each; holes are left out."""
+        import cv2  # here, since results are read without it too
+
+        found = []
+        for y0, x0, crop in self._crops:
+            outlines: Any = ()
+            if crop.size:
+                outlines, _ = cv2.findContours(crop, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=(x0, y0))
+            found.append([np.float32(outline[:, 0] + 0.5) for outline in outlines])
+        return found
+
     def rle(self) -> list[dict[str, Any]]:
         """One COCO run-length code per mask: {"size": [height, width], "counts": compressed string}."""
-        return [rle_from_crop(crop, y0, x0, self.image_size) for y0, x0, crop in self._crops]
+        return _native.rle_codes(self._crops, self.image_size)
+
+
+class MaskCanvas:
+    """Memory for full-size masks that is used again and again: only what the last masks covered is cleared.
+
+    One thread at a time. It grows to the most masks it has seen, one byte a pixel.
+    """
+
+    def __init__(self) -> None:
+        self._frames = np.zeros((0, 0, 0), bool)
+        self._drawn: tuple[tuple[int, int, NDArray[np.uint8]], ...] = ()
+
+    def draw(self, masks: InstanceMasks) -> NDArray[np.bool_]:
+        """(N, H, W) bool, valid until the next call."""
+        n = len(masks)
+        if self._frames.shape[1:] != masks.image_size or len(self._frames) < n:
+            self._frames = np.zeros((n, *masks.image_size), bool)
+        else:
+            _native.paste_crops(self._frames[: len(self._drawn)], self._drawn, erase=True)
+        self._drawn = masks.crops()
+        _native.paste_crops(self._frames[:n], self._drawn)
+        return self._frames[:n]
 
 
 @dataclass(frozen=True)
@@ -160,38 +206,5 @@ def rle_from_crop(crop: NDArray[np.uint8], y0: int, x0: int, image_size: tuple[i
 
     Returns:
         {"size": [height, width], "counts": str}, byte for byte what pycocotools encodes.
-
-    Source: COCO API, rleEncode and rleToString, https://github.com/cocodataset/cocoapi
     """
-    height, width = image_size
-    columns = np.zeros((crop.shape[1], crop.shape[0] + 2), np.int8)
-    columns[:, 1:-1] = crop.T != 0
-    steps = np.diff(columns, axis=1)  # +1 where a run starts, -1 one past its end, per column
-    column, row = np.nonzero(steps)
-    positions = (column + x0).astype(np.int64) * height + row + y0  # in column-major order of the whole mask
-    # Runs that fill a column to its end and go on at the top of the next are one run: end and start cancel.
-    same = np.zeros(len(positions), bool)
-    touching = (positions[1:] == positions[:-1]).nonzero()[0]
-    same[touching] = same[touching + 1] = True
-    edges = np.concatenate([[0], positions[~same], [height * width]])
-    counts = np.diff(edges)
-    if len(counts) > 1 and counts[-1] == 0:
-        counts = counts[:-1]
-    return {"size": [int(height), int(width)], "counts": _compressed(counts)}
-
-
-def _compressed(counts: NDArray[np.int64]) -> str:
-    """COCO's text form of run lengths: from the fourth on the change to two before, five bits a letter."""
-    values = counts.astype(np.int64)
-    values[3:] -= counts[1:-2]
-    characters = np.zeros((len(values), 7), np.uint8)  # 7 x 5 bits hold every length below 2**34
-    used = np.zeros((len(values), 7), bool)
-    going = np.ones(len(values), bool)
-    for place in range(7):
-        bits = values & 31
-        values >>= 5
-        more = np.where(bits & 16, values != -1, values != 0)  # bit 16 is the sign of what has been written
-        characters[:, place] = bits + 48 + 32 * more
-        used[:, place] = going
-        going = going & more
-    return characters[used].tobytes().decode("ascii")
+    return _native.rle_codes([(y0, x0, crop)], image_size)[0]

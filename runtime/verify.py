@@ -19,6 +19,7 @@ from .comparison import (
     Tolerances,
     captions_check,
     compare,
+    compare_heads,
     compare_results,
     tolerances_from_json,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "Verification",
     "answers_of",
     "compare",
+    "compare_heads",
     "read_golden",
     "verify",
     "verify_everything",

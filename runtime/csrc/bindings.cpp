@@ -17,9 +17,12 @@
 
 #include "boxes.hpp"
 #include "caption_search.hpp"
+#include "cpu_features.hpp"
+#include "half.hpp"
 #include "letterbox.hpp"
 #include "masks.hpp"
 #include "nms.hpp"
+#include "rle.hpp"
 #include "sampling.hpp"
 #include "semantic.hpp"
 
@@ -73,8 +76,34 @@ void require_positive(const char* name, int64_t height, int64_t width) {
     }
 }
 
-ImageView image_view(const py::array& image) {
+ImageView yuv_view(const py::array& image, const std::string& layout) {
+    const bool is_nv12 = layout == "nv12";
+    const char* expected =
+        is_nv12 ? "(height * 3 / 2, width), height and width even" : "(height, width, 2), width even";
+    const bool fits = is_nv12 ? image.ndim() == 2 && image.shape(0) % 3 == 0 && image.shape(1) % 2 == 0
+                              : image.ndim() == 3 && image.shape(2) == 2 && image.shape(1) % 2 == 0;
+    if (!fits) refuse_shape("image", expected, image);
+    if (image.size() == 0) {
+        throw std::invalid_argument("image must have at least one pixel, got shape " + shape_of(image));
+    }
+    const py::ssize_t pixel = is_nv12 ? 1 : 2;
+    if (image.strides(1) != pixel || (!is_nv12 && image.strides(2) != 1)) {
+        throw std::invalid_argument("rows of a " + layout +
+                                    " image must be packed; call numpy.ascontiguousarray");
+    }
+    const py::ssize_t height = is_nv12 ? image.shape(0) / 3 * 2 : image.shape(0);
+    require_positive("image size", height, image.shape(1));
+    return {
+        static_cast<const uint8_t*>(image.data()),      height, image.shape(1), 3, image.strides(0), pixel, 1,
+        is_nv12 ? PixelLayout::nv12 : PixelLayout::yuyv};
+}
+
+ImageView image_view(const py::array& image, const std::string& layout = "interleaved") {
     require_dtype<uint8_t>("image", image);
+    if (layout == "nv12" || layout == "yuyv") return yuv_view(image, layout);
+    if (layout != "interleaved") {
+        throw std::invalid_argument("layout must be interleaved, nv12 or yuyv, got " + layout);
+    }
     if (!(image.ndim() == 2 || (image.ndim() == 3 && (image.shape(2) == 3 || image.shape(2) == 1)))) {
         refuse_shape("image", "(height, width, 3) or (height, width)", image);
     }
@@ -83,9 +112,9 @@ ImageView image_view(const py::array& image) {
     }
     require_positive("image size", image.shape(0), image.shape(1));
     const bool has_channels = image.ndim() == 3;
-    return {static_cast<const uint8_t*>(image.data()), image.shape(0),   image.shape(1),
-            has_channels ? image.shape(2) : 1,         image.strides(0), image.strides(1),
-            has_channels ? image.strides(2) : 1};
+    return {static_cast<const uint8_t*>(image.data()), image.shape(0),          image.shape(1),
+            has_channels ? image.shape(2) : 1,         image.strides(0),        image.strides(1),
+            has_channels ? image.strides(2) : 1,       PixelLayout::interleaved};
 }
 
 void require_apart(const py::array& image, const py::array& out) {
@@ -95,8 +124,9 @@ void require_apart(const py::array& image, const py::array& out) {
 }
 
 py::array_t<float> letterbox_binding(const py::array& image, int64_t height, int64_t width, uint8_t pad_value,
-                                     bool swap_rb, const std::optional<py::array>& out, double scale) {
-    const ImageView view = image_view(image);
+                                     bool swap_rb, const std::optional<py::array>& out, double scale,
+                                     const std::string& layout) {
+    const ImageView view = image_view(image, layout);
     require_positive("input size", height, width);
     auto output = output_array<float>(out, {3, height, width}, "(3, height, width) of the input");
     if (out) require_apart(image, output);
@@ -141,11 +171,41 @@ std::string text_of(const py::handle& value) {
     return py::str(value).cast<std::string>();
 }
 
-/// `array` as contiguous, aligned float32 of rank `rank`: itself, or a copy where it is neither.
+bool is_half(const py::array& array) {
+    return array.dtype().kind() == 'f' && array.itemsize() == 2 && array.dtype().byteorder() != '>';
+}
+
+/// A float16 array widened to float32.
+FloatArray widened(const py::array& array) {
+    const py::array packed =
+        array.flags() & py::array::c_style && is_aligned(array) ? array : py::array(array.attr("copy")("C"));
+    FloatArray values(std::vector<py::ssize_t>(packed.shape(), packed.shape() + packed.ndim()));
+    const auto* halves = static_cast<const uint16_t*>(packed.data());
+    float* data = values.mutable_data();
+    const auto n = static_cast<size_t>(packed.size());
+    {
+        py::gil_scoped_release unlocked;
+        widen_half(halves, n, data);
+    }
+    return values;
+}
+
+FloatArray widen_half_binding(const py::array& halves) {
+    if (!is_half(halves)) {
+        throw std::invalid_argument("halves must have dtype float16, got " +
+                                    py::str(halves.dtype()).cast<std::string>());
+    }
+    return widened(halves);
+}
+
+/// `array` as contiguous, aligned float32 of rank `rank`: itself, or a copy where it is neither. Heads may be
+/// float16 too.
 FloatArray float_array(const char* name, const py::array& array, py::ssize_t rank,
-                       const std::string& expected) {
-    require_dtype<float>(name, array);
+                       const std::string& expected, bool is_head = true) {
+    const bool is_narrow = is_head && is_half(array);
+    if (!is_narrow) require_dtype<float>(name, array);
     if (array.ndim() != rank) refuse_shape(name, expected, array);
+    if (is_narrow) return widened(array);
     if (!is_aligned(array)) return FloatArray::ensure(array.attr("copy")());
     return FloatArray::ensure(array);
 }
@@ -153,7 +213,7 @@ FloatArray float_array(const char* name, const py::array& array, py::ssize_t ran
 /// `boxes` of shape (n, 4); n = -1 takes any.
 FloatArray box_array(const py::array& boxes, py::ssize_t n = -1) {
     const std::string expected = n < 0 ? "(N, 4)" : "(" + std::to_string(n) + ", 4)";
-    FloatArray array = float_array("boxes", boxes, 2, expected);
+    FloatArray array = float_array("boxes", boxes, 2, expected, false);
     if (array.shape(1) != 4 || (n >= 0 && array.shape(0) != n)) refuse_shape("boxes", expected, boxes);
     return array;
 }
@@ -270,7 +330,7 @@ py::array_t<int32_t> nms_binding(const py::array& boxes, const py::array& scores
     const FloatArray box_values = box_array(boxes);
     const py::ssize_t n = box_values.shape(0);
     const std::string expected = "(" + std::to_string(n) + ",)";
-    const FloatArray score_values = float_array("scores", scores, 1, expected);
+    const FloatArray score_values = float_array("scores", scores, 1, expected, false);
     if (score_values.size() != n) refuse_shape("scores", expected, scores);
     if (!py::isinstance<py::array_t<int64_t>>(class_ids)) require_dtype<int32_t>("class_ids", class_ids);
     if (class_ids.ndim() != 1 || class_ids.size() != n) refuse_shape("class_ids", expected, class_ids);
@@ -321,24 +381,111 @@ py::list mask_crops_binding(const py::array& prototypes, const py::array& coeffi
     const ImageFrame frame =
         image_frame(geometry, stride, prototype_values.shape(1), prototype_values.shape(2));
 
+    // All crops lie in one block of memory, each a view that keeps it alive.
     std::vector<PixelRegion> regions;
-    std::vector<uint8_t*> crop_data;
-    py::list result;
+    std::vector<py::ssize_t> starts;
+    py::ssize_t bytes = 0;
     for (py::ssize_t i = 0; i < n; ++i) {
-        const PixelRegion region =
-            region_of_box(box_values.data() + 4 * i, image_size.first, image_size.second);
-        py::array_t<uint8_t> crop(
-            {static_cast<py::ssize_t>(region.height), static_cast<py::ssize_t>(region.width)});
-        regions.push_back(region);
-        crop_data.push_back(crop.mutable_data());
-        result.append(py::make_tuple(region.y0, region.x0, crop));
+        regions.push_back(region_of_box(box_values.data() + 4 * i, image_size.first, image_size.second));
+        starts.push_back(bytes);
+        bytes += static_cast<py::ssize_t>(regions.back().height * regions.back().width);
+    }
+    py::array_t<uint8_t> block(bytes);
+    std::vector<MaskTarget> targets;
+    for (size_t i = 0; i < regions.size(); ++i) {
+        targets.push_back({block.mutable_data() + starts[i], regions[i].width});
     }
     {
         const float* prototype_data = prototype_values.data();
         const float* coefficient_data = coefficient_values.data();
         py::gil_scoped_release unlocked;
-        fill_mask_crops(prototype_data, channels, coefficient_data, frame.vertical, frame.horizontal,
-                        regions.size(), regions.data(), crop_data.data());
+        fill_masks(prototype_data, channels, coefficient_data, frame.vertical, frame.horizontal,
+                   image_size.first, image_size.second, regions.size(), regions.data(), targets.data());
+    }
+    py::list result;
+    for (size_t i = 0; i < regions.size(); ++i) {
+        const PixelRegion& region = regions[i];
+        result.append(
+            py::make_tuple(region.y0, region.x0,
+                           py::array_t<uint8_t>({region.height, region.width}, targets[i].data, block)));
+    }
+    return result;
+}
+
+/// A crop as Python holds it, kept alive while it is read.
+struct HeldCrop {
+    py::array_t<uint8_t, py::array::c_style> pixels;
+    int64_t y0;
+    int64_t x0;
+    int64_t height;
+    int64_t width;
+};
+
+std::vector<HeldCrop> held_crops(const py::sequence& crops, int64_t height, int64_t width) {
+    std::vector<HeldCrop> held;
+    for (const py::handle& item : crops) {
+        const auto [y0, x0, crop] = item.cast<std::tuple<int64_t, int64_t, py::array>>();
+        require_dtype<uint8_t>("crop", crop);
+        if (crop.ndim() != 2) refuse_shape("crop", "(height, width)", crop);
+        if (y0 < 0 || x0 < 0 || y0 + crop.shape(0) > height || x0 + crop.shape(1) > width) {
+            throw std::invalid_argument("every crop must lie inside the image, got one of shape " +
+                                        shape_of(crop) + " at (" + std::to_string(y0) + ", " +
+                                        std::to_string(x0) + ") of (" + std::to_string(height) + ", " +
+                                        std::to_string(width) + ")");
+        }
+        held.push_back(
+            {py::array_t<uint8_t, py::array::c_style>::ensure(crop), y0, x0, crop.shape(0), crop.shape(1)});
+    }
+    return held;
+}
+
+/// Write crops into frames (N, height, width), or zeros in their place.
+void paste_crops_binding(const py::array& frames, const py::sequence& crops, bool erase) {
+    require_dtype<bool>("frames", frames);
+    const auto n = static_cast<py::ssize_t>(crops.size());
+    if (frames.ndim() != 3 || frames.shape(0) != n) {
+        refuse_shape("frames", "(" + std::to_string(n) + ", height, width)", frames);
+    }
+    if (!(frames.flags() & py::array::c_style) || !frames.writeable()) {
+        throw std::invalid_argument("frames must be C-contiguous and writable");
+    }
+    const int64_t height = frames.shape(1);
+    const int64_t width = frames.shape(2);
+    const std::vector<HeldCrop> held = held_crops(crops, height, width);
+    auto* frame = static_cast<uint8_t*>(py::array(frames).mutable_data());
+    const py::gil_scoped_release unlocked;
+    for (const HeldCrop& crop : held) {
+        uint8_t* first = frame + crop.y0 * width + crop.x0;
+        const uint8_t* pixels = crop.pixels.data();
+        for (int64_t y = 0; y < crop.height; ++y) {
+            uint8_t* row = first + y * width;
+            if (erase) {
+                std::fill(row, row + crop.width, uint8_t{0});
+            } else {
+                std::copy(pixels + y * crop.width, pixels + (y + 1) * crop.width, row);
+            }
+        }
+        frame += height * width;
+    }
+}
+
+py::list rle_codes_binding(const py::sequence& crops, Size image_size) {
+    require_positive("image_size", image_size.first, image_size.second);
+    const std::vector<HeldCrop> held = held_crops(crops, image_size.first, image_size.second);
+    std::vector<std::string> codes;
+    {
+        const py::gil_scoped_release unlocked;
+        for (const HeldCrop& crop : held) {
+            codes.push_back(rle_code(crop.pixels.data(), crop.height, crop.width, crop.width, crop.y0,
+                                     crop.x0, image_size.first, image_size.second));
+        }
+    }
+    py::list result;
+    for (const std::string& code : codes) {
+        py::dict entry;
+        entry["size"] = std::vector<int64_t>{image_size.first, image_size.second};
+        entry["counts"] = code;
+        result.append(entry);
     }
     return result;
 }
@@ -362,13 +509,30 @@ py::array_t<uint8_t> semantic_argmax_binding(const py::array& logits, Size image
     return map;
 }
 
+std::vector<std::string> simd_levels() {
+    std::vector<std::string> names;
+    for (int i = 0; i <= static_cast<int>(best_simd_level()); ++i) {
+        names.emplace_back(simd_level_name(static_cast<SimdLevel>(i)));
+    }
+    return names;
+}
+
+void set_simd_level_binding(const std::string& name) {
+    SimdLevel level;
+    if (!find_simd_level(name.c_str(), &level)) {
+        throw std::invalid_argument("simd level must be one of " + text_of(py::cast(simd_levels())) +
+                                    ", got " + name);
+    }
+    set_simd_level(level);
+}
+
 /// The search and a lock: calls from two threads take turns instead of corrupting it.
 class LockedCaptionSearch {
   public:
     explicit LockedCaptionSearch(CaptionOptions options) : search_(std::move(options)) {}
 
     py::tuple advance(const py::array& log_probs) {
-        const FloatArray values = float_array("log_probs", log_probs, 2, "(rows, V)");
+        const FloatArray values = float_array("log_probs", log_probs, 2, "(rows, V)", false);
         NextRows next;
         {
             py::gil_scoped_release unlocked;
@@ -431,7 +595,7 @@ PYBIND11_MODULE(_native, module) {
                py::arg("input_size"));
     module.def("letterbox", &letterbox_binding, py::arg("image"), py::arg("height"), py::arg("width"),
                py::arg("pad_value") = 114, py::arg("swap_rb") = true, py::arg("out") = py::none(),
-               py::arg("scale") = 1.0 / 255.0);
+               py::arg("scale") = 1.0 / 255.0, py::arg("layout") = "interleaved");
     module.def("letterbox_u8", &letterbox_u8_binding, py::arg("image"), py::arg("height"), py::arg("width"),
                py::arg("pad_value") = 114, py::arg("swap_rb") = true, py::arg("out") = py::none());
     module.def("decode_boxes", &decode_boxes_binding, py::arg("class_logits"), py::arg("box_bins"),
@@ -444,6 +608,13 @@ PYBIND11_MODULE(_native, module) {
                py::arg("class_agnostic") = false);
     module.def("mask_crops", &mask_crops_binding, py::arg("prototypes"), py::arg("coefficients"),
                py::arg("boxes"), py::arg("image_size"), py::arg("geometry"), py::arg("stride") = 4);
+    module.def("paste_crops", &paste_crops_binding, py::arg("frames"), py::arg("crops"),
+               py::arg("erase") = false);
+    module.def("rle_codes", &rle_codes_binding, py::arg("crops"), py::arg("image_size"));
+    module.def("widen_half", &widen_half_binding, py::arg("halves"));
+    module.def("simd_level", [] { return simd_level_name(simd_level()); });
+    module.def("simd_levels", &simd_levels);
+    module.def("set_simd_level", &set_simd_level_binding, py::arg("name"));
     module.def("semantic_argmax", &semantic_argmax_binding, py::arg("logits"), py::arg("image_size"),
                py::arg("geometry"), py::arg("stride") = 8);
     py::class_<LockedCaptionSearch>(module, "CaptionSearch")

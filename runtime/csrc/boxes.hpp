@@ -50,7 +50,8 @@ struct Detections {
 /// Every (cell, class) pair whose sigmoid(logit) is above the threshold is a candidate: a cell may give
 /// several. The threshold is applied to the logits, and candidates are ordered by them: highest first, then
 /// lower class, then lower cell. Pairs whose box is not finite (NaN or infinity among its bins) are left out.
-/// One pass over the class logits; bins are read only for cells that have a candidate, once each.
+/// One pass over the class logits. Candidates are sorted, decoded and compared a portion at a time, so that
+/// what comes after the last detection costs nothing; bins are read once for each cell that is reached.
 Detections decode_boxes(const float* class_logits, int64_t classes, const float* box_bins, int64_t bins,
                         const HeadGrid& grid, const DecodeOptions& options);
 

@@ -3,7 +3,15 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstring>
+#include <utility>
 #include <vector>
+
+#include "cpu_features.hpp"
+
+#ifdef YOLOR_EDGE_X86
+#include <immintrin.h>
+#endif
 
 namespace yolor_edge {
 namespace {
@@ -35,104 +43,305 @@ std::vector<Tap> taps_of_axis(int64_t in, int64_t out) {
     return taps;
 }
 
-/// Rows of an image as packed interleaved bytes: the image's own where they are packed, else a copy in
-/// `scratch`.
+uint8_t saturated(int32_t value) noexcept {
+    return static_cast<uint8_t>(std::clamp(value, 0, 255));
+}
+
+/// One pixel of narrow-range BT.601 to BGR. Source: OpenCV, modules/imgproc/src/color_yuv.simd.hpp
+void write_bgr(int32_t y, int32_t u, int32_t v, uint8_t* bgr) noexcept {
+    constexpr int32_t kHalf = 1 << 19;
+    const int32_t luma = std::max(0, y - 16) * 1220542;
+    u -= 128;
+    v -= 128;
+    bgr[0] = saturated((luma + kHalf + 2116026 * u) >> 20);
+    bgr[1] = saturated((luma + kHalf - 852492 * v - 409993 * u) >> 20);
+    bgr[2] = saturated((luma + kHalf + 1673527 * v) >> 20);
+}
+
+/// Rows of an image as packed interleaved bytes: the image's own where they are packed, else a copy, of which
+/// the last two are kept.
 class PackedRows {
   public:
     explicit PackedRows(const ImageView& image)
         : image_(image),
-          is_packed_(image.pixel_stride == image.channels &&
+          is_packed_(image.layout == PixelLayout::interleaved && image.pixel_stride == image.channels &&
                      (image.channels == 1 || image.channel_stride == 1)),
           scratch_(is_packed_ ? 0 : static_cast<size_t>(2 * image.width * image.channels)) {}
 
-    /// Row `y`; `slot` (0 or 1) names the scratch row to use, so that two rows can be held at once.
-    const uint8_t* row(int64_t y, int slot) {
-        const uint8_t* source = image_.data + y * image_.row_stride;
-        if (is_packed_) return source;
-        uint8_t* packed = scratch_.data() + slot * image_.width * image_.channels;
-        if (held_[slot] == y) return packed;
-        for (int64_t x = 0; x < image_.width; ++x) {
-            for (int64_t c = 0; c < image_.channels; ++c) {
-                packed[x * image_.channels + c] = source[x * image_.pixel_stride + c * image_.channel_stride];
-            }
-        }
+    const uint8_t* operator[](int64_t y) {
+        if (is_packed_) return image_.data + y * image_.row_stride;
+        const auto slot = static_cast<size_t>(y % 2);
+        uint8_t* packed = scratch_.data() + y % 2 * image_.width * image_.channels;
+        if (held_[slot] != y) unpack(y, packed);
         held_[slot] = y;
         return packed;
     }
 
   private:
+    void unpack(int64_t y, uint8_t* packed) const {
+        const uint8_t* source = image_.data + y * image_.row_stride;
+        switch (image_.layout) {
+            case PixelLayout::interleaved:
+                for (int64_t x = 0; x < image_.width; ++x) {
+                    for (int64_t c = 0; c < image_.channels; ++c) {
+                        packed[x * image_.channels + c] =
+                            source[x * image_.pixel_stride + c * image_.channel_stride];
+                    }
+                }
+                break;
+            case PixelLayout::nv12: {
+                const uint8_t* chroma = image_.data + (image_.height + y / 2) * image_.row_stride;
+                for (int64_t x = 0; x < image_.width; ++x) {
+                    write_bgr(source[x], chroma[x / 2 * 2], chroma[x / 2 * 2 + 1], packed + 3 * x);
+                }
+                break;
+            }
+            case PixelLayout::yuyv:
+                for (int64_t x = 0; x < image_.width; ++x) {
+                    const uint8_t* pair = source + x / 2 * 4;
+                    write_bgr(pair[x % 2 * 2], pair[1], pair[3], packed + 3 * x);
+                }
+                break;
+        }
+    }
+
     const ImageView& image_;
     bool is_packed_;
     std::vector<uint8_t> scratch_;
     std::array<int64_t, 2> held_{-1, -1};
 };
 
-/// Write one output row: `value(x, channel)` is asked for every pixel of the image, channels in output order.
-template <int Channels, bool Swap, class Sink>
-void resize_row(const int32_t* blended, const std::vector<Tap>& taps, Sink&& sink) {
-    const auto width = static_cast<int64_t>(taps.size());
-    for (int64_t x = 0; x < width; ++x) {
-        const Tap& tap = taps[static_cast<size_t>(x)];
-        const int32_t* low = blended + tap.low * Channels;
-        const int32_t* high = blended + tap.high * Channels;
-        std::array<uint8_t, 3> pixel;
-        for (int c = 0; c < Channels; ++c) {
-            const int32_t sum = low[c] * tap.low_weight + high[c] * tap.high_weight;
-            pixel[static_cast<size_t>(Swap ? Channels - 1 - c : c)] =
-                static_cast<uint8_t>((sum + kRoundingHalf) >> kWeightShift);
+/// Two rows of bytes, weighted; vertical comes before horizontal, since it runs along whole rows, and integer
+/// sums do not depend on the order.
+struct BlendRows {
+    static YOLOR_EDGE_INLINE void run(const uint8_t* __restrict low, const uint8_t* __restrict high,
+                                      int32_t low_weight, int32_t high_weight, int64_t n,
+                                      int32_t* __restrict blended) {
+        for (int64_t i = 0; i < n; ++i) blended[i] = low[i] * low_weight + high[i] * high_weight;
+    }
+};
+
+/// Columns of the output: where the left one of each two source pixels begins in a row of int32, and the
+/// weight of the right one, which follows it; 0 where there is none.
+struct Columns {
+    const int32_t* starts;
+    const int32_t* weights;
+    int64_t width;
+};
+
+/// Where a row of the output goes: a plane for each channel of the image.
+struct Planes {
+    float* at[3];
+    float scale;
+};
+
+YOLOR_EDGE_INLINE int32_t resized_value(const int32_t* source, int64_t step, int32_t weight) noexcept {
+    return (source[0] * kWeightOne + (source[step] - source[0]) * weight + kRoundingHalf) >> kWeightShift;
+}
+
+/// One row of three planes: four pixels at a time, a vector of (channels, one more) each, then turned.
+struct ResizeRow3 {
+    static YOLOR_EDGE_INLINE void run(const int32_t* blended, Columns columns, int64_t begin, Planes planes) {
+        int64_t x = begin;
+        for (; x + 4 <= columns.width; x += 4) {
+            FourInts pixels[4];
+            for (int i = 0; i < 4; ++i) {
+                FourInts left, right;
+                load(blended + columns.starts[x + i], &left);
+                load(blended + columns.starts[x + i] + 3, &right);
+                pixels[i] = (left * kWeightOne + (right - left) * columns.weights[x + i] + kRoundingHalf) >>
+                            kWeightShift;
+            }
+            const FourInts a = YOLOR_EDGE_SHUFFLE(pixels[0], pixels[1], 0, 4, 1, 5);
+            const FourInts b = YOLOR_EDGE_SHUFFLE(pixels[2], pixels[3], 0, 4, 1, 5);
+            const FourInts c = YOLOR_EDGE_SHUFFLE(pixels[0], pixels[1], 2, 6, 3, 7);
+            const FourInts d = YOLOR_EDGE_SHUFFLE(pixels[2], pixels[3], 2, 6, 3, 7);
+            const FourInts channels[3] = {YOLOR_EDGE_SHUFFLE(a, b, 0, 1, 4, 5),
+                                          YOLOR_EDGE_SHUFFLE(a, b, 2, 3, 6, 7),
+                                          YOLOR_EDGE_SHUFFLE(c, d, 0, 1, 4, 5)};
+            for (int channel = 0; channel < 3; ++channel) {
+                const Four values = __builtin_convertvector(channels[channel], Four) * planes.scale;
+                std::memcpy(planes.at[channel] + x, &values, sizeof values);
+            }
         }
-        if constexpr (Channels == 1) pixel[1] = pixel[2] = pixel[0];
-        sink(x, pixel);
+        for (; x < columns.width; ++x) {
+            for (int channel = 0; channel < 3; ++channel) {
+                const int32_t value =
+                    resized_value(blended + columns.starts[x] + channel, 3, columns.weights[x]);
+                planes.at[channel][x] = static_cast<float>(value) * planes.scale;
+            }
+        }
+    }
+};
+
+struct ResizeRow1 {
+    static YOLOR_EDGE_INLINE void run(const int32_t* blended, Columns columns, float scale,
+                                      float* __restrict plane) {
+        for (int64_t x = 0; x < columns.width; ++x) {
+            plane[x] =
+                static_cast<float>(resized_value(blended + columns.starts[x], 1, columns.weights[x])) * scale;
+        }
+    }
+};
+
+#ifdef YOLOR_EDGE_X86
+
+/// Eight pixels at a time: pixels i and i + 4 share a vector.
+YOLOR_EDGE_AVX2 int64_t resize_row3_avx2(const int32_t* blended, const Columns& columns,
+                                         const Planes& planes) {
+    const __m256i half = _mm256_set1_epi32(kRoundingHalf);
+    const __m256 scale = _mm256_set1_ps(planes.scale);
+    int64_t x = 0;
+    for (; x + 8 <= columns.width; x += 8) {
+        __m256i pixels[4];
+        for (int i = 0; i < 4; ++i) {
+            const int32_t* first = blended + columns.starts[x + i];
+            const int32_t* second = blended + columns.starts[x + i + 4];
+            const __m256i left = _mm256_loadu2_m128i(reinterpret_cast<const __m128i*>(second),
+                                                     reinterpret_cast<const __m128i*>(first));
+            const __m256i right = _mm256_loadu2_m128i(reinterpret_cast<const __m128i*>(second + 3),
+                                                      reinterpret_cast<const __m128i*>(first + 3));
+            const __m256i weight =
+                _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_set1_epi32(columns.weights[x + i])),
+                                        _mm_set1_epi32(columns.weights[x + i + 4]), 1);
+            const __m256i sum = _mm256_add_epi32(_mm256_slli_epi32(left, 11),
+                                                 _mm256_mullo_epi32(_mm256_sub_epi32(right, left), weight));
+            pixels[i] = _mm256_srai_epi32(_mm256_add_epi32(sum, half), kWeightShift);
+        }
+        const __m256i a = _mm256_unpacklo_epi32(pixels[0], pixels[1]);
+        const __m256i b = _mm256_unpacklo_epi32(pixels[2], pixels[3]);
+        const __m256i c = _mm256_unpackhi_epi32(pixels[0], pixels[1]);
+        const __m256i d = _mm256_unpackhi_epi32(pixels[2], pixels[3]);
+        const __m256i channels[3] = {_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b),
+                                     _mm256_unpacklo_epi64(c, d)};
+        for (int channel = 0; channel < 3; ++channel) {
+            _mm256_storeu_ps(planes.at[channel] + x,
+                             _mm256_mul_ps(_mm256_cvtepi32_ps(channels[channel]), scale));
+        }
+    }
+    return x;
+}
+
+#endif
+
+void resize_row3(const int32_t* blended, const Columns& columns, const Planes& planes) {
+    int64_t done = 0;
+#ifdef YOLOR_EDGE_X86
+    if (simd_level() >= SimdLevel::avx2) done = resize_row3_avx2(blended, columns, planes);
+#endif
+    ResizeRow3::run(blended, columns, done, planes);
+}
+
+/// Pixels from `begin` of an image halved both ways, whose weights are all 2^20: (a + b + c + d + 2) >> 2.
+void halve_rows_portable(const uint8_t* upper, const uint8_t* lower, int64_t begin, int64_t width,
+                         const Planes& planes) {
+    for (int64_t x = begin; x < width; ++x) {
+        for (int channel = 0; channel < 3; ++channel) {
+            const int64_t i = 6 * x + channel;
+            const int32_t sum = upper[i] + upper[i + 3] + lower[i] + lower[i + 3];
+            planes.at[channel][x] = static_cast<float>((sum + 2) >> 2) * planes.scale;
+        }
     }
 }
 
-template <int Channels, bool Swap, class Sink>
-void copy_row(const uint8_t* row, int64_t width, Sink&& sink) {
-    for (int64_t x = 0; x < width; ++x) {
-        std::array<uint8_t, 3> pixel;
-        for (int c = 0; c < Channels; ++c)
-            pixel[static_cast<size_t>(Swap ? Channels - 1 - c : c)] = row[x * Channels + c];
-        if constexpr (Channels == 1) pixel[1] = pixel[2] = pixel[0];
-        sink(x, pixel);
-    }
+#ifdef YOLOR_EDGE_X86
+
+/// Sums of neighbouring pixels as 16-bit numbers, four a pixel: two of them from `source`, two from `source`
+/// + 24.
+YOLOR_EDGE_AVX2 inline __m256i neighbour_sums(const uint8_t* source) {
+    const __m256i bytes = _mm256_loadu2_m128i(reinterpret_cast<const __m128i*>(source + 24),
+                                              reinterpret_cast<const __m128i*>(source));
+    const __m256i order =
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 3, 1, 4, 2, 5, -1, -1, 6, 9, 7, 10, 8, 11, -1, -1));
+    return _mm256_maddubs_epi16(_mm256_shuffle_epi8(bytes, order), _mm256_set1_epi8(1));
 }
 
-/// Resize `image` to the size of `geometry`; `sink_of_row(y)` gives the function that takes (x, pixel) of row
-/// y.
-template <int Channels, bool Swap, class SinkOfRow>
-void resize(const ImageView& image, const LetterboxGeometry& geometry, SinkOfRow&& sink_of_row) {
+/// Eight pixels at a time; returns how many were written, short of the last ones, past which it would read.
+YOLOR_EDGE_AVX2 int64_t halve_rows_avx2(const uint8_t* upper, const uint8_t* lower, int64_t width,
+                                        const Planes& planes) {
+    const __m256 scale = _mm256_set1_ps(planes.scale);
+    const __m256i two = _mm256_set1_epi16(2);
+    const __m256i zero = _mm256_setzero_si256();
+    int64_t x = 0;
+    for (; x + 8 < width; x += 8) {
+        __m256i pairs[2];  // pixels 0, 1, 4, 5 and 2, 3, 6, 7
+        for (int i = 0; i < 2; ++i) {
+            const int64_t offset = 6 * x + 12 * i;
+            const __m256i sum =
+                _mm256_add_epi16(neighbour_sums(upper + offset), neighbour_sums(lower + offset));
+            pairs[i] = _mm256_srli_epi16(_mm256_add_epi16(sum, two), 2);
+        }
+        const __m256i even = _mm256_unpacklo_epi16(pairs[0], pairs[1]);
+        const __m256i odd = _mm256_unpackhi_epi16(pairs[0], pairs[1]);
+        const __m256i first_two = _mm256_unpacklo_epi16(even, odd);  // channels 0 and 1, four pixels each
+        const __m256i third = _mm256_unpackhi_epi16(even, odd);
+        const __m256i channels[3] = {_mm256_unpacklo_epi16(first_two, zero),
+                                     _mm256_unpackhi_epi16(first_two, zero),
+                                     _mm256_unpacklo_epi16(third, zero)};
+        for (int channel = 0; channel < 3; ++channel) {
+            _mm256_storeu_ps(planes.at[channel] + x,
+                             _mm256_mul_ps(_mm256_cvtepi32_ps(channels[channel]), scale));
+        }
+    }
+    return x;
+}
+
+#endif
+
+void halve_rows(const uint8_t* upper, const uint8_t* lower, int64_t width, const Planes& planes) {
+    int64_t done = 0;
+#ifdef YOLOR_EDGE_X86
+    if (simd_level() >= SimdLevel::avx2) done = halve_rows_avx2(upper, lower, width, planes);
+#endif
+    halve_rows_portable(upper, lower, done, width, planes);
+}
+
+/// A row that keeps its size, to planes.
+struct SpreadRow3 {
+    static YOLOR_EDGE_INLINE void run(const uint8_t* __restrict row, int64_t width, float scale,
+                                      float* __restrict first, float* __restrict second,
+                                      float* __restrict third) {
+        for (int64_t x = 0; x < width; ++x) {
+            first[x] = static_cast<float>(row[3 * x]) * scale;
+            second[x] = static_cast<float>(row[3 * x + 1]) * scale;
+            third[x] = static_cast<float>(row[3 * x + 2]) * scale;
+        }
+    }
+};
+
+struct SpreadRow1 {
+    static YOLOR_EDGE_INLINE void run(const uint8_t* __restrict row, int64_t width, float scale,
+                                      float* __restrict plane) {
+        for (int64_t x = 0; x < width; ++x) plane[x] = static_cast<float>(row[x]) * scale;
+    }
+};
+
+/// Resize `image` to the size of `geometry`: `take_row(y, row)` gets rows that keep their size as bytes, and
+/// `take_blended(y, row, columns)` gets the others blended vertically, still to be resized horizontally.
+template <class TakeRow, class TakeBlended>
+void resize(const ImageView& image, const LetterboxGeometry& geometry, TakeRow&& take_row,
+            TakeBlended&& take_blended) {
     PackedRows rows(image);
     if (geometry.resized_height == image.height && geometry.resized_width == image.width) {
-        for (int64_t y = 0; y < image.height; ++y)
-            copy_row<Channels, Swap>(rows.row(y, 0), image.width, sink_of_row(y));
+        for (int64_t y = 0; y < image.height; ++y) take_row(y, rows[y]);
         return;
     }
     const std::vector<Tap> vertical = taps_of_axis(image.height, geometry.resized_height);
-    const std::vector<Tap> horizontal = taps_of_axis(image.width, geometry.resized_width);
-    const int64_t row_values = image.width * Channels;
-    std::vector<int32_t> blended(static_cast<size_t>(row_values));
+    std::vector<int32_t> starts, weights;
+    for (const Tap& tap : taps_of_axis(image.width, geometry.resized_width)) {
+        starts.push_back(static_cast<int32_t>(tap.low * image.channels));
+        weights.push_back(tap.high == tap.low ? 0 : tap.high_weight);
+    }
+    const Columns columns{starts.data(), weights.data(), geometry.resized_width};
+    const int64_t row_values = image.width * image.channels;
+    // A vector of four starts at the last pixel's right neighbour at most, which counts for nothing.
+    std::vector<int32_t> blended(static_cast<size_t>(row_values + 8));
     for (int64_t y = 0; y < geometry.resized_height; ++y) {
         const Tap& tap = vertical[static_cast<size_t>(y)];
-        const uint8_t* low = rows.row(tap.low, 0);
-        const uint8_t* high = rows.row(tap.high, 1);
-        // Vertical before horizontal: integer sums do not depend on the order, and this one runs along whole
-        // rows.
-        for (int64_t i = 0; i < row_values; ++i) {
-            blended[static_cast<size_t>(i)] = low[i] * tap.low_weight + high[i] * tap.high_weight;
-        }
-        resize_row<Channels, Swap>(blended.data(), horizontal, sink_of_row(y));
-    }
-}
-
-template <class SinkOfRow>
-void resize_any(const ImageView& image, const LetterboxGeometry& geometry, bool swap_rb,
-                SinkOfRow&& sink_of_row) {
-    if (image.channels == 1) {
-        resize<1, false>(image, geometry, sink_of_row);
-    } else if (swap_rb) {
-        resize<3, true>(image, geometry, sink_of_row);
-    } else {
-        resize<3, false>(image, geometry, sink_of_row);
+        const uint8_t* low = rows[tap.low];
+        const uint8_t* high = rows[tap.high];
+        dispatch<BlendRows>(low, high, tap.low_weight, tap.high_weight, row_values, blended.data());
+        take_blended(y, static_cast<const int32_t*>(blended.data()), columns);
     }
 }
 
@@ -172,21 +381,51 @@ void letterbox(const ImageView& image, int64_t input_height, int64_t input_width
                bool swap_rb, float scale, float* output) {
     const LetterboxGeometry geometry =
         letterbox_geometry(image.height, image.width, input_height, input_width);
-    std::array<float, 256> value_of_byte;
-    for (size_t byte = 0; byte < 256; ++byte) value_of_byte[byte] = static_cast<float>(byte) * scale;
     const int64_t plane_size = input_height * input_width;
     for (int64_t c = 0; c < 3; ++c) {
-        fill_padding(geometry, input_height, input_width, 1, value_of_byte[pad_value],
+        fill_padding(geometry, input_height, input_width, 1, static_cast<float>(pad_value) * scale,
                      output + c * plane_size);
     }
-    resize_any(image, geometry, swap_rb, [&](int64_t y) {
+    const auto planes_of = [&](int64_t y) {
         float* row = output + (geometry.pad_top + y) * input_width + geometry.pad_left;
-        return [row, plane_size, &value_of_byte](int64_t x, const std::array<uint8_t, 3>& pixel) {
-            row[x] = value_of_byte[pixel[0]];
-            row[plane_size + x] = value_of_byte[pixel[1]];
-            row[2 * plane_size + x] = value_of_byte[pixel[2]];
-        };
-    });
+        Planes planes{{row, row + plane_size, row + 2 * plane_size}, scale};
+        if (swap_rb) std::swap(planes.at[0], planes.at[2]);
+        return planes;
+    };
+    const auto repeat_grey = [&](const Planes& planes) {
+        const auto bytes = static_cast<size_t>(geometry.resized_width) * sizeof(float);
+        std::memcpy(planes.at[1], planes.at[0], bytes);
+        std::memcpy(planes.at[2], planes.at[0], bytes);
+    };
+    if (image.channels == 3 && image.height == 2 * geometry.resized_height &&
+        image.width == 2 * geometry.resized_width) {  // what cameras of 1280 x 720 and 1280 x 960 need at 640
+        PackedRows rows(image);
+        for (int64_t y = 0; y < geometry.resized_height; ++y) {
+            const uint8_t* upper = rows[2 * y];
+            halve_rows(upper, rows[2 * y + 1], geometry.resized_width, planes_of(y));
+        }
+        return;
+    }
+    resize(
+        image, geometry,
+        [&](int64_t y, const uint8_t* row) {
+            const Planes planes = planes_of(y);
+            if (image.channels == 3) {
+                dispatch<SpreadRow3>(row, image.width, scale, planes.at[0], planes.at[1], planes.at[2]);
+            } else {
+                dispatch<SpreadRow1>(row, image.width, scale, planes.at[0]);
+                repeat_grey(planes);
+            }
+        },
+        [&](int64_t y, const int32_t* blended, const Columns& columns) {
+            const Planes planes = planes_of(y);
+            if (image.channels == 3) {
+                resize_row3(blended, columns, planes);
+            } else {
+                dispatch<ResizeRow1>(blended, columns, scale, planes.at[0]);
+                repeat_grey(planes);
+            }
+        });
 }
 
 void letterbox_u8(const ImageView& image, int64_t input_height, int64_t input_width, uint8_t pad_value,
@@ -194,14 +433,29 @@ void letterbox_u8(const ImageView& image, int64_t input_height, int64_t input_wi
     const LetterboxGeometry geometry =
         letterbox_geometry(image.height, image.width, input_height, input_width);
     fill_padding(geometry, input_height, input_width, 3, pad_value, output);
-    resize_any(image, geometry, swap_rb, [&](int64_t y) {
-        uint8_t* row = output + ((geometry.pad_top + y) * input_width + geometry.pad_left) * 3;
-        return [row](int64_t x, const std::array<uint8_t, 3>& pixel) {
-            row[3 * x] = pixel[0];
-            row[3 * x + 1] = pixel[1];
-            row[3 * x + 2] = pixel[2];
-        };
-    });
+    const int64_t last = image.channels - 1;
+    const auto source_channel = [&](int64_t c) { return std::min(swap_rb ? 2 - c : c, last); };
+    const auto row_at = [&](int64_t y) {
+        return output + ((geometry.pad_top + y) * input_width + geometry.pad_left) * 3;
+    };
+    resize(
+        image, geometry,
+        [&](int64_t y, const uint8_t* source) {
+            uint8_t* row = row_at(y);
+            for (int64_t x = 0; x < image.width; ++x) {
+                for (int64_t c = 0; c < 3; ++c)
+                    row[3 * x + c] = source[x * image.channels + source_channel(c)];
+            }
+        },
+        [&](int64_t y, const int32_t* blended, const Columns& columns) {
+            uint8_t* row = row_at(y);
+            for (int64_t x = 0; x < columns.width; ++x) {
+                for (int64_t c = 0; c < 3; ++c) {
+                    row[3 * x + c] = static_cast<uint8_t>(resized_value(
+                        blended + columns.starts[x] + source_channel(c), image.channels, columns.weights[x]));
+                }
+            }
+        });
 }
 
 }  // namespace yolor_edge

@@ -25,15 +25,24 @@ struct LetterboxGeometry {
 LetterboxGeometry letterbox_geometry(int64_t height, int64_t width, int64_t input_height,
                                      int64_t input_width) noexcept;
 
+/// How the bytes of an image mean pixels. Cameras' YUV is BT.601 in its narrow range (16 to 235), converted
+/// to BGR in fixed point as OpenCV does, before resizing.
+enum class PixelLayout {
+    interleaved,  // `channels` bytes a pixel
+    nv12,         // a plane of Y, then half as many rows of U and V alternating; both lengths are even
+    yuyv,         // Y U Y V for two pixels; the width is even
+};
+
 /// An 8-bit image as it lies in memory. Strides are in bytes and may be negative; one channel counts as grey.
 struct ImageView {
     const uint8_t* data;
     int64_t height;
     int64_t width;
-    int64_t channels;  // 1 or 3
+    int64_t channels;  // 1 or 3, of what is resized: 3 for YUV
     std::ptrdiff_t row_stride;
     std::ptrdiff_t pixel_stride;
     std::ptrdiff_t channel_stride;
+    PixelLayout layout = PixelLayout::interleaved;  // otherwise the bytes of a row are packed
 };
 
 /// Letterbox into the tensor a network takes.

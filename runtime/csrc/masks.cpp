@@ -2,11 +2,18 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <vector>
+
+#include "cpu_features.hpp"
+
+#ifdef YOLOR_EDGE_X86
+#include <immintrin.h>
+#endif
 
 namespace yolor_edge {
 namespace {
+
+constexpr float kLimit = 1e30f;
 
 struct PixelSpan {
     int64_t begin;
@@ -21,37 +28,198 @@ PixelSpan span_of(double low, double high, int64_t length) noexcept {
     return {std::max<int64_t>(first, 0), last};
 }
 
-/// Mask logits of the prototype points [y0, y1] x [x0, x1], row-major, into `logits`.
-void compute_logits(const float* prototypes, int64_t channels, const float* coefficients, int64_t grid_height,
-                    int64_t grid_width, int64_t y0, int64_t y1, int64_t x0, int64_t x1, float* logits) {
-    const int64_t width = x1 - x0 + 1;
-    std::fill(logits, logits + (y1 - y0 + 1) * width, 0.0f);
-    for (int64_t y = y0; y <= y1; ++y) {
-        float* row = logits + (y - y0) * width;
-        for (int64_t k = 0; k < channels; ++k) {
-            const float* prototype = prototypes + (k * grid_height + y) * grid_width + x0;
-            const float coefficient = coefficients[k];
-            for (int64_t x = 0; x < width; ++x) row[x] += coefficient * prototype[x];
+/// Points of the prototypes under one box, `height` rows of `width` points.
+struct GridWindow {
+    const float* first;  // of channel 0
+    int64_t plane_size;  // from channel to channel
+    int64_t grid_width;  // from row to row of the prototypes
+    int64_t height;
+    int64_t width;
+    int64_t row_stride;  // from row to row of the logits
+};
+
+/// Mask logits of a window: channels in order, four at a time, so that the sums are those of one at a time.
+struct ComputeLogits {
+    static YOLOR_EDGE_INLINE void run(GridWindow window, int64_t channels, const float* coefficients,
+                                      float* logits) {
+        for (int64_t y = 0; y < window.height; ++y) {
+            float* row = logits + y * window.row_stride;
+            for (int64_t x = 0; x < window.row_stride; ++x) row[x] = 0.0f;
+        }
+        int64_t k = 0;
+        for (; k + 4 <= channels; k += 4) {
+            const float c0 = coefficients[k], c1 = coefficients[k + 1], c2 = coefficients[k + 2],
+                        c3 = coefficients[k + 3];
+            for (int64_t y = 0; y < window.height; ++y) {
+                const float* p0 = window.first + k * window.plane_size + y * window.grid_width;
+                const float* p1 = p0 + window.plane_size;
+                const float* p2 = p1 + window.plane_size;
+                const float* p3 = p2 + window.plane_size;
+                float* __restrict row = logits + y * window.row_stride;
+                for (int64_t x = 0; x < window.width; ++x) {
+                    row[x] = (((row[x] + c0 * p0[x]) + c1 * p1[x]) + c2 * p2[x]) + c3 * p3[x];
+                }
+            }
+        }
+        for (; k < channels; ++k) {
+            const float c0 = coefficients[k];
+            for (int64_t y = 0; y < window.height; ++y) {
+                const float* p0 = window.first + k * window.plane_size + y * window.grid_width;
+                float* __restrict row = logits + y * window.row_stride;
+                for (int64_t x = 0; x < window.width; ++x) row[x] += c0 * p0[x];
+            }
+        }
+        for (int64_t y = 0; y < window.height; ++y) {
+            float* row = logits + y * window.row_stride;
+            for (int64_t x = 0; x < window.width; ++x) {
+                const float above = row[x] < -kLimit ? -kLimit : row[x];  // NaN stays
+                row[x] = above > kLimit ? kLimit : above;
+            }
+        }
+    }
+};
+
+/// Pixels of one row of an image that a crop covers, and the grid row they are sampled from.
+struct RowSamples {
+    const int32_t* low;
+    const float* fraction;
+    const float* rest;
+    int32_t step;
+    int32_t first;  // grid column of row[0]
+    int64_t width;
+};
+
+/// Widen a row of grid points to pixels. `row` and `pixels` have room for 16 values beyond their ends.
+void widen_row_portable(const RowSamples& samples, const float* row, int64_t begin, int64_t end,
+                        float* pixels) {
+    for (int64_t x = begin; x < end; ++x) {
+        const float* point = row + (samples.low[x] - samples.first);
+        pixels[x] = point[0] * samples.rest[x] + point[samples.step] * samples.fraction[x];
+    }
+}
+
+/// One row of a crop from the widened grid rows above and below it.
+struct FillRow {
+    static YOLOR_EDGE_INLINE void run(const float* __restrict above, const float* __restrict below,
+                                      float fraction, int64_t width, uint8_t* __restrict out) {
+        const float rest = 1.0f - fraction;
+        for (int64_t x = 0; x < width; ++x) {
+            out[x] = above[x] * rest + below[x] * fraction > 0.0f ? 1 : 0;
+        }
+    }
+};
+
+#ifdef YOLOR_EDGE_X86
+
+YOLOR_EDGE_AVX2 void widen_row_avx2(const RowSamples& samples, const float* row, float* pixels) {
+    const __m256i step = _mm256_set1_epi32(samples.step);
+    for (int64_t x = 0; x < samples.width; x += 8) {
+        const int64_t end = std::min(x + 8, samples.width);
+        const int32_t base = samples.low[x];
+        if (samples.low[end - 1] + samples.step - base >= 8) {  // one vector does not hold all points
+            widen_row_portable(samples, row, x, end, pixels);
+            continue;
+        }
+        const __m256 points = _mm256_loadu_ps(row + (base - samples.first));
+        const __m256i low = _mm256_sub_epi32(
+            _mm256_loadu_si256(reinterpret_cast<const __m256i*>(samples.low + x)), _mm256_set1_epi32(base));
+        const __m256 left = _mm256_permutevar8x32_ps(points, low);
+        const __m256 right = _mm256_permutevar8x32_ps(points, _mm256_add_epi32(low, step));
+        _mm256_storeu_ps(pixels + x,
+                         _mm256_add_ps(_mm256_mul_ps(left, _mm256_loadu_ps(samples.rest + x)),
+                                       _mm256_mul_ps(right, _mm256_loadu_ps(samples.fraction + x))));
+    }
+}
+
+YOLOR_EDGE_AVX512 void widen_row_avx512(const RowSamples& samples, const float* row, float* pixels) {
+    constexpr __mmask16 kAll = 0xffff;  // the masked form, since GCC 12 warns of the plain one
+    const __m512i step = _mm512_set1_epi32(samples.step);
+    for (int64_t x = 0; x < samples.width; x += 16) {
+        const int64_t end = std::min(x + 16, samples.width);
+        const int32_t base = samples.low[x];
+        if (samples.low[end - 1] + samples.step - base >= 16) {
+            widen_row_portable(samples, row, x, end, pixels);
+            continue;
+        }
+        const __m512 points = _mm512_loadu_ps(row + (base - samples.first));
+        const __m512i low = _mm512_sub_epi32(_mm512_loadu_si512(samples.low + x), _mm512_set1_epi32(base));
+        const __m512 left = _mm512_maskz_permutexvar_ps(kAll, low, points);
+        const __m512 right = _mm512_maskz_permutexvar_ps(kAll, _mm512_add_epi32(low, step), points);
+        _mm512_storeu_ps(pixels + x,
+                         _mm512_add_ps(_mm512_mul_ps(left, _mm512_loadu_ps(samples.rest + x)),
+                                       _mm512_mul_ps(right, _mm512_loadu_ps(samples.fraction + x))));
+    }
+}
+
+YOLOR_EDGE_AVX2 void fill_row_avx2(const float* above, const float* below, float fraction, int64_t width,
+                                   uint8_t* out) {
+    const __m256 weight = _mm256_set1_ps(fraction), rest = _mm256_set1_ps(1.0f - fraction);
+    const __m256 zero = _mm256_setzero_ps();
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    const __m256i one = _mm256_set1_epi8(1);
+    int64_t x = 0;
+    for (; x + 32 <= width; x += 32) {
+        __m256i inside[4];
+        for (int i = 0; i < 4; ++i) {
+            const __m256 value = _mm256_add_ps(_mm256_mul_ps(_mm256_loadu_ps(above + x + 8 * i), rest),
+                                               _mm256_mul_ps(_mm256_loadu_ps(below + x + 8 * i), weight));
+            inside[i] = _mm256_castps_si256(_mm256_cmp_ps(value, zero, _CMP_GT_OQ));
+        }
+        const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(inside[0], inside[1]),
+                                                 _mm256_packs_epi32(inside[2], inside[3]));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + x),
+                            _mm256_and_si256(_mm256_permutevar8x32_epi32(bytes, order), one));
+    }
+    FillRow::run(above + x, below + x, fraction, width - x, out + x);
+}
+
+YOLOR_EDGE_AVX512 void fill_row_avx512(const float* above, const float* below, float fraction, int64_t width,
+                                       uint8_t* out) {
+    const __m512 weight = _mm512_set1_ps(fraction), rest = _mm512_set1_ps(1.0f - fraction);
+    const __m512 zero = _mm512_setzero_ps();
+    for (int64_t x = 0; x < width; x += 64) {
+        uint64_t inside = 0;
+        for (int64_t i = 0; i < 64 && x + i < width; i += 16) {
+            const __m512 value = _mm512_add_ps(_mm512_mul_ps(_mm512_loadu_ps(above + x + i), rest),
+                                               _mm512_mul_ps(_mm512_loadu_ps(below + x + i), weight));
+            inside |= static_cast<uint64_t>(_mm512_cmp_ps_mask(value, zero, _CMP_GT_OQ)) << i;
+        }
+        const __m512i bytes = _mm512_maskz_set1_epi8(inside, 1);
+        const int64_t left = width - x;
+        if (left >= 64) {
+            _mm512_storeu_si512(out + x, bytes);
+        } else {
+            _mm512_mask_storeu_epi8(out + x, (uint64_t{1} << left) - 1, bytes);
         }
     }
 }
 
-/// One row of a crop from one row of logits; `first` is the grid column of logits[0].
-void fill_row(const float* logits, int64_t first, const std::vector<GridRun>& runs,
-              const std::vector<GridSample>& samples, uint8_t* row) {
-    for (const GridRun& run : runs) {
-        const float low = logits[run.low - first];
-        const float high = logits[run.high - first];
-        const bool low_inside = low > 0.0f;
-        if (low_inside == (high > 0.0f)) {
-            std::memset(row + run.begin, low_inside ? 1 : 0, static_cast<size_t>(run.end - run.begin));
-            continue;
-        }
-        for (int64_t x = run.begin; x < run.end; ++x) {
-            row[x] = interpolate(low, high, samples[static_cast<size_t>(x)].fraction) > 0.0f ? 1 : 0;
-        }
-    }
+#endif
+
+void widen_row(const RowSamples& samples, const float* row, float* pixels) {
+#ifdef YOLOR_EDGE_X86
+    if (simd_level() == SimdLevel::avx512) return widen_row_avx512(samples, row, pixels);
+    if (simd_level() == SimdLevel::avx2) return widen_row_avx2(samples, row, pixels);
+#endif
+    widen_row_portable(samples, row, 0, samples.width, pixels);
 }
+
+void fill_row(const float* above, const float* below, float fraction, int64_t width, uint8_t* out) {
+#ifdef YOLOR_EDGE_X86
+    if (simd_level() == SimdLevel::avx512) return fill_row_avx512(above, below, fraction, width, out);
+    if (simd_level() == SimdLevel::avx2) return fill_row_avx2(above, below, fraction, width, out);
+#endif
+    FillRow::run(above, below, fraction, width, out);
+}
+
+/// Working memory of one call, kept by its thread for the next.
+struct Scratch {
+    AxisTable rows;
+    AxisTable columns;
+    std::vector<float> logits;
+    std::vector<float> above;
+    std::vector<float> below;
+};
 
 }  // namespace
 
@@ -65,35 +233,63 @@ PixelRegion region_of_box(const float* box, int64_t image_height, int64_t image_
     return {y.begin, x.begin, y.end - y.begin, x.end - x.begin};
 }
 
-void fill_mask_crops(const float* prototypes, int64_t channels, const float* coefficients,
-                     const AxisFrame& vertical, const AxisFrame& horizontal, size_t n,
-                     const PixelRegion* regions, uint8_t* const* crops) {
-    std::vector<float> logits;
-    std::vector<float> blended;
+void fill_masks(const float* prototypes, int64_t channels, const float* coefficients,
+                const AxisFrame& vertical, const AxisFrame& horizontal, int64_t image_height,
+                int64_t image_width, size_t n, const PixelRegion* regions, const MaskTarget* targets) {
+    if (n == 0) return;
+    constexpr int64_t kSlack = 16;  // vectors reach that far past the end of a row
+    thread_local Scratch scratch;
+    fill_axis_table(vertical, image_height, &scratch.rows);
+    fill_axis_table(horizontal, image_width, &scratch.columns);
+    const AxisTable& rows = scratch.rows;
+    const AxisTable& columns = scratch.columns;
+    scratch.above.resize(static_cast<size_t>(image_width + 4 * kSlack));
+    scratch.below.resize(static_cast<size_t>(image_width + 4 * kSlack));
     for (size_t i = 0; i < n; ++i) {
         const PixelRegion& region = regions[i];
         if (region.height == 0) continue;
-        const std::vector<GridSample> rows = sample_axis(vertical, region.y0, region.y0 + region.height);
-        const std::vector<GridSample> columns = sample_axis(horizontal, region.x0, region.x0 + region.width);
-        const std::vector<GridRun> runs = runs_of(columns);
-        const int64_t y0 = rows.front().low;
-        const int64_t x0 = columns.front().low;
-        const int64_t y1 = rows.back().high;
-        const int64_t x1 = columns.back().high;
+        const int64_t y0 = rows.low[static_cast<size_t>(region.y0)];
+        const int64_t x0 = columns.low[static_cast<size_t>(region.x0)];
+        const int64_t y1 = rows.low[static_cast<size_t>(region.y0 + region.height - 1)] + rows.step;
+        const int64_t x1 = columns.low[static_cast<size_t>(region.x0 + region.width - 1)] + columns.step;
         const int64_t width = x1 - x0 + 1;
-        logits.resize(static_cast<size_t>((y1 - y0 + 1) * width));
-        blended.resize(static_cast<size_t>(width));
-        compute_logits(prototypes, channels, coefficients + static_cast<int64_t>(i) * channels,
-                       vertical.grid_length, horizontal.grid_length, y0, y1, x0, x1, logits.data());
+        const int64_t row_stride = (width + kSlack - 1) / kSlack * kSlack;
+        scratch.logits.resize(static_cast<size_t>((y1 - y0 + 1) * row_stride + 2 * kSlack));
+        const GridWindow window{prototypes + y0 * horizontal.grid_length + x0,
+                                vertical.grid_length * horizontal.grid_length,
+                                horizontal.grid_length,
+                                y1 - y0 + 1,
+                                width,
+                                row_stride};
+        dispatch<ComputeLogits>(window, channels, coefficients + static_cast<int64_t>(i) * channels,
+                                scratch.logits.data());
+
+        const RowSamples samples{columns.low.data() + region.x0,  columns.fraction.data() + region.x0,
+                                 columns.rest.data() + region.x0, columns.step,
+                                 static_cast<int32_t>(x0),        region.width};
+        float* above = scratch.above.data();
+        float* below = scratch.below.data();
+        int64_t row_above = -1;
+        int64_t row_below = -1;
         for (int64_t y = 0; y < region.height; ++y) {
-            const GridSample& sample = rows[static_cast<size_t>(y)];
-            const float* low = logits.data() + (sample.low - y0) * width;
-            const float* high = logits.data() + (sample.high - y0) * width;
-            const float fraction = sample.fraction;
-            for (int64_t x = 0; x < width; ++x) {
-                blended[static_cast<size_t>(x)] = interpolate(low[x], high[x], fraction);
+            const auto pixel = static_cast<size_t>(region.y0 + y);
+            const int64_t low = rows.low[pixel];
+            const int64_t high = low + rows.step;
+            if (row_above != low) {
+                if (row_below == low) {
+                    std::swap(above, below);
+                    std::swap(row_above, row_below);
+                } else {
+                    widen_row(samples, scratch.logits.data() + (low - y0) * row_stride, above);
+                    row_above = low;
+                }
             }
-            fill_row(blended.data(), x0, runs, columns, crops[i] + y * region.width);
+            if (row_below != high) {
+                widen_row(samples, scratch.logits.data() + (high - y0) * row_stride, below);
+                row_below = high;
+            }
+            fill_row(above, below, rows.fraction[pixel], region.width,
+                     targets[i].data + y * targets[i].row_stride);
         }
     }
 }

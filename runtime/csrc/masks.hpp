@@ -21,17 +21,25 @@ struct PixelRegion {
 /// and so for y. The region is empty where the box is, lies outside the image or is not finite.
 PixelRegion region_of_box(const float* box, int64_t image_height, int64_t image_width) noexcept;
 
+/// Where a mask is written: its first pixel, and bytes from one row to the next.
+struct MaskTarget {
+    uint8_t* data;
+    int64_t row_stride;
+};
+
 /// Fill the crops of `n` masks.
 ///   prototypes    (channels, vertical.grid_length, horizontal.grid_length) row-major
 ///   coefficients  (n, channels) row-major
 ///   vertical, horizontal  how pixels of the image fall on the prototypes
+///   image_height, image_width  of the image
 ///   regions       (n,) inside the image
-///   crops         (n,) out: crops[i] holds regions[i].height rows of regions[i].width bytes, each 0 or 1
+///   targets       (n,) each takes regions[i].height rows of regions[i].width bytes, each 0 or 1
 /// A pixel belongs to the mask where coefficients . prototypes, sampled bilinearly at its centre, is above 0;
-/// next to a NaN it does not. The products are made once per prototype point under the box, then sampled; a
-/// pixel between points that agree in sign is not interpolated at all.
-void fill_mask_crops(const float* prototypes, int64_t channels, const float* coefficients,
-                     const AxisFrame& vertical, const AxisFrame& horizontal, size_t n,
-                     const PixelRegion* regions, uint8_t* const* crops);
+/// next to a NaN it does not. Products are limited to +-1e30, so that an infinity has a sign and no more.
+/// They are made once per prototype point under the box; grid rows are then widened to pixels once, and a
+/// pixel costs two multiplications and a comparison.
+void fill_masks(const float* prototypes, int64_t channels, const float* coefficients,
+                const AxisFrame& vertical, const AxisFrame& horizontal, int64_t image_height,
+                int64_t image_width, size_t n, const PixelRegion* regions, const MaskTarget* targets);
 
 }  // namespace yolor_edge

@@ -1,9 +1,10 @@
 #include "nms.hpp"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
-#include <vector>
+#include <limits>
+
+#include "cpu_features.hpp"
 
 namespace yolor_edge {
 namespace {
@@ -11,48 +12,83 @@ namespace {
 constexpr int32_t kNone = -1;
 constexpr size_t kBuckets = 1024;  // above the class count of the usual data sets; more classes share buckets
 
-struct KeptBox {
-    float x1, y1, x2, y2, area;
-    int32_t class_id;
-    int32_t next;  // the kept box before this one in the same bucket
+/// Whether a block holds a box whose IoU with the given one is above the threshold.
+struct OverlapsAny {
+    static YOLOR_EDGE_INLINE bool run(const Suppressor::Block* block, const float* box, float area,
+                                      float threshold) {
+        const float x1 = box[0], y1 = box[1], x2 = box[2], y2 = box[3];
+        int any = 0;
+        for (int i = 0; i < Suppressor::kLanes; ++i) {
+            const float right = block->x2[i] < x2 ? block->x2[i] : x2;
+            const float left = block->x1[i] > x1 ? block->x1[i] : x1;
+            const float bottom = block->y2[i] < y2 ? block->y2[i] : y2;
+            const float top = block->y1[i] > y1 ? block->y1[i] : y1;
+            const float width = right - left;
+            const float height = bottom - top;
+            const float intersection = width * height;
+            const float union_area = block->area[i] + area - intersection;
+            // A union without area divides to infinity, NaN or less than 0: the last condition rules it out.
+            const float iou = intersection / union_area;
+            any |= (width > 0.0f) & (height > 0.0f) & (iou > threshold) & (union_area > 0.0f);
+        }
+        return any != 0;
+    }
 };
 
-float intersection_over_union(const KeptBox& a, const KeptBox& b) noexcept {
-    const float width = std::min(a.x2, b.x2) - std::max(a.x1, b.x1);
-    const float height = std::min(a.y2, b.y2) - std::max(a.y1, b.y1);
-    if (!(width > 0.0f && height > 0.0f)) return 0.0f;
-    const float intersection = width * height;
-    const float union_area = a.area + b.area - intersection;
-    return union_area > 0.0f ? intersection / union_area : 0.0f;
+Suppressor::Block empty_block(int32_t class_id, int32_t next) noexcept {
+    constexpr float kFar = std::numeric_limits<float>::max();
+    Suppressor::Block block;
+    for (int i = 0; i < Suppressor::kLanes; ++i) {
+        block.x1[i] = block.y1[i] = kFar;
+        block.x2[i] = block.y2[i] = -kFar;
+        block.area[i] = 0.0f;
+    }
+    block.count = 0;
+    block.class_id = class_id;
+    block.next = next;
+    return block;
 }
 
 }  // namespace
 
+Suppressor::Suppressor(float iou_threshold, bool class_agnostic)
+    : iou_threshold_(iou_threshold), class_agnostic_(class_agnostic), newest_(kBuckets, kNone) {}
+
+bool Suppressor::offer(const float* box, int32_t class_id) {
+    if (class_agnostic_) class_id = 0;
+    const float area = std::max(0.0f, box[2] - box[0]) * std::max(0.0f, box[3] - box[1]);
+    int32_t& bucket = newest_[static_cast<uint32_t>(class_id) % kBuckets];
+    int32_t open = kNone;  // the block of this class with a lane free: the newest one, if any
+    for (int32_t b = bucket; b != kNone; b = blocks_[static_cast<size_t>(b)].next) {
+        const Block& block = blocks_[static_cast<size_t>(b)];
+        if (block.class_id != class_id) continue;
+        if (dispatch<OverlapsAny>(&block, box, area, iou_threshold_)) return false;
+        if (block.count < kLanes) open = b;
+    }
+    if (open == kNone) {
+        open = static_cast<int32_t>(blocks_.size());
+        blocks_.push_back(empty_block(class_id, bucket));
+        bucket = open;
+    }
+    Block& block = blocks_[static_cast<size_t>(open)];
+    const int32_t lane = block.count++;
+    block.x1[lane] = box[0];
+    block.y1[lane] = box[1];
+    block.x2[lane] = box[2];
+    block.y2[lane] = box[3];
+    block.area[lane] = area;
+    ++kept_;
+    return true;
+}
+
 size_t nms(const float* boxes, const int32_t* class_ids, size_t n, float iou_threshold, size_t max_detections,
            bool class_agnostic, int32_t* keep) {
-    std::array<int32_t, kBuckets> newest;
-    newest.fill(kNone);
-    std::vector<KeptBox> kept;
-    kept.reserve(std::min(n, max_detections));
-    for (size_t i = 0; i < n && kept.size() < max_detections; ++i) {
-        const float* box = boxes + 4 * i;
-        const int32_t class_id = class_agnostic ? 0 : class_ids[i];
-        KeptBox candidate{box[0], box[1], box[2], box[3], 0.0f, class_id, kNone};
-        candidate.area = std::max(0.0f, box[2] - box[0]) * std::max(0.0f, box[3] - box[1]);
-        int32_t& bucket = newest[static_cast<uint32_t>(class_id) % kBuckets];
-        bool is_suppressed = false;
-        for (int32_t k = bucket; k != kNone && !is_suppressed; k = kept[static_cast<size_t>(k)].next) {
-            const KeptBox& other = kept[static_cast<size_t>(k)];
-            is_suppressed =
-                other.class_id == class_id && intersection_over_union(other, candidate) > iou_threshold;
-        }
-        if (is_suppressed) continue;
-        candidate.next = bucket;
-        bucket = static_cast<int32_t>(kept.size());
-        keep[kept.size()] = static_cast<int32_t>(i);
-        kept.push_back(candidate);
+    Suppressor suppressor(iou_threshold, class_agnostic);
+    for (size_t i = 0; i < n && suppressor.kept() < max_detections; ++i) {
+        if (suppressor.offer(boxes + 4 * i, class_ids[i]))
+            keep[suppressor.kept() - 1] = static_cast<int32_t>(i);
     }
-    return kept.size();
+    return suppressor.kept();
 }
 
 size_t order_by_score(const float* boxes, const float* scores, size_t n, int32_t* order) {

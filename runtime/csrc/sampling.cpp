@@ -5,31 +5,32 @@
 
 namespace yolor_edge {
 
-std::vector<GridSample> sample_axis(const AxisFrame& frame, int64_t begin, int64_t end) {
-    std::vector<GridSample> samples;
-    samples.reserve(static_cast<size_t>(end - begin));
+void fill_axis_table(const AxisFrame& frame, int64_t pixels, AxisTable* table) {
+    const auto size = static_cast<size_t>(pixels + kTableSlack);
+    table->low.resize(size);
+    table->fraction.resize(size);
+    table->rest.resize(size);
+    table->step = frame.grid_length > 1 ? 1 : 0;
     const auto last = static_cast<double>(frame.grid_length - 1);
     const int64_t last_low = std::max<int64_t>(frame.grid_length - 2, 0);
-    for (int64_t i = begin; i < end; ++i) {
-        const double input = (static_cast<double>(i) + 0.5) * frame.scale + static_cast<double>(frame.pad);
+    for (size_t i = 0; i < size; ++i) {
+        const auto pixel = static_cast<double>(std::min<int64_t>(static_cast<int64_t>(i), pixels - 1));
+        const double input = (pixel + 0.5) * frame.scale + static_cast<double>(frame.pad);
         const double grid = std::clamp(input / static_cast<double>(frame.stride) - 0.5, 0.0, last);
-        const int64_t low = std::min(static_cast<int64_t>(std::floor(grid)), last_low);
-        const int64_t high = std::min(low + 1, frame.grid_length - 1);
-        samples.push_back({low, high, static_cast<float>(grid - static_cast<double>(low))});
+        const int64_t low = std::min(static_cast<int64_t>(grid), last_low);
+        const auto fraction = static_cast<float>(grid - static_cast<double>(low));
+        table->low[i] = static_cast<int32_t>(low);
+        table->fraction[i] = fraction;
+        table->rest[i] = 1.0f - fraction;
     }
-    return samples;
 }
 
-std::vector<GridRun> runs_of(const std::vector<GridSample>& samples) {
+std::vector<GridRun> runs_of(const AxisTable& table, int64_t pixels) {
     std::vector<GridRun> runs;
-    const auto count = static_cast<int64_t>(samples.size());
-    for (int64_t i = 0; i < count; ++i) {
-        const GridSample& sample = samples[static_cast<size_t>(i)];
-        if (runs.empty() || runs.back().low != sample.low) {
-            runs.push_back({i, i + 1, sample.low, sample.high});
-        } else {
-            runs.back().end = i + 1;
-        }
+    for (int64_t i = 0; i < pixels; ++i) {
+        const int64_t low = table.low[static_cast<size_t>(i)];
+        if (runs.empty() || runs.back().low != low) runs.push_back({i, i, low, low + table.step});
+        runs.back().end = i + 1;
     }
     return runs;
 }

@@ -14,13 +14,6 @@ struct AxisFrame {
     int64_t grid_length;  // cells along this axis, at least 1
 };
 
-/// The two grid points one pixel lies between: value = grid[low] * (1 - fraction) + grid[high] * fraction.
-struct GridSample {
-    int64_t low;
-    int64_t high;    // low + 1, or low where the grid has a single point
-    float fraction;  // 0 to 1
-};
-
 /// Consecutive pixels [begin, end) between the same two grid points, counted from the first pixel sampled.
 struct GridRun {
     int64_t begin;
@@ -29,17 +22,24 @@ struct GridRun {
     int64_t high;
 };
 
-/// Samples of pixels [begin, end), at their centres: g = ((i + 0.5) * scale + pad) / stride - 0.5, clamped to
+/// The two grid points each pixel lies between: value = grid[low] * rest + grid[low + step] * fraction, with
+/// rest = 1 - fraction. Both are weighted, so that either end is met exactly whatever the other is, short of
+/// infinity. Tables hold kTableSlack entries more than pixels, which repeat the last one, so that vector
+/// loops may read past the end.
+struct AxisTable {
+    std::vector<int32_t> low;
+    std::vector<float> fraction;
+    std::vector<float> rest;
+    int32_t step;  // from `low` to its neighbour: 1, or 0 where the grid has a single point
+};
+
+constexpr int64_t kTableSlack = 64;
+
+/// Samples of pixels [0, pixels), at their centres: g = ((i + 0.5) * scale + pad) / stride - 0.5, clamped to
 /// the grid.
-std::vector<GridSample> sample_axis(const AxisFrame& frame, int64_t begin, int64_t end);
+void fill_axis_table(const AxisFrame& frame, int64_t pixels, AxisTable* table);
 
-/// The runs of equal neighbours in `samples`, covering all of them in order.
-std::vector<GridRun> runs_of(const std::vector<GridSample>& samples);
-
-/// From `low` (fraction 0) to `high` (fraction 1). Both are weighted, so that either end is met exactly
-/// whatever the other is, short of infinity.
-inline float interpolate(float low, float high, float fraction) noexcept {
-    return low * (1.0f - fraction) + high * fraction;
-}
+/// The runs of equal neighbours among the first `pixels` of a table, covering all of them in order.
+std::vector<GridRun> runs_of(const AxisTable& table, int64_t pixels);
 
 }  // namespace yolor_edge

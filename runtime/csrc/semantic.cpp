@@ -3,179 +3,369 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <utility>
 #include <vector>
+
+#include "cpu_features.hpp"
+
+#ifdef YOLOR_EDGE_X86
+#include <immintrin.h>
+#endif
 
 namespace yolor_edge {
 namespace {
 
 constexpr float kLimit = 1e30f;  // far above any logit, far enough from overflow to be interpolated
 
-float limited(float value) noexcept {
+YOLOR_EDGE_INLINE float limited(float value) noexcept {
     const float above = value > -kLimit ? value : -kLimit;  // NaN is not above, so it becomes the limit too
     return above < kLimit ? above : kLimit;
 }
 
-/// For every point of one grid row, the class that leads there; equal values go to the lowest class.
-void find_leaders(const float* logits, int64_t classes, int64_t plane_size, int64_t row_start, int64_t width,
-                  float* best, int32_t* leaders) {
-    for (int64_t x = 0; x < width; ++x) {
-        best[x] = limited(logits[row_start + x]);
-        leaders[x] = 0;
-    }
-    for (int64_t c = 1; c < classes; ++c) {
-        const float* row = logits + c * plane_size + row_start;
-        const auto class_id = static_cast<int32_t>(c);
+constexpr int64_t kClassLanes = 16;  // classes of a grid point are padded to a multiple of this
+constexpr float kNoClass = -2e30f;   // value of the padding: below every class
+
+/// One row of the grid: the class that leads at every point, and the logits of each point side by side.
+struct GridRow {
+    std::vector<int32_t> leaders;  // (width + slack,)
+    std::vector<float> points;     // (width + slack, padded classes), limited
+    int64_t index = -1;            // which row is loaded
+};
+
+/// The class that leads at every point of a row; equal values go to the lowest class.
+struct FindLeaders {
+    static YOLOR_EDGE_INLINE void run(const float* __restrict logits, int64_t classes, int64_t plane_size,
+                                      int64_t width, float* __restrict best, int32_t* __restrict leaders) {
         for (int64_t x = 0; x < width; ++x) {
-            const float value = limited(row[x]);
-            const bool leads = value > best[x];
-            best[x] = leads ? value : best[x];
-            leaders[x] = leads ? class_id : leaders[x];
+            best[x] = limited(logits[x]);
+            leaders[x] = 0;
         }
+        for (int64_t c = 1; c < classes; ++c) {
+            const float* __restrict row = logits + c * plane_size;
+            const auto class_id = static_cast<int32_t>(c);
+            for (int64_t x = 0; x < width; ++x) {
+                const float value = limited(row[x]);
+                const bool leads = value > best[x];
+                best[x] = leads ? value : best[x];
+                leaders[x] = leads ? class_id : leaders[x];
+            }
+        }
+    }
+};
+
+YOLOR_EDGE_INLINE void load_limited(const float* source, Four* value) {
+    std::memcpy(value, source, sizeof *value);
+    const Four low = {-kLimit, -kLimit, -kLimit, -kLimit};
+    const Four above = *value > low ? *value : low;
+    *value = above < -low ? above : -low;
+}
+
+/// Turn (classes, width) of one row into (width, padded classes); blocks of four by four, the rest singly.
+struct TransposeRow {
+    static YOLOR_EDGE_INLINE void run(const float* logits, int64_t classes, int64_t plane_size, int64_t width,
+                                      int64_t padded, float* points) {
+        int64_t c = 0;
+        for (; c + 4 <= classes; c += 4) {
+            const float* plane = logits + c * plane_size;
+            int64_t x = 0;
+            for (; x + 4 <= width; x += 4) {
+                Four r0, r1, r2, r3;
+                load_limited(plane + x, &r0);
+                load_limited(plane + plane_size + x, &r1);
+                load_limited(plane + 2 * plane_size + x, &r2);
+                load_limited(plane + 3 * plane_size + x, &r3);
+                const Four a = YOLOR_EDGE_SHUFFLE(r0, r1, 0, 4, 1, 5),
+                           b = YOLOR_EDGE_SHUFFLE(r2, r3, 0, 4, 1, 5);
+                const Four d = YOLOR_EDGE_SHUFFLE(r0, r1, 2, 6, 3, 7),
+                           e = YOLOR_EDGE_SHUFFLE(r2, r3, 2, 6, 3, 7);
+                const Four t0 = YOLOR_EDGE_SHUFFLE(a, b, 0, 1, 4, 5),
+                           t1 = YOLOR_EDGE_SHUFFLE(a, b, 2, 3, 6, 7);
+                const Four t2 = YOLOR_EDGE_SHUFFLE(d, e, 0, 1, 4, 5),
+                           t3 = YOLOR_EDGE_SHUFFLE(d, e, 2, 3, 6, 7);
+                float* out = points + x * padded + c;
+                std::memcpy(out, &t0, sizeof t0);
+                std::memcpy(out + padded, &t1, sizeof t1);
+                std::memcpy(out + 2 * padded, &t2, sizeof t2);
+                std::memcpy(out + 3 * padded, &t3, sizeof t3);
+            }
+            for (; x < width; ++x) {
+                for (int64_t i = 0; i < 4; ++i) {
+                    points[x * padded + c + i] = limited(plane[i * plane_size + x]);
+                }
+            }
+        }
+        for (int64_t x = 0; x < width; ++x) {
+            for (int64_t i = c; i < classes; ++i)
+                points[x * padded + i] = limited(logits[i * plane_size + x]);
+            for (int64_t i = classes; i < padded; ++i) points[x * padded + i] = kNoClass;
+        }
+    }
+};
+
+/// Logits of all classes at the four corners of one cell: top left, top right, bottom left, bottom right.
+struct Corners {
+    const float* at[4];
+};
+
+/// Mark what cannot win beside `leader`: lower classes that are below it at all four corners, and higher
+/// classes that are nowhere above it (a tie goes to the lower class, so a lower one must be strictly below).
+/// `is_ruled_out` (padded,) holds 0 or 255 a class.
+template <class Lanes>
+struct RuleOutBelow {
+    static YOLOR_EDGE_INLINE void run(Corners corners, int64_t padded, int64_t leader,
+                                      uint8_t* is_ruled_out) {
+        using Floats = typename Lanes::Floats;
+        using Ints = typename Lanes::Ints;
+        const auto own = static_cast<int32_t>(leader);
+        for (int64_t block = 0; block < padded; block += Lanes::kWidth) {
+            Ints not_above = Ints{} - 1;
+            Ints below = not_above;
+            for (int k = 0; k < 4; ++k) {
+                Floats values;
+                load(corners.at[k] + block, &values);
+                const Floats lead = Floats{} + corners.at[k][leader];
+                not_above &= lead >= values;
+                if (block <= leader) below &= lead > values;
+            }
+            if (block <= leader) {
+                Ints ids;
+                load(kCounting, &ids);
+                ids += static_cast<int32_t>(block);
+                not_above = ((ids < own) & below) | ((ids > own) & not_above);
+            }
+            uint8_t marks[Lanes::kWidth];
+            store_low_bytes(not_above, marks);
+            for (int64_t i = 0; i < Lanes::kWidth; ++i) is_ruled_out[block + i] |= marks[i];
+        }
+    }
+
+    static constexpr int32_t kCounting[8] = {0, 1, 2, 3, 4, 5, 6, 7};
+};
+
+#ifdef YOLOR_EDGE_X86
+
+/// The same with one bit a class: `ruled_out` holds 16 classes a word.
+YOLOR_EDGE_AVX512 void rule_out_below_avx512(const Corners& corners, int64_t padded, int64_t leader,
+                                             uint16_t* ruled_out) {
+    __m512 lead[4];
+    for (int k = 0; k < 4; ++k) lead[k] = _mm512_set1_ps(corners.at[k][leader]);
+    const int64_t leader_block = leader / kClassLanes;
+    for (int64_t block = 0; block < padded / kClassLanes; ++block) {
+        __mmask16 not_above = 0xffff;
+        __mmask16 below = 0xffff;
+        for (int k = 0; k < 4; ++k) {
+            const __m512 values = _mm512_loadu_ps(corners.at[k] + block * kClassLanes);
+            not_above = _mm512_mask_cmp_ps_mask(not_above, lead[k], values, _CMP_GE_OQ);
+            below = _mm512_mask_cmp_ps_mask(below, lead[k], values, _CMP_GT_OQ);
+        }
+        if (block < leader_block) {
+            not_above = below;
+        } else if (block == leader_block) {
+            const auto lane = static_cast<unsigned>(leader % kClassLanes);
+            const auto lower = static_cast<__mmask16>((1u << lane) - 1);
+            const auto higher = static_cast<__mmask16>(~(lower | (1u << lane)));
+            not_above = static_cast<__mmask16>((below & lower) | (not_above & higher));
+        }
+        ruled_out[block] = static_cast<uint16_t>(ruled_out[block] | not_above);
     }
 }
 
-/// Logits of all classes at the four corners of one cell, and the classes that can win somewhere inside it.
-class Cell {
+#endif
+
+/// The classes that can win somewhere inside a cell.
+class Contenders {
   public:
-    explicit Cell(int64_t classes)
-        : classes_(classes),
-          is_ruled_out_(static_cast<size_t>(classes)),
-          contenders_(static_cast<size_t>(classes)) {
-        for (auto& corner : corners_) corner.resize(static_cast<size_t>(classes));
-    }
+    explicit Contenders(int64_t padded)
+        : padded_(padded),
+          is_ruled_out_(static_cast<size_t>(padded)),
+          ruled_out_(static_cast<size_t>(padded / kClassLanes)),
+          ids_(static_cast<size_t>(padded)) {}
 
-    /// Load the corners at the given offsets into a class plane: top left, top right, bottom left, bottom
-    /// right.
-    void load(const float* logits, int64_t plane_size, const std::array<int64_t, 4>& offsets) {
-        for (int64_t c = 0; c < classes_; ++c) {
-            const float* plane = logits + c * plane_size;
-            for (size_t k = 0; k < 4; ++k) corners_[k][static_cast<size_t>(c)] = limited(plane[offsets[k]]);
-        }
-    }
-
-    /// Find the contenders, given the leaders at the corners.
-    void contend(const std::array<int32_t, 4>& leaders) {
-        std::fill(is_ruled_out_.begin(), is_ruled_out_.end(), 0);
-        for (size_t k = 0; k < 4; ++k) {
-            if (std::find(leaders.begin(), leaders.begin() + k, leaders[k]) == leaders.begin() + k) {
-                rule_out_below(leaders[k]);
-            }
-        }
+    /// Find them, given the leaders at the corners; by rising number.
+    void find(const Corners& corners, const std::array<int32_t, 4>& leaders) {
         count_ = 0;
-        for (int64_t c = 0; c < classes_; ++c) {
-            contenders_[count_] = static_cast<int32_t>(c);
-            count_ += is_ruled_out_[static_cast<size_t>(c)] == 0 ? 1 : 0;
+#ifdef YOLOR_EDGE_X86
+        if (simd_level() == SimdLevel::avx512) {
+            std::fill(ruled_out_.begin(), ruled_out_.end(), uint16_t{0});
+            for_each_distinct(leaders, [&](int32_t leader) {
+                rule_out_below_avx512(corners, padded_, leader, ruled_out_.data());
+            });
+            for (size_t block = 0; block < ruled_out_.size(); ++block) {
+                auto left = static_cast<unsigned>(static_cast<uint16_t>(~ruled_out_[block]));
+                for (; left != 0; left &= left - 1) {
+                    ids_[count_++] = static_cast<int32_t>(block * kClassLanes) + __builtin_ctz(left);
+                }
+            }
+            return;
+        }
+#endif
+        std::fill(is_ruled_out_.begin(), is_ruled_out_.end(), uint8_t{0});
+        for_each_distinct(leaders, [&](int32_t leader) {
+            dispatch_lanes<RuleOutBelow>(corners, padded_, static_cast<int64_t>(leader),
+                                         is_ruled_out_.data());
+        });
+        for (int64_t block = 0; block < padded_; block += 8) {
+            uint64_t marks;
+            std::memcpy(&marks, is_ruled_out_.data() + block, sizeof marks);
+            if (marks == ~uint64_t{0}) continue;
+            for (int64_t c = block; c < block + 8; ++c) {
+                if (is_ruled_out_[static_cast<size_t>(c)] == 0) ids_[count_++] = static_cast<int32_t>(c);
+            }
         }
     }
 
-    /// Winners along one row of pixels inside the cell, into `row`; `best` and `winners` are working memory.
-    void fill_row(float fraction_y, const float* fractions_x, int64_t width, float* best, int32_t* winners,
-                  uint8_t* row) const {
-        for (size_t i = 0; i < count_; ++i) {
-            const int32_t class_id = contenders_[i];
-            const auto c = static_cast<size_t>(class_id);
-            const float left = interpolate(corners_[0][c], corners_[2][c], fraction_y);
-            const float right = interpolate(corners_[1][c], corners_[3][c], fraction_y);
-            for (int64_t x = 0; x < width; ++x) {
-                const float value = interpolate(left, right, fractions_x[x]);
-                const bool wins = i == 0 || value > best[x];
-                best[x] = wins ? value : best[x];
-                winners[x] = wins ? class_id : winners[x];
-            }
-        }
-        for (int64_t x = 0; x < width; ++x) row[x] = static_cast<uint8_t>(winners[x]);
-    }
+    const int32_t* ids() const noexcept { return ids_.data(); }
+    int64_t count() const noexcept { return static_cast<int64_t>(count_); }
 
   private:
-    /// Rule out what cannot win beside `leader`: lower classes that are below it at all four corners, and
-    /// higher classes that are nowhere above it (a tie goes to the lower class, so a lower one must be
-    /// strictly below).
-    void rule_out_below(int32_t leader) {
-        const auto l = static_cast<size_t>(leader);
-        const float top_left = corners_[0][l], top_right = corners_[1][l];
-        const float bottom_left = corners_[2][l], bottom_right = corners_[3][l];
-        const float *a = corners_[0].data(), *b = corners_[1].data(), *c = corners_[2].data(),
-                    *d = corners_[3].data();
-        int32_t* out = is_ruled_out_.data();
-        for (int64_t i = 0; i < leader; ++i) {
-            out[i] |= (top_left > a[i]) & (top_right > b[i]) & (bottom_left > c[i]) & (bottom_right > d[i]);
-        }
-        for (int64_t i = leader + 1; i < classes_; ++i) {
-            out[i] |=
-                (top_left >= a[i]) & (top_right >= b[i]) & (bottom_left >= c[i]) & (bottom_right >= d[i]);
+    template <class Visit>
+    static void for_each_distinct(const std::array<int32_t, 4>& leaders, Visit&& visit) {
+        for (size_t k = 0; k < 4; ++k) {
+            if (std::find(leaders.begin(), leaders.begin() + k, leaders[k]) == leaders.begin() + k) {
+                visit(leaders[k]);
+            }
         }
     }
 
-    int64_t classes_;
-    std::array<std::vector<float>, 4> corners_;
-    std::vector<int32_t> is_ruled_out_;
-    std::vector<int32_t> contenders_;
+    int64_t padded_;
+    std::vector<uint8_t> is_ruled_out_;
+    std::vector<uint16_t> ruled_out_;
+    std::vector<int32_t> ids_;
     size_t count_ = 0;
 };
 
-int64_t longest(const std::vector<GridRun>& runs) noexcept {
-    int64_t length = 0;
-    for (const GridRun& run : runs) length = std::max(length, run.end - run.begin);
-    return length;
-}
+/// A cell of the grid in the map: its pixels, and where they lie between the corners.
+struct CellPixels {
+    uint8_t* first;
+    int64_t row_stride;
+    int64_t height;
+    int64_t width;
+    const float* fraction_y;
+    const float* rest_y;
+    const float* fraction_x;  // tables go on beyond the cell, so that eight pixels can always be read
+    const float* rest_x;
+};
+
+/// Working memory for the contenders of a cell, each array a multiple of eight long: their logits at the four
+/// corners, then on the left and right edge at one row of pixels.
+struct Edges {
+    float* at[4];
+    float* left;
+    float* right;
+};
+
+/// Winners of a cell among its contenders.
+template <class Lanes>
+struct FillCell {
+    static YOLOR_EDGE_INLINE void run(CellPixels pixels, Corners corners, const int32_t* ids, int64_t count,
+                                      Edges edges) {
+        using Floats = typename Lanes::Floats;
+        using Ints = typename Lanes::Ints;
+        constexpr int64_t kWidth = Lanes::kWidth;
+        for (int k = 0; k < 4; ++k) {
+            for (int64_t i = 0; i < count; ++i) edges.at[k][i] = corners.at[k][ids[i]];
+        }
+        for (int64_t y = 0; y < pixels.height; ++y) {
+            const float down = pixels.fraction_y[y];
+            const float up = pixels.rest_y[y];
+            for (int64_t i = 0; i < count; i += kWidth) {
+                Floats a, b, c, d;
+                std::memcpy(&a, edges.at[0] + i, sizeof a);
+                std::memcpy(&b, edges.at[1] + i, sizeof b);
+                std::memcpy(&c, edges.at[2] + i, sizeof c);
+                std::memcpy(&d, edges.at[3] + i, sizeof d);
+                const Floats left = a * up + c * down;
+                const Floats right = b * up + d * down;
+                std::memcpy(edges.left + i, &left, sizeof left);
+                std::memcpy(edges.right + i, &right, sizeof right);
+            }
+            uint8_t* row = pixels.first + y * pixels.row_stride;
+            for (int64_t x = 0; x < pixels.width; x += kWidth) {
+                Floats to_right, to_left;
+                std::memcpy(&to_right, pixels.fraction_x + x, sizeof to_right);
+                std::memcpy(&to_left, pixels.rest_x + x, sizeof to_left);
+                Floats best = edges.left[0] * to_left + edges.right[0] * to_right;
+                Ints winners = Ints{} + ids[0];
+                for (int64_t i = 1; i < count; ++i) {
+                    const Floats value = edges.left[i] * to_left + edges.right[i] * to_right;
+                    const Ints wins = value > best;
+                    best = wins ? value : best;
+                    winners = wins ? Ints{} + ids[i] : winners;
+                }
+                if (x + kWidth <= pixels.width) {
+                    store_low_bytes(winners, row + x);
+                } else {
+                    uint8_t last[kWidth];
+                    store_low_bytes(winners, last);
+                    for (int64_t i = 0; x + i < pixels.width; ++i) row[x + i] = last[i];
+                }
+            }
+        }
+    }
+};
 
 }  // namespace
 
 void semantic_argmax(const float* logits, int64_t classes, const AxisFrame& vertical,
                      const AxisFrame& horizontal, int64_t image_height, int64_t image_width, uint8_t* map) {
-    const std::vector<GridSample> rows = sample_axis(vertical, 0, image_height);
-    const std::vector<GridSample> columns = sample_axis(horizontal, 0, image_width);
-    const std::vector<GridRun> row_runs = runs_of(rows);
-    const std::vector<GridRun> column_runs = runs_of(columns);
+    AxisTable rows, columns;
+    fill_axis_table(vertical, image_height, &rows);
+    fill_axis_table(horizontal, image_width, &columns);
+    const std::vector<GridRun> row_runs = runs_of(rows, image_height);
+    const std::vector<GridRun> column_runs = runs_of(columns, image_width);
     const int64_t grid_width = horizontal.grid_length;
     const int64_t plane_size = vertical.grid_length * grid_width;
-    const auto width = static_cast<size_t>(grid_width);
+    const int64_t padded = (classes + kClassLanes - 1) / kClassLanes * kClassLanes;
 
-    std::vector<float> fractions_x;
-    fractions_x.reserve(columns.size());
-    for (const GridSample& sample : columns) fractions_x.push_back(sample.fraction);
-
-    Cell cell(classes);
-    std::vector<float> best(std::max(width, static_cast<size_t>(longest(column_runs))));
-    std::vector<int32_t> winners(best.size());
-    std::vector<int32_t> upper_leaders(width);
-    std::vector<int32_t> lower_leaders(width);
-    int64_t lower_row = -1;
+    Contenders contenders(padded);
+    std::vector<float> edge_values(6 * static_cast<size_t>(padded));
+    float* edge = edge_values.data();
+    const Edges edges{
+        {edge, edge + padded, edge + 2 * padded, edge + 3 * padded}, edge + 4 * padded, edge + 5 * padded};
+    std::vector<float> best(static_cast<size_t>(grid_width));
+    GridRow upper, lower;
+    for (GridRow* row : {&upper, &lower}) {
+        row->leaders.resize(static_cast<size_t>(grid_width));
+        row->points.resize(static_cast<size_t>(grid_width * padded));
+    }
+    const auto load = [&](int64_t index, GridRow* row) {
+        if (row->index == index) return;
+        const float* source = logits + index * grid_width;
+        dispatch<FindLeaders>(source, classes, plane_size, grid_width, best.data(), row->leaders.data());
+        dispatch<TransposeRow>(source, classes, plane_size, grid_width, padded, row->points.data());
+        row->index = index;
+    };
     for (const GridRun& row_run : row_runs) {
-        if (row_run.low == lower_row) {
-            std::swap(upper_leaders, lower_leaders);
-        } else {
-            find_leaders(logits, classes, plane_size, row_run.low * grid_width, grid_width, best.data(),
-                         upper_leaders.data());
-        }
-        find_leaders(logits, classes, plane_size, row_run.high * grid_width, grid_width, best.data(),
-                     lower_leaders.data());
-        lower_row = row_run.high;
-
+        if (lower.index == row_run.low) std::swap(upper, lower);
+        load(row_run.low, &upper);
+        load(row_run.high, &lower);
+        const int64_t run_height = row_run.end - row_run.begin;
         for (const GridRun& run : column_runs) {
-            const int64_t run_width = run.end - run.begin;
             const auto low = static_cast<size_t>(run.low);
             const auto high = static_cast<size_t>(run.high);
-            const std::array<int32_t, 4> leaders{upper_leaders[low], upper_leaders[high], lower_leaders[low],
-                                                 lower_leaders[high]};
-            uint8_t* corner = map + row_run.begin * image_width + run.begin;
-            const int64_t run_height = row_run.end - row_run.begin;
+            const std::array<int32_t, 4> leaders{upper.leaders[low], upper.leaders[high], lower.leaders[low],
+                                                 lower.leaders[high]};
+            uint8_t* first = map + row_run.begin * image_width + run.begin;
+            const int64_t run_width = run.end - run.begin;
             if (leaders[0] == leaders[1] && leaders[0] == leaders[2] && leaders[0] == leaders[3]) {
                 for (int64_t y = 0; y < run_height; ++y) {
-                    std::memset(corner + y * image_width, leaders[0], static_cast<size_t>(run_width));
+                    std::memset(first + y * image_width, leaders[0], static_cast<size_t>(run_width));
                 }
                 continue;
             }
-            const int64_t upper = row_run.low * grid_width;
-            const int64_t lower = row_run.high * grid_width;
-            cell.load(logits, plane_size,
-                      {upper + run.low, upper + run.high, lower + run.low, lower + run.high});
-            cell.contend(leaders);
-            for (int64_t y = 0; y < run_height; ++y) {
-                cell.fill_row(rows[static_cast<size_t>(row_run.begin + y)].fraction,
-                              fractions_x.data() + run.begin, run_width, best.data(), winners.data(),
-                              corner + y * image_width);
-            }
+            const Corners corners{
+                {upper.points.data() + run.low * padded, upper.points.data() + run.high * padded,
+                 lower.points.data() + run.low * padded, lower.points.data() + run.high * padded}};
+            contenders.find(corners, leaders);
+            const CellPixels pixels{first,
+                                    image_width,
+                                    run_height,
+                                    run_width,
+                                    rows.fraction.data() + row_run.begin,
+                                    rows.rest.data() + row_run.begin,
+                                    columns.fraction.data() + run.begin,
+                                    columns.rest.data() + run.begin};
+            dispatch_lanes<FillCell>(pixels, corners, contenders.ids(), contenders.count(), edges);
         }
     }
 }

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from yolor_edge.runtime import _native
 from yolor_edge.runtime.bundle import Bundle
 
 from .tiny_bundle import write_tiny_bundle
@@ -21,3 +23,12 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def own_bundle(tiny_bundle: Bundle, tmp_path: Path) -> Path:
     """A copy of the tiny bundle that the test may spoil."""
     return Path(shutil.copytree(tiny_bundle.path, tmp_path / "tiny"))
+
+
+@pytest.fixture(params=_native.simd_levels())
+def level(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The test runs once for every instruction set this processor has."""
+    before = _native.simd_level()
+    _native.set_simd_level(request.param)
+    yield request.param
+    _native.set_simd_level(before)

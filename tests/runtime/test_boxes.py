@@ -10,6 +10,8 @@ from yolor_edge.runtime import _native
 from ..reference import boxes as reference
 from .manners import assert_lets_threads_run, strided_copy
 
+pytestmark = pytest.mark.usefixtures("level")
+
 STRIDES = [8, 16, 32]
 
 
@@ -154,6 +156,54 @@ def test_boxes_that_are_not_finite_are_left_out(poison):
     assert cells.tolist() == ([0, 1, 2, 3] if poison == -np.inf else [0, 2, 3])
 
 
+def test_half_precision_heads():
+    class_logits, box_bins = (head.astype(np.float16) for head in random_heads(3, (64, 96)))
+    narrow = _native.decode_boxes(class_logits, box_bins, STRIDES, (64, 96), 0.01)
+    wide = _native.decode_boxes(class_logits.astype(np.float32), box_bins.astype(np.float32), STRIDES, (64, 96), 0.01)
+    strided = _native.decode_boxes(strided_copy(class_logits), strided_copy(box_bins), STRIDES, (64, 96), 0.01)
+    assert len(narrow[1]) > 0
+    for a, b, c in zip(narrow, wide, strided, strict=True):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(a, c)
+
+
+def test_every_cell_a_candidate_and_every_box_the_same():
+    cells = 8400
+    logits = np.full((2, cells), 3.0, np.float32)
+    box_bins = np.zeros((64, cells), np.float32)
+    box_bins[:, :] = -50
+    centres = reference.cell_centres(STRIDES, (640, 640))
+    for side, middle in enumerate([centres[:, 0], centres[:, 1], 640 - centres[:, 0], 640 - centres[:, 1]]):
+        distance = np.clip(np.round(middle / centres[:, 2]), 0, 15).astype(int)
+        box_bins[16 * side + distance, np.arange(cells)] = 50
+    kept = _native.decode_boxes(logits, box_bins, STRIDES, (640, 640), max_detections=10000)
+    expected = reference.nms(
+        reference.all_boxes(box_bins, STRIDES, (640, 640)), logits[0], np.zeros(cells, np.int32), 0.65, 10000
+    )
+    np.testing.assert_array_equal(kept[3][kept[2] == 0], expected)
+    np.testing.assert_array_equal(kept[3][kept[2] == 1], expected)
+    agnostic = _native.decode_boxes(logits, box_bins, STRIDES, (640, 640), max_detections=10000, class_agnostic=True)
+    np.testing.assert_array_equal(agnostic[3], expected)
+
+
+@pytest.mark.parametrize("max_detections", [1, 3, 40, 1000])
+def test_a_search_over_many_portions_is_the_search_over_all(max_detections):
+    """Boxes so alike that few stay: the candidates are gone through portion by portion."""
+    class_logits, box_bins = random_heads(5, (256, 256), classes=2)
+    box_bins[:] = box_bins[:, :1]
+    options: dict[str, Any] = {"score_threshold": 0.01, "iou_threshold": 0.2, "max_detections": max_detections}
+    expected = reference.decode_boxes(class_logits, box_bins, STRIDES, (256, 256), **options)
+    assert_same_detections(_native.decode_boxes(class_logits, box_bins, STRIDES, (256, 256), **options), expected)
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
+def test_heads_that_are_not_finite_anywhere(poison):
+    heads = np.full((3, 21), poison, np.float32), np.full((64, 21), poison, np.float32)
+    for score_threshold in (0.25, 0.0):
+        found = _native.decode_boxes(heads[0], heads[1], STRIDES, (32, 32), score_threshold)
+        assert [len(a) for a in found] == [0, 0, 0, 0]
+
+
 def test_many_candidates():
     class_logits, box_bins = random_heads(0, (256, 256), classes=24)
     class_logits += 4
@@ -177,8 +227,8 @@ def test_many_candidates():
             "class_logits must have shape (C, 21), got (1, 3, 21)",
         ),
         (
-            {"class_logits": np.zeros((3, 21), np.float16)},
-            "class_logits must have dtype float32, got float16",
+            {"class_logits": np.zeros((3, 21))},
+            "class_logits must have dtype float32, got float64",
         ),
         (
             {"box_bins": np.zeros((64, 20), np.float32)},

@@ -4,6 +4,7 @@ import dataclasses
 import re
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from yolor_edge.runtime import _native
@@ -12,6 +13,8 @@ from yolor_edge.runtime.preprocess import Letterbox, PreprocessRule, preprocess
 
 from ..reference import letterbox as reference
 from .manners import assert_lets_threads_run
+
+pytestmark = pytest.mark.usefixtures("level")
 
 
 def random_image(seed: int, *shape: int) -> np.ndarray:
@@ -30,6 +33,11 @@ SIZES = [
     ((300, 1), (32, 32)),  # so thin that its width rounds to nothing and stays one pixel
     ((31, 31), (64, 96)),
     ((90, 160), (64, 96)),
+    ((33, 130), (96, 96)),
+    ((128, 96), (64, 64)),  # halved
+    ((2, 2), (1, 1)),
+    ((60, 128), (64, 64)),
+    ((34, 34), (17, 17)),
 ]
 
 
@@ -92,6 +100,44 @@ def test_takes_strided_and_read_only_images(view):
     np.testing.assert_array_equal(_native.letterbox(image, 32, 20), _native.letterbox(packed, 32, 20))
     same_size = image.shape[:2]
     np.testing.assert_array_equal(_native.letterbox_u8(image, *same_size), _native.letterbox_u8(packed, *same_size))
+
+
+@pytest.mark.parametrize("input_size", [(24, 36), (32, 64), (64, 32), (9, 17), (48, 64)])
+@pytest.mark.parametrize("seed", range(2))
+def test_camera_layouts_are_converted_as_opencv_does(input_size, seed):
+    height, width = 24, 36
+    nv12 = random_image(seed, height * 3 // 2, width)
+    yuyv = random_image(seed, height, width, 2)
+    for image, layout, code in [(nv12, "nv12", cv2.COLOR_YUV2BGR_NV12), (yuyv, "yuyv", cv2.COLOR_YUV2BGR_YUYV)]:
+        expected = _native.letterbox(cv2.cvtColor(image, code), *input_size)
+        np.testing.assert_array_equal(_native.letterbox(image, *input_size, layout=layout), expected)
+        wide = np.zeros((len(image), image[0].size + 12), np.uint8)
+        wide[:, : image[0].size] = image.reshape(len(image), -1)
+        padded = wide[:, : image[0].size]  # rows with a stride, as cameras give them
+        if layout == "nv12":
+            np.testing.assert_array_equal(_native.letterbox(padded, *input_size, layout=layout), expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "layout", "message"),
+    [
+        ((16, 8), "nv12", "image must have shape (height * 3 / 2, width), height and width even, got (16, 8)"),
+        ((12, 7), "nv12", "height and width even, got (12, 7)"),
+        ((12, 8, 3), "nv12", "height and width even, got (12, 8, 3)"),
+        ((12, 8), "yuyv", "image must have shape (height, width, 2), width even, got (12, 8)"),
+        ((12, 7, 2), "yuyv", "width even, got (12, 7, 2)"),
+        ((0, 8), "nv12", "image must have at least one pixel, got shape (0, 8)"),
+        ((12, 8), "i420", "layout must be interleaved, nv12 or yuyv, got i420"),
+    ],
+)
+def test_refuses_other_camera_images(shape, layout, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        _native.letterbox(np.zeros(shape, np.uint8), 8, 8, layout=layout)
+
+
+def test_refuses_camera_rows_that_are_not_packed():
+    with pytest.raises(ValueError, match="rows of a nv12 image must be packed"):
+        _native.letterbox(np.zeros((12, 16), np.uint8)[:, ::2], 8, 8, layout="nv12")
 
 
 def test_same_size_is_a_copy():

@@ -9,6 +9,8 @@ from yolor_edge.runtime import _native
 from ..reference import boxes as reference
 from .manners import assert_lets_threads_run, strided_copy
 
+pytestmark = pytest.mark.usefixtures("level")
+
 
 def random_boxes(seed: int, n: int, classes: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     generator = np.random.default_rng(seed)
@@ -76,6 +78,18 @@ def test_rows_that_cannot_be_ranked_or_compared_are_left_out():
     np.testing.assert_array_equal(_native.nms(boxes, scores, np.zeros(5, np.int32)), [2, 0, 3])
     boxes[0, 0] = np.nan
     np.testing.assert_array_equal(_native.nms(boxes, scores, np.zeros(5, np.int32)), [2, 3])
+
+
+@pytest.mark.parametrize("classes", [1, 5])
+def test_more_kept_boxes_of_a_class_than_a_vector_holds(classes):
+    generator = np.random.default_rng(classes)
+    corners = generator.uniform(0, 400, (600, 2))
+    boxes = np.concatenate([corners, corners + generator.uniform(5, 60, (600, 2))], axis=1).astype(np.float32)
+    scores = generator.random(600).astype(np.float32)
+    class_ids = (generator.integers(0, classes, 600) * 1024).astype(np.int32)  # all in one bucket
+    kept = _native.nms(boxes, scores, class_ids, 0.3, 600)
+    assert len(kept) > 100
+    np.testing.assert_array_equal(kept, reference.nms(boxes, scores, class_ids, 0.3, 600))
 
 
 def test_enormous_boxes_are_compared_without_overflowing():

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from yolor_edge.runtime.results import Caption, InstanceMasks, Result, rle_from_crop
+from yolor_edge.runtime import _native
+from yolor_edge.runtime.results import Caption, InstanceMasks, MaskCanvas, Result, rle_from_crop
 
 coco_masks = pytest.importorskip("pycocotools.mask")
 # pycocotools hands numpy 2 an array without the copy keyword.
@@ -65,6 +68,52 @@ def test_masks_in_every_form() -> None:
     for code, mask in zip(masks.rle(), full, strict=True):
         assert np.array_equal(coco_masks.decode(code), mask)
     assert len(masks) == 3
+
+
+def test_a_canvas_holds_the_last_masks_alone() -> None:
+    rng = np.random.default_rng(0)
+    canvas = MaskCanvas()
+    for n, size in [(2, (9, 7)), (3, (9, 7)), (1, (9, 7)), (0, (9, 7)), (3, (9, 7)), (2, (7, 9)), (2, (9, 7))]:
+        crops = [
+            (int(rng.integers(0, 5)), int(rng.integers(0, 4)), rng.integers(0, 2, (3, 3), dtype=np.uint8))
+            for _ in range(n)
+        ]
+        masks = InstanceMasks(crops, size)
+        np.testing.assert_array_equal(masks.full(canvas), masks.full())
+
+
+def test_bits_and_polygons() -> None:
+    crop = np.zeros((4, 10), np.uint8)
+    crop[1:3, 2:9] = 1
+    masks = InstanceMasks(
+        [(5, 6, crop), (0, 0, np.zeros((0, 0), np.uint8)), (0, 0, np.zeros((2, 2), np.uint8))], (20, 20)
+    )
+    ((y0, x0, bits), empty, _) = masks.bits()
+    assert (y0, x0, bits.tolist()) == (5, 6, [[0, 0], [0x3F, 0x80], [0x3F, 0x80], [0, 0]])
+    assert empty[2].size == 0
+    outlines, no_outlines, none_either = masks.polygons()
+    (outline,) = outlines
+    assert sorted(map(tuple, outline.tolist())) == [(8.5, 6.5), (8.5, 7.5), (14.5, 6.5), (14.5, 7.5)]
+    assert no_outlines == none_either == []
+
+
+@pytest.mark.parametrize(("y0", "x0"), [(-1, 0), (0, -1), (3, 0), (0, 4)])
+def test_crops_outside_the_image_are_refused(y0: int, x0: int) -> None:
+    masks = InstanceMasks([(y0, x0, np.ones((2, 2), np.uint8))], (4, 5))
+    for form in (masks.full, masks.rle):
+        with pytest.raises(ValueError, match="every crop must lie inside the image, got one of shape"):
+            form()
+
+
+def test_frames_of_another_kind_are_refused() -> None:
+    crops = [(0, 0, np.ones((2, 2), np.uint8))]
+    frames: Any = np.zeros((1, 4, 5), np.uint8)
+    with pytest.raises(ValueError, match="frames must have dtype bool, got uint8"):
+        _native.paste_crops(frames, crops)
+    with pytest.raises(ValueError, match=re.escape("frames must have shape (1, height, width), got (2, 4, 5)")):
+        _native.paste_crops(np.zeros((2, 4, 5), bool), crops)
+    with pytest.raises(ValueError, match="frames must be C-contiguous and writable"):
+        _native.paste_crops(np.zeros((1, 4, 10), bool)[..., ::2], crops)
 
 
 def test_no_masks() -> None:

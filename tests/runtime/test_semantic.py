@@ -10,6 +10,8 @@ from yolor_edge.runtime.preprocess import Letterbox
 from ..reference import semantic as reference
 from .manners import assert_lets_threads_run, strided_copy
 
+pytestmark = pytest.mark.usefixtures("level")
+
 IDENTITY = (1.0, 1.0, 0, 0)
 
 
@@ -62,6 +64,25 @@ def test_equals_the_reference_on_regions(seed):
     areas = np.kron(generator.integers(0, 30, (3, 4)), np.ones((4, 4), int))
     np.put_along_axis(logits, areas[None], 8.0, axis=0)
     assert_equals_the_reference(logits, (96, 128), IDENTITY)
+
+
+@pytest.mark.parametrize(
+    ("image_size", "input_size"), [((96, 128), (96, 128)), ((150, 91), (64, 96)), ((90, 160), (96, 96))]
+)
+@pytest.mark.parametrize("smooth", [True, False])
+def test_every_pixel_equals_the_float32_twin(image_size, input_size, smooth):
+    generator = np.random.default_rng(7)
+    logits = generator.normal(0, 1, (173, input_size[0] // 8, input_size[1] // 8)).astype(np.float32)
+    if smooth:
+        logits = np.cumsum(np.cumsum(logits, axis=1), axis=2)
+    geometry = Letterbox.of(image_size, input_size).geometry
+    found = _native.semantic_argmax(logits, image_size, geometry)
+    np.testing.assert_array_equal(found, reference.semantic_argmax_single(logits, image_size, geometry))
+    half = logits.astype(np.float16)
+    np.testing.assert_array_equal(
+        _native.semantic_argmax(half, image_size, geometry),
+        _native.semantic_argmax(half.astype(np.float32), image_size, geometry),
+    )
 
 
 def test_a_class_second_at_every_corner_wins_in_the_middle():
