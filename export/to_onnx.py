@@ -22,17 +22,28 @@ import torch
 from numpy.typing import NDArray
 
 from ..runtime.backends.onnxruntime_backend import open_graph
-from ..runtime.bundle import Bundle, write_bundle
+from ..runtime.bundle import CAPTION_WEIGHTS, Bundle, write_bundle
 from ..runtime.errors import ParityError, UsageError
 from ..runtime.files import replacing_folder
 from ..runtime.images import read_image
 from ..runtime.model import Model
-from ..runtime.verify import GOLDEN_FOLDER, Answers, Check, Tolerances, answers_of, compare, write_golden
+from ..runtime.native_captioning import NativeCaptionDecoder
+from ..runtime.verify import (
+    GOLDEN_FOLDER,
+    Answers,
+    Check,
+    Tolerances,
+    answers_of,
+    compare,
+    compare_captions,
+    write_golden,
+)
 from ..train.checkpoint import Checkpoint
 from ..train.config import NetworkConfig, Task, check_input_size
 from ..train.network import Network
 from ..train.scene_drawing import draw_scene
 from ..train.torch_backend import TorchGraph, parts_of, spec_of
+from .caption_weights import write_caption_weights
 from .fold import fold
 from .graph_cleanup import drop_metadata, fold_constants, name_by_module
 
@@ -105,7 +116,9 @@ def export_bundle(
                 f"{file}: {len(model.graph.node)} nodes, {(folder / file).stat().st_size / 1e6:.1f} MB, "
                 f"{time.perf_counter() - started:.1f} s"
             )
+        weights = _write_caption_weights(folder, network)
         checks = _prove_graphs(network, folder, graphs, images)
+        checks += _prove_caption_weights(network, folder, weights, images)
         failures = [check for check in checks if not check.passed]
         if failures:
             first = failures[0]
@@ -130,8 +143,39 @@ def export_bundle(
                 },
             },
             parity=parity,
+            caption_weights=weights,
         )
     return Bundle.open(out)
+
+
+def _write_caption_weights(folder: Path, network: Network) -> dict[str, str]:
+    """The native caption decoder's weight files by precision; none for a network without captions."""
+    if "caption" not in network.config.tasks:
+        return {}
+    parameters = {name: value.numpy() for name, value in network.caption_decoder.state_dict().items()}
+    where = network.memory_positions(network.config.input_size).numpy()
+    files = {}
+    for precision in CAPTION_WEIGHTS:
+        files[precision] = f"caption.{precision}.bin"
+        heads = network.config.plan.caption_heads
+        write_caption_weights(folder / files[precision], parameters, where, heads, precision)
+    return files
+
+
+def _prove_caption_weights(
+    network: Network, folder: Path, weights: dict[str, str], images: dict[str, NDArray[np.uint8]]
+) -> list[Check]:
+    """The native decoder writes the network's captions from the float32 file."""
+    spec = spec_of(network.config)
+    if spec.caption is None:
+        return []
+    own = parts_of(network)
+    native = NativeCaptionDecoder(spec.caption, folder / weights["fp32"])
+    checks = []
+    with Model(spec, own) as reference, Model(spec, {"vision": own["vision"]}, native) as model:
+        for name, image in images.items():
+            checks += compare_captions(name, reference, model, image)
+    return checks
 
 
 def prove_fold(network: Network, folded: Network) -> dict[str, float]:

@@ -23,6 +23,7 @@ from .bundle import BUNDLE_FILE, Bundle
 from .captioning import CaptionOptions
 from .errors import BundleError
 from .model import Model
+from .native_captioning import NativeCaptionDecoder
 from .preprocess import preprocess
 from .results import InstanceMasks, Result
 
@@ -117,12 +118,26 @@ def answers_of(model: Model, vision: Graph, image: NDArray[np.uint8]) -> Answers
     pixels = np.rint(tensor / model.spec.preprocess.scale).astype(np.uint8).transpose(1, 2, 0)
     heads = vision.run({"images": tensor[np.newaxis]})
     result = model.predict(image)
+    return Answers(pixels, heads, result, captions_of(model, image))
+
+
+def captions_of(model: Model, image: NDArray[np.uint8]) -> dict[str, tuple[int, ...]]:
+    """Token ids of the caption by name of the search; empty for a model that writes none."""
     captions = {}
     if "caption" in model.spec.tasks:
         for name, options in SEARCHES.items():
             caption = model.predict(image, ["caption"], caption=options).caption
             captions[name] = caption.token_ids if caption is not None else ()
-    return Answers(pixels, heads, result, captions)
+    return captions
+
+
+def compare_captions(
+    golden: str, reference: Model | Mapping[str, tuple[int, ...]], model: Model, image: NDArray[np.uint8]
+) -> list[Check]:
+    """Hold the captions of `model`, whose decoder is the native one, against those of `reference` or given ones."""
+    expected = captions_of(reference, image) if isinstance(reference, Model) else reference
+    found = captions_of(model, image)
+    return [_same_caption(golden, f"{name}, native", ids, found.get(name)) for name, ids in expected.items()]
 
 
 def compare(golden: str, expected: Answers, found: Answers, tolerances: Tolerances) -> list[Check]:
@@ -368,6 +383,12 @@ def verify(
     graphs = open_graphs(opened, backend, precision, threads)
     with Model(opened.spec, graphs) as model:
         checks = _replay(model, graphs["vision"], (opened.path / name for name in names), tolerances)
+        if opened.spec.caption is not None and "fp32" in opened.caption_weights:
+            weights = NativeCaptionDecoder(opened.spec.caption, opened.path / opened.caption_weights["fp32"])
+            native = Model(opened.spec, graphs, weights)
+            for name in names:
+                image, expected = read_golden(opened.path / name)
+                checks += compare_captions(Path(name).stem, expected.captions, native, image)
     return Verification(backend, precision, tuple(checks))
 
 
