@@ -11,7 +11,9 @@ Layout, all numbers little-endian:
 
 A linear layer is stored packed, 16 outputs together (`runtime/csrc/decoder_kernels.hpp` says why), outputs filled up
 with zeros to whole blocks: in fp32 as `weight` (out / 16, in, 16); in int8 as `weight` (out / 16, in / 4, 16, 4) with
-`scales` and `sums` of each output. `bias` is float32 in both, as is everything that is no linear layer.
+`scales` and `sums` of each output. `bias` is float32 in both, as is everything that is no linear layer. An int8 file
+keeps the first two output layers in fp32, since their errors go straight into the choice of words, and has the last
+one twice: packed in int8, to find the likeliest words, and as plain rows `output.2.exact`, to compute those few from.
 """
 
 from __future__ import annotations
@@ -89,9 +91,9 @@ def tensor_shapes(dims: CaptionDims, precision: str) -> dict[str, TensorShape]:
     def norm(name: str) -> None:
         shapes[f"{name}.weight"] = shapes[f"{name}.bias"] = ("float32", (width,))
 
-    def linear(name: str, inputs: int, outputs: int) -> None:
+    def linear(name: str, inputs: int, outputs: int, kind: str = precision) -> None:
         blocks = math.ceil(outputs / BLOCK)
-        if precision == "int8":
+        if kind == "int8":
             shapes[f"{name}.weight"] = ("int8", (blocks, math.ceil(inputs / 4), BLOCK, 4))
             shapes[f"{name}.scales"] = ("float32", (blocks * BLOCK,))
             shapes[f"{name}.sums"] = ("int32", (blocks * BLOCK,))
@@ -111,9 +113,11 @@ def tensor_shapes(dims: CaptionDims, precision: str) -> dict[str, TensorShape]:
         linear(f"{layer}.feed_forward.out", dims.feed_forward, width)
         for n in range(3):
             norm(f"{layer}.norms.{n}")
-    linear("output.0", width, dims.hidden)
-    linear("output.1", dims.hidden, dims.hidden)
+    linear("output.0", width, dims.hidden, "fp32")
+    linear("output.1", dims.hidden, dims.hidden, "fp32")
     linear("output.2", dims.hidden, dims.vocabulary)
+    if precision == "int8":
+        shapes["output.2.exact"] = ("float32", (dims.vocabulary, dims.hidden))
     return shapes
 
 

@@ -29,7 +29,8 @@ std::string text_of(const py::handle& value) {
     return py::str(value).cast<std::string>();
 }
 
-/// Any array of exactly this dtype and shape as a contiguous, aligned one: itself, or a copy where it is neither.
+/// Any array of exactly this dtype and shape as a contiguous, aligned one: itself, or a copy where it is
+/// neither.
 template <class Value>
 py::array_t<Value, py::array::c_style> values_of(const char* name, const py::array& array,
                                                  const std::vector<py::ssize_t>& shape,

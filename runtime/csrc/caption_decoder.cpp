@@ -4,15 +4,20 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <new>
 #include <stdexcept>
 #include <utility>
+
+#include "scan.hpp"
 
 namespace yolor_edge {
 namespace {
 
 constexpr int64_t kLargestDim = 1 << 24;
 constexpr size_t kAlignment = 64;
+// Words beyond the 2 * beam_size that a search looks at whose logits are made exact as well.
+constexpr int64_t kSpareWords = 16;
 
 int64_t now_ns() {
     return std::chrono::duration_cast<std::chrono::nanoseconds>(
@@ -86,10 +91,13 @@ DecoderWeights collect_weights(const DecoderDims& dims, bool is_int8, const Tens
     const auto norm = [&](const std::string& name) {
         return NormWeights{floats(name + ".weight", dims.width), floats(name + ".bias", dims.width)};
     };
-    const auto linear = [&](const std::string& name, int64_t in, int64_t out) {
+    const auto linear = [&](const std::string& name, int64_t in, int64_t out, bool is_small) {
         const int64_t outputs = whole_blocks(out);
-        PackedLinear layer{nullptr, floats(name + ".bias", outputs), nullptr, nullptr, in, out};
-        if (is_int8) {
+        PackedLinear layer{};
+        layer.bias = floats(name + ".bias", outputs);
+        layer.in = in;
+        layer.out = out;
+        if (is_small) {
             layer.weights = source(name + ".weight", "int8", outputs * ((in + 3) / 4 * 4));
             layer.scales = floats(name + ".scales", outputs);
             layer.sums = static_cast<const int32_t*>(source(name + ".sums", "int32", outputs * 4));
@@ -107,20 +115,24 @@ DecoderWeights collect_weights(const DecoderDims& dims, bool is_int8, const Tens
     for (int64_t i = 0; i < dims.layers; ++i) {
         const std::string at = "layers." + std::to_string(i) + ".";
         DecoderLayerWeights layer{};
-        layer.self_in = linear(at + "self_attention.in", dims.width, 3 * dims.width);
-        layer.self_out = linear(at + "self_attention.output", dims.width, dims.width);
-        layer.cross_query = linear(at + "cross_attention.query", dims.width, dims.width);
-        layer.cross_key = linear(at + "cross_attention.key", dims.width, dims.width);
-        layer.cross_value = linear(at + "cross_attention.value", dims.width, dims.width);
-        layer.cross_out = linear(at + "cross_attention.output", dims.width, dims.width);
-        layer.feed_in = linear(at + "feed_forward.in", dims.width, dims.feed_forward);
-        layer.feed_out = linear(at + "feed_forward.out", dims.feed_forward, dims.width);
+        layer.self_in = linear(at + "self_attention.in", dims.width, 3 * dims.width, is_int8);
+        layer.self_out = linear(at + "self_attention.output", dims.width, dims.width, is_int8);
+        layer.cross_query = linear(at + "cross_attention.query", dims.width, dims.width, is_int8);
+        layer.cross_key = linear(at + "cross_attention.key", dims.width, dims.width, is_int8);
+        layer.cross_value = linear(at + "cross_attention.value", dims.width, dims.width, is_int8);
+        layer.cross_out = linear(at + "cross_attention.output", dims.width, dims.width, is_int8);
+        layer.feed_in = linear(at + "feed_forward.in", dims.width, dims.feed_forward, is_int8);
+        layer.feed_out = linear(at + "feed_forward.out", dims.feed_forward, dims.width, is_int8);
         for (int64_t n = 0; n < 3; ++n) layer.norms[n] = norm(at + "norms." + std::to_string(n));
         weights.layers.push_back(layer);
     }
-    weights.output[0] = linear("output.0", dims.width, dims.hidden);
-    weights.output[1] = linear("output.1", dims.hidden, dims.hidden);
-    weights.output[2] = linear("output.2", dims.hidden, dims.vocabulary);
+    weights.output[0] = linear("output.0", dims.width, dims.hidden, false);
+    weights.output[1] = linear("output.1", dims.hidden, dims.hidden, false);
+    weights.output[2] = linear("output.2", dims.hidden, dims.vocabulary, is_int8);
+    if (is_int8) {
+        weights.output[2].is_coarse = true;
+        weights.exact_output = floats("output.2.exact", dims.vocabulary * dims.hidden);
+    }
     return weights;
 }
 
@@ -138,8 +150,9 @@ struct CaptionDecoder::State {
     std::vector<int32_t> slots, moved;
 
     Buffer<float> x, y, mixed, wide, scores, logits;  // rows of the strides below
-    Buffer<uint8_t> quantised;
-    Buffer<float> quantised_scales, normalisers;
+    Buffer<uint8_t> high, low;                        // digits of quantised rows
+    Buffer<float> row_scales, normalisers;
+    std::vector<std::pair<float, int64_t>> shortlist;  // (logit, word)
     Buffer<float> memory, key_input, projected;
 };
 
@@ -192,9 +205,11 @@ std::unique_ptr<CaptionDecoder::State> CaptionDecoder::borrow(int64_t rows, int6
     state->scores.take(rows * row_stride(std::max(dims_.memory, length)));
     state->logits.take(rows * whole_blocks(dims_.vocabulary));
     state->normalisers.take(rows);
+    state->shortlist.reserve(static_cast<size_t>(2 * rows + kSpareWords));
     const int64_t most_rows = std::max(rows, dims_.memory);
-    state->quantised.take(most_rows * row_stride(std::max(widest, dims_.width)));
-    state->quantised_scales.take(most_rows);
+    state->high.take(most_rows * row_stride(widest));
+    state->low.take(most_rows * row_stride(widest));
+    state->row_scales.take(most_rows);
     state->memory.take(dims_.memory * width);
     state->key_input.take(dims_.memory * width);
     state->projected.take(dims_.memory * width);
@@ -213,13 +228,18 @@ void CaptionDecoder::linear(State& state, const PackedLinear& layer, const float
                             layer.out, y, y_stride);
         return;
     }
-    uint8_t* quantised = state.quantised.get();
-    float* scales = state.quantised_scales.get();
     const int64_t stride = row_stride(layer.in);
-    for (int64_t row = 0; row < rows; ++row)
-        scales[row] = kernels_.quantise(x + row * x_stride, layer.in, quantised + row * stride);
-    kernels_.matmul_i8(quantised, scales, rows, stride, static_cast<const int8_t*>(layer.weights), layer.sums,
-                       layer.scales, layer.bias, layer.in, layer.out, y, y_stride);
+    uint8_t* high = state.high.get();
+    uint8_t* low = layer.is_coarse ? nullptr : state.low.get();
+    float* scales = state.row_scales.get();
+    for (int64_t row = 0; row < rows; ++row) {
+        const float* from = x + row * x_stride;
+        scales[row] = low == nullptr
+                          ? kernels_.quantise(from, layer.in, high + row * stride)
+                          : kernels_.quantise_fine(from, layer.in, high + row * stride, low + row * stride);
+    }
+    kernels_.matmul_i8({high, low, scales, rows, stride}, static_cast<const int8_t*>(layer.weights),
+                       layer.sums, layer.scales, layer.bias, layer.in, layer.out, y, y_stride);
 }
 
 /// Keys and values of the cross-attention of every layer, packed by head.
@@ -334,6 +354,33 @@ void CaptionDecoder::add_and_norm(State& state, const NormWeights& norm, int64_t
     }
 }
 
+/// Compute the logits of one row that can decide anything, those of its best words, from float32 weights:
+/// reading a few rows of them costs little, and most of what int8 changes in a sentence it changes in this
+/// last layer.
+void CaptionDecoder::make_best_exact(State& state, const float* hidden, float* logits) const {
+    const int64_t wanted = std::min(2 * state.rows + kSpareWords, dims_.vocabulary);
+    auto& best = state.shortlist;
+    best.clear();
+    const auto is_better = [](const auto& a, const auto& b) { return a.first > b.first; };
+    const auto lowest = [&] {
+        return static_cast<int64_t>(best.size()) < wanted ? std::numeric_limits<float>::lowest()
+                                                          : best.front().first;
+    };
+    for_each_at_least(logits, dims_.vocabulary, lowest, [&](int64_t word, float logit) {
+        if (static_cast<int64_t>(best.size()) == wanted) {
+            if (logit <= best.front().first) return;
+            std::pop_heap(best.begin(), best.end(), is_better);
+            best.pop_back();
+        }
+        best.emplace_back(logit, word);
+        std::push_heap(best.begin(), best.end(), is_better);
+    });
+    for (const auto& [logit, word] : best) {
+        const float product = kernels_.dot(hidden, weights_.exact_output + word * dims_.hidden, dims_.hidden);
+        logits[word] = product + weights_.output[2].bias[word];
+    }
+}
+
 /// Logits of the word after `tokens` (rows,), and the logarithm of each row's normaliser.
 void CaptionDecoder::step(State& state, const int64_t* tokens, int64_t rows) const {
     const int64_t width = dims_.width, stride = row_stride(width);
@@ -374,9 +421,11 @@ void CaptionDecoder::step(State& state, const int64_t* tokens, int64_t rows) con
     for (int64_t row = 0; row < rows; ++row) kernels_.relu(hidden[1] + row * inner, dims_.hidden);
     const int64_t words = whole_blocks(dims_.vocabulary);
     linear(state, weights_.output[2], hidden[1], rows, inner, state.logits.get(), words);
-    for (int64_t row = 0; row < rows; ++row)
-        state.normalisers.get()[row] =
-            kernels_.log_sum_exp(state.logits.get() + row * words, dims_.vocabulary);
+    for (int64_t row = 0; row < rows; ++row) {
+        float* logits = state.logits.get() + row * words;
+        if (weights_.exact_output != nullptr) make_best_exact(state, hidden[1] + row * inner, logits);
+        state.normalisers.get()[row] = kernels_.log_sum_exp(logits, dims_.vocabulary);
+    }
     ++state.position;
 }
 

@@ -39,6 +39,7 @@ struct PackedLinear {
     const int32_t* sums;  // (whole_blocks(out),)
     int64_t in;
     int64_t out;
+    bool is_coarse;  // int8 inputs of one digit rather than two
 };
 
 struct NormWeights {
@@ -62,6 +63,8 @@ struct DecoderWeights {
     NormWeights norm, memory_norm;
     std::vector<DecoderLayerWeights> layers;
     PackedLinear output[3];
+    const float*
+        exact_output;  // (vocabulary, hidden), the last layer once more in float32; null for float32 weights
 };
 
 /// Hands out the tensor `name` of `bytes` bytes, or throws std::invalid_argument.
@@ -114,6 +117,7 @@ class CaptionDecoder {
     void cross_attention(State& state, int64_t layer, int64_t rows) const;
     void linear(State& state, const PackedLinear& layer, const float* x, int64_t rows, int64_t x_stride,
                 float* y, int64_t y_stride) const;
+    void make_best_exact(State& state, const float* hidden, float* logits) const;
     void add_and_norm(State& state, const NormWeights& norm, int64_t rows) const;
 
     DecoderDims dims_;

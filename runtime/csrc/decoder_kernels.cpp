@@ -25,33 +25,41 @@ void matmul_f32(const float* x, int64_t rows, int64_t x_stride, const float* wei
     }
 }
 
-void matmul_i8(const uint8_t* q, const float* q_scales, int64_t rows, int64_t q_stride, const int8_t* weights,
-               const int32_t* /*sums*/, const float* weight_scales, const float* bias, int64_t in,
-               int64_t out, float* y, int64_t y_stride) {
+int32_t product_of(const int8_t* four, const uint8_t* values) {
+    int32_t sum = 0;
+    for (int64_t i = 0; i < 4; ++i) sum += four[i] * static_cast<int8_t>(values[i]);
+    return sum;
+}
+
+void matmul_i8(const QuantisedRows& x, const int8_t* weights, const int32_t* /*sums*/,
+               const float* weight_scales, const float* bias, int64_t in, int64_t out, float* y,
+               int64_t y_stride) {
     const int64_t groups = (in + 3) / 4;
     for (int64_t block = 0; block < whole_blocks(out); block += kBlock) {
         const int8_t* matrix = weights + block * groups * 4;
-        for (int64_t row = 0; row < rows; ++row) {
-            const auto* values = reinterpret_cast<const int8_t*>(q + row * q_stride);
-            int32_t sums[kBlock] = {};
+        for (int64_t row = 0; row < x.rows; ++row) {
+            int32_t high[kBlock] = {}, low[kBlock] = {};
             for (int64_t group = 0; group < groups; ++group) {
+                const int64_t at = row * x.stride + group * 4;
                 for (int64_t j = 0; j < kBlock; ++j) {
                     const int8_t* four = matrix + (group * kBlock + j) * 4;
-                    for (int64_t i = 0; i < 4; ++i) sums[j] += four[i] * values[group * 4 + i];
+                    high[j] += product_of(four, x.high + at);
+                    if (x.low != nullptr) low[j] += product_of(four, x.low + at);
                 }
             }
             for (int64_t j = 0; j < kBlock; ++j) {
-                const float product =
-                    static_cast<float>(sums[j]) * (q_scales[row] * weight_scales[block + j]);
+                auto whole = static_cast<float>(high[j]);
+                if (x.low != nullptr) whole = whole * 255.0f + static_cast<float>(low[j]);
+                const float product = whole * (x.scales[row] * weight_scales[block + j]);
                 y[row * y_stride + block + j] = product + (bias != nullptr ? bias[block + j] : 0.0f);
             }
         }
     }
 }
 
-constexpr DecoderKernels kPortable{"portable",     matmul_f32,     matmul_i8,      quantise_row,
-                                   dot_row,        add_scaled_row, scale_row,      relu_row,
-                                   layer_norm_row, softmax_row,    log_sum_exp_row};
+constexpr DecoderKernels kPortable{"portable",        matmul_f32,     matmul_i8,      quantise_row,
+                                   quantise_fine_row, dot_row,        add_scaled_row, scale_row,
+                                   relu_row,          layer_norm_row, softmax_row,    log_sum_exp_row};
 
 }  // namespace
 

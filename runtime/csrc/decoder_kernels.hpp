@@ -19,6 +19,16 @@ constexpr int64_t whole_blocks(int64_t n) {
     return (n + kBlock - 1) / kBlock * kBlock;
 }
 
+/// Rows of int8, or of two int8 digits each: a weight is read once for both, so that where memory is the
+/// limit, the precision of 16 bits costs little.
+struct QuantisedRows {
+    const uint8_t* high;  // (rows, in)
+    const uint8_t* low;   // (rows, in), or null for rows of one digit
+    const float* scales;  // (rows,)
+    int64_t rows;
+    int64_t stride;  // bytes from row to row, of both
+};
+
 struct DecoderKernels {
     const char* name;
 
@@ -32,16 +42,18 @@ struct DecoderKernels {
     void (*matmul_f32)(const float* x, int64_t rows, int64_t x_stride, const float* weights,
                        const float* bias, int64_t in, int64_t out, float* y, int64_t y_stride);
 
-    /// The same from rows quantised by `quantise` of the same table, exact in int32 up to 130,000 inputs.
-    ///   q, q_scales      (rows, in) bytes, `q_stride` bytes from row to row, and the factor of each row
+    /// The same from rows quantised by this table, with sums exact in int32 up to 65,000 inputs.
     ///   sums             (whole_blocks(out),) sum of each output's weights
     ///   weight_scales    (whole_blocks(out),) factor of each output
-    void (*matmul_i8)(const uint8_t* q, const float* q_scales, int64_t rows, int64_t q_stride,
-                      const int8_t* weights, const int32_t* sums, const float* weight_scales,
-                      const float* bias, int64_t in, int64_t out, float* y, int64_t y_stride);
+    void (*matmul_i8)(const QuantisedRows& x, const int8_t* weights, const int32_t* sums,
+                      const float* weight_scales, const float* bias, int64_t in, int64_t out, float* y,
+                      int64_t y_stride);
 
     /// One row to int8, in the form that `matmul_i8` takes; returns the row's factor.
     float (*quantise)(const float* x, int64_t n, uint8_t* q);
+
+    /// One row to two digits of base 255, nearly 16 bits.
+    float (*quantise_fine)(const float* x, int64_t n, uint8_t* high, uint8_t* low);
 
     /// See row_math.hpp.
     float (*dot)(const float* a, const float* b, int64_t n);
@@ -77,6 +89,9 @@ const DecoderKernels* neon_decoder_kernels() noexcept;
 #define YE_ROW_KERNELS(lanes, target, offset)                                                    \
     target float quantise_row(const float* x, int64_t n, uint8_t* q) {                           \
         return row_math::quantise<lanes>(x, n, offset, q);                                       \
+    }                                                                                            \
+    target float quantise_fine_row(const float* x, int64_t n, uint8_t* high, uint8_t* low) {     \
+        return row_math::quantise_fine<lanes>(x, n, offset, high, low);                          \
     }                                                                                            \
     target float dot_row(const float* a, const float* b, int64_t n) {                            \
         return row_math::dot<lanes>(a, b, n);                                                    \

@@ -95,10 +95,8 @@ YE_AVX512 void matmul_f32(const float* x, int64_t rows, int64_t x_stride, const 
     }
 }
 
-struct Quantised {
-    const uint8_t* q;
-    const float* q_scales;
-    int64_t q_stride;
+struct Product {
+    QuantisedRows x;
     const int8_t* weights;
     const int32_t* sums;
     const float* weight_scales;
@@ -107,16 +105,17 @@ struct Quantised {
     float* y;
     int64_t y_stride;
 
-    Quantised from_row(int64_t row) const {
-        Quantised rest = *this;
-        rest.q += row * q_stride;
-        rest.q_scales += row;
+    Product from_row(int64_t row) const {
+        Product rest = *this;
+        rest.x.high += row * x.stride;
+        if (x.low != nullptr) rest.x.low += row * x.stride;
+        rest.x.scales += row;
         rest.y += row * y_stride;
         return rest;
     }
 
-    Quantised from_block(int64_t block) const {
-        Quantised rest = *this;
+    Product from_block(int64_t block) const {
+        Product rest = *this;
         rest.weights += block * groups * 4 * kBlock;
         rest.sums += block * kBlock;
         rest.weight_scales += block * kBlock;
@@ -126,21 +125,31 @@ struct Quantised {
     }
 };
 
-template <int kRows, int kBlocks>
-YE_VNNI inline void tile_i8(const Quantised& a) {
-    __m512i sums[kRows][kBlocks];
+YE_VNNI inline __m512i four_bytes(const uint8_t* from) {
+    int32_t four;
+    std::memcpy(&four, from, 4);
+    return _mm512_set1_epi32(four);
+}
+
+template <int kRows, int kBlocks, bool kFine>
+YE_VNNI inline void tile_i8(const Product& a) {
+    __m512i sums[kRows][kBlocks], rests[kRows][kBlocks];
     for (int r = 0; r < kRows; ++r) {
-        for (int b = 0; b < kBlocks; ++b) sums[r][b] = _mm512_setzero_si512();
+        for (int b = 0; b < kBlocks; ++b) sums[r][b] = rests[r][b] = _mm512_setzero_si512();
     }
     for (int64_t group = 0; group < a.groups; ++group) {
         __m512i matrix[kBlocks];
         for (int b = 0; b < kBlocks; ++b)
             matrix[b] = _mm512_loadu_si512(a.weights + (b * a.groups + group) * 4 * kBlock);
         for (int r = 0; r < kRows; ++r) {
-            int32_t four;
-            std::memcpy(&four, a.q + r * a.q_stride + group * 4, 4);
-            const __m512i values = _mm512_set1_epi32(four);
-            for (int b = 0; b < kBlocks; ++b) sums[r][b] = _mm512_dpbusd_epi32(sums[r][b], values, matrix[b]);
+            const int64_t at = r * a.x.stride + group * 4;
+            const __m512i high = four_bytes(a.x.high + at);
+            for (int b = 0; b < kBlocks; ++b) sums[r][b] = _mm512_dpbusd_epi32(sums[r][b], high, matrix[b]);
+            if (kFine) {
+                const __m512i low = four_bytes(a.x.low + at);
+                for (int b = 0; b < kBlocks; ++b)
+                    rests[r][b] = _mm512_dpbusd_epi32(rests[r][b], low, matrix[b]);
+            }
         }
     }
     for (int b = 0; b < kBlocks; ++b) {
@@ -149,55 +158,72 @@ YE_VNNI inline void tile_i8(const Quantised& a) {
         const __m512 scales = _mm512_loadu_ps(a.weight_scales + b * kBlock);
         const __m512 bias = a.bias != nullptr ? _mm512_loadu_ps(a.bias + b * kBlock) : _mm512_setzero_ps();
         for (int r = 0; r < kRows; ++r) {
-            const __m512 whole = _mm512_maskz_cvtepi32_ps(0xFFFF, _mm512_sub_epi32(sums[r][b], excess));
-            const __m512 scale = _mm512_mul_ps(_mm512_set1_ps(a.q_scales[r]), scales);
-            // Not fused, so that all instruction sets give the same floats.
+            // Nothing here is fused, so that all instruction sets give the same floats. (The conversions are
+            // masked because GCC 12 warns of its own undefined operand in the plain ones.)
+            __m512 whole = _mm512_maskz_cvtepi32_ps(0xFFFF, _mm512_sub_epi32(sums[r][b], excess));
+            if (kFine) {
+                whole = _mm512_mul_ps(whole, _mm512_set1_ps(255.0f));
+                const __m512i rest = _mm512_sub_epi32(rests[r][b], excess);
+                whole = _mm512_add_ps(whole, _mm512_maskz_cvtepi32_ps(0xFFFF, rest));
+            }
+            const __m512 scale = _mm512_mul_ps(_mm512_set1_ps(a.x.scales[r]), scales);
             _mm512_storeu_ps(a.y + r * a.y_stride + b * kBlock,
                              _mm512_add_ps(_mm512_mul_ps(whole, scale), bias));
         }
     }
 }
 
-template <int kBlocks>
-YE_VNNI inline void panel_i8(const Quantised& a, int64_t rows) {
+template <int kBlocks, bool kFine>
+YE_VNNI inline void panel_i8(const Product& a) {
     int64_t row = 0;
-    for (; row + kMostRows <= rows; row += kMostRows) tile_i8<kMostRows, kBlocks>(a.from_row(row));
-    const Quantised rest = a.from_row(row);
-    switch (rows - row) {
+    for (; row + kMostRows <= a.x.rows; row += kMostRows) tile_i8<kMostRows, kBlocks, kFine>(a.from_row(row));
+    const Product rest = a.from_row(row);
+    switch (a.x.rows - row) {
         case 1:
-            return tile_i8<1, kBlocks>(rest);
+            return tile_i8<1, kBlocks, kFine>(rest);
         case 2:
-            return tile_i8<2, kBlocks>(rest);
+            return tile_i8<2, kBlocks, kFine>(rest);
         case 3:
-            return tile_i8<3, kBlocks>(rest);
+            return tile_i8<3, kBlocks, kFine>(rest);
         case 4:
-            return tile_i8<4, kBlocks>(rest);
+            return tile_i8<4, kBlocks, kFine>(rest);
         case 5:
-            return tile_i8<5, kBlocks>(rest);
+            return tile_i8<5, kBlocks, kFine>(rest);
         default:
             return;
     }
 }
 
-YE_VNNI void matmul_i8(const uint8_t* q, const float* q_scales, int64_t rows, int64_t q_stride,
-                       const int8_t* weights, const int32_t* sums, const float* weight_scales,
-                       const float* bias, int64_t in, int64_t out, float* y, int64_t y_stride) {
-    const Quantised all{q, q_scales, q_stride, weights, sums, weight_scales, bias, (in + 3) / 4, y, y_stride};
+YE_VNNI void matmul_i8(const QuantisedRows& x, const int8_t* weights, const int32_t* sums,
+                       const float* weight_scales, const float* bias, int64_t in, int64_t out, float* y,
+                       int64_t y_stride) {
+    const Product all{x, weights, sums, weight_scales, bias, (in + 3) / 4, y, y_stride};
     const int64_t blocks = whole_blocks(out) / kBlock;
+    if (x.low != nullptr) {  // twice the sums, so half the blocks
+        for (int64_t block = 0; block < blocks; block += 2) {
+            const Product rest = all.from_block(block);
+            if (blocks - block >= 2) {
+                panel_i8<2, true>(rest);
+            } else {
+                panel_i8<1, true>(rest);
+            }
+        }
+        return;
+    }
     for (int64_t block = 0; block < blocks; block += kMostBlocks) {
-        const Quantised rest = all.from_block(block);
+        const Product rest = all.from_block(block);
         switch (std::min<int64_t>(blocks - block, kMostBlocks)) {
             case 1:
-                panel_i8<1>(rest, rows);
+                panel_i8<1, false>(rest);
                 break;
             case 2:
-                panel_i8<2>(rest, rows);
+                panel_i8<2, false>(rest);
                 break;
             case 3:
-                panel_i8<3>(rest, rows);
+                panel_i8<3, false>(rest);
                 break;
             default:
-                panel_i8<4>(rest, rows);
+                panel_i8<4, false>(rest);
                 break;
         }
     }
@@ -216,17 +242,18 @@ const DecoderKernels* avx512_decoder_kernels() noexcept {
     static const DecoderKernels kernels = [] {
         // Without VNNI, 512 bits multiply int8 no faster than 256 do.
         const DecoderKernels* narrow = avx2_decoder_kernels();
-        return DecoderKernels{"avx512",       matmul_f32,     narrow->matmul_i8, narrow->quantise,
-                              dot_row,        add_scaled_row, scale_row,         relu_row,
-                              layer_norm_row, softmax_row,    log_sum_exp_row};
+        return DecoderKernels{
+            "avx512",    matmul_f32,     narrow->matmul_i8, narrow->quantise, narrow->quantise_fine,
+            dot_row,     add_scaled_row, scale_row,         relu_row,         layer_norm_row,
+            softmax_row, log_sum_exp_row};
     }();
     return &kernels;
 }
 
 const DecoderKernels* avx512vnni_decoder_kernels() noexcept {
-    static constexpr DecoderKernels kernels{"avx512vnni",   matmul_f32,     matmul_i8,      quantise_row,
-                                            dot_row,        add_scaled_row, scale_row,      relu_row,
-                                            layer_norm_row, softmax_row,    log_sum_exp_row};
+    static constexpr DecoderKernels kernels{
+        "avx512vnni",   matmul_f32, matmul_i8, quantise_row,   quantise_fine_row, dot_row,
+        add_scaled_row, scale_row,  relu_row,  layer_norm_row, softmax_row,       log_sum_exp_row};
     return has_avx512() && __builtin_cpu_supports("avx512vnni") ? &kernels : nullptr;
 }
 

@@ -49,30 +49,37 @@ void matmul_f32(const float* x, int64_t rows, int64_t x_stride, const float* wei
     }
 }
 
-/// Without the dot-product extension: products of 8 bits in 16, added in pairs to 32.
-void matmul_i8(const uint8_t* q, const float* q_scales, int64_t rows, int64_t q_stride, const int8_t* weights,
-               const int32_t* /*sums*/, const float* weight_scales, const float* bias, int64_t in,
-               int64_t out, float* y, int64_t y_stride) {
+/// Without the dot-product extension: products of 8 bits in 16, added in pairs to 32. Two outputs a register,
+/// two sums an output.
+inline void add_products(const int8_t* four, const int8_t* weights, int32x4_t (&sums)[8]) {
+    const int8x8_t twice = {four[0], four[1], four[2], four[3], four[0], four[1], four[2], four[3]};
+    for (int p = 0; p < 8; ++p) sums[p] = vpadalq_s16(sums[p], vmull_s8(vld1_s8(weights + p * 8), twice));
+}
+
+void matmul_i8(const QuantisedRows& x, const int8_t* weights, const int32_t* /*sums*/,
+               const float* weight_scales, const float* bias, int64_t in, int64_t out, float* y,
+               int64_t y_stride) {
     const int64_t groups = (in + 3) / 4;
     for (int64_t block = 0; block < whole_blocks(out); block += kBlock) {
         const int8_t* matrix = weights + block * groups * 4;
-        for (int64_t row = 0; row < rows; ++row) {
-            const auto* values = reinterpret_cast<const int8_t*>(q + row * q_stride);
-            int32x4_t halves[8];  // two outputs each, two sums an output
-            for (int32x4_t& half : halves) half = vdupq_n_s32(0);
+        for (int64_t row = 0; row < x.rows; ++row) {
+            const auto* high = reinterpret_cast<const int8_t*>(x.high + row * x.stride);
+            const auto* low =
+                x.low != nullptr ? reinterpret_cast<const int8_t*>(x.low + row * x.stride) : nullptr;
+            int32x4_t high_sums[8], low_sums[8];
+            for (int p = 0; p < 8; ++p) high_sums[p] = low_sums[p] = vdupq_n_s32(0);
             for (int64_t group = 0; group < groups; ++group) {
-                const int8_t* four = values + group * 4;
-                const int8x8_t twice = {four[0], four[1], four[2], four[3],
-                                        four[0], four[1], four[2], four[3]};
-                for (int p = 0; p < 8; ++p) {
-                    const int8x8_t two = vld1_s8(matrix + group * 4 * kBlock + p * 8);
-                    halves[p] = vpadalq_s16(halves[p], vmull_s8(two, twice));
-                }
+                add_products(high + group * 4, matrix + group * 4 * kBlock, high_sums);
+                if (low != nullptr) add_products(low + group * 4, matrix + group * 4 * kBlock, low_sums);
             }
             for (int p = 0; p < 4; ++p) {
                 const int64_t j = block + p * kQuarter;
-                const float32x4_t whole = vcvtq_f32_s32(vpaddq_s32(halves[2 * p], halves[2 * p + 1]));
-                const float32x4_t scale = vmulq_n_f32(vld1q_f32(weight_scales + j), q_scales[row]);
+                float32x4_t whole = vcvtq_f32_s32(vpaddq_s32(high_sums[2 * p], high_sums[2 * p + 1]));
+                if (low != nullptr) {
+                    const int32x4_t rest = vpaddq_s32(low_sums[2 * p], low_sums[2 * p + 1]);
+                    whole = vaddq_f32(vmulq_n_f32(whole, 255.0f), vcvtq_f32_s32(rest));
+                }
+                const float32x4_t scale = vmulq_n_f32(vld1q_f32(weight_scales + j), x.scales[row]);
                 const float32x4_t offset = bias != nullptr ? vld1q_f32(bias + j) : vdupq_n_f32(0.0f);
                 vst1q_f32(y + row * y_stride + j, vaddq_f32(vmulq_f32(whole, scale), offset));
             }
@@ -83,9 +90,9 @@ void matmul_i8(const uint8_t* q, const float* q_scales, int64_t rows, int64_t q_
 }  // namespace
 
 const DecoderKernels* neon_decoder_kernels() noexcept {
-    static constexpr DecoderKernels kernels{"neon",         matmul_f32,     matmul_i8,      quantise_row,
-                                            dot_row,        add_scaled_row, scale_row,      relu_row,
-                                            layer_norm_row, softmax_row,    log_sum_exp_row};
+    static constexpr DecoderKernels kernels{
+        "neon",         matmul_f32, matmul_i8, quantise_row,   quantise_fine_row, dot_row,
+        add_scaled_row, scale_row,  relu_row,  layer_norm_row, softmax_row,       log_sum_exp_row};
     return &kernels;
 }
 

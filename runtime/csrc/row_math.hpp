@@ -22,6 +22,10 @@
 
 namespace yolor_edge::row_math {
 
+/// 1.5 * 2^23: added to a float of at most 2^22 in size, it rounds it to a whole number and leaves that in
+/// the low bits.
+constexpr float kRound = 12582912.0f;
+
 template <int kLanes>
 struct Lanes {
     typedef float Floats __attribute__((vector_size(kLanes * 4)));
@@ -85,8 +89,6 @@ YE_INLINE typename Lanes<kLanes>::Floats exp_of(const typename Lanes<kLanes>::Fl
     const Floats lowest = zero - 87.0f, highest = zero + 88.0f;
     Floats x = exponents > lowest ? exponents : lowest;
     x = x < highest ? x : highest;
-    // Adding 1.5 * 2^23 rounds to a whole number and leaves it in the low bits.
-    const float kRound = 12582912.0f;
     const Floats shifted = x * 1.44269504f + kRound;
     const Floats whole = shifted - kRound;
     const Floats rest = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
@@ -99,7 +101,7 @@ YE_INLINE typename Lanes<kLanes>::Floats exp_of(const typename Lanes<kLanes>::Fl
     sum = sum * rest * rest + rest + 1.0f;
     Integers power;
     std::memcpy(&power, &shifted, sizeof power);
-    power = ((power - 0x4B400000) + 127) << 23;  // 0x4B400000: the bits of 1.5 * 2^23
+    power = ((power - 0x4B400000) + 127) << 23;  // 0x4B400000: the bits of kRound
     Floats scale;
     std::memcpy(&scale, &power, sizeof scale);
     return sum * scale;
@@ -226,41 +228,73 @@ YE_INLINE float log_sum_exp(const float* x, int64_t n) {
     return static_cast<float>(most + std::log(total));
 }
 
+/// The largest |x|, or NaN if one is not finite.
+template <int kLanes>
+YE_INLINE float peak_of(const float* x, int64_t n) {
+    using Floats = typename Lanes<kLanes>::Floats;
+    const Floats zero = {};
+    Floats most = zero;
+    typename Lanes<kLanes>::Integers is_nan = {};
+    for (int64_t i = 0; i < n; i += kLanes) {
+        const Floats lanes = i + kLanes <= n ? load<kLanes>(x + i) : load_part<kLanes>(x + i, n - i, 0.0f);
+        const Floats size = lanes < zero ? -lanes : lanes;
+        most = size > most ? size : most;
+        is_nan |= lanes != lanes;
+    }
+    int any = 0;
+    for (int lane = 0; lane < kLanes; ++lane) any |= is_nan[lane];
+    const float peak = max_of<kLanes>(most);
+    return any == 0 && peak <= std::numeric_limits<float>::max() ? peak
+                                                                 : std::numeric_limits<float>::quiet_NaN();
+}
+
+/// Whole numbers, as floats, of at most 2^22 in size plus `offset`, as bytes.
+template <int kLanes>
+YE_INLINE void store_bytes(const typename Lanes<kLanes>::Floats& whole, int32_t offset, int64_t count,
+                           uint8_t* to) {
+    const auto integers = __builtin_convertvector(whole, typename Lanes<kLanes>::Integers) + offset;
+    const auto bytes = __builtin_convertvector(integers, typename Lanes<kLanes>::Bytes);
+    std::memcpy(to, &bytes, static_cast<size_t>(count < kLanes ? count : kLanes));
+}
+
 /// Symmetric quantisation of one row: q = round(x * 127 / max|x|) + offset, to the nearest even; returns the
 /// factor that takes q - offset back to x, NaN if an x is not finite. Bytes up to the next multiple of 4 are
 /// set to `offset`.
 template <int kLanes>
 YE_INLINE float quantise(const float* x, int64_t n, int32_t offset, uint8_t* q) {
     using Floats = typename Lanes<kLanes>::Floats;
-    using Integers = typename Lanes<kLanes>::Integers;
     const Floats zero = {};
-    Floats most = zero;
-    Integers is_nan = {};
-    int64_t i = 0;
-    for (; i < n; i += kLanes) {
-        const Floats lanes = i + kLanes <= n ? load<kLanes>(x + i) : load_part<kLanes>(x + i, n - i, 0.0f);
-        const Floats size = lanes < zero ? -lanes : lanes;
-        most = size > most ? size : most;
-        is_nan |= lanes != lanes;
-    }
-    const float peak = max_of<kLanes>(most);
-    int any = 0;
-    for (int lane = 0; lane < kLanes; ++lane) any |= is_nan[lane];
-    const bool is_finite = any == 0 && peak <= std::numeric_limits<float>::max();
-    const float factor = is_finite && peak > 1e-30f ? 127.0f / peak : 0.0f;
-    const float kRound = 12582912.0f;
+    const float peak = peak_of<kLanes>(x, n);
+    const bool is_usable = peak > 1e-30f;
+    const float factor = is_usable ? 127.0f / peak : 0.0f;
     const int64_t padded = (n + 3) / 4 * 4;
-    for (i = 0; i < padded; i += kLanes) {
+    for (int64_t i = 0; i < padded; i += kLanes) {
         const Floats lanes = i + kLanes <= n ? load<kLanes>(x + i) : load_part<kLanes>(x + i, n - i, 0.0f);
-        const Floats shifted = lanes * factor + kRound;
-        Integers bits;
-        std::memcpy(&bits, &shifted, sizeof bits);
-        bits = bits - 0x4B400000 + offset;
-        const auto narrow = __builtin_convertvector(bits, typename Lanes<kLanes>::Bytes);
-        std::memcpy(q + i, &narrow, static_cast<size_t>(padded - i < kLanes ? padded - i : kLanes));
+        const Floats shifted = (is_usable ? lanes * factor : zero) + kRound;
+        store_bytes<kLanes>(shifted - kRound, offset, padded - i, q + i);
     }
-    if (!is_finite) return std::numeric_limits<float>::quiet_NaN();
-    return peak > 1e-30f ? peak / 127.0f : 0.0f;
+    return is_usable ? peak / 127.0f : peak * 0.0f;
+}
+
+/// The same in two digits of base 255, each -127..127: q = 255 * high + low = round(x * 32512 / max|x|).
+template <int kLanes>
+YE_INLINE float quantise_fine(const float* x, int64_t n, int32_t offset, uint8_t* high, uint8_t* low) {
+    using Floats = typename Lanes<kLanes>::Floats;
+    const Floats zero = {};
+    const float peak = peak_of<kLanes>(x, n);
+    const bool is_usable = peak > 1e-30f;
+    const float factor = is_usable ? 32512.0f / peak : 0.0f;
+    const int64_t padded = (n + 3) / 4 * 4;
+    for (int64_t i = 0; i < padded; i += kLanes) {
+        const Floats lanes = i + kLanes <= n ? load<kLanes>(x + i) : load_part<kLanes>(x + i, n - i, 0.0f);
+        Floats shifted = (is_usable ? lanes * factor : zero) + kRound;
+        const Floats whole = shifted - kRound;
+        shifted = whole * (1.0f / 255.0f) + kRound;
+        const Floats digit = shifted - kRound;
+        store_bytes<kLanes>(digit, offset, padded - i, high + i);
+        store_bytes<kLanes>(whole - digit * 255.0f, offset, padded - i, low + i);
+    }
+    return is_usable ? peak / 32512.0f : peak * 0.0f;
 }
 
 }  // namespace yolor_edge::row_math
