@@ -244,12 +244,12 @@ void CaptionSearch::take_continuations() {
 /// One step of every sentence that is being drawn; the first step starts all of them from the one row there
 /// is.
 void CaptionSearch::draw_continuations(const Values& step) {
-    ++length_;
-    if (length_ == 1) {
+    if (length_ == 0) {
         for (int64_t sample = 0; sample < options_.beam_size; ++sample) draw(step, 0, sample);
     } else {
         for (size_t row = 0; row < running_.size(); ++row) draw(step, row, running_[row].sample);
     }
+    ++length_;
     std::swap(running_, survivors_);
     if (length_ == options_.max_length) {
         finish_with_running_rows();
@@ -272,7 +272,7 @@ void CaptionSearch::draw(const Values& step, size_t row, int64_t sample) {
             best_.push_back({log_prob, static_cast<int64_t>(row), token});
     }
     if (best_.empty()) {
-        add_ended(running.log_prob, length_ - 1, running.node);
+        add_ended(running.log_prob, length_, running.node);
         return;
     }
     if (options_.top_k > 0 && static_cast<int64_t>(best_.size()) > options_.top_k) {
@@ -291,7 +291,7 @@ void CaptionSearch::draw(const Values& step, size_t row, int64_t sample) {
     };
     double total = 0.0;
     for (const Continuation& continuation : best_) total += weight_of(continuation);
-    const double target = uniform(options_.seed, sample, length_) * total;
+    const double target = uniform(options_.seed, sample, length_ + 1) * total;
     const Continuation* drawn = &best_.back();
     double passed = 0.0;
     for (const Continuation& continuation : best_) {
@@ -303,7 +303,7 @@ void CaptionSearch::draw(const Values& step, size_t row, int64_t sample) {
     }
     const double log_prob = running.log_prob + drawn->log_prob;
     if (drawn->token == options_.eos_id) {
-        add_ended(log_prob, length_, running.node);
+        add_ended(log_prob, length_ + 1, running.node);
         return;
     }
     survivors_.push_back({log_prob, static_cast<int64_t>(nodes_.size()), sample});
