@@ -21,13 +21,11 @@ KERNELS = _native.decoder_kernels()
 IDS: dict[str, Any] = {"bos_id": 2, "eos_id": 3, "pad_id": 0}
 SIZES: dict[str, dict[str, Any]] = {
     "odd": {},
-    "least": {
-        "vocabulary": 5, "width": 1, "layers": 1, "heads": 1, "feed_forward": 1, "hidden": 1, "positions": 6, "memory": 1
-    },
+    "least": {"vocabulary": 5, "width": 1, "layers": 1, "heads": 1, "feed_forward": 1, "hidden": 1, "memory": 1},
     "one head, no multiple of four": {"width": 18, "heads": 1, "hidden": 7, "feed_forward": 13, "memory": 33},
     "whole blocks": {"width": 64, "heads": 4, "hidden": 128, "feed_forward": 96, "memory": 48, "vocabulary": 160},
     "many heads": {"width": 40, "heads": 20, "layers": 3, "memory": 17, "vocabulary": 65},
-}  # fmt: skip
+}
 TOKENS = np.array([2, 4, 1, 3, 0, 4], np.int64)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -325,7 +326,7 @@ def test_no_run_of_words_comes_twice() -> None:
     options = {"beam_size": 1, "max_length": 9, "forbidden": [UNK, EOS], **IDS}
     assert native_search(stammer, **options)[0][0] == [A, B, A, B, A, B, A, B, A]
     (tokens, *_), *_ = native_search(stammer, no_repeat_ngram=2, **options)
-    runs = list(zip(tokens, tokens[1:], strict=False))
+    runs = list(itertools.pairwise(tokens))
     assert tokens[:3] == [A, B, A] and len(set(runs)) == len(runs)
 
 
