@@ -34,6 +34,7 @@ from ..runtime.verify import (
     Check,
     Tolerances,
     answers_of,
+    captions_of,
     compare,
     compare_captions,
     write_golden,
@@ -117,8 +118,10 @@ def export_bundle(
                 f"{time.perf_counter() - started:.1f} s"
             )
         weights = _write_caption_weights(folder, network)
+        if weights:
+            parity["caption_fp32"] = _prove_caption_weights(network, folder / weights["fp32"], images)
+            say(f"{', '.join(weights.values())}: native captions are the network's on {len(images)} images")
         checks = _prove_graphs(network, folder, graphs, images)
-        checks += _prove_caption_weights(network, folder, weights, images)
         failures = [check for check in checks if not check.passed]
         if failures:
             first = failures[0]
@@ -163,19 +166,28 @@ def _write_caption_weights(folder: Path, network: Network) -> dict[str, str]:
 
 
 def _prove_caption_weights(
-    network: Network, folder: Path, weights: dict[str, str], images: dict[str, NDArray[np.uint8]]
-) -> list[Check]:
-    """The native decoder writes the network's captions from the float32 file."""
+    network: Network, weights: Path, images: dict[str, NDArray[np.uint8]]
+) -> list[dict[str, Any]]:
+    """Hold the native decoder's captions from the float32 file against the network's.
+
+    Raises:
+        ParityError: If one differs.
+    """
     spec = spec_of(network.config)
-    if spec.caption is None:
-        return []
+    assert spec.caption is not None
     own = parts_of(network)
-    native = NativeCaptionDecoder(spec.caption, folder / weights["fp32"])
-    checks = []
+    checks: list[Check] = []
+    native = NativeCaptionDecoder(spec.caption, weights)
     with Model(spec, own) as reference, Model(spec, {"vision": own["vision"]}, native) as model:
         for name, image in images.items():
-            checks += compare_captions(name, reference, model, image)
-    return checks
+            checks += compare_captions(name, captions_of(reference, image), model, image)
+    for check in checks:
+        if not check.passed:
+            raise ParityError(
+                f"native caption decoder differs from the network: {check.stage} on {check.golden}: {check.measured}, "
+                f"allowed {check.allowed}; nothing was written"
+            )
+    return [asdict(check) for check in checks]
 
 
 def prove_fold(network: Network, folded: Network) -> dict[str, float]:

@@ -132,10 +132,9 @@ def captions_of(model: Model, image: NDArray[np.uint8]) -> dict[str, tuple[int, 
 
 
 def compare_captions(
-    golden: str, reference: Model | Mapping[str, tuple[int, ...]], model: Model, image: NDArray[np.uint8]
+    golden: str, expected: Mapping[str, tuple[int, ...]], model: Model, image: NDArray[np.uint8]
 ) -> list[Check]:
-    """Hold the captions of `model`, whose decoder is the native one, against those of `reference` or given ones."""
-    expected = captions_of(reference, image) if isinstance(reference, Model) else reference
+    """Hold the captions of `model`, whose decoder is the native one, against those expected by name of the search."""
     found = captions_of(model, image)
     return [_same_caption(golden, f"{name}, native", ids, found.get(name)) for name, ids in expected.items()]
 
