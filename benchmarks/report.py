@@ -37,7 +37,7 @@ MEANINGS = {
     "boxes": "threshold, box decoding, NMS, back to pixels of the picture",
     "masks": "prototypes times coefficients inside each box, at the picture's resolution",
     "semantic": "upsampling to the picture's resolution and argmax",
-    "caption": "the whole search with the caption decoder's graphs",
+    "caption": "the whole search with the caption decoder",
     "caption_first_token": "part of caption: first decoder run with its choice",
     "caption_per_token": "part of caption: mean of every later decoder run with its choice",
 }

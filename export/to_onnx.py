@@ -19,18 +19,31 @@ from numpy.typing import NDArray
 
 from ..runtime.backends.base import Graph
 from ..runtime.backends.onnxruntime_backend import open_graph
-from ..runtime.bundle import Bundle, write_bundle
+from ..runtime.bundle import CAPTION_WEIGHTS, Bundle, write_bundle
 from ..runtime.errors import ParityError, UsageError
 from ..runtime.files import replacing_folder
 from ..runtime.images import read_image
 from ..runtime.model import Model
+from ..runtime.native_captioning import NativeCaptionDecoder
 from ..runtime.spec import ModelSpec
-from ..runtime.verify import GOLDEN_FOLDER, Answers, Check, Tolerances, answers_of, compare, compare_heads, write_golden
+from ..runtime.verify import (
+    GOLDEN_FOLDER,
+    Answers,
+    Check,
+    Tolerances,
+    answers_of,
+    captions_of,
+    compare,
+    compare_captions,
+    compare_heads,
+    write_golden,
+)
 from ..train.checkpoint import Checkpoint
 from ..train.config import NetworkConfig, Task, check_input_size
 from ..train.network import Network
 from ..train.scene_drawing import draw_scene
 from ..train.torch_backend import TorchGraph, parts_of, spec_of
+from .caption_weights import write_caption_weights
 from .fold import fold
 from .fold_proof import VisionCost, cost_line, prove_fold, unfolded_cost
 from .graph_cleanup import check_no_constants, drop_metadata, drop_unread, fold_constants, name_by_module
@@ -120,6 +133,10 @@ def export_bundle(
                 costs = unfolded_cost(network), VisionCost.of(folded, model)
                 say(cost_line(*costs))
                 parity["folding"] = {"before": costs[0].to_json(), "after": costs[1].to_json()}
+        weights = _write_caption_weights(folder, network)
+        if weights:
+            parity["caption_fp32"] = _prove_caption_weights(network, folder / weights["fp32"], images)
+            say(f"{', '.join(weights.values())}: native captions are the network's on {len(images)} images")
         checks = _prove_graphs(network, spec, folder, graphs, images)
         failures = [check for check in checks if not check.passed]
         if failures:
@@ -151,8 +168,48 @@ def export_bundle(
             parity=parity,
             accuracy=added.accuracy,
             recommended=added.recommended,
+            caption_weights=weights,
         )
     return Bundle.open(out)
+
+
+def _write_caption_weights(folder: Path, network: Network) -> dict[str, str]:
+    """The native caption decoder's weight files by precision; none for a network without captions."""
+    if "caption" not in network.config.tasks:
+        return {}
+    parameters = {name: value.numpy() for name, value in network.caption_decoder.state_dict().items()}
+    where = network.memory_positions(network.config.input_size).numpy()
+    files = {}
+    for precision in CAPTION_WEIGHTS:
+        files[precision] = f"caption.{precision}.bin"
+        heads = network.config.plan.caption_heads
+        write_caption_weights(folder / files[precision], parameters, where, heads, precision)
+    return files
+
+
+def _prove_caption_weights(
+    network: Network, weights: Path, images: dict[str, NDArray[np.uint8]]
+) -> list[dict[str, Any]]:
+    """Hold the native decoder's captions from the float32 file against the network's.
+
+    Raises:
+        ParityError: If one differs.
+    """
+    spec = spec_of(network.config)
+    assert spec.caption is not None
+    own = parts_of(network)
+    checks: list[Check] = []
+    native = NativeCaptionDecoder(spec.caption, weights)
+    with Model(spec, own) as reference, Model(spec, {"vision": own["vision"]}, native) as model:
+        for name, image in images.items():
+            checks += compare_captions(name, captions_of(reference, image), model, image)
+    for check in checks:
+        if not check.passed:
+            raise ParityError(
+                f"native caption decoder differs from the network: {check.stage} on {check.golden}: {check.measured}, "
+                f"allowed {check.allowed}; nothing was written"
+            )
+    return [asdict(check) for check in checks]
 
 
 def export_part(name: str, part: TorchGraph) -> onnx.ModelProto:

@@ -234,6 +234,11 @@ class CaptionSearch:
         length_penalty: float = 1.0,
         min_length: int = 0,
         forbidden: Sequence[int] = (),
+        repetition_penalty: float = 1.0,
+        no_repeat_ngram: int = 0,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        seed: int = 0,
     ) -> None:
         """Start the search for one caption.
 
@@ -246,6 +251,13 @@ class CaptionSearch:
             length_penalty: At least 0; score = log_prob / length^length_penalty, end of sentence counted.
             min_length: Tokens that come before an end of sentence at least, up to max_length.
             forbidden: Further tokens never generated; those outside the vocabulary are ignored.
+            repetition_penalty: At least 1; multiplies the log-probability of tokens the sentence holds already.
+            no_repeat_ngram: No run of so many tokens comes twice; 0 allows it.
+            temperature: Above 0, beam_size sentences are drawn instead, a token with a probability proportional to
+                exp(log_prob / temperature). The step is the same function of log_probs, seed, the sentence's number
+                and its length on every machine.
+            top_k: Draw among the likeliest so many; 0 for all.
+            seed: Of the drawing, at least 0.
         """
 
     def advance(self, log_probs: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -263,6 +275,9 @@ class CaptionSearch:
             ValueError: If the shape is another one, or the search is finished already.
         """
 
+    def stop(self) -> None:
+        """End the search now; hypotheses are those finished so far or, where there are none, the running rows."""
+
     @property
     def finished(self) -> bool:
         """Whether there is nothing more to advance."""
@@ -272,3 +287,75 @@ class CaptionSearch:
 
         At most beam_size, at least one once the search is finished.
         """
+
+def decoder_kernels() -> list[str]:
+    """The instruction sets the caption decoder can use on this processor, the fastest last."""
+
+@final
+class CaptionDecoder:
+    """The caption decoder with its search, from an image's memory to sentences without leaving C++.
+
+    Calls from several threads run side by side; each has working memory of its own.
+    """
+
+    def __init__(
+        self,
+        vocabulary: int,
+        width: int,
+        layers: int,
+        heads: int,
+        feed_forward: int,
+        hidden: int,
+        positions: int,
+        memory: int,
+        norm_epsilon: float,
+        precision: str,
+        tensors: dict[str, NDArray[Any]],
+        kernels: str | None = None,
+    ) -> None:
+        """Take the weights where they lie.
+
+        Args:
+            vocabulary, width, layers, heads, feed_forward, hidden, positions, memory: See `CaptionDims`.
+            norm_epsilon: Of every layer norm.
+            precision: "fp32" or "int8".
+            tensors: By the names of `caption_weights.tensor_shapes`; kept alive, not copied.
+            kernels: One of `decoder_kernels()`; None for the fastest.
+        """
+
+    @property
+    def kernels(self) -> str:
+        """The instruction set in use."""
+
+    def write(
+        self,
+        memory: NDArray[np.float32],
+        beam_size: int,
+        max_length: int,
+        bos_id: int,
+        eos_id: int,
+        pad_id: int,
+        length_penalty: float = 1.0,
+        min_length: int = 0,
+        forbidden: Sequence[int] = (),
+        repetition_penalty: float = 1.0,
+        no_repeat_ngram: int = 0,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        seed: int = 0,
+        budget_ms: float | None = None,
+    ) -> tuple[list[tuple[list[int], float, float]], int, int, int, bool]:
+        """Search as `CaptionSearch` does.
+
+        Args:
+            memory: (L, D) float32, of one image.
+            budget_ms: No step is begun that would end later than this after the call if it took as long as the
+                longest so far; the first is always made.
+
+        Returns:
+            Hypotheses as `CaptionSearch.hypotheses` gives them, nanoseconds to the first token's choice and from there
+            on, runs of the decoder, and whether the budget ended the search.
+        """
+
+    def log_probs(self, memory: NDArray[np.float32], tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(T, V), of the token after each of tokens (T,), which begin with bos."""

@@ -35,6 +35,8 @@ INT8_DIALECTS = ("s8s8", "u8s8")
 GRAPH_KINDS = ("fp32", "fp16", *(f"int8-{dialect}" for dialect in INT8_DIALECTS))
 # Objects of bundle.json that are kept as they are.
 _FREE_FORM = ("tensors", "provenance", "parity", "accuracy", "recommended")
+# What the native caption decoder's weights are listed under.
+CAPTION_WEIGHTS = ("fp32", "int8")
 # Built on the device from what the bundle holds; never part of it.
 _CACHE_FOLDERS = frozenset({"engines"})
 
@@ -47,6 +49,8 @@ class Bundle:
         path: The folder.
         spec: What the model is.
         graphs: For each network part, the graph file of each of `GRAPH_KINDS`, as names inside the folder.
+        caption_weights: The native caption decoder's weight file of each of `CAPTION_WEIGHTS`, as names inside the
+            folder; empty for a bundle whose captions are written by its graphs alone.
         tensors: For each part its "inputs" and "outputs" by name, with axes, dtype and meaning.
         files: SHA-256 of every file, by name inside the folder.
         licence: Of the weights.
@@ -67,6 +71,7 @@ class Bundle:
     parity: Mapping[str, Any] = field(default_factory=dict)
     accuracy: Mapping[str, Any] = field(default_factory=dict)
     recommended: Mapping[str, Any] = field(default_factory=dict)
+    caption_weights: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Bundle:
@@ -89,15 +94,18 @@ class Bundle:
             complaints.append(f'{BUNDLE_FILE}: key "model" is missing')
         graphs = reader.get("graphs", dict, {})
         files = reader.get("files", dict, {})
-        extra = {key: reader.get(key, dict, {}) for key in _FREE_FORM}
+        extra = {key: reader.get(key, dict, {}) for key in _FREE_FORM if reader.present(key)}
         licence = reader.get("licence", str, "")
+        # Bundles from before the native decoder have none.
+        weights = reader.get("caption_weights", dict, {}) if reader.present("caption_weights") else {}
         complaints += reader.complaints
         if spec is not None and graphs:
             complaints += _graph_complaints(spec, graphs, files)
+            complaints += _weights_complaints(weights, files)
         complaints += _file_complaints(path, files)
         if complaints or spec is None:
             raise BundleError(f"{path}: {'; '.join(complaints)}; copy the bundle again or export it again")
-        return cls(path, spec, graphs, files=files, licence=licence, **extra)
+        return cls(path, spec, graphs, files=files, licence=licence, caption_weights=weights, **extra)
 
     @property
     def precisions(self) -> tuple[str, ...]:
@@ -144,6 +152,7 @@ def write_bundle(
     parity: Mapping[str, Any] | None = None,
     accuracy: Mapping[str, Any] | None = None,
     recommended: Mapping[str, str] | None = None,
+    caption_weights: Mapping[str, str] | None = None,
 ) -> Bundle:
     """Seal a folder whose graphs and golden files are in place: write its `bundle.json`.
 
@@ -157,6 +166,7 @@ def write_bundle(
         parity: Figures of the verification ladder, JSON values only.
         accuracy: Task scores, JSON values only.
         recommended: The best precision by backend.
+        caption_weights: The native caption decoder's file of each of `CAPTION_WEIGHTS`.
 
     Returns:
         The bundle as `Bundle.open` reads it back.
@@ -174,6 +184,7 @@ def write_bundle(
         "licence": licence,
         "model": spec.to_json(),
         "graphs": {part: dict(names) for part, names in graphs.items()},
+        **({"caption_weights": dict(caption_weights)} if caption_weights else {}),
         "tensors": dict(tensors if tensors is not None else describe_tensors(spec)),
         "provenance": dict(provenance),
         "parity": dict(parity or {}),
@@ -340,6 +351,20 @@ def _graph_complaints(spec: ModelSpec, graphs: Mapping[str, Any], files: Mapping
             if part != "vision" and names and "fp32" not in names:
                 found.append(f"no fp32 graph for {part!r}")
     return found
+
+
+def _weights_complaints(weights: Mapping[str, Any], files: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the table of caption weights."""
+    found = [
+        f"unknown precision {precision!r} of caption_weights, known are {', '.join(CAPTION_WEIGHTS)}"
+        for precision in weights
+        if precision not in CAPTION_WEIGHTS
+    ]
+    return found + [
+        f"caption_weights {name!r} is not among the files listed"
+        for name in weights.values()
+        if not isinstance(name, str) or name not in files
+    ]
 
 
 def _file_complaints(path: Path, files: Mapping[str, Any]) -> list[str]:

@@ -12,9 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .backends.base import Array
-from .golden import Answers
+from .golden import Answers, captions_of
+from .model import Model
 from .preprocess import Letterbox
 from .results import Result
 from .verify_form import cells_check, in_form_of
@@ -170,6 +172,14 @@ def compare_heads(
         measured = cells_check(found["cells"], expected["class_logits"], tolerances.head)
         checks.append(Check(golden, "cells", *measured))
     return checks
+
+
+def compare_captions(
+    golden: str, expected: Mapping[str, tuple[int, ...]], model: Model, image: NDArray[np.uint8]
+) -> list[Check]:
+    """Hold the captions of `model`, whose decoder is the native one, against those expected by name of the search."""
+    found = captions_of(model, image)
+    return [_same_caption(golden, f"{name}, native", ids, found.get(name), must=True) for name, ids in expected.items()]
 
 
 def captions_check(answers: Sequence[tuple[Answers, Answers]], tolerances: Tolerances) -> Check | None:

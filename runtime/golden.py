@@ -46,12 +46,17 @@ def answers_of(model: Model, vision: Graph, image: NDArray[np.uint8]) -> Answers
     pixels = np.rint(tensor / model.spec.preprocess.scale).astype(np.uint8).transpose(1, 2, 0)
     heads = run_one(vision, tensor[np.newaxis])
     result = model.predict(image)
+    return Answers(pixels, heads, result, captions_of(model, image))
+
+
+def captions_of(model: Model, image: NDArray[np.uint8]) -> dict[str, tuple[int, ...]]:
+    """Token ids of the caption by name of the search; empty for a model that writes none."""
     captions = {}
     if "caption" in model.spec.tasks:
         for name, options in SEARCHES.items():
             caption = model.predict(image, ["caption"], caption=options).caption
             captions[name] = caption.token_ids if caption is not None else ()
-    return Answers(pixels, heads, result, captions)
+    return captions
 
 
 def write_golden(path: Path, image: NDArray[np.uint8], answers: Answers) -> None:

@@ -15,9 +15,10 @@ from . import _native
 from .backends import open_graphs
 from .backends.base import Array, Graph, TensorInfo
 from .bundle import Bundle, ModelSpec
-from .captioning import CaptionDecoder, CaptionOptions
+from .captioning import CaptionDecoder, CaptionOptions, CaptionWriter
 from .errors import BackendError, BundleError, UsageError
 from .images import read_image
+from .native_captioning import NativeCaptionDecoder
 from .preprocess import Letterbox, preprocess
 from .results import Caption, InstanceMasks, Result
 from .spec import Thresholds
@@ -29,6 +30,8 @@ OUTPUTS_OF_TASK = {
     "semantic": ("semantic_logits",),
     "caption": ("caption_memory",),
 }
+# What may write captions: the extension with weights in a precision, or the bundle's graphs.
+CAPTION_DECODERS = {"native": "fp32", "native-int8": "int8", "graph": None}
 MAX_CANDIDATES = 30000
 MASK_STRIDE = 4
 SEMANTIC_STRIDE = 8
@@ -41,21 +44,24 @@ class Model:
         spec: What the model is.
         graphs: "vision", and with the caption task "caption_prefill" and "caption_step". They are closed with
             it.
+        caption_decoder: Writes the captions instead of the graphs, which may be missing then.
 
     Raises:
         BundleError: If a graph is missing or its inputs or outputs do not fit the spec; every complaint at
             once.
     """
 
-    def __init__(self, spec: ModelSpec, graphs: Mapping[str, Graph]):
-        complaints = spec.complaints() + _graph_complaints(spec, graphs)
+    def __init__(
+        self, spec: ModelSpec, graphs: Mapping[str, Graph], caption_decoder: NativeCaptionDecoder | None = None
+    ):
+        complaints = spec.complaints() + _graph_complaints(spec, graphs, caption_decoder)
         if complaints:
             raise BundleError(f"{spec.name}: {'; '.join(complaints)}; export the model again")
         self.spec = spec
         self._graphs = dict(graphs)
         self._of_thread = threading.local()
-        self._caption_decoder = None
-        if "caption" in spec.tasks and spec.caption is not None:
+        self._caption_decoder: CaptionWriter | None = caption_decoder
+        if caption_decoder is None and "caption" in spec.tasks and spec.caption is not None:
             prefill, step = graphs["caption_prefill"], graphs["caption_step"]
             self._caption_decoder = CaptionDecoder(spec.caption, prefill, step)
 
@@ -201,6 +207,7 @@ def load(
     backend: str = "onnxruntime",
     precision: str = "fp32",
     threads: int | None = None,
+    caption_decoder: str | None = None,
 ) -> Model:
     """Open a bundle and make its network ready to answer.
 
@@ -208,24 +215,49 @@ def load(
         bundle: A bundle folder as written by `yolor-edge export`, or one already opened.
         backend: What runs the graphs.
         precision: Of the graphs: "fp32", "fp16" or "int8", as far as the bundle holds them.
-        threads: CPU threads; None for as many as this process may run on.
+        threads: CPU threads; None for as many as this process may run on. The native caption decoder uses one.
+        caption_decoder: What writes captions: "native", the extension with float32 weights; "native-int8", the
+            same with int8 weights, faster and now and then of another word; "graph", the backend with the bundle's
+            decoder graphs. None for "native" where the bundle holds its weights, else "graph".
 
     Returns:
         The model; a context manager that closes it.
 
     Raises:
         BundleError: If the folder is not a whole and unaltered bundle.
-        UsageError: If the backend is unknown or the bundle lacks the precision.
+        UsageError: If the backend is unknown, or the bundle lacks the precision or the caption decoder.
         BackendError: If the backend is not installed or refuses a graph.
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    graphs = open_graphs(opened, backend, precision, threads)
+    native = _native_caption_decoder(opened, caption_decoder)
+    graphs = open_graphs(opened, backend, precision, threads, None if native is None else ("vision",))
     try:
-        return Model(opened.spec, graphs)
+        return Model(opened.spec, graphs, native)
     except BundleError as error:
         for graph in graphs.values():
             graph.close()
         raise BundleError(f"{opened.path}: {error}") from error
+
+
+def _native_caption_decoder(bundle: Bundle, choice: str | None) -> NativeCaptionDecoder | None:
+    """The decoder to use instead of the graphs, or None.
+
+    Raises:
+        UsageError: If there is no such choice, or the bundle lacks its weights.
+        BundleError: If the weights do not fit.
+    """
+    if choice is not None and choice not in CAPTION_DECODERS:
+        raise UsageError(f"caption_decoder must be one of {', '.join(CAPTION_DECODERS)}, got {choice!r}")
+    if bundle.spec.caption is None or "caption" not in bundle.spec.tasks:
+        return None
+    precision = CAPTION_DECODERS[choice or "native"]
+    if precision is None or (choice is None and precision not in bundle.caption_weights):
+        return None
+    if precision not in bundle.caption_weights:
+        raise UsageError(
+            f'{bundle.path}: holds no caption weights in {precision}; load with caption_decoder="graph" or export again'
+        )
+    return NativeCaptionDecoder(bundle.spec.caption, bundle.path / bundle.caption_weights[precision])
 
 
 class _Stopwatch:
@@ -305,7 +337,9 @@ def _check_image(image: object) -> None:
         raise UsageError(f"image must have at least one pixel, got shape {image.shape}")
 
 
-def _graph_complaints(spec: ModelSpec, graphs: Mapping[str, Graph]) -> list[str]:
+def _graph_complaints(
+    spec: ModelSpec, graphs: Mapping[str, Graph], caption_decoder: NativeCaptionDecoder | None
+) -> list[str]:
     """Where the graphs' inputs and outputs do not fit the spec, in words; axes left free are not judged."""
     height, width = spec.input_size
     classes, semantic, batch = len(spec.class_names), len(spec.semantic_names), spec.graph.batch
@@ -321,8 +355,10 @@ def _graph_complaints(spec: ModelSpec, graphs: Mapping[str, Graph]) -> list[str]
         "caption_memory": (batch, None, None),
     }
     outputs = {name: shapes[name] for task in spec.tasks if task in OUTPUTS_OF_TASK for name in outputs_of(spec, task)}
+    if caption_decoder is not None:
+        outputs["caption_memory"] = (batch, caption_decoder.dims.memory, caption_decoder.dims.width)
     found = _part_complaints("vision", graphs, {"images": (batch, 3, height, width)}, outputs)
-    if "caption" in spec.tasks and spec.caption is not None:
+    if caption_decoder is None and "caption" in spec.tasks and spec.caption is not None:
         words = len(spec.caption.vocabulary)
         cache = {"present_keys": (None,) * 5, "present_values": (None,) * 5}
         cross = {"cross_keys": (None,) * 5, "cross_values": (None,) * 5}

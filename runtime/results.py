@@ -102,12 +102,16 @@ class Caption:
         token_ids: Their ids, without begin and end tokens.
         log_prob: Natural logarithm of the probability of the whole sentence, its end included.
         score: `log_prob` divided by length to the power of the length penalty; what the search ranked by.
+        is_cut: The time budget ended the search; the sentence may be unfinished.
+        others: The next best sentences, as many as were asked for.
     """
 
     text: str
     token_ids: tuple[int, ...]
     log_prob: float
     score: float
+    is_cut: bool = False
+    others: tuple[Caption, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -191,6 +195,13 @@ class Result:
                 "log_prob": round(self.caption.log_prob, 5),
                 "score": round(self.caption.score, 5),
             }
+            if self.caption.is_cut:
+                answer["caption"]["is_cut"] = True
+            if self.caption.others:
+                answer["caption"]["others"] = [
+                    {"text": other.text, "log_prob": round(other.log_prob, 5), "score": round(other.score, 5)}
+                    for other in self.caption.others
+                ]
         answer["timings_ms"] = {stage: round(value, 3) for stage, value in self.timings_ms.items()}
         return answer
 

@@ -19,13 +19,15 @@ from .comparison import (
     Tolerances,
     captions_check,
     compare,
+    compare_captions,
     compare_heads,
     compare_results,
     tolerances_from_json,
 )
 from .errors import BackendError, BackendMissingError, BundleError, YolorEdgeError
-from .golden import GOLDEN_FOLDER, Answers, answers_of, read_golden, write_golden
+from .golden import GOLDEN_FOLDER, Answers, answers_of, captions_of, read_golden, write_golden
 from .model import Model
+from .native_captioning import NativeCaptionDecoder
 
 __all__ = [
     "GOLDEN_FOLDER",
@@ -36,7 +38,9 @@ __all__ = [
     "Tolerances",
     "Verification",
     "answers_of",
+    "captions_of",
     "compare",
+    "compare_captions",
     "compare_heads",
     "read_golden",
     "verify",
@@ -167,8 +171,12 @@ def verify(
     graph_files(opened, backend, precision)  # says what can be asked for, if this cannot
     tolerances = _tolerances_of(opened, precision)
     graphs = open_graphs(opened, backend, precision, threads)
+    native: list[Check] = []
     with Model(opened.spec, graphs) as model:
         answers = dict(_replay(model, graphs["vision"], files))
+        if precision == "fp32" and opened.spec.caption is not None and "fp32" in opened.caption_weights:
+            decoder = NativeCaptionDecoder(opened.spec.caption, opened.path / opened.caption_weights["fp32"])
+            native = _replay_captions(Model(opened.spec, graphs, decoder), files)
     threshold = opened.spec.thresholds.score
     if isinstance(tolerances, ResultTolerances):
         checks = compare_results(answers, tolerances)
@@ -181,7 +189,7 @@ def verify(
         captions = captions_check(list(answers.values()), tolerances)
         if captions is not None and tolerances.captions < 1:
             checks.append(captions)
-    return Verification(backend, precision, tuple(checks))
+    return Verification(backend, precision, (*checks, *native))
 
 
 def verify_everything(
@@ -287,3 +295,12 @@ def _replay(model: Model, vision: Graph, files: Iterable[Path]) -> Iterator[tupl
     for file in files:
         image, expected = read_golden(file)
         yield file.stem, (expected, answers_of(model, vision, image))
+
+
+def _replay_captions(model: Model, files: Iterable[Path]) -> list[Check]:
+    """The golden captions against those of a model whose decoder is the native one."""
+    checks: list[Check] = []
+    for file in files:
+        image, expected = read_golden(file)
+        checks += compare_captions(file.stem, expected.captions, model, image)
+    return checks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
@@ -49,15 +50,20 @@ def graph_files(bundle: Bundle, backend: str = "onnxruntime", precision: str = "
 
 
 def open_graphs(
-    bundle: Bundle, backend: str = "onnxruntime", precision: str = "fp32", threads: int | None = None
+    bundle: Bundle,
+    backend: str = "onnxruntime",
+    precision: str = "fp32",
+    threads: int | None = None,
+    parts: Collection[str] | None = None,
 ) -> dict[str, Graph]:
-    """Open every part of a bundle.
+    """Open every part of a bundle, or some.
 
     Args:
         bundle: What to open.
         backend: A name from `BACKENDS`.
         precision: Of the graphs.
         threads: CPU threads a graph may use; None for as many as this process may run on.
+        parts: Those to open; None for all.
 
     Returns:
         The graphs by part: "vision", and "caption_prefill" and "caption_step" where there is a caption.
@@ -82,6 +88,8 @@ def open_graphs(
     graphs: dict[str, Graph] = {}
     try:
         for part, path in files.items():
+            if parts is not None and part not in parts:
+                continue
             graphs[part] = module.open_graph(path, threads)
     except BaseException:
         for graph in graphs.values():

@@ -1,4 +1,5 @@
-/// The one file that knows Python: checks arguments, allocates results, releases the GIL, calls one kernel.
+/// With bindings_captions.cpp, what knows Python: checks arguments, allocates results, releases the GIL,
+/// calls one kernel.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -6,8 +7,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <memory>
-#include <mutex>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -15,8 +14,8 @@
 #include <utility>
 #include <vector>
 
+#include "bindings_captions.hpp"
 #include "boxes.hpp"
-#include "caption_search.hpp"
 #include "cpu_features.hpp"
 #include "half.hpp"
 #include "letterbox.hpp"
@@ -526,67 +525,6 @@ void set_simd_level_binding(const std::string& name) {
     set_simd_level(level);
 }
 
-/// The search and a lock: calls from two threads take turns instead of corrupting it.
-class LockedCaptionSearch {
-  public:
-    explicit LockedCaptionSearch(CaptionOptions options) : search_(std::move(options)) {}
-
-    py::tuple advance(const py::array& log_probs) {
-        const FloatArray values = float_array("log_probs", log_probs, 2, "(rows, V)", false);
-        NextRows next;
-        {
-            py::gil_scoped_release unlocked;
-            const std::lock_guard lock(mutex_);
-            check_shape(values.shape(0), values.shape(1));
-            next = search_.advance(values.data(), values.shape(1));
-        }
-        const auto rows = static_cast<py::ssize_t>(next.tokens.size());
-        return py::make_tuple(array_of(next.tokens, {rows}), array_of(next.parents, {rows}));
-    }
-
-    bool finished() const {
-        const py::gil_scoped_release unlocked;
-        const std::lock_guard lock(mutex_);
-        return search_.finished();
-    }
-
-    std::vector<std::tuple<std::vector<int64_t>, double, double>> hypotheses() const {
-        const py::gil_scoped_release unlocked;
-        const std::lock_guard lock(mutex_);
-        std::vector<std::tuple<std::vector<int64_t>, double, double>> result;
-        for (CaptionHypothesis& hypothesis : search_.hypotheses()) {
-            result.emplace_back(std::move(hypothesis.tokens), hypothesis.log_prob, hypothesis.score);
-        }
-        return result;
-    }
-
-  private:
-    void check_shape(int64_t rows, int64_t vocabulary_size) const {
-        if (search_.finished()) return;  // advance says what is wrong then
-        const int64_t known = search_.vocabulary_size();
-        const bool fits =
-            known == 0 ? vocabulary_size >= search_.smallest_vocabulary() : vocabulary_size == known;
-        if (rows == search_.rows() && fits) return;
-        const std::string size = known == 0
-                                     ? "V) with V at least " + std::to_string(search_.smallest_vocabulary())
-                                     : std::to_string(known) + ")";
-        throw std::invalid_argument("log_probs must have shape (" + std::to_string(search_.rows()) + ", " +
-                                    size + ", got (" + std::to_string(rows) + ", " +
-                                    std::to_string(vocabulary_size) + ")");
-    }
-
-    CaptionSearch search_;
-    mutable std::mutex mutex_;
-};
-
-std::unique_ptr<LockedCaptionSearch> make_caption_search(int64_t beam_size, int64_t max_length,
-                                                         int64_t bos_id, int64_t eos_id, int64_t pad_id,
-                                                         double length_penalty, int64_t min_length,
-                                                         std::vector<int64_t> forbidden) {
-    return std::make_unique<LockedCaptionSearch>(CaptionOptions{
-        beam_size, max_length, bos_id, eos_id, pad_id, length_penalty, min_length, std::move(forbidden)});
-}
-
 }  // namespace
 
 PYBIND11_MODULE(_native, module) {
@@ -617,11 +555,5 @@ PYBIND11_MODULE(_native, module) {
     module.def("set_simd_level", &set_simd_level_binding, py::arg("name"));
     module.def("semantic_argmax", &semantic_argmax_binding, py::arg("logits"), py::arg("image_size"),
                py::arg("geometry"), py::arg("stride") = 8);
-    py::class_<LockedCaptionSearch>(module, "CaptionSearch")
-        .def(py::init(&make_caption_search), py::arg("beam_size"), py::arg("max_length"), py::arg("bos_id"),
-             py::arg("eos_id"), py::arg("pad_id"), py::arg("length_penalty") = 1.0, py::arg("min_length") = 0,
-             py::arg("forbidden") = std::vector<int64_t>{})
-        .def("advance", &LockedCaptionSearch::advance, py::arg("log_probs"))
-        .def("hypotheses", &LockedCaptionSearch::hypotheses)
-        .def_property_readonly("finished", &LockedCaptionSearch::finished);
+    bind_captions(module);
 }

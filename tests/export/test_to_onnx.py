@@ -105,7 +105,9 @@ def test_the_bundle_opens_and_knows_the_model(exported: Exported, network: Netwo
     assert bundle.spec.caption.vocabulary == network.config.vocabulary
     assert bundle.spec.caption.max_length == 11
     golden = {f"golden/scene-{i}.npz" for i in range(3)}
-    assert set(bundle.files) == {f"{part}.fp32.onnx" for part in PARTS} | golden
+    weights = {"fp32": "caption.fp32.bin", "int8": "caption.int8.bin"}
+    assert set(bundle.files) == {f"{part}.fp32.onnx" for part in PARTS} | golden | set(weights.values())
+    assert bundle.caption_weights == weights
     assert bundle.graphs == {part: {"fp32": f"{part}.fp32.onnx"} for part in PARTS}
 
 
@@ -139,6 +141,9 @@ def test_the_ladder_is_kept_in_the_bundle(exported: Exported) -> None:
         ("batch of 3", name) for name in outputs
     ]
     assert all(check["passed"] for check in parity["onnx_fp32"])
+    native = [(check["golden"], check["stage"]) for check in parity["caption_fp32"] if check["passed"]]
+    searches = ("caption (greedy, native)", "caption (beam, native)")
+    assert native == [(f"scene-{i}", stage) for i in range(3) for stage in searches]
 
 
 def test_nothing_else_is_left_on_disk_and_nothing_is_printed(exported: Exported) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -298,3 +299,95 @@ def test_lets_threads_run():
     # Rising values: every one of them enters the heap, so that the step takes long.
     log_probs = np.linspace(-9, -1, 3_000_000, dtype=np.float32)[None]
     assert_lets_threads_run(lambda: _native.CaptionSearch(64, 9, **IDS).advance(log_probs))
+
+
+@pytest.mark.parametrize("beam_size", [1, 2, 5])
+@pytest.mark.parametrize("vocabulary_size", [6, 9, 131])
+def test_rules_against_repetition_equal_the_reference(vocabulary_size: int, beam_size: int) -> None:
+    for seed in range(4):
+        language = RandomLanguage(seed, vocabulary_size)
+        for rules in [
+            {"repetition_penalty": 1.7},
+            {"no_repeat_ngram": 1},
+            {"no_repeat_ngram": 2, "min_length": 5},
+            {"no_repeat_ngram": 3, "repetition_penalty": 1.2, "forbidden": [UNK]},
+        ]:
+            assert_same_hypotheses(language, max_length=14, beam_size=beam_size, **IDS, **rules)
+
+
+def test_no_run_of_words_comes_twice() -> None:
+    def stammer(sentences: Sequence[tuple[int, ...]]) -> np.ndarray:
+        # A, B, A, B, ... if nothing forbids it.
+        rows = np.full((len(sentences), 7), -9.0, np.float32)
+        for row, sentence in zip(rows, sentences, strict=True):
+            row[B if sentence and sentence[-1] == A else A] = -0.1
+        return rows
+
+    options = {"beam_size": 1, "max_length": 9, "forbidden": [UNK, EOS], **IDS}
+    assert native_search(stammer, **options)[0][0] == [A, B, A, B, A, B, A, B, A]
+    (tokens, *_), *_ = native_search(stammer, no_repeat_ngram=2, **options)
+    runs = list(itertools.pairwise(tokens))
+    assert tokens[:3] == [A, B, A] and len(set(runs)) == len(runs)
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
+@pytest.mark.parametrize("top_k", [0, 1, 3])
+def test_drawing_equals_the_reference(temperature: float, top_k: int) -> None:
+    for seed in (0, 1, 2**64 - 1):
+        language = RandomLanguage(seed % 97, 11)
+        drawing = {"temperature": temperature, "top_k": top_k, "seed": seed}
+        actual = native_search(
+            language, beam_size=4, max_length=8, min_length=2, repetition_penalty=1.3, **IDS, **drawing
+        )
+        rules = reference.Rules((BOS, PAD), EOS, 2, 1.3)
+        expected = reference.drawn_captions(language, 4, 8, rules, **drawing)
+        assert [tuple(tokens) for tokens, _, _ in actual] == [h.tokens for h in expected]
+        np.testing.assert_allclose([log_prob for _, log_prob, _ in actual], [h.log_prob for h in expected], rtol=1e-12)
+        np.testing.assert_allclose([score for _, _, score in actual], [h.score for h in expected], rtol=1e-12)
+
+
+def test_words_are_drawn_as_often_as_they_are_likely() -> None:
+    log_probs = np.log(np.array([[0.1, 0.1, 0.1, 0.1, 0.1, 0.2, 0.3]], np.float32))
+    counts = np.zeros(7)
+    for seed in range(100):
+        search = _native.CaptionSearch(20, 2, temperature=0.5, seed=seed, **IDS)
+        tokens, parents = search.advance(log_probs)
+        assert set(parents.tolist()) <= {0}
+        counts += np.bincount(tokens, minlength=7)
+        counts[EOS] += 20 - len(tokens)
+    expected = np.array([0, 0.01, 0, 0.01, 0.01, 0.04, 0.09]) / 0.16
+    np.testing.assert_allclose(counts / counts.sum(), expected, atol=0.04)
+
+
+def test_stopping_keeps_finished_sentences_or_else_running_ones() -> None:
+    def step(search: _native.CaptionSearch, rows: int, likely: int) -> None:
+        log_probs = np.full((rows, 7), -8.0, np.float32)
+        log_probs[:, likely] = -0.01
+        search.advance(log_probs)
+
+    search = _native.CaptionSearch(2, 9, **IDS)
+    step(search, 1, A)
+    search.stop()
+    assert search.finished and search.hypotheses()[0][0] == [A]
+    search.stop()
+    search = _native.CaptionSearch(2, 9, **IDS)
+    step(search, 1, A)
+    step(search, 2, EOS)
+    search.stop()
+    assert search.hypotheses()[0][0] == [A]
+    with pytest.raises(ValueError, match="this search is finished"):
+        step(search, 2, A)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"repetition_penalty": 0.9}, "repetition_penalty must be a finite number of at least 1, got 0.9"),
+        ({"no_repeat_ngram": -1}, "no_repeat_ngram must be at least 0, got -1"),
+        ({"temperature": float("inf")}, "temperature must be a finite number of at least 0, got inf"),
+        ({"top_k": -2}, "top_k must be at least 0, got -2"),
+    ],
+)
+def test_bad_rules(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        _native.CaptionSearch(2, 9, **IDS, **options)

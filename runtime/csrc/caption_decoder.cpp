@@ -1,0 +1,506 @@
+#include "caption_decoder.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <new>
+#include <stdexcept>
+#include <utility>
+
+#include "scan.hpp"
+
+namespace yolor_edge {
+namespace {
+
+constexpr int64_t kLargestDim = 1 << 24;
+constexpr size_t kAlignment = 64;
+// Words beyond the 2 * beam_size that a search looks at whose logits are made exact as well.
+constexpr int64_t kSpareWords = 16;
+
+int64_t now_ns() {
+    return std::chrono::duration_cast<std::chrono::nanoseconds>(
+               std::chrono::steady_clock::now().time_since_epoch())
+        .count();
+}
+
+/// Memory aligned for the widest loads, which grows and never shrinks; what was in it is lost when it grows.
+template <class Value>
+class Buffer {
+  public:
+    Value* take(int64_t count) {
+        if (count > capacity_) {
+            data_.reset();
+            capacity_ = 0;
+            const auto bytes = static_cast<size_t>(count) * sizeof(Value);
+            data_.reset(static_cast<Value*>(::operator new(bytes, std::align_val_t{kAlignment})));
+            std::memset(data_.get(), 0, bytes);
+            capacity_ = count;
+        }
+        return data_.get();
+    }
+    Value* get() const noexcept { return data_.get(); }
+
+  private:
+    struct Free {
+        void operator()(Value* data) const { ::operator delete(data, std::align_val_t{kAlignment}); }
+    };
+    std::unique_ptr<Value, Free> data_;
+    int64_t capacity_ = 0;
+};
+
+/// Stride of rows that are read one below the other: off the powers of two, which would share few cache sets.
+int64_t row_stride(int64_t n) {
+    return whole_blocks(n) + kBlock;
+}
+
+void require_dim(const char* name, int64_t value) {
+    if (value >= 1 && value <= kLargestDim) return;
+    throw std::invalid_argument(std::string(name) + " must lie in 1..16777216, got " + std::to_string(value));
+}
+
+const DecoderDims& checked(const DecoderDims& dims) {
+    for (const auto& [name, value] : {std::pair{"vocabulary", dims.vocabulary},
+                                      {"width", dims.width},
+                                      {"layers", dims.layers},
+                                      {"heads", dims.heads},
+                                      {"feed_forward", dims.feed_forward},
+                                      {"hidden", dims.hidden},
+                                      {"positions", dims.positions},
+                                      {"memory", dims.memory}})
+        require_dim(name, value);
+    if (dims.width % dims.heads != 0) {
+        throw std::invalid_argument("width must be a multiple of heads, got " + std::to_string(dims.width) +
+                                    " and " + std::to_string(dims.heads));
+    }
+    if (!(dims.norm_epsilon > 0.0 && dims.norm_epsilon < 1.0)) {
+        throw std::invalid_argument("norm_epsilon must lie between 0 and 1, got " +
+                                    std::to_string(dims.norm_epsilon));
+    }
+    return dims;
+}
+
+}  // namespace
+
+DecoderWeights collect_weights(const DecoderDims& dims, bool is_int8, const TensorSource& source) {
+    checked(dims);
+    const auto floats = [&](const std::string& name, int64_t count) {
+        return static_cast<const float*>(source(name, "float32", count * 4));
+    };
+    const auto norm = [&](const std::string& name) {
+        return NormWeights{floats(name + ".weight", dims.width), floats(name + ".bias", dims.width)};
+    };
+    const auto linear = [&](const std::string& name, int64_t in, int64_t out, bool is_small) {
+        const int64_t outputs = whole_blocks(out);
+        PackedLinear layer{};
+        layer.bias = floats(name + ".bias", outputs);
+        layer.in = in;
+        layer.out = out;
+        if (is_small) {
+            layer.weights = source(name + ".weight", "int8", outputs * ((in + 3) / 4 * 4));
+            layer.scales = floats(name + ".scales", outputs);
+            layer.sums = static_cast<const int32_t*>(source(name + ".sums", "int32", outputs * 4));
+        } else {
+            layer.weights = source(name + ".weight", "float32", outputs * in * 4);
+        }
+        return layer;
+    };
+    DecoderWeights weights{};
+    weights.words = floats("words", dims.vocabulary * dims.width);
+    weights.positions = floats("positions", dims.positions * dims.width);
+    weights.memory_positions = floats("memory_positions", dims.memory * dims.width);
+    weights.norm = norm("norm");
+    weights.memory_norm = norm("memory_norm");
+    for (int64_t i = 0; i < dims.layers; ++i) {
+        const std::string at = "layers." + std::to_string(i) + ".";
+        DecoderLayerWeights layer{};
+        layer.self_in = linear(at + "self_attention.in", dims.width, 3 * dims.width, is_int8);
+        layer.self_out = linear(at + "self_attention.output", dims.width, dims.width, is_int8);
+        layer.cross_query = linear(at + "cross_attention.query", dims.width, dims.width, is_int8);
+        layer.cross_key = linear(at + "cross_attention.key", dims.width, dims.width, is_int8);
+        layer.cross_value = linear(at + "cross_attention.value", dims.width, dims.width, is_int8);
+        layer.cross_out = linear(at + "cross_attention.output", dims.width, dims.width, is_int8);
+        layer.feed_in = linear(at + "feed_forward.in", dims.width, dims.feed_forward, is_int8);
+        layer.feed_out = linear(at + "feed_forward.out", dims.feed_forward, dims.width, is_int8);
+        for (int64_t n = 0; n < 3; ++n) layer.norms[n] = norm(at + "norms." + std::to_string(n));
+        weights.layers.push_back(layer);
+    }
+    weights.output[0] = linear("output.0", dims.width, dims.hidden, false);
+    weights.output[1] = linear("output.1", dims.hidden, dims.hidden, false);
+    weights.output[2] = linear("output.2", dims.hidden, dims.vocabulary, is_int8);
+    if (is_int8) {
+        weights.output[2].is_coarse = true;
+        weights.exact_output = floats("output.2.exact", dims.vocabulary * dims.hidden);
+    }
+    return weights;
+}
+
+/// What one call works in.
+struct CaptionDecoder::State {
+    int64_t rows = 0;    // sentences there is room for
+    int64_t length = 0;  // tokens there is room for
+    int64_t position = 0;
+
+    // Of the image. Keys of a head: (memory / 16, head width, 16); values: (head width / 16, memory, 16).
+    Buffer<float> cross_keys, cross_values;
+    // (layers, length, rows, width), written once. What position t of sentence r attends to lies in row
+    // slots[t * rows + r].
+    Buffer<float> keys, values;
+    std::vector<int32_t> slots, moved;
+
+    Buffer<float> x, y, mixed, wide, scores, logits;  // rows of the strides below
+    Buffer<uint8_t> high, low;                        // digits of quantised rows
+    Buffer<float> row_scales, normalisers;
+    std::vector<std::pair<float, int64_t>> shortlist;  // (logit, word)
+    Buffer<float> memory, key_input, projected;
+};
+
+class CaptionDecoder::Lease {
+  public:
+    Lease(const CaptionDecoder& decoder, int64_t rows, int64_t length)
+        : decoder_(decoder), state_(decoder.borrow(rows, length)) {}
+    ~Lease() { decoder_.give_back(std::move(state_)); }
+    Lease(const Lease&) = delete;
+    Lease& operator=(const Lease&) = delete;
+    State& operator*() const noexcept { return *state_; }
+
+  private:
+    const CaptionDecoder& decoder_;
+    std::unique_ptr<State> state_;
+};
+
+CaptionDecoder::CaptionDecoder(DecoderDims dims, DecoderWeights weights, const DecoderKernels& kernels)
+    : dims_(checked(dims)), weights_(std::move(weights)), kernels_(kernels) {}
+
+CaptionDecoder::~CaptionDecoder() = default;
+
+std::unique_ptr<CaptionDecoder::State> CaptionDecoder::borrow(int64_t rows, int64_t length) const {
+    std::unique_ptr<State> state;
+    {
+        const std::lock_guard lock(mutex_);
+        if (!idle_.empty()) {
+            state = std::move(idle_.back());
+            idle_.pop_back();
+        }
+    }
+    if (!state) state = std::make_unique<State>();
+    state->rows = rows;
+    state->length = length;
+    state->position = 0;
+    const int64_t depth = dims_.width / dims_.heads;
+    const int64_t cross = dims_.layers * dims_.heads;
+    state->cross_keys.take(cross * whole_blocks(dims_.memory) * depth);
+    state->cross_values.take(cross * whole_blocks(depth) * dims_.memory);
+    state->keys.take(dims_.layers * length * rows * dims_.width);
+    state->values.take(dims_.layers * length * rows * dims_.width);
+    state->slots.resize(static_cast<size_t>(length * rows));
+    state->moved.resize(static_cast<size_t>(length * rows));
+    const int64_t width = row_stride(dims_.width);
+    state->x.take(rows * width);
+    state->y.take(rows * width);
+    state->mixed.take(rows * width);
+    const int64_t widest = std::max({3 * dims_.width, dims_.feed_forward, dims_.hidden});
+    state->wide.take(2 * rows * row_stride(widest));
+    state->scores.take(rows * row_stride(std::max(dims_.memory, length)));
+    state->logits.take(rows * whole_blocks(dims_.vocabulary));
+    state->normalisers.take(rows);
+    state->shortlist.reserve(static_cast<size_t>(2 * rows + kSpareWords));
+    const int64_t most_rows = std::max(rows, dims_.memory);
+    state->high.take(most_rows * row_stride(widest));
+    state->low.take(most_rows * row_stride(widest));
+    state->row_scales.take(most_rows);
+    state->memory.take(dims_.memory * width);
+    state->key_input.take(dims_.memory * width);
+    state->projected.take(dims_.memory * width);
+    return state;
+}
+
+void CaptionDecoder::give_back(std::unique_ptr<State> state) const {
+    const std::lock_guard lock(mutex_);
+    idle_.push_back(std::move(state));
+}
+
+void CaptionDecoder::linear(State& state, const PackedLinear& layer, const float* x, int64_t rows,
+                            int64_t x_stride, float* y, int64_t y_stride) const {
+    if (layer.scales == nullptr) {
+        kernels_.matmul_f32(x, rows, x_stride, static_cast<const float*>(layer.weights), layer.bias, layer.in,
+                            layer.out, y, y_stride);
+        return;
+    }
+    const int64_t stride = row_stride(layer.in);
+    uint8_t* high = state.high.get();
+    uint8_t* low = layer.is_coarse ? nullptr : state.low.get();
+    float* scales = state.row_scales.get();
+    for (int64_t row = 0; row < rows; ++row) {
+        const float* from = x + row * x_stride;
+        scales[row] = low == nullptr
+                          ? kernels_.quantise(from, layer.in, high + row * stride)
+                          : kernels_.quantise_fine(from, layer.in, high + row * stride, low + row * stride);
+    }
+    kernels_.matmul_i8({high, low, scales, rows, stride}, static_cast<const int8_t*>(layer.weights),
+                       layer.sums, layer.scales, layer.bias, layer.in, layer.out, y, y_stride);
+}
+
+/// Keys and values of the cross-attention of every layer, packed by head.
+void CaptionDecoder::prefill(State& state, const float* memory) const {
+    const int64_t width = dims_.width, depth = width / dims_.heads, stride = row_stride(width);
+    const auto epsilon = static_cast<float>(dims_.norm_epsilon);
+    float* normed = state.memory.get();
+    float* key_input = state.key_input.get();
+    for (int64_t i = 0; i < dims_.memory; ++i) {
+        kernels_.layer_norm(memory + i * width, weights_.memory_norm.gain, weights_.memory_norm.shift, width,
+                            epsilon, normed + i * stride);
+        std::memcpy(key_input + i * stride, normed + i * stride, static_cast<size_t>(width) * 4);
+        kernels_.add_scaled(key_input + i * stride, 1.0f, weights_.memory_positions + i * width, width);
+    }
+    float* projected = state.projected.get();
+    const int64_t keys_size = whole_blocks(dims_.memory) * depth,
+                  values_size = whole_blocks(depth) * dims_.memory;
+    for (int64_t layer = 0; layer < dims_.layers; ++layer) {
+        const DecoderLayerWeights& weights = weights_.layers[static_cast<size_t>(layer)];
+        linear(state, weights.cross_key, key_input, dims_.memory, stride, projected, stride);
+        for (int64_t head = 0; head < dims_.heads; ++head) {
+            float* keys = state.cross_keys.get() + (layer * dims_.heads + head) * keys_size;
+            for (int64_t block = 0; block < dims_.memory; block += kBlock) {
+                const int64_t count = std::min(kBlock, dims_.memory - block);
+                const float* from = projected + block * stride + head * depth;
+                float* to = keys + block * depth;
+                for (int64_t j = 0; j < depth; ++j) {
+                    for (int64_t i = 0; i < count; ++i) to[j * kBlock + i] = from[i * stride + j];
+                    for (int64_t i = count; i < kBlock; ++i) to[j * kBlock + i] = 0.0f;
+                }
+            }
+        }
+        linear(state, weights.cross_value, normed, dims_.memory, stride, projected, stride);
+        for (int64_t head = 0; head < dims_.heads; ++head) {
+            float* values = state.cross_values.get() + (layer * dims_.heads + head) * values_size;
+            for (int64_t block = 0; block < depth; block += kBlock) {
+                const int64_t count = std::min(kBlock, depth - block);
+                const float* from = projected + head * depth + block;
+                float* to = values + block * dims_.memory;
+                for (int64_t i = 0; i < dims_.memory; ++i) {
+                    for (int64_t j = 0; j < count; ++j) to[i * kBlock + j] = from[i * stride + j];
+                    for (int64_t j = count; j < kBlock; ++j) to[i * kBlock + j] = 0.0f;
+                }
+            }
+        }
+    }
+}
+
+/// From queries, keys and values in `wide` to what each row attends to in `mixed`.
+void CaptionDecoder::self_attention(State& state, int64_t layer, int64_t rows) const {
+    const int64_t width = dims_.width, depth = width / dims_.heads, stride = row_stride(width);
+    const int64_t wide = row_stride(3 * width), now = state.position;
+    const float shrink = 1.0f / std::sqrt(static_cast<float>(depth));
+    float* keys = state.keys.get() + layer * state.length * state.rows * width;
+    float* values = state.values.get() + layer * state.length * state.rows * width;
+    for (int64_t row = 0; row < rows; ++row) {
+        const float* from = state.wide.get() + row * wide;
+        std::memcpy(keys + (now * state.rows + row) * width, from + width, static_cast<size_t>(width) * 4);
+        std::memcpy(values + (now * state.rows + row) * width, from + 2 * width,
+                    static_cast<size_t>(width) * 4);
+    }
+    float* scores = state.scores.get();
+    for (int64_t row = 0; row < rows; ++row) {
+        float* query = state.wide.get() + row * wide;
+        kernels_.scale(query, shrink, width);
+        float* mixed = state.mixed.get() + row * stride;
+        std::fill_n(mixed, width, 0.0f);
+        const auto where = [&](int64_t t) {
+            const int64_t slot = state.slots[static_cast<size_t>(t * state.rows + row)];
+            return (t * state.rows + slot) * width;
+        };
+        for (int64_t head = 0; head < dims_.heads; ++head) {
+            const int64_t offset = head * depth;
+            for (int64_t t = 0; t <= now; ++t)
+                scores[t] = kernels_.dot(query + offset, keys + where(t) + offset, depth);
+            kernels_.softmax(scores, now + 1);
+            for (int64_t t = 0; t <= now; ++t)
+                kernels_.add_scaled(mixed + offset, scores[t], values + where(t) + offset, depth);
+        }
+    }
+}
+
+/// From the queries in `wide` to what each row attends to of the image in `mixed`.
+void CaptionDecoder::cross_attention(State& state, int64_t layer, int64_t rows) const {
+    const int64_t width = dims_.width, depth = width / dims_.heads, stride = row_stride(width);
+    const int64_t keys_size = whole_blocks(dims_.memory) * depth,
+                  values_size = whole_blocks(depth) * dims_.memory;
+    const float shrink = 1.0f / std::sqrt(static_cast<float>(depth));
+    float* queries = state.wide.get();
+    for (int64_t row = 0; row < rows; ++row) kernels_.scale(queries + row * stride, shrink, width);
+    float* scores = state.scores.get();
+    const int64_t scores_stride = row_stride(dims_.memory);
+    for (int64_t head = 0; head < dims_.heads; ++head) {
+        const int64_t at = layer * dims_.heads + head;
+        kernels_.matmul_f32(queries + head * depth, rows, stride, state.cross_keys.get() + at * keys_size,
+                            nullptr, depth, dims_.memory, scores, scores_stride);
+        for (int64_t row = 0; row < rows; ++row) kernels_.softmax(scores + row * scores_stride, dims_.memory);
+        // Whole blocks may reach into the next head's columns, which are written after, or past the row's
+        // width.
+        kernels_.matmul_f32(scores, rows, scores_stride, state.cross_values.get() + at * values_size, nullptr,
+                            dims_.memory, depth, state.mixed.get() + head * depth, stride);
+    }
+}
+
+/// x = norm(x + y)
+void CaptionDecoder::add_and_norm(State& state, const NormWeights& norm, int64_t rows) const {
+    const int64_t stride = row_stride(dims_.width);
+    for (int64_t row = 0; row < rows; ++row) {
+        float* x = state.x.get() + row * stride;
+        kernels_.add_scaled(x, 1.0f, state.y.get() + row * stride, dims_.width);
+        kernels_.layer_norm(x, norm.gain, norm.shift, dims_.width, static_cast<float>(dims_.norm_epsilon), x);
+    }
+}
+
+/// Compute the logits of one row that can decide anything, those of its best words, from float32 weights:
+/// reading a few rows of them costs little, and most of what int8 changes in a sentence it changes in this
+/// last layer.
+void CaptionDecoder::make_best_exact(State& state, const float* hidden, float* logits) const {
+    const int64_t wanted = std::min(2 * state.rows + kSpareWords, dims_.vocabulary);
+    auto& best = state.shortlist;
+    best.clear();
+    const auto is_better = [](const auto& a, const auto& b) { return a.first > b.first; };
+    const auto lowest = [&] {
+        return static_cast<int64_t>(best.size()) < wanted ? std::numeric_limits<float>::lowest()
+                                                          : best.front().first;
+    };
+    for_each_at_least(logits, dims_.vocabulary, lowest, [&](int64_t word, float logit) {
+        if (static_cast<int64_t>(best.size()) == wanted) {
+            if (logit <= best.front().first) return;
+            std::pop_heap(best.begin(), best.end(), is_better);
+            best.pop_back();
+        }
+        best.emplace_back(logit, word);
+        std::push_heap(best.begin(), best.end(), is_better);
+    });
+    for (const auto& [logit, word] : best) {
+        const float product = kernels_.dot(hidden, weights_.exact_output + word * dims_.hidden, dims_.hidden);
+        logits[word] = product + weights_.output[2].bias[word];
+    }
+}
+
+/// Logits of the word after `tokens` (rows,), and the logarithm of each row's normaliser.
+void CaptionDecoder::step(State& state, const int64_t* tokens, int64_t rows) const {
+    const int64_t width = dims_.width, stride = row_stride(width);
+    for (int64_t row = 0; row < rows; ++row) {
+        state.slots[static_cast<size_t>(state.position * state.rows + row)] = static_cast<int32_t>(row);
+        float* x = state.x.get() + row * stride;
+        std::memcpy(x, weights_.words + tokens[row] * width, static_cast<size_t>(width) * 4);
+        kernels_.add_scaled(x, 1.0f, weights_.positions + state.position * width, width);
+        kernels_.layer_norm(x, weights_.norm.gain, weights_.norm.shift, width,
+                            static_cast<float>(dims_.norm_epsilon), x);
+    }
+    float* x = state.x.get();
+    float* y = state.y.get();
+    float* wide = state.wide.get();
+    for (int64_t layer = 0; layer < dims_.layers; ++layer) {
+        const DecoderLayerWeights& weights = weights_.layers[static_cast<size_t>(layer)];
+        linear(state, weights.self_in, x, rows, stride, wide, row_stride(3 * width));
+        self_attention(state, layer, rows);
+        linear(state, weights.self_out, state.mixed.get(), rows, stride, y, stride);
+        add_and_norm(state, weights.norms[0], rows);
+
+        linear(state, weights.cross_query, x, rows, stride, wide, stride);
+        cross_attention(state, layer, rows);
+        linear(state, weights.cross_out, state.mixed.get(), rows, stride, y, stride);
+        add_and_norm(state, weights.norms[1], rows);
+
+        const int64_t inner = row_stride(dims_.feed_forward);
+        linear(state, weights.feed_in, x, rows, stride, wide, inner);
+        for (int64_t row = 0; row < rows; ++row) kernels_.relu(wide + row * inner, dims_.feed_forward);
+        linear(state, weights.feed_out, wide, rows, inner, y, stride);
+        add_and_norm(state, weights.norms[2], rows);
+    }
+    const int64_t inner = row_stride(dims_.hidden);
+    float* hidden[2] = {wide, wide + state.rows * inner};
+    linear(state, weights_.output[0], x, rows, stride, hidden[0], inner);
+    for (int64_t row = 0; row < rows; ++row) kernels_.relu(hidden[0] + row * inner, dims_.hidden);
+    linear(state, weights_.output[1], hidden[0], rows, inner, hidden[1], inner);
+    for (int64_t row = 0; row < rows; ++row) kernels_.relu(hidden[1] + row * inner, dims_.hidden);
+    const int64_t words = whole_blocks(dims_.vocabulary);
+    linear(state, weights_.output[2], hidden[1], rows, inner, state.logits.get(), words);
+    for (int64_t row = 0; row < rows; ++row) {
+        float* logits = state.logits.get() + row * words;
+        if (weights_.exact_output != nullptr) make_best_exact(state, hidden[1] + row * inner, logits);
+        state.normalisers.get()[row] = kernels_.log_sum_exp(logits, dims_.vocabulary);
+    }
+    ++state.position;
+}
+
+Writing CaptionDecoder::write(const float* memory, const CaptionOptions& options, int64_t budget_ns) const {
+    const int64_t started = now_ns();
+    CaptionSearch search(options);
+    if (options.max_length > dims_.positions) {
+        throw std::invalid_argument("max_length must be at most the decoder's " +
+                                    std::to_string(dims_.positions) + " positions, got " +
+                                    std::to_string(options.max_length));
+    }
+    if (dims_.vocabulary < search.smallest_vocabulary()) {
+        throw std::invalid_argument("bos_id, eos_id and pad_id must lie in the vocabulary of " +
+                                    std::to_string(dims_.vocabulary) + " words");
+    }
+    const Lease lease(*this, options.beam_size, options.max_length);
+    State& state = *lease;
+    const int64_t stride = whole_blocks(dims_.vocabulary);
+    prefill(state, memory);
+
+    const auto advance = [&](const int64_t* tokens, int64_t rows) -> const NextRows& {
+        step(state, tokens, rows);
+        return search.advance(state.logits.get(), state.normalisers.get(), dims_.vocabulary, stride);
+    };
+    const NextRows* next = &advance(&options.bos_id, 1);
+    Writing writing{{}, now_ns() - started, 0, 1, false};
+    int64_t longest = 0, step_started = now_ns();
+    while (!search.finished()) {
+        if (budget_ns >= 0 && step_started + longest - started >= budget_ns) {
+            search.stop();
+            writing.is_cut = true;
+            break;
+        }
+        // Sentence r goes on from sentence parents[r].
+        const auto rows = static_cast<int64_t>(next->parents.size());
+        for (int64_t t = 0; t < state.position; ++t) {
+            for (int64_t row = 0; row < rows; ++row) {
+                const int64_t parent = next->parents[static_cast<size_t>(row)];
+                state.moved[static_cast<size_t>(t * state.rows + row)] =
+                    state.slots[static_cast<size_t>(t * state.rows + parent)];
+            }
+        }
+        std::swap(state.slots, state.moved);
+        next = &advance(next->tokens.data(), rows);
+        ++writing.runs;
+        const int64_t ended = now_ns();
+        longest = std::max(longest, ended - step_started);
+        step_started = ended;
+    }
+    writing.later_ns = now_ns() - started - writing.first_token_ns;
+    writing.hypotheses = search.hypotheses();
+    return writing;
+}
+
+void CaptionDecoder::log_probs(const float* memory, const int64_t* tokens, int64_t count, float* out) const {
+    if (count > dims_.positions) {
+        throw std::invalid_argument("tokens must be at most the decoder's " +
+                                    std::to_string(dims_.positions) + " positions, got " +
+                                    std::to_string(count));
+    }
+    for (int64_t i = 0; i < count; ++i) {
+        if (tokens[i] >= 0 && tokens[i] < dims_.vocabulary) continue;
+        throw std::invalid_argument("tokens must lie in 0.." + std::to_string(dims_.vocabulary - 1) +
+                                    ", got " + std::to_string(tokens[i]));
+    }
+    const Lease lease(*this, 1, count);
+    State& state = *lease;
+    prefill(state, memory);
+    for (int64_t i = 0; i < count; ++i) {
+        step(state, tokens + i, 1);
+        float* row = out + i * dims_.vocabulary;
+        const float* logits = state.logits.get();
+        const float normaliser = state.normalisers.get()[0];
+        for (int64_t word = 0; word < dims_.vocabulary; ++word) row[word] = logits[word] - normaliser;
+    }
+}
+
+}  // namespace yolor_edge

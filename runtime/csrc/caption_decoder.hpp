@@ -1,0 +1,130 @@
+/// The caption decoder: a post-norm Transformer (arXiv 1706.03762) that writes one sentence from an image's
+/// memory, from the first token to the last without leaving C++.
+///
+/// Once an image, the memory is normed and every layer's cross-attention keys and values are made from it and
+/// packed like weights. Then all running sentences take each step together, so that every weight is read once
+/// a step whatever the beam. The self-attention cache stays where it was written; a table says in which row
+/// each position of each sentence lies, so that the beam is reordered by moving a few indices.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "caption_search.hpp"
+#include "decoder_kernels.hpp"
+
+namespace yolor_edge {
+
+struct DecoderDims {
+    int64_t vocabulary;
+    int64_t width;  // a multiple of heads
+    int64_t layers;
+    int64_t heads;
+    int64_t feed_forward;
+    int64_t hidden;     // width of the two layers before the last one
+    int64_t positions;  // tokens it can be fed at most
+    int64_t memory;     // vectors an image gives
+    double norm_epsilon;
+};
+
+/// A linear layer in the packing of decoder_kernels.hpp. `scales` and `sums` are null for float32 weights.
+struct PackedLinear {
+    const void* weights;
+    const float* bias;    // (whole_blocks(out),)
+    const float* scales;  // (whole_blocks(out),)
+    const int32_t* sums;  // (whole_blocks(out),)
+    int64_t in;
+    int64_t out;
+    bool is_coarse;  // int8 inputs of one digit rather than two
+};
+
+struct NormWeights {
+    const float* gain;   // (width,)
+    const float* shift;  // (width,)
+};
+
+struct DecoderLayerWeights {
+    PackedLinear self_in;  // queries, keys and values in one: 3 * width outputs
+    PackedLinear self_out;
+    PackedLinear cross_query, cross_key, cross_value, cross_out;
+    PackedLinear feed_in, feed_out;
+    NormWeights norms[3];
+};
+
+/// Where the weights lie; the memory is the caller's and outlives the decoder.
+struct DecoderWeights {
+    const float* words;             // (vocabulary, width)
+    const float* positions;         // (positions, width)
+    const float* memory_positions;  // (memory, width), added to the keys of the cross-attention
+    NormWeights norm, memory_norm;
+    std::vector<DecoderLayerWeights> layers;
+    PackedLinear output[3];
+    const float*
+        exact_output;  // (vocabulary, hidden), the last layer once more in float32; null for float32 weights
+};
+
+/// Hands out the tensor `name` of `bytes` bytes, or throws std::invalid_argument.
+using TensorSource = std::function<const void*(const std::string& name, const char* dtype, int64_t bytes)>;
+
+/// All weights by name; see caption_weights.py for the names.
+DecoderWeights collect_weights(const DecoderDims& dims, bool is_int8, const TensorSource& source);
+
+struct Writing {
+    std::vector<CaptionHypothesis> hypotheses;  // best first
+    int64_t first_token_ns;                     // to the first token's choice
+    int64_t later_ns;                           // all the rest
+    int64_t runs;                               // of the decoder, the first one included
+    bool is_cut;                                // the budget ended it
+};
+
+/// One decoder serves any number of threads at once: each call takes working memory of its own, which is kept
+/// for the next one.
+class CaptionDecoder {
+  public:
+    /// Throws std::invalid_argument where dims make no sense.
+    CaptionDecoder(DecoderDims dims, DecoderWeights weights, const DecoderKernels& kernels);
+    ~CaptionDecoder();
+
+    const DecoderDims& dims() const noexcept { return dims_; }
+    const char* kernels() const noexcept { return kernels_.name; }
+
+    /// Write a sentence about one image.
+    ///   memory     (dims.memory, dims.width) row-major
+    ///   options    max_length at most dims.positions
+    ///   budget_ns  no step is begun that would end later than this after the call if it took as long as the
+    ///   longest
+    ///              one so far; the first is always made. Negative: no budget.
+    /// Without a number among the log-probabilities there is one hypothesis of no tokens.
+    Writing write(const float* memory, const CaptionOptions& options, int64_t budget_ns) const;
+
+    /// Log-probabilities of the token after each of `tokens` (count,), which begin with bos.
+    ///   out  (count, vocabulary)
+    void log_probs(const float* memory, const int64_t* tokens, int64_t count, float* out) const;
+
+  private:
+    struct State;
+    class Lease;
+
+    std::unique_ptr<State> borrow(int64_t rows, int64_t length) const;
+    void give_back(std::unique_ptr<State> state) const;
+    void prefill(State& state, const float* memory) const;
+    void step(State& state, const int64_t* tokens, int64_t rows) const;
+    void self_attention(State& state, int64_t layer, int64_t rows) const;
+    void cross_attention(State& state, int64_t layer, int64_t rows) const;
+    void linear(State& state, const PackedLinear& layer, const float* x, int64_t rows, int64_t x_stride,
+                float* y, int64_t y_stride) const;
+    void make_best_exact(State& state, const float* hidden, float* logits) const;
+    void add_and_norm(State& state, const NormWeights& norm, int64_t rows) const;
+
+    DecoderDims dims_;
+    DecoderWeights weights_;
+    const DecoderKernels& kernels_;
+    mutable std::mutex mutex_;
+    mutable std::vector<std::unique_ptr<State>> idle_;
+};
+
+}  // namespace yolor_edge

@@ -1,0 +1,117 @@
+/// The arithmetic of the caption decoder, for each instruction set: products of a few rows with a packed
+/// matrix, in float32 and in int8, and what is done to a row between them.
+///
+/// Packed matrices. A matrix (out, in) is cut into blocks of 16 outputs, the last one filled up with zeros:
+///   float32  (out / 16, in, 16)          all 16 outputs of one input lie together
+///   int8     (out / 16, in / 4, 16, 4)   the same for four inputs at a time, in filled up with zeros
+/// Every weight is then read once, in order, for all rows, and sums need no turning of registers. It is the
+/// order that VNNI, AVX2 and the dot products of ARM take alike.
+#pragma once
+
+#include <cstdint>
+
+namespace yolor_edge {
+
+constexpr int64_t kBlock = 16;
+
+/// n rounded up to whole blocks: the stride that rows written by `matmul_*` need at least.
+constexpr int64_t whole_blocks(int64_t n) {
+    return (n + kBlock - 1) / kBlock * kBlock;
+}
+
+/// Rows of int8, or of two int8 digits each: a weight is read once for both, so that where memory is the
+/// limit, the precision of 16 bits costs little.
+struct QuantisedRows {
+    const uint8_t* high;  // (rows, in)
+    const uint8_t* low;   // (rows, in), or null for rows of one digit
+    const float* scales;  // (rows,)
+    int64_t rows;
+    int64_t stride;  // bytes from row to row, of both
+};
+
+struct DecoderKernels {
+    const char* name;
+
+    /// y = x W^T + bias.
+    ///   x       (rows, in), `x_stride` floats from row to row
+    ///   weights packed float32, 64-byte aligned or not
+    ///   bias    (whole_blocks(out),) or null
+    ///   y       (rows, whole_blocks(out)), `y_stride` floats from row to row; what exceeds `out` is
+    ///   overwritten too
+    /// Every sum runs over the inputs in order, so a row's result does not depend on the other rows.
+    void (*matmul_f32)(const float* x, int64_t rows, int64_t x_stride, const float* weights,
+                       const float* bias, int64_t in, int64_t out, float* y, int64_t y_stride);
+
+    /// The same from rows quantised by this table, with sums exact in int32 up to 65,000 inputs.
+    ///   sums             (whole_blocks(out),) sum of each output's weights
+    ///   weight_scales    (whole_blocks(out),) factor of each output
+    void (*matmul_i8)(const QuantisedRows& x, const int8_t* weights, const int32_t* sums,
+                      const float* weight_scales, const float* bias, int64_t in, int64_t out, float* y,
+                      int64_t y_stride);
+
+    /// One row to int8, in the form that `matmul_i8` takes; returns the row's factor.
+    float (*quantise)(const float* x, int64_t n, uint8_t* q);
+
+    /// One row to two digits of base 255, nearly 16 bits.
+    float (*quantise_fine)(const float* x, int64_t n, uint8_t* high, uint8_t* low);
+
+    /// See row_math.hpp.
+    float (*dot)(const float* a, const float* b, int64_t n);
+    void (*add_scaled)(float* y, float factor, const float* x, int64_t n);
+    void (*scale)(float* x, float factor, int64_t n);
+    void (*relu)(float* x, int64_t n);
+    void (*layer_norm)(const float* x, const float* gain, const float* shift, int64_t n, float epsilon,
+                       float* out);
+    void (*softmax)(float* x, int64_t n);
+    float (*log_sum_exp)(const float* x, int64_t n);
+};
+
+/// The kernels of an instruction set, or null where this processor lacks it (or the build has none for it).
+/// Names, from the plainest on: "portable", "neon", "avx2", "avx512", "avx512vnni".
+const DecoderKernels* decoder_kernels(const char* name) noexcept;
+
+/// The fastest kernels that this processor runs.
+const DecoderKernels& best_decoder_kernels() noexcept;
+
+/// All names, null at the end.
+extern const char* const kDecoderKernelNames[];
+
+/// Each null where the processor lacks it; defined in the file of that instruction set.
+const DecoderKernels* avx2_decoder_kernels() noexcept;
+const DecoderKernels* avx512_decoder_kernels() noexcept;
+const DecoderKernels* avx512vnni_decoder_kernels() noexcept;
+const DecoderKernels* neon_decoder_kernels() noexcept;
+
+}  // namespace yolor_edge
+
+/// Defines the entries of a table that are not products, for `lanes` floats at a time with the attribute
+/// `target`.
+#define YE_ROW_KERNELS(lanes, target, offset)                                                    \
+    target float quantise_row(const float* x, int64_t n, uint8_t* q) {                           \
+        return row_math::quantise<lanes>(x, n, offset, q);                                       \
+    }                                                                                            \
+    target float quantise_fine_row(const float* x, int64_t n, uint8_t* high, uint8_t* low) {     \
+        return row_math::quantise_fine<lanes>(x, n, offset, high, low);                          \
+    }                                                                                            \
+    target float dot_row(const float* a, const float* b, int64_t n) {                            \
+        return row_math::dot<lanes>(a, b, n);                                                    \
+    }                                                                                            \
+    target void add_scaled_row(float* y, float factor, const float* x, int64_t n) {              \
+        row_math::add_scaled<lanes>(y, factor, x, n);                                            \
+    }                                                                                            \
+    target void scale_row(float* x, float factor, int64_t n) {                                   \
+        row_math::scale<lanes>(x, factor, n);                                                    \
+    }                                                                                            \
+    target void relu_row(float* x, int64_t n) {                                                  \
+        row_math::relu<lanes>(x, n);                                                             \
+    }                                                                                            \
+    target void layer_norm_row(const float* x, const float* gain, const float* shift, int64_t n, \
+                               float epsilon, float* out) {                                      \
+        row_math::layer_norm<lanes>(x, gain, shift, n, epsilon, out);                            \
+    }                                                                                            \
+    target void softmax_row(float* x, int64_t n) {                                               \
+        row_math::softmax<lanes>(x, n);                                                          \
+    }                                                                                            \
+    target float log_sum_exp_row(const float* x, int64_t n) {                                    \
+        return row_math::log_sum_exp<lanes>(x, n);                                               \
+    }

@@ -1,0 +1,300 @@
+/// Arithmetic on one row of floats, written once and compiled for every instruction set: each function takes
+/// the number of lanes of a vector register and is inlined into a caller that carries the target attribute.
+/// Vectors are passed by reference: of those by value, GCC notes that their ABI changed once, and cannot be
+/// told not to.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#if !defined(__GNUC__)
+#error "the caption decoder's kernels need the vector extensions of GCC or Clang"
+#endif
+
+#define YE_INLINE static inline __attribute__((always_inline))
+
+#if !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wpsabi"  // vectors are returned, but never from a call that is not inlined
+#endif
+
+namespace yolor_edge::row_math {
+
+/// 1.5 * 2^23: added to a float of at most 2^22 in size, it rounds it to a whole number and leaves that in
+/// the low bits.
+constexpr float kRound = 12582912.0f;
+
+template <int kLanes>
+struct Lanes {
+    typedef float Floats __attribute__((vector_size(kLanes * 4)));
+    typedef int32_t Integers __attribute__((vector_size(kLanes * 4)));
+    typedef uint8_t Bytes __attribute__((vector_size(kLanes)));
+};
+
+template <int kLanes>
+YE_INLINE typename Lanes<kLanes>::Floats load(const float* from) {
+    typename Lanes<kLanes>::Floats lanes;
+    std::memcpy(&lanes, from, sizeof lanes);
+    return lanes;
+}
+
+/// The first `count` lanes from memory, `fill` in the others.
+template <int kLanes>
+YE_INLINE typename Lanes<kLanes>::Floats load_part(const float* from, int64_t count, float fill) {
+    float values[kLanes];
+    for (int64_t i = 0; i < kLanes; ++i) values[i] = i < count ? from[i] : fill;
+    return load<kLanes>(values);
+}
+
+template <int kLanes>
+YE_INLINE void store(float* to, const typename Lanes<kLanes>::Floats& lanes) {
+    std::memcpy(to, &lanes, sizeof lanes);
+}
+
+template <int kLanes>
+YE_INLINE void store_part(float* to, int64_t count, const typename Lanes<kLanes>::Floats& lanes) {
+    float values[kLanes];
+    store<kLanes>(values, lanes);
+    for (int64_t i = 0; i < count; ++i) to[i] = values[i];
+}
+
+template <int kLanes>
+YE_INLINE float sum_of(const typename Lanes<kLanes>::Floats& lanes) {
+    float values[kLanes];
+    store<kLanes>(values, lanes);
+    for (int width = kLanes / 2; width > 0; width /= 2) {
+        for (int i = 0; i < width; ++i) values[i] += values[i + width];
+    }
+    return values[0];
+}
+
+template <int kLanes>
+YE_INLINE float max_of(const typename Lanes<kLanes>::Floats& lanes) {
+    float values[kLanes];
+    store<kLanes>(values, lanes);
+    float most = values[0];
+    for (int i = 1; i < kLanes; ++i) most = values[i] > most ? values[i] : most;
+    return most;
+}
+
+/// e^x within two units in the last place for x in [-87, 88]; smaller x and NaN give e^-87. Range reduction
+/// and coefficients after Cephes' expf (S. Moshier, netlib.org/cephes).
+template <int kLanes>
+YE_INLINE typename Lanes<kLanes>::Floats exp_of(const typename Lanes<kLanes>::Floats& exponents) {
+    using Floats = typename Lanes<kLanes>::Floats;
+    using Integers = typename Lanes<kLanes>::Integers;
+    const Floats zero = {};
+    const Floats lowest = zero - 87.0f, highest = zero + 88.0f;
+    Floats x = exponents > lowest ? exponents : lowest;
+    x = x < highest ? x : highest;
+    const Floats shifted = x * 1.44269504f + kRound;
+    const Floats whole = shifted - kRound;
+    const Floats rest = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
+    Floats sum = zero + 1.9875691500e-4f;
+    sum = sum * rest + 1.3981999507e-3f;
+    sum = sum * rest + 8.3334519073e-3f;
+    sum = sum * rest + 4.1665795894e-2f;
+    sum = sum * rest + 1.6666665459e-1f;
+    sum = sum * rest + 5.0000001201e-1f;
+    sum = sum * rest * rest + rest + 1.0f;
+    Integers power;
+    std::memcpy(&power, &shifted, sizeof power);
+    power = ((power - 0x4B400000) + 127) << 23;  // 0x4B400000: the bits of kRound
+    Floats scale;
+    std::memcpy(&scale, &power, sizeof scale);
+    return sum * scale;
+}
+
+template <int kLanes>
+YE_INLINE float dot(const float* a, const float* b, int64_t n) {
+    typename Lanes<kLanes>::Floats sum = {};
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) sum += load<kLanes>(a + i) * load<kLanes>(b + i);
+    float total = sum_of<kLanes>(sum);
+    for (; i < n; ++i) total += a[i] * b[i];
+    return total;
+}
+
+/// y += factor * x
+template <int kLanes>
+YE_INLINE void add_scaled(float* y, float factor, const float* x, int64_t n) {
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes)
+        store<kLanes>(y + i, load<kLanes>(y + i) + load<kLanes>(x + i) * factor);
+    for (; i < n; ++i) y[i] += x[i] * factor;
+}
+
+template <int kLanes>
+YE_INLINE void scale(float* x, float factor, int64_t n) {
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) store<kLanes>(x + i, load<kLanes>(x + i) * factor);
+    for (; i < n; ++i) x[i] *= factor;
+}
+
+/// max(x, 0); NaN stays.
+template <int kLanes>
+YE_INLINE void relu(float* x, int64_t n) {
+    const typename Lanes<kLanes>::Floats zero = {};
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) {
+        const auto lanes = load<kLanes>(x + i);
+        store<kLanes>(x + i, lanes < zero ? zero : lanes);
+    }
+    for (; i < n; ++i) x[i] = x[i] < 0.0f ? 0.0f : x[i];
+}
+
+/// out = (x - mean) / sqrt(variance + epsilon) * gain + shift; `out` may be `x`.
+template <int kLanes>
+YE_INLINE void layer_norm(const float* x, const float* gain, const float* shift, int64_t n, float epsilon,
+                          float* out) {
+    typename Lanes<kLanes>::Floats sum = {};
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) sum += load<kLanes>(x + i);
+    float total = sum_of<kLanes>(sum);
+    for (; i < n; ++i) total += x[i];
+    const float mean = total / static_cast<float>(n);
+    typename Lanes<kLanes>::Floats squares = {};
+    for (i = 0; i + kLanes <= n; i += kLanes) {
+        const auto centred = load<kLanes>(x + i) - mean;
+        squares += centred * centred;
+    }
+    total = sum_of<kLanes>(squares);
+    for (; i < n; ++i) total += (x[i] - mean) * (x[i] - mean);
+    const float inverse = 1.0f / std::sqrt(total / static_cast<float>(n) + epsilon);
+    for (i = 0; i + kLanes <= n; i += kLanes) {
+        const auto normal = (load<kLanes>(x + i) - mean) * inverse;
+        store<kLanes>(out + i, normal * load<kLanes>(gain + i) + load<kLanes>(shift + i));
+    }
+    for (; i < n; ++i) out[i] = (x[i] - mean) * inverse * gain[i] + shift[i];
+}
+
+template <int kLanes>
+YE_INLINE float largest(const float* x, int64_t n) {
+    constexpr float kInfinity = std::numeric_limits<float>::infinity();
+    const typename Lanes<kLanes>::Floats zero = {};
+    typename Lanes<kLanes>::Floats most = zero - kInfinity;
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) {
+        const auto lanes = load<kLanes>(x + i);
+        most = lanes > most ? lanes : most;
+    }
+    float result = max_of<kLanes>(most);
+    for (; i < n; ++i) result = x[i] > result ? x[i] : result;
+    return result;
+}
+
+/// x = e^x / sum of e^x, n at least 1.
+template <int kLanes>
+YE_INLINE void softmax(float* x, int64_t n) {
+    const float most = largest<kLanes>(x, n);
+    typename Lanes<kLanes>::Floats sum = {};
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) {
+        const auto power = exp_of<kLanes>(load<kLanes>(x + i) - most);
+        store<kLanes>(x + i, power);
+        sum += power;
+    }
+    float total = sum_of<kLanes>(sum);
+    if (i < n) {
+        store_part<kLanes>(x + i, n - i, exp_of<kLanes>(load_part<kLanes>(x + i, n - i, most) - most));
+        for (; i < n; ++i) total += x[i];
+    }
+    scale<kLanes>(x, 1.0f / total, n);
+}
+
+/// log of the sum of e^x, or NaN if one of them is or all are -infinity.
+template <int kLanes>
+YE_INLINE float log_sum_exp(const float* x, int64_t n) {
+    const float most = largest<kLanes>(x, n);
+    typename Lanes<kLanes>::Floats sum = {};
+    typename Lanes<kLanes>::Integers is_nan = {};
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) {
+        const auto lanes = load<kLanes>(x + i);
+        is_nan |= lanes != lanes;
+        sum += exp_of<kLanes>(lanes - most);
+    }
+    double total = sum_of<kLanes>(sum);
+    int any = 0;
+    for (int lane = 0; lane < kLanes; ++lane) any |= is_nan[lane];
+    for (; i < n; ++i) {
+        any |= x[i] != x[i] ? 1 : 0;
+        total += std::exp(static_cast<double>(x[i]) - most);
+    }
+    if (any != 0 || !(std::abs(most) <= std::numeric_limits<float>::max()))
+        return std::numeric_limits<float>::quiet_NaN();
+    return static_cast<float>(most + std::log(total));
+}
+
+/// The largest |x|, or NaN if one is not finite.
+template <int kLanes>
+YE_INLINE float peak_of(const float* x, int64_t n) {
+    using Floats = typename Lanes<kLanes>::Floats;
+    const Floats zero = {};
+    Floats most = zero;
+    typename Lanes<kLanes>::Integers is_nan = {};
+    for (int64_t i = 0; i < n; i += kLanes) {
+        const Floats lanes = i + kLanes <= n ? load<kLanes>(x + i) : load_part<kLanes>(x + i, n - i, 0.0f);
+        const Floats size = lanes < zero ? -lanes : lanes;
+        most = size > most ? size : most;
+        is_nan |= lanes != lanes;
+    }
+    int any = 0;
+    for (int lane = 0; lane < kLanes; ++lane) any |= is_nan[lane];
+    const float peak = max_of<kLanes>(most);
+    return any == 0 && peak <= std::numeric_limits<float>::max() ? peak
+                                                                 : std::numeric_limits<float>::quiet_NaN();
+}
+
+/// Whole numbers, as floats, of at most 2^22 in size plus `offset`, as bytes.
+template <int kLanes>
+YE_INLINE void store_bytes(const typename Lanes<kLanes>::Floats& whole, int32_t offset, int64_t count,
+                           uint8_t* to) {
+    const auto integers = __builtin_convertvector(whole, typename Lanes<kLanes>::Integers) + offset;
+    const auto bytes = __builtin_convertvector(integers, typename Lanes<kLanes>::Bytes);
+    std::memcpy(to, &bytes, static_cast<size_t>(count < kLanes ? count : kLanes));
+}
+
+/// Symmetric quantisation of one row: q = round(x * 127 / max|x|) + offset, to the nearest even; returns the
+/// factor that takes q - offset back to x, NaN if an x is not finite. Bytes up to the next multiple of 4 are
+/// set to `offset`.
+template <int kLanes>
+YE_INLINE float quantise(const float* x, int64_t n, int32_t offset, uint8_t* q) {
+    using Floats = typename Lanes<kLanes>::Floats;
+    const Floats zero = {};
+    const float peak = peak_of<kLanes>(x, n);
+    const bool is_usable = peak > 1e-30f;
+    const float factor = is_usable ? 127.0f / peak : 0.0f;
+    const int64_t padded = (n + 3) / 4 * 4;
+    for (int64_t i = 0; i < padded; i += kLanes) {
+        const Floats lanes = i + kLanes <= n ? load<kLanes>(x + i) : load_part<kLanes>(x + i, n - i, 0.0f);
+        const Floats shifted = (is_usable ? lanes * factor : zero) + kRound;
+        store_bytes<kLanes>(shifted - kRound, offset, padded - i, q + i);
+    }
+    return is_usable ? peak / 127.0f : peak * 0.0f;
+}
+
+/// The same in two digits of base 255, each -127..127: q = 255 * high + low = round(x * 32512 / max|x|).
+template <int kLanes>
+YE_INLINE float quantise_fine(const float* x, int64_t n, int32_t offset, uint8_t* high, uint8_t* low) {
+    using Floats = typename Lanes<kLanes>::Floats;
+    const Floats zero = {};
+    const float peak = peak_of<kLanes>(x, n);
+    const bool is_usable = peak > 1e-30f;
+    const float factor = is_usable ? 32512.0f / peak : 0.0f;
+    const int64_t padded = (n + 3) / 4 * 4;
+    for (int64_t i = 0; i < padded; i += kLanes) {
+        const Floats lanes = i + kLanes <= n ? load<kLanes>(x + i) : load_part<kLanes>(x + i, n - i, 0.0f);
+        Floats shifted = (is_usable ? lanes * factor : zero) + kRound;
+        const Floats whole = shifted - kRound;
+        shifted = whole * (1.0f / 255.0f) + kRound;
+        const Floats digit = shifted - kRound;
+        store_bytes<kLanes>(digit, offset, padded - i, high + i);
+        store_bytes<kLanes>(whole - digit * 255.0f, offset, padded - i, low + i);
+    }
+    return is_usable ? peak / 32512.0f : peak * 0.0f;
+}
+
+}  // namespace yolor_edge::row_math
