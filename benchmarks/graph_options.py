@@ -185,7 +185,7 @@ def _time(
             full_ms = (time.perf_counter_ns() - started) / 1e6 / len(feed)
             full_cpu_ms = (time.process_time_ns() - worked) / 1e6 / len(feed)
             worked = time.process_time_ns()
-            stages = model.predict(pictures[run % len(pictures)]).timings_ms
+            stages = dict(model.predict(pictures[run % len(pictures)]).timings_ms)
             # Of all threads: on a machine with other work this says more than the time on the clock.
             stages["total_cpu"] = (time.process_time_ns() - worked) / 1e6
             stages["network_per_image_of_full_batch"] = full_ms

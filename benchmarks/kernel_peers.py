@@ -55,7 +55,7 @@ def letterbox_blob(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     top, left = (SIZE - height) // 2, (SIZE - width) // 2
     borders = (top, SIZE - height - top, left, SIZE - width - left)
     padded = cv2.copyMakeBorder(small, *borders, cv2.BORDER_CONSTANT, value=(114, 114, 114))
-    return cv2.dnn.blobFromImage(padded, 1 / 255, swapRB=True)
+    return np.asarray(cv2.dnn.blobFromImage(padded, 1 / 255, swapRB=True), np.float32)
 
 
 def boxes_opencv(heads: Heads, score: float, iou: float, limit: int) -> tuple[Found, NDArray[np.intp]]:
@@ -65,13 +65,15 @@ def boxes_opencv(heads: Heads, score: float, iou: float, limit: int) -> tuple[Fo
     """
     flat = np.flatnonzero(heads.class_logits.ravel() > np.log(score / (1 - score)))
     class_ids, cells = np.divmod(flat, heads.class_logits.shape[1])
-    scores = 1 / (1 + np.exp(-heads.class_logits.ravel()[flat]))
+    scores = (1 / (1 + np.exp(-heads.class_logits.ravel()[flat]))).astype(np.float32)
     boxes = _decoded(heads.box_bins, cells)
     if len(flat) > 3000:
         kept = _suppressed(boxes, scores, class_ids, iou, limit)
     else:
         sides = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-        kept = np.asarray(cv2.dnn.NMSBoxesBatched(sides, scores, class_ids.astype(np.int32), score, iou), np.intp)
+        # OpenCV's own types ask for lists; it takes arrays, without a copy.
+        listed: Any = (sides, scores, class_ids.astype(np.int32))
+        kept = np.asarray(cv2.dnn.NMSBoxesBatched(*listed, score, iou), np.intp)
         kept = kept[np.argsort(-scores[kept], kind="stable")[:limit]]
     return (boxes[kept], scores[kept], class_ids[kept]), cells[kept]
 

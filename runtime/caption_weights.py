@@ -226,7 +226,7 @@ def _described(path: Path, header: Any) -> tuple[CaptionDims, str, float]:
     # Each layer has its tensors listed: no header that fits the file describes more than this.
     if not complaints and values["layers"] > 1 << 12:
         complaints.append(f"dims.layers must be at most 4096, got {values['layers']}")
-    if complaints:
+    if complaints or not isinstance(epsilon, float):
         raise _unfit(path, "; ".join(complaints))
     return CaptionDims(**values), str(precision), float(epsilon)
 

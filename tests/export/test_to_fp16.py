@@ -77,7 +77,7 @@ def scaled(gain: float) -> onnx.ModelProto:
         helper.make_node("Mul", ["large", "back"], ["same"], "block.down"),
         helper.make_node("Relu", ["same"], ["out"], "head.relu"),
     ]
-    constants = [numpy_helper.from_array(np.float32(v), n) for n, v in (("gain", gain), ("back", 1 / gain))]
+    constants = [numpy_helper.from_array(np.array(v, np.float32), n) for n, v in (("gain", gain), ("back", 1 / gain))]
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4]) for name in ("images", "out")]
     graph = helper.make_graph(nodes, "scaled", values[:1], values[1:], constants)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-LogProbs = Callable[[Sequence[tuple[int, ...]]], NDArray[np.float32]]
+LogProbs = Callable[[Sequence[tuple[int, ...]]], NDArray[np.floating[Any]]]
 
 
 @dataclass(frozen=True)

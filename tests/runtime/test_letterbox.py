@@ -108,8 +108,12 @@ def test_camera_layouts_are_converted_as_opencv_does(input_size, seed):
     height, width = 24, 36
     nv12 = random_image(seed, height * 3 // 2, width)
     yuyv = random_image(seed, height, width, 2)
-    for image, layout, code in [(nv12, "nv12", cv2.COLOR_YUV2BGR_NV12), (yuyv, "yuyv", cv2.COLOR_YUV2BGR_YUYV)]:
-        expected = _native.letterbox(cv2.cvtColor(image, code), *input_size)
+    layouts: list[tuple[Any, Any, int]] = [
+        (nv12, "nv12", cv2.COLOR_YUV2BGR_NV12),
+        (yuyv, "yuyv", cv2.COLOR_YUV2BGR_YUYV),
+    ]
+    for image, layout, code in layouts:
+        expected = _native.letterbox(np.asarray(cv2.cvtColor(image, code), np.uint8), *input_size)
         np.testing.assert_array_equal(_native.letterbox(image, *input_size, layout=layout), expected)
         wide = np.zeros((len(image), image[0].size + 12), np.uint8)
         wide[:, : image[0].size] = image.reshape(len(image), -1)
