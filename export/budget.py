@@ -113,7 +113,7 @@ def meet_budget(
         ranges: From `calibrate`.
         dialect: "s8s8" or "u8s8".
         inputs: A few calibration pictures as the network's input, to measure the layers' noise on.
-        score: Scores a graph; None to quantise without a budget.
+        score: Scores a graph; None to quantise without a budget, and without measuring the layers.
         reference: Scores of the fp32 graph.
         max_drop: Largest drop of any score, absolute.
         keep_float: Layers to keep in float in any case.
@@ -123,8 +123,10 @@ def meet_budget(
         AccuracyError: If not even the search's last try, half of all layers in float, meets the budget.
     """
     say = progress or (lambda line: None)
-    say(f"int8-{dialect}: measuring what every layer alone costs")
-    noise = layer_noise(model, ranges, dialect, inputs, keep_float)
+    noise: dict[str, dict[str, float]] = {}
+    if score:
+        say(f"int8-{dialect}: measuring what every layer alone costs")
+        noise = layer_noise(model, ranges, dialect, inputs, keep_float)
     tries: dict[int, tuple[Quantized, Mapping[str, float]]] = {}
     ranking: list[str] = sorted(noise, key=lambda name: -sum(noise[name].values()))
 
