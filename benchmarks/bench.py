@@ -100,6 +100,7 @@ def bench(
     cold["bundle_open_ms"] = _milliseconds_since(started) if opened is not bundle else "unknown"
     was_imported = backend in sys.modules
     started = time.perf_counter_ns()
+    precision = opened.choose_precision(precision, backend)
     load(opened, backend, precision, threads).close()
     cold["first_load_ms"] = _milliseconds_since(started)
     cold["first_load_imports_backend"] = not was_imported

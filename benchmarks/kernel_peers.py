@@ -72,8 +72,8 @@ def boxes_opencv(heads: Heads, score: float, iou: float, limit: int) -> tuple[Fo
     else:
         sides = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
         # OpenCV's own types ask for lists; it takes arrays, without a copy.
-        listed: Any = (sides, scores, class_ids.astype(np.int32))
-        kept = np.asarray(cv2.dnn.NMSBoxesBatched(*listed, score, iou), np.intp)
+        nms: Any = cv2.dnn.NMSBoxesBatched
+        kept = np.asarray(nms(sides, scores, class_ids.astype(np.int32), score, iou), np.intp)
         kept = kept[np.argsort(-scores[kept], kind="stable")[:limit]]
     return (boxes[kept], scores[kept], class_ids[kept]), cells[kept]
 

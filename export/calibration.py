@@ -43,16 +43,14 @@ class Calibration:
     Attributes:
         ranges: (low, high) by tensor; low <= 0 <= high, so that zero is always a value of its own.
         method: How outliers were treated.
-        images: Number of pictures.
-        list_sha256: Of the pictures' own digests, in order.
+        images: Digests of the pictures, in order.
         preprocess_sha256: Of the preprocessing rule.
         weights_sha256: Of the fp32 graph.
     """
 
     ranges: Mapping[str, tuple[float, float]]
     method: Method
-    images: int
-    list_sha256: str
+    images: tuple[str, ...]
     preprocess_sha256: str
     weights_sha256: str
 
@@ -72,14 +70,26 @@ class Calibration:
         """
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(data, dict):
+                raise ValueError("it holds no JSON object")
             version = data.pop("scales_version")
             if version != SCALES_VERSION:
                 raise ValueError(f"scales_version {version}, expected {SCALES_VERSION}")
             data["ranges"] = {str(name): (float(low), float(high)) for name, (low, high) in data["ranges"].items()}
+            wrong = [name for name, (low, high) in data["ranges"].items() if not -np.inf < low <= 0 <= high < np.inf]
+            if wrong:
+                raise ValueError(f"the range of {wrong[0]!r} is not one around zero")
+            data["images"] = tuple(str(digest) for digest in data["images"])
+            if data["method"] not in METHODS:
+                raise ValueError(f"unknown method {data['method']!r}")
             return cls(**data)
         except FileNotFoundError:
-            raise CalibrationError(f"{path}: no such file, expected scales as written by yolor-edge export") from None
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise CalibrationError(
+                f"{path}: no such file; give the calibration.json of an int8 bundle, or pictures with --calibration"
+            ) from None
+        except KeyError as error:
+            raise CalibrationError(f"{path}: is not a file of scales (no {error} in it); calibrate again") from None
+        except (OSError, ValueError, TypeError, AttributeError) as error:
             raise CalibrationError(f"{path}: is not a file of scales ({error}); calibrate again") from None
 
     def require_fresh(self, where: Path, model: onnx.ModelProto, rule: PreprocessRule) -> None:
@@ -149,18 +159,13 @@ class CalibrationSet:
             if not file.is_file():
                 raise CalibrationError(f"{file}: no such picture; correct the list of --calibration")
             digests.append(sha256_of(file))
-        shared = [file for file, digest in zip(self.files, digests, strict=True) if digest in (held_out or {})]
-        if shared:
-            raise CalibrationError(
-                f"{shared[0]}: is one of the pictures that the result is scored on ({len(shared)} of "
-                f"{len(self.files)} are); calibrate on others, such as the training split"
-            )
+        refuse_held_out(digests, held_out or {})
         if len(self.files) > 1 and len(set(digests)) == 1:
             raise CalibrationError(
                 f"{self.files[0]}: all {len(self.files)} calibration pictures are the same; "
                 "pass different ones, as varied as what the network will see"
             )
-        self.sha256 = hashlib.sha256("".join(digests).encode()).hexdigest()
+        self.digests = tuple(digests)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -222,8 +227,7 @@ def calibrate(
     return Calibration(
         ranges={name: (min(low, 0.0), max(high, 0.0)) for name, (low, high) in ranges.items()},
         method=method,
-        images=len(pictures),
-        list_sha256=pictures.sha256,
+        images=pictures.digests,
         preprocess_sha256=digest_of_rule(pictures.rule),
         weights_sha256=digest_of_weights(model),
     )
@@ -244,11 +248,13 @@ def tensors_to_calibrate(view: GraphView) -> list[str]:
 
 
 def digest_of_weights(model: onnx.ModelProto) -> str:
-    """SHA-256 over the names and values of all constants of a graph, in the order of their names."""
+    """SHA-256 over the names and values of a graph's convolutions, in the order of their names."""
     digest = hashlib.sha256()
-    for weight in sorted(model.graph.initializer, key=lambda w: w.name):
-        digest.update(weight.name.encode())
-        digest.update(onnx.numpy_helper.to_array(weight).tobytes())
+    view = GraphView(model)
+    names = {name for conv in view.convolutions() for name in conv.input[1:] if name in view.weights}
+    for name in sorted(names):
+        digest.update(name.encode())
+        digest.update(view.weight(name).tobytes())
     return digest.hexdigest()
 
 
@@ -258,7 +264,7 @@ def digest_of_rule(rule: PreprocessRule) -> str:
 
 
 def _extremes(names: Sequence[str], batches: Iterable[Mapping[str, Array]]) -> dict[str, tuple[float, float, float]]:
-    """Lowest and highest value of each tensor, and how far its highest value moved between pictures."""
+    """Lowest and highest value of each tensor, and how far these moved between pictures."""
     found: dict[str, tuple[float, float, float]] = {}
     for values in batches:
         for name in names:
@@ -331,13 +337,32 @@ def _entropy_range(counts: NDArray[np.int64], low: float, high: float) -> tuple[
     return max(low, -bound), min(high, bound)
 
 
+def refuse_held_out(digests: Sequence[str], held_out: Mapping[str, Path]) -> None:
+    """Refuse to calibrate on what is scored.
+
+    Raises:
+        CalibrationError: Naming the first picture that is, and how many are.
+    """
+    shared = [held_out[digest] for digest in digests if digest in held_out]
+    if shared:
+        raise CalibrationError(
+            f"{shared[0]}: is one of the pictures that the result is scored on ({len(shared)} of {len(digests)} are); "
+            "calibrate on others, such as the training split"
+        )
+
+
 def held_out_digests(files: Iterable[Path]) -> dict[str, Path]:
     """SHA-256 of the pictures that a result is scored on, for `CalibrationSet` to keep apart."""
     return {sha256_of(file): file for file in files if file.is_file()}
 
 
 def scales_summary(calibration: Calibration) -> dict[str, Any]:
-    """What a bundle records of a calibration."""
-    summary = asdict(calibration)
-    summary["tensors"] = len(summary.pop("ranges"))
-    return summary
+    """What bundle.json records of a calibration; the file of scales holds the rest."""
+    return {
+        "method": calibration.method,
+        "images": len(calibration.images),
+        "list_sha256": hashlib.sha256("".join(calibration.images).encode()).hexdigest(),
+        "preprocess_sha256": calibration.preprocess_sha256,
+        "weights_sha256": calibration.weights_sha256,
+        "tensors": len(calibration.ranges),
+    }

@@ -38,6 +38,7 @@ from .calibration import (
     calibrate,
     calibration_files,
     held_out_digests,
+    refuse_held_out,
     scales_summary,
 )
 from .probe import open_model
@@ -60,7 +61,7 @@ class PrecisionOptions:
 
     Attributes:
         precisions: Of "fp16", "int8", "auto". "auto" writes both, drops int8 where it misses the budget or is not
-            faster than fp32 on this machine, and records which precision is best here.
+            faster than fp32 in ONNX Runtime on one thread of this machine, and records which of the two is.
         calibration: Pictures for int8: a folder, a glob or a text file with one path a line.
         method: How int8 ranges treat outliers, see `calibrate`.
         scales: The `calibration.json` of another export of the same weights, instead of pictures.
@@ -88,12 +89,20 @@ class PrecisionOptions:
                 "int8 needs pictures to calibrate on: give --calibration with a folder or a list of them (200 or "
                 "more, none of the evaluation split), or --scales with the calibration.json of an earlier export"
             )
+        if self.calibration is not None and self.scales is not None:
+            raise UsageError("--calibration measures ranges and --scales gives them; leave one of the two out")
+        given = {"--calibration": self.calibration, "--scales": self.scales, "--data": self.data}
+        idle = [name for name, value in given.items() if value is not None and not self.wants_int8]
+        if idle:
+            raise UsageError(f"{', '.join(idle)} is for int8: add --precision int8, or leave it out")
+        if self.keep_float and not (self.wants_int8 or self.wants_fp16):
+            raise UsageError("--keep-float is for fp16 and int8: add --precision, or leave it out")
         if "auto" in self.precisions and self.data is None:
             raise UsageError("--precision auto chooses by accuracy too: give --data with an evaluation split")
         if self.method not in METHODS:
             raise UsageError(f"calibration method must be one of {', '.join(METHODS)}, got {self.method!r}")
         if not self.max_drop >= 0:
-            raise UsageError(f"max_drop must not be negative, got {self.max_drop}")
+            raise UsageError(f"--max-drop must not be negative, got {self.max_drop}")
 
     @property
     def wants_fp16(self) -> bool:
@@ -107,17 +116,16 @@ class PrecisionOptions:
 def read_layers(path: str | Path) -> tuple[str, ...]:
     """The layers a file names, one a line; empty lines and what follows a # are passed over.
 
+    A file without any names none, which is what `diff` writes where nothing has to stay in float.
+
     Raises:
-        UsageError: If there is no such file, or it names none.
+        UsageError: If there is no such file.
     """
     try:
         lines = [line.partition("#")[0].strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read as a list of layers ({error}); expected one name a line") from None
-    names = tuple(line for line in lines if line)
-    if not names:
-        raise UsageError(f"{path}: names no layers; expected one name a line, such as backbone.stem.1")
-    return names
+    return tuple(line for line in lines if line)
 
 
 @dataclass
@@ -158,7 +166,7 @@ def add_precisions(
     if options.wants_fp16:
         _add_fp16(folder, graphs, spec, images, options, say, added)
     if options.wants_int8:
-        _add_int8(folder, graphs, spec, options, say, added)
+        _add_int8(folder, graphs, spec, images, options, say, added)
     return added
 
 
@@ -174,6 +182,7 @@ def _add_fp16(
     exact = {part: open_graph(folder / files["fp32"], None) for part, files in graphs.items()}
     half: dict[str, Graph] = {}
     kept: dict[str, Mapping[str, str]] = {}
+    _require_layers(folder, graphs, options.keep_float)
     feeds = _feeds(exact, spec, list(images.values()))
     for part, files in graphs.items():
         halved = to_fp16(onnx.load(folder / files["fp32"]), feeds[part], options.keep_float)
@@ -199,8 +208,8 @@ def _add_fp16(
         first = failures[0]
         raise ParityError(
             f"fp16 differs from fp32: {first.stage} on {first.golden}: {first.measured}, allowed {first.allowed} "
-            f"({len(failures)} of {len(checks)} checks failed); nothing was written. `yolor-edge diff` on an export "
-            "without fp16 names the layers, --keep-float keeps them in fp32"
+            f"({len(failures)} of {len(checks)} checks failed); nothing was written. Keep a head or a block in "
+            "fp32 with --keep-float, such as a file with the line box_head"
         )
     say(f"fp16 agrees with fp32 in {len(checks)} checks on {len(images)} images")
     for part, files in graphs.items():
@@ -210,14 +219,19 @@ def _add_fp16(
     added.parity["kept_in_fp32"] = kept
 
 
-def _add_int8(folder: Path, graphs: Graphs, spec: ModelSpec, options: PrecisionOptions, say: Say, added: Added) -> None:
+def _add_int8(
+    folder: Path,
+    graphs: Graphs,
+    spec: ModelSpec,
+    images: Mapping[str, NDArray[np.uint8]],
+    options: PrecisionOptions,
+    say: Say,
+    added: Added,
+) -> None:
     model = onnx.load(folder / graphs["vision"]["fp32"])
     dataset = None if options.data is None else CocoDataset.open(options.data, split=options.split, role="val")
     held_out = {} if dataset is None else held_out_digests(Path(dataset[i].path) for i in range(len(dataset)))
-    calibration, inputs = _calibration(model, spec, options, held_out, say)
-    calibration.save(folder / SCALES_FILE)
-    added.provenance["calibration"] = scales_summary(calibration)
-    added.tolerances["int8"] = asdict(DEFAULT_TOLERANCES["int8"])
+    calibration, inputs = _calibration(model, spec, list(images.values()), options, held_out, say)
     exact = _Scorer(folder, graphs, spec, dataset)
     reference = exact.scores(model) if dataset else {}
     if dataset is None:
@@ -241,9 +255,9 @@ def _add_int8(folder: Path, graphs: Graphs, spec: ModelSpec, options: PrecisionO
             reports.append(report)
             say(report.table())
     except AccuracyError as error:
-        if "auto" not in options.precisions:
+        if "int8" in options.precisions:
             raise
-        say(f"auto: without int8, since {error}")
+        say(f"auto: goes without int8; {str(error).partition('; nothing was written')[0]}")
         added.recommended["onnxruntime"] = "fp32"
         return
     if "auto" in options.precisions:
@@ -251,8 +265,11 @@ def _add_int8(folder: Path, graphs: Graphs, spec: ModelSpec, options: PrecisionO
         added.provenance["int8_speed"] = {"onnxruntime": round(ratio, 3), "threads": 1}
         added.recommended["onnxruntime"] = "int8" if ratio > 1 else "fp32"
         say(f"auto: int8 runs {ratio:.2f} times as fast as fp32 in ONNX Runtime here")
-        if ratio <= 1:
+        if ratio <= 1 and "int8" not in options.precisions:
             return
+    calibration.save(folder / SCALES_FILE)
+    added.provenance["calibration"] = scales_summary(calibration)
+    added.tolerances["int8"] = asdict(DEFAULT_TOLERANCES["int8"])
     for report in reports:
         kind = f"int8-{report.dialect}"
         file = f"vision.{kind}.onnx"
@@ -263,18 +280,23 @@ def _add_int8(folder: Path, graphs: Graphs, spec: ModelSpec, options: PrecisionO
 
 
 def _calibration(
-    model: onnx.ModelProto, spec: ModelSpec, options: PrecisionOptions, held_out: Mapping[str, Path], say: Say
+    model: onnx.ModelProto,
+    spec: ModelSpec,
+    images: Sequence[NDArray[np.uint8]],
+    options: PrecisionOptions,
+    held_out: Mapping[str, Path],
+    say: Say,
 ) -> tuple[Calibration, list[NDArray[np.float32]]]:
-    """Fresh or given ranges, and a few inputs of the network to measure noise on."""
+    """Fresh or given ranges, and a few inputs of the network to measure noise on: calibration's or the golden ones."""
     rule = spec.preprocess
     if options.calibration is None:
         assert options.scales is not None
         calibration = Calibration.load(options.scales)
         calibration.require_fresh(options.scales, model, rule)
-        say(f"{options.scales}: ranges of {len(calibration.ranges)} tensors from {calibration.images} pictures")
-        generator = np.random.default_rng(0)
-        shape = (spec.graph.batch or 1, 3, *spec.input_size)
-        return calibration, [generator.random(shape, dtype=np.float32) for _ in range(_NOISE_IMAGES)]
+        refuse_held_out(calibration.images, held_out)
+        say(f"{options.scales}: ranges of {len(calibration.ranges)} tensors from {len(calibration.images)} pictures")
+        tensors = (preprocess(image, rule)[0][np.newaxis] for image in images)
+        return calibration, [np.repeat(tensor, spec.graph.batch or 1, axis=0) for tensor in tensors]
     pictures = CalibrationSet(calibration_files(options.calibration), rule, held_out, spec.graph.batch or 1)
     if len(pictures) < FEW_IMAGES:
         say(f"warning: {len(pictures)} calibration pictures are few, {FEW_IMAGES} or more make ranges that hold")
@@ -306,6 +328,24 @@ class _Scorer:
             found = score_model(model, self._dataset).scores
         values = {name: getattr(found, attribute) for name, attribute in _SCORE_FIELDS.items()}
         return {name: float(value) for name, value in values.items() if value is not None}
+
+
+def _require_layers(folder: Path, graphs: Graphs, layers: Sequence[str]) -> None:
+    """Refuse names that no graph has, neither whole nor as the beginning of one.
+
+    Raises:
+        UsageError: Naming them.
+    """
+    if not layers:
+        return
+    names = [node.name for files in graphs.values() for node in onnx.load(folder / files["fp32"]).graph.node]
+    unknown = [
+        layer for layer in layers if not any(n == layer or n.startswith((f"{layer}.", f"{layer}/")) for n in names)
+    ]
+    if unknown:
+        raise UsageError(
+            f"--keep-float: no layer is called {', '.join(map(repr, unknown))}; names look like {', '.join(names[:2])}"
+        )
 
 
 def _feeds(

@@ -32,6 +32,7 @@ from .space_to_depth import SUFFIX, stem_on_blocks
 _SILU_FLOOR = -5.0
 _SIGMOID_RANGE = (0.0, 1.0)
 _TINY = 1e-8
+_LARGEST_BIAS = 2.0**30
 
 
 @dataclass(frozen=True)
@@ -222,7 +223,13 @@ def _quantize_weights(
     """Replace weights, and for ONNX Runtime the bias, by constants in int8 and int32; the nodes that read them."""
     name = conv.input[1]
     weight = view.weight(name).astype(np.float64)
-    scale = (np.maximum(np.abs(weight).reshape(len(weight), -1).max(1), _TINY) / 127).astype(np.float32)
+    largest = np.abs(weight).reshape(len(weight), -1).max(1)
+    bias = None
+    if dialect == "u8s8" and len(conv.input) > 2 and conv.input[2]:
+        # The bias counts in units of both scales: a channel with next to no weights would not hold it in 32 bits.
+        bias = view.weight(conv.input[2]).astype(np.float64)
+        largest = np.maximum(largest, 127 * np.abs(bias) / (float(input_scale) * _LARGEST_BIAS))
+    scale = (np.maximum(largest, _TINY) / 127).astype(np.float32)
     levels = np.rint(weight / scale.astype(np.float64)[:, None, None, None]).clip(-127, 127).astype(np.int8)
     inputs = [
         constant(f"{name}/q", levels),
@@ -231,11 +238,10 @@ def _quantize_weights(
     ]
     nodes = [helper.make_node("DequantizeLinear", inputs, [f"{name}/dq"], f"{name}/DequantizeLinear", axis=0)]
     conv.input[1] = f"{name}/dq"
-    if dialect == "u8s8" and len(conv.input) > 2 and conv.input[2]:
+    if bias is not None:
         name = conv.input[2]
         bias_scale = input_scale * scale
-        limit = np.iinfo(np.int32).max
-        units = np.rint(view.weight(name).astype(np.float64) / bias_scale).clip(-limit, limit).astype(np.int32)
+        units = np.rint(bias / bias_scale).astype(np.int32)
         inputs = [
             constant(f"{name}/q", units),
             constant(f"{name}/scale", bias_scale),

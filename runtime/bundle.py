@@ -127,6 +127,8 @@ class Bundle:
         Raises:
             UsageError: If the vision graph is not there in this precision.
         """
+        if precision not in PRECISIONS:
+            raise UsageError(f"unknown precision {precision!r}; the precisions are {', '.join(PRECISIONS)}, or auto")
         kind = f"int8-{dialect}" if precision == "int8" else precision
         if kind not in self.graphs["vision"]:
             raise UsageError(

@@ -24,7 +24,7 @@ from .comparison import (
     compare_results,
     tolerances_from_json,
 )
-from .errors import BackendError, BackendMissingError, BundleError, YolorEdgeError
+from .errors import BackendError, BackendMissingError, BundleError, UsageError, YolorEdgeError
 from .golden import GOLDEN_FOLDER, Answers, answers_of, captions_of, read_golden, write_golden
 from .model import Model
 from .native_captioning import NativeCaptionDecoder
@@ -168,6 +168,7 @@ def verify(
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     files = _golden_files(opened)
+    precision = opened.choose_precision(precision, backend)
     graph_files(opened, backend, precision)  # says what can be asked for, if this cannot
     tolerances = _tolerances_of(opened, precision)
     graphs = open_graphs(opened, backend, precision, threads)
@@ -221,10 +222,13 @@ def verify_everything(
         opened.graph_files(precision, _dialect_held(opened))  # says what is there, if this is not
     verifications: list[Verification] = []
     skipped: list[Skipped] = []
+    if backend is not None and backend not in BACKENDS:
+        raise UsageError(f"unknown backend {backend!r}; the backends are {', '.join(BACKENDS)}")
     for name in BACKENDS if backend is None else (backend,):
         if backend is None and _needs_gpu(name) and not has_gpu():
             continue  # its engines are listed below
-        for kind in opened.precisions if precision is None else (precision,):
+        wanted = None if precision is None else opened.choose_precision(precision, name)
+        for kind in opened.precisions if wanted is None else (wanted,):
             what = f"{name} {kind}"
             dialect = BACKENDS[name].int8_dialect if name in BACKENDS else ""
             if kind == "int8" and dialect and f"int8-{dialect}" not in opened.graphs["vision"]:
@@ -247,8 +251,8 @@ def verify_everything(
                     verifications.append(Verification(name, kind, (failure,)))
                 else:
                     raise
-    if not has_gpu():
-        skipped += [Skipped(engine, "needs a GPU, and there is none here") for engine in _cached_engines(opened)]
+    why = "no backend runs engines yet" if has_gpu() else "needs a GPU, and there is none here"
+    skipped += [Skipped(engine, why) for engine in _cached_engines(opened)]
     if not verifications:
         reasons = "; ".join(f"{one.what}: {one.why}" for one in skipped)
         raise BackendError(f"{opened.path}: nothing of it can be replayed here ({reasons})")

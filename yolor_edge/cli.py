@@ -562,7 +562,12 @@ def _add_backend(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend", default="onnxruntime", metavar="NAME", help="what runs a bundle (default: onnxruntime)"
     )
-    parser.add_argument("--precision", default="fp32", metavar="P", help="of a bundle's graphs (default: fp32)")
+    parser.add_argument(
+        "--precision",
+        default="fp32",
+        metavar="P",
+        help="of a bundle's graphs: fp32, fp16, int8, or auto, which the bundle recommends (default: fp32)",
+    )
     parser.add_argument("--threads", type=int, metavar="T", help="CPU threads of a bundle (default: all cores)")
 
 

@@ -46,7 +46,7 @@ def add(commands: Any) -> None:
         "--precision",
         type=_names,
         metavar="P,Q",
-        help="beside fp32: fp16, int8, or auto, which measures what is best here (default: fp32 alone)",
+        help="beside fp32: fp16, int8, or auto, which keeps int8 only if faster here (default: fp32 alone)",
     )
     parser.add_argument(
         "--calibration", metavar="LIST|DIR", help="pictures for int8: a folder, or a text file with one path a line"

@@ -89,7 +89,7 @@ def test_scales_come_back_and_are_refused_when_stale(
     found.require_fresh(file, vision, RULE)
     other = onnx.ModelProto()
     other.CopyFrom(vision)
-    weight = other.graph.initializer[0]
+    weight = next(w for w in other.graph.initializer if w.name == "backbone.stem.0.conv.weight")
     weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight) * 2, weight.name))
     with pytest.raises(CalibrationError, match=r"stale, the weights are not those .*; calibrate again"):
         found.require_fresh(file, other, RULE)
@@ -100,11 +100,13 @@ def test_scales_come_back_and_are_refused_when_stale(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "no such file, expected scales"),
+        (None, "no such file; give the calibration.json"),
         ("{", "is not a file of scales"),
         ("[]", "is not a file of scales"),
         (json.dumps({"scales_version": 9}), "scales_version 9, expected 1"),
         (json.dumps({"scales_version": 1, "ranges": {"x": [0]}}), "is not a file of scales"),
+        (json.dumps({"scales_version": 1, "ranges": {"x": [float("nan"), 1]}}), "range of 'x' is not one around zero"),
+        (json.dumps({"scales_version": 1, "ranges": {"x": [1, 2]}}), "range of 'x' is not one around zero"),
     ],
 )
 def test_foreign_scales_are_refused(tmp_path: Path, content: str | None, message: str) -> None:

@@ -136,6 +136,22 @@ def test_a_pair_reads_scalars(quantized: Quantized) -> None:
             assert [list(constants[name].dims) for name in node.input[1:]] == [[], []]
 
 
+def test_a_channel_of_dead_weights_keeps_its_bias(vision: onnx.ModelProto, calibration: Calibration) -> None:
+    dead = onnx.ModelProto()
+    dead.CopyFrom(vision)
+    constants = {weight.name: weight for weight in dead.graph.initializer}
+    for name, value in (("weight", 0.0), ("bias", 1.0)):
+        constant = constants[f"backbone.stage2.exit.conv.{name}"]
+        values = numpy_helper.to_array(constant).copy()
+        values[3] = value
+        constant.CopyFrom(numpy_helper.from_array(values, constant.name))
+    held = {
+        w.name: numpy_helper.to_array(w) for w in quantize(dead, calibration.ranges, "u8s8").model.graph.initializer
+    }
+    bias = held["backbone.stage2.exit.conv.bias/q"][3] * float(held["backbone.stage2.exit.conv.bias/scale"][3])
+    assert bias == pytest.approx(1.0, rel=1e-6)
+
+
 def test_layers_named_by_their_beginning_stay_in_float(vision: onnx.ModelProto, calibration: Calibration) -> None:
     found = quantize(vision, calibration.ranges, "s8s8", ["neck.down4", "backbone.stem.1.conv"])
     assert "backbone.stem.1.conv" in found.kept

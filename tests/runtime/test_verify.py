@@ -351,8 +351,8 @@ def test_a_part_of_everything(three_precisions: Path) -> None:
     [
         ({"backend": "abacus"}, BackendMissingError, 'backend "abacus" needs the package'),
         ({"backend": "nothing"}, UsageError, "unknown backend 'nothing'"),
-        ({"precision": "fp64"}, UsageError, "has no fp64 graph, it holds fp32, fp16, int8"),
-        ({"backend": "onnxruntime", "precision": "fp64"}, UsageError, "has no fp64 graph"),
+        ({"precision": "fp64"}, UsageError, "unknown precision 'fp64'; the precisions are fp32, fp16, int8, or auto"),
+        ({"backend": "onnxruntime", "precision": "fp64"}, UsageError, "unknown precision 'fp64'"),
     ],
 )
 def test_what_is_asked_for_by_name_must_be_there(
