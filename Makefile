@@ -59,7 +59,7 @@ $(VENV)/.made-for-dev: $(PACKAGING)
 	scripts/make-venv.sh $(VENV) $(PYTHON) train,export,onnxruntime,bench,dev
 	@touch $@ $(VENV)/.made-for-demo
 
-NATIVE := $(filter-out runtime/csrc/bindings.cpp,$(filter %.cpp,$(KERNELS)))
+NATIVE := $(filter-out runtime/csrc/bindings%,$(filter %.cpp,$(KERNELS)))
 SANITIZE := $(CXX) -std=c++17 -O1 -g -Wall -Wextra -Werror -Wno-maybe-uninitialized -ffp-contract=off -fno-sanitize-recover=all -Iruntime/csrc -pthread
 
 build/sanitize/address: tests/native/kernels.cpp $(KERNELS)
