@@ -139,6 +139,21 @@ class Added:
     recommended: dict[str, str] = field(default_factory=dict)
 
 
+def check_inputs(options: PrecisionOptions, spec: ModelSpec) -> None:
+    """Look at all that int8 was given before time goes into an export that could not use it.
+
+    Raises:
+        UsageError, DatasetError, CalibrationError: As `add_precisions` would, later.
+    """
+    if not options.wants_int8:
+        return
+    held_out = _held_out(_dataset(options))
+    if options.scales is not None:
+        refuse_held_out(Calibration.load(options.scales).images, held_out)
+    if options.calibration is not None:
+        CalibrationSet(calibration_files(options.calibration), spec.preprocess, held_out)
+
+
 def add_precisions(
     folder: Path,
     graphs: Graphs,
@@ -229,9 +244,8 @@ def _add_int8(
     added: Added,
 ) -> None:
     model = onnx.load(folder / graphs["vision"]["fp32"])
-    dataset = None if options.data is None else CocoDataset.open(options.data, split=options.split, role="val")
-    held_out = {} if dataset is None else held_out_digests(Path(dataset[i].path) for i in range(len(dataset)))
-    calibration, inputs = _calibration(model, spec, list(images.values()), options, held_out, say)
+    dataset = _dataset(options)
+    calibration, inputs = _calibration(model, spec, list(images.values()), options, _held_out(dataset), say)
     exact = _Scorer(folder, graphs, spec, dataset)
     reference = exact.scores(model) if dataset else {}
     if dataset is None:
@@ -277,6 +291,14 @@ def _add_int8(
         graphs["vision"][kind] = file
         added.accuracy[kind] = report.to_json()
         say(f"{file}: {(folder / file).stat().st_size / 1e6:.1f} MB")
+
+
+def _dataset(options: PrecisionOptions) -> CocoDataset | None:
+    return None if options.data is None else CocoDataset.open(options.data, split=options.split, role="val")
+
+
+def _held_out(dataset: CocoDataset | None) -> dict[str, Path]:
+    return {} if dataset is None else held_out_digests(Path(dataset[i].path) for i in range(len(dataset)))
 
 
 def _calibration(

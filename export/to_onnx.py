@@ -48,7 +48,7 @@ from .fold import fold
 from .fold_proof import VisionCost, cost_line, prove_fold, unfolded_cost
 from .graph_cleanup import check_no_constants, drop_metadata, drop_unread, fold_constants, name_by_module
 from .graph_options import GraphOptions, spec_with_options, vision_with_options
-from .precisions import PrecisionOptions, add_precisions
+from .precisions import PrecisionOptions, add_precisions, check_inputs
 from .quiet import quietly
 
 OPSET = 18
@@ -106,6 +106,7 @@ def export_bundle(
     network = _with_tasks(opened.network(), tasks, input_size)
     options = options or GraphOptions()
     spec = spec_with_options(network.config, options)
+    check_inputs(precisions or PrecisionOptions(), spec)
     images = _golden_images(golden_images, network.config.input_size)
 
     folded = fold(network)

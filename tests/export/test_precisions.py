@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from yolor_edge.export import precisions
-from yolor_edge.export.precisions import Added, PrecisionOptions, add_precisions, read_layers
+from yolor_edge.export.precisions import Added, PrecisionOptions, add_precisions, check_inputs, read_layers
 from yolor_edge.runtime.bundle import Bundle, write_bundle
 from yolor_edge.runtime.errors import AccuracyError, CalibrationError, ParityError, UsageError
 from yolor_edge.runtime.golden import read_golden
@@ -186,6 +186,36 @@ def test_unknown_layers_are_refused_for_fp16_too(exported: Exported, tmp_path: P
     options = PrecisionOptions(precisions=("fp16",), keep_float=("nonsense.layer",))
     with pytest.raises(UsageError, match=r"--keep-float: no layer is called 'nonsense\.layer'; names look like"):
         add_precisions(tmp_path / "bundle", graphs, exported.bundle.spec, images, options, lambda line: None)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"calibration": "{empty}"}, UsageError, "empty"),
+        ({"calibration": "{list}"}, CalibrationError, r"nowhere\.jpg: no such picture; correct the list"),
+        ({"scales": "{list}"}, CalibrationError, "is not a file of scales"),
+        (
+            {"calibration": "{train}", "data": "{data}"},
+            CalibrationError,
+            "one of the pictures that the result is scored",
+        ),
+    ],
+)
+def test_what_int8_is_given_is_looked_at_before_the_export(
+    exported: Exported, tmp_path: Path, given: dict[str, str], error: type[Exception], message: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "list.txt").write_text("nowhere.jpg\n")
+    places = {
+        "empty": tmp_path / "empty",
+        "list": tmp_path / "list.txt",
+        "train": exported.data / "train",
+        "data": exported.data,
+    }
+    paths = {name: Path(value.format(**places)) for name, value in given.items()}
+    options = PrecisionOptions(precisions=("int8",), split="train", **paths)  # type: ignore[arg-type]
+    with pytest.raises(error, match=message):
+        check_inputs(options, exported.bundle.spec)
 
 
 def test_lists_of_layers(tmp_path: Path) -> None:
