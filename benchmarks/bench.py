@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..runtime.backends import graph_files
+from ..runtime.backends.base import usable_cores
 from ..runtime.bundle import Bundle
 from ..runtime.captioning import CaptionOptions
 from ..runtime.errors import UsageError
@@ -20,14 +21,7 @@ from ..runtime.images import write_image
 from ..runtime.model import Model, load
 from ..runtime.sources import open_source
 from ..runtime.verify import GOLDEN_FOLDER, read_golden
-from .machine import (
-    busy_share,
-    describe_machine,
-    describe_state,
-    peak_memory_bytes,
-    source_commit,
-    usable_cores,
-)
+from .machine import busy_share, describe_machine, describe_state, peak_memory_bytes, source_commit
 from .measure import WarmUp, measure
 from .report import Report
 

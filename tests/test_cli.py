@@ -18,7 +18,20 @@ from yolor_edge import __version__, cli
 
 from .runtime.tiny_bundle import coloured_patch, write_tiny_bundle
 
-COMMANDS = ("scenes", "train", "evaluate", "export", "build", "verify", "diff", "run", "bench", "inspect", "demo")
+COMMANDS = (
+    "scenes",
+    "train",
+    "evaluate",
+    "export",
+    "build",
+    "verify",
+    "diff",
+    "run",
+    "bench",
+    "doctor",
+    "inspect",
+    "demo",
+)
 SMALL = (64, 96)
 
 

@@ -121,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     from . import (
         commands_build,
         commands_diff,
+        commands_doctor,
         commands_export,
     )  # here, since they take what commands share from this file
 
@@ -134,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
             _add_verify,
             commands_diff.add,
         ),
-        *(_add_run, _add_bench, _add_inspect, _add_demo),
+        *(_add_run, _add_bench, commands_doctor.add, _add_inspect, _add_demo),
     ):
         add(commands)
     return parser
