@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -114,7 +115,7 @@ def test_the_examples_in_the_help_can_be_parsed() -> None:
         lines = [line.strip() for line in example.splitlines() if line.strip().startswith("yolor-edge ")]
         assert lines
         for line in lines:
-            assert parser.parse_args(line.split()[1:]).command == command
+            assert parser.parse_args(shlex.split(line)[1:]).command == command
 
 
 def test_help_is_quick_because_it_imports_nothing() -> None:

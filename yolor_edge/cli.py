@@ -123,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
         commands_diff,
         commands_doctor,
         commands_export,
+        commands_run,
     )  # here, since they take what commands share from this file
 
     for add in (
@@ -135,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
             _add_verify,
             commands_diff.add,
         ),
-        *(_add_run, _add_bench, commands_doctor.add, _add_inspect, _add_demo),
+        *(commands_run.add, _add_bench, commands_doctor.add, _add_inspect, _add_demo),
     ):
         add(commands)
     return parser
@@ -335,57 +336,6 @@ def _verify(arguments: argparse.Namespace) -> int:
     found = verify_everything(arguments.bundle, **_backend(arguments))
     _print(arguments, found.to_json(), found.table(arguments.each))
     return 0 if found.passed else 1
-
-
-def _add_run(commands: Any) -> None:
-    parser = _command(
-        commands,
-        "run",
-        _run,
-        "answer for pictures, a video or a camera, and draw the answers",
-        "Writes annotated pictures, or one MP4 for a video or a camera, and results.jsonl with one JSON "
-        "object for each frame. A picture that cannot be read is reported and skipped, and the exit code is "
-        "1 then. Ctrl-C ends a camera.",
-        "yolor-edge run bundles/scenes holiday.mp4 --out answers",
-    )
-    parser.add_argument("bundle", metavar="BUNDLE", help="folder of the bundle")
-    parser.add_argument("source", metavar="SOURCE", help="picture, folder, glob in quotes, video, or camera index")
-    parser.add_argument("--out", default="yolor-edge-out", metavar="DIR", help="folder (default: yolor-edge-out)")
-    parser.add_argument("--tasks", type=_names, metavar="A,B", help="of boxes, masks, semantic, caption (default: all)")
-    parser.add_argument("--score-threshold", type=float, metavar="X", help="boxes score above this")
-    parser.add_argument("--iou-threshold", type=float, metavar="X", help="of two boxes that overlap more, one goes")
-    parser.add_argument("--max-detections", type=int, metavar="N", help="most boxes of one picture")
-    parser.add_argument("--beam-size", type=int, metavar="K", help="of the caption search; 1 is greedy (default: 3)")
-    parser.add_argument("--max-frames", type=int, metavar="N", help="stop after N frames")
-    parser.add_argument("--no-pictures", action="store_true", help="write only results.jsonl")
-    parser.add_argument("--no-jsonl", action="store_true", help="write only pictures or video")
-    _add_backend(parser)
-    _add_json(parser)
-
-
-def _run(arguments: argparse.Namespace) -> int:
-    from .runtime.run import run
-
-    options = {} if arguments.beam_size is None else {"beam_size": arguments.beam_size}
-    summary = run(
-        arguments.bundle,
-        arguments.source,
-        arguments.out,
-        arguments.tasks,
-        score_threshold=arguments.score_threshold,
-        iou_threshold=arguments.iou_threshold,
-        max_detections=arguments.max_detections,
-        pictures=not arguments.no_pictures,
-        jsonl=not arguments.no_jsonl,
-        max_frames=arguments.max_frames,
-        report=_say if arguments.json else print,
-        **options,
-        **_backend(arguments),
-    )
-    skipped = f", {len(summary.failed)} could not be read" if summary.failed else ""
-    text = f"{summary.done} answered{skipped}, {summary.seconds:.1f} s; see {summary.out}"
-    _print(arguments, summary.to_json(), text)
-    return summary.exit_code
 
 
 def _add_bench(commands: Any) -> None:

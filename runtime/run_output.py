@@ -1,0 +1,155 @@
+"""What a run writes: annotated pictures or one video, JSON lines, and a window to look at meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .bundle import Bundle
+from .draw import DrawOptions, draw
+from .errors import UsageError
+from .files import replacing_file
+from .images import write_image
+from .overlay import Overlay
+from .results import Result
+from .sources import Frame, Source
+from .video_file import VideoFile
+from .window import Window
+
+RESULTS_FILE = "results.jsonl"
+_PICTURE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".webp"})
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What is wanted of a run.
+
+    Attributes:
+        out: Folder to write to.
+        pictures: Write annotated pictures or a video there.
+        jsonl: Write JSON lines there; or where to instead, open for writing text.
+        show: Show the drawings in a window.
+        overlay: Write above the drawings how the stream is doing; None for live sources only.
+    """
+
+    out: Path
+    pictures: bool = True
+    jsonl: bool | TextIO = True
+    show: bool = False
+    overlay: bool | None = None
+
+    def check(self, bundle: Bundle, source: Source) -> None:
+        """Refuse an output folder where writing would spoil what is read.
+
+        Raises:
+            UsageError: Saying why.
+        """
+        if not self.pictures and self.jsonl is not True:
+            return
+        if self.out.exists() and not self.out.is_dir():
+            raise UsageError(f"{self.out}: is a file, expected a folder to write to")
+        place, home = self.out.resolve(), bundle.path.resolve()
+        if place == home or home in place.parents:
+            raise UsageError(f"{self.out}: lies inside the bundle, whose files must not change; choose another folder")
+        inputs = {file.resolve() for file in source.files}
+        if source.kind == "images":
+            names = [_drawing_name(file.relative_to(source.root).as_posix()) for file in source.files]
+        else:
+            names = [_video_name(source)]
+        if any((self.out / name).resolve() in inputs for name in names):
+            raise UsageError(f"{self.out}: writing there would overwrite the source; choose another folder")
+
+
+class OutputWriter:
+    """Writes what a run answers; what is written over many frames is finished when the stack unwinds."""
+
+    def __init__(
+        self,
+        stack: contextlib.ExitStack,
+        wanted: Outputs,
+        source: Source,
+        palette: Sequence[tuple[int, int, int]] | None,
+    ):
+        self.files: list[Path] = []
+        self._stack = stack
+        self._wanted = wanted
+        self._source = source
+        self._options = DrawOptions(is_steady=source.kind != "images", palette=palette)
+        self._video: VideoFile | None = None
+        self._lines: TextIO | None = None
+        self._overlay = Overlay() if wanted.overlay or (wanted.overlay is None and source.is_live) else None
+        self._window = None
+        if wanted.show:
+            self._window = stack.enter_context(Window(f"yolor-edge: {source.name}", waits=source.kind == "images"))
+        if wanted.jsonl is True:
+            temporary = stack.enter_context(replacing_file(wanted.out / RESULTS_FILE))
+            self._lines = stack.enter_context(temporary.open("w", encoding="utf-8"))
+            self.files.append(wanted.out / RESULTS_FILE)
+        elif wanted.jsonl:
+            self._lines = wanted.jsonl
+
+    def write(self, frame: Frame, image: NDArray[np.uint8], result: Result, dropped: int = 0) -> bool:
+        """Write and show one frame's answers; False if whoever looks at the window wants no more.
+
+        Args:
+            frame: What was answered.
+            image: Its picture.
+            result: The answers.
+            dropped: Frames that were dropped directly before it.
+        """
+        line: dict[str, Any] = {"source": frame.name, "index": frame.index}
+        drawing = None
+        if self._overlay is not None:
+            self._overlay.count(dropped)
+        if self._wanted.pictures or self._window is not None:
+            drawing = draw(image, result, self._options)
+            if self._overlay is not None:
+                drawing = self._overlay.drawn(drawing, frame.index, result.timings_ms)
+        if drawing is not None and self._wanted.pictures:
+            line["drawing"] = self._write_drawing(frame, drawing, 1 + dropped)
+        if self._source.is_live:
+            line["dropped"] = dropped
+        self._write_line({**line, **result.to_json()})
+        return self._window is None or drawing is None or self._window.show(drawing)
+
+    def write_failure(self, frame: Frame, error: str) -> None:
+        """Write down that a frame could not be read or answered."""
+        self._write_line({"source": frame.name, "index": frame.index, "error": error})
+
+    def _write_line(self, content: dict[str, Any]) -> None:
+        if self._lines is not None:
+            self._lines.write(json.dumps(content, ensure_ascii=False) + "\n")
+            if self._lines is self._wanted.jsonl:
+                self._lines.flush()  # somebody reads along
+
+    def _write_drawing(self, frame: Frame, drawing: NDArray[np.uint8], times: int) -> str:
+        """Write one drawing and return the name of its file inside the output folder."""
+        if self._source.kind == "images":
+            name = _drawing_name(frame.name)
+            write_image(self._wanted.out / name, drawing)
+            self.files.append(self._wanted.out / name)
+            return name
+        path = self._wanted.out / _video_name(self._source)
+        if self._video is None:
+            temporary = self._stack.enter_context(replacing_file(path))
+            self._video = self._stack.enter_context(VideoFile.open(temporary, path, self._source.fps, drawing))
+            self.files.append(path)
+            times = 1  # what was dropped before the first frame is no part of the video
+        self._video.write(drawing, times)
+        return path.name
+
+
+def _drawing_name(name: str) -> str:
+    """The name of a drawing: that of its picture, with .png added where the format is not for viewing."""
+    return name if Path(name).suffix.lower() in _PICTURE_SUFFIXES else name + ".png"
+
+
+def _video_name(source: Source) -> str:
+    return f"{source.file_stem}.mp4"
