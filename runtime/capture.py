@@ -89,7 +89,11 @@ def open_capture(address: Path | int | str, options: CameraOptions | None = None
     """
     options = options or CameraOptions()
     if isinstance(address, int):
-        capture = _opened(f"camera {address}", "is it connected, free and permitted?", address)
+        capture = _opened(
+            f"camera {address}",
+            "is it connected, free and permitted? yolor-edge doctor lists those that are there",
+            address,
+        )
         _ask_camera(capture, options)
         return capture
     if isinstance(address, Path):
@@ -106,7 +110,7 @@ def open_capture(address: Path | int | str, options: CameraOptions | None = None
             title = opencv_build().title
             raise UsageError(f"{shown(address)}: needs an OpenCV with FFMPEG, and OpenCV {title} has none")
         limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _OPEN_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _READ_MS]
-        cure = f"no stream within {_OPEN_MS // 1000} s; check host, path, user name and password"
+        cure = "is there a stream at this host and path, and are user name and password right?"
         return _opened(shown(address), cure, address, cv2.CAP_FFMPEG, limits)
     raise UsageError(f"{address}: is no camera, URL or pipeline")
 
@@ -147,7 +151,7 @@ class RawFrames:
     def read(self) -> tuple[bool, Any]:
         """The next frame, (h, w, 3) uint8; False where the stream ends, whole or inside a frame."""
         image = np.empty(self._shape, np.uint8)
-        left = memoryview(image).cast("B")
+        left = image.data.cast("B")
         while left:
             count = self._stream.readinto(left)  # type: ignore[attr-defined]
             if not count:

@@ -187,12 +187,14 @@ class _Progress:
         counts = [count for count in (source.expected, max_frames) if count is not None]
         self._total = f"/{min(counts)}" if counts else ""
         self._is_video = source.kind != "images"
+        self._is_live = source.is_live
         self._report = report
         self._last = 0.0
 
     def failed(self, frame: Frame, error: str) -> None:
         if self._report is not None:
-            self._report(f"[{frame.index + 1}{self._total}] skipped: {error}")
+            word = "ended" if self._is_live and frame.image is None else "skipped"
+            self._report(f"[{frame.index + 1}{self._total}] {word}: {error}")
 
     def answered(self, frame: Frame, result: Result) -> None:
         if self._report is None:

@@ -252,6 +252,8 @@ def open_source(
         return _open_camera(device, options, report)
     if glob.has_magic(text):
         return _open_glob(text)
+    if re.fullmatch(r"/dev/video\d+", text):
+        raise ImageError(f"{text}: no such camera; yolor-edge doctor lists those that are there")
     raise UsageError(
         f"{shown(text)}: no such file or folder; give an image, a folder, a glob, a video, a camera index, "
         "a URL or a GStreamer pipeline"
