@@ -18,6 +18,7 @@ RTX_CAPABILITIES = frozenset({"sm_75", "sm_86", "sm_89", "sm_120", "sm_121"})
 _OLDEST_CAPABILITY = 75  # TensorRT 10.3 to 11 know Turing and what came after it
 _OLDEST_TENSORRT = (10, 3)
 _OLDEST_L4T = (36, 4)  # JetPack 6.1, the first with TensorRT 10.3
+_BINDINGS = ("pycuda", "cuda-python")
 _JETPACK_CURE = "update to JetPack 6.1 or newer, which brings TensorRT 10.3"
 
 
@@ -50,6 +51,8 @@ def gpu_checks(
         checks.append(Check(_GROUP, "GPU", "ok", f"{device.name}, {device.compute_capability}, {size}"))
         suiting = suiting_flavours(device.compute_capability, hardware["cpu"]["architecture"], is_jetson)
         checks.append(_flavour_check(device.compute_capability, suiting, packages, is_jetson))
+    if driver is not None and driver.devices:
+        checks.append(_binding_check(packages, is_jetson))
     return checks
 
 
@@ -57,8 +60,8 @@ def package_cure(name: str, is_jetson: bool) -> str:
     """What installs a package that runs on NVIDIA devices."""
     if name == "tensorrt" and is_jetson:
         return "it comes with JetPack: make the virtual environment with --system-site-packages"
-    extras = {"tensorrt": "yolor-edge[tensorrt]", "tensorrt_rtx": "yolor-edge[tensorrt-rtx]"}
-    return f'pip install "{extras.get(name, name)}"'
+    wanted = {"tensorrt": '"yolor-edge[tensorrt]"', "tensorrt_rtx": '"yolor-edge[tensorrt-rtx]"'}
+    return f"pip install {wanted.get(name, 'cuda-bindings' if name == 'cuda-python' else name)}"
 
 
 def too_old(found: Found) -> str:
@@ -124,3 +127,14 @@ def _flavour_check(
     if installed:  # told in the line of the package already
         return Check(_GROUP, name, "missing", f"{text}; what is installed of it cannot be used")
     return Check(_GROUP, name, "missing", f"{text}; not installed", package_cure(suiting[0], is_jetson))
+
+
+def _binding_check(packages: dict[str, Found], is_jetson: bool) -> Check:
+    """What leads to the GPU's memory and streams; one of the two is enough."""
+    usable = [name for name in _BINDINGS if packages[name].is_installed and packages[name].error is None]
+    if usable:
+        return Check(_GROUP, "CUDA in Python", "ok", f"through {usable[0]}")
+    text = f"neither {' nor '.join(_BINDINGS)}, one of which TensorRT's engines need to run"
+    return Check(
+        _GROUP, "CUDA in Python", "missing", text, package_cure("pycuda" if is_jetson else "cuda-python", False)
+    )

@@ -130,7 +130,13 @@ def test_a_jetson_with_all_that_it_needs(
     assert check(found, "driver").found == "version unknown, CUDA up to 12.6"
     assert check(found, "GPU").found == "Orin, sm_87, 8.0 GiB"
     assert check(found, "TensorRT").found == "for sm_87: tensorrt; installed: tensorrt"
+    assert (check(found, "CUDA in Python").state, check(found, "CUDA in Python").cure) == (
+        "missing",
+        "pip install pycuda",
+    )
     assert found.exit_code == 0
+    packages["cuda-python"] = {"version": "12.6.0"}
+    assert check(examine(root=tmp_path), "CUDA in Python").found == "through cuda-python"
 
 
 def test_a_jetson_without_tensorrt_in_its_environment(
