@@ -3,42 +3,34 @@
 from __future__ import annotations
 
 import os
-import threading
-import time
+import weakref
 from collections.abc import Collection, Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _native
 from .backends import open_graphs
-from .backends.base import Array, Graph, TensorInfo
+from .backends.base import Graph
 from .bundle import Bundle, ModelSpec
 from .captioning import CaptionDecoder, CaptionOptions, CaptionWriter
 from .errors import BackendError, BundleError, UsageError
-from .images import read_image
+from .graph_contract import graph_complaints
+from .host_vision import HostVision
+from .images import check_image, read_image
 from .native_captioning import NativeCaptionDecoder
-from .preprocess import Letterbox, preprocess
-from .results import Caption, InstanceMasks, Result
-from .spec import Thresholds
-from .vision import by_rising_cell, map_to_image, run_one
+from .parts import ModelParts, SlotPool, Stopwatch
+from .results import Result
+from .slots import Request
+from .stream import Stream, StreamOptions, StreamSource
 
-OUTPUTS_OF_TASK = {
-    "boxes": ("class_logits", "box_bins"),
-    "masks": ("mask_coefficients", "prototypes"),
-    "semantic": ("semantic_logits",),
-    "caption": ("caption_memory",),
-}
 # What may write captions: the extension with weights in a precision, or the bundle's graphs.
 CAPTION_DECODERS = {"native": "fp32", "native-int8": "int8", "graph": None}
-MAX_CANDIDATES = 30000
-MASK_STRIDE = 4
-SEMANTIC_STRIDE = 8
 
 
 class Model:
-    """A network ready to answer. Threads may share it where the backend's graphs allow it; ONNX Runtime's do.
+    """A network ready to answer. Threads may share it: each call at a time has memory of its own for its picture.
+
+    A model works only in the process that loaded it, not in a fork. An interrupted call (Ctrl-C) leaves it usable.
 
     Args:
         spec: What the model is.
@@ -54,16 +46,36 @@ class Model:
     def __init__(
         self, spec: ModelSpec, graphs: Mapping[str, Graph], caption_decoder: NativeCaptionDecoder | None = None
     ):
-        complaints = spec.complaints() + _graph_complaints(spec, graphs, caption_decoder)
+        complaints = spec.complaints() + graph_complaints(spec, graphs, caption_decoder)
         if complaints:
             raise BundleError(f"{spec.name}: {'; '.join(complaints)}; export the model again")
-        self.spec = spec
-        self._graphs = dict(graphs)
-        self._of_thread = threading.local()
-        self._caption_decoder: CaptionWriter | None = caption_decoder
+        captions: CaptionWriter | None = caption_decoder
         if caption_decoder is None and "caption" in spec.tasks and spec.caption is not None:
-            prefill, step = graphs["caption_prefill"], graphs["caption_step"]
-            self._caption_decoder = CaptionDecoder(spec.caption, prefill, step)
+            captions = CaptionDecoder(spec.caption, graphs["caption_prefill"], graphs["caption_step"])
+        vision = HostVision(spec, graphs["vision"])
+        parts = tuple(graphs.values())
+
+        def free() -> None:
+            vision.close()
+            for graph in parts:
+                graph.close()
+
+        self._own(ModelParts(spec, vision, captions, free))
+
+    @classmethod
+    def of(cls, parts: ModelParts) -> Model:
+        """A model of these parts, which are freed with the last model of them."""
+        model = cls.__new__(cls)
+        model._own(parts)
+        return model
+
+    def _own(self, parts: ModelParts) -> None:
+        parts.shared.hold()
+        self.spec = parts.spec
+        self._parts = parts
+        self._slots = SlotPool(parts)
+        self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
+        self._is_closed = False
 
     def __enter__(self) -> Model:
         return self
@@ -72,10 +84,33 @@ class Model:
         self.close()
 
     def close(self) -> None:
-        """Free the graphs; the model cannot predict afterwards. Closing twice is harmless."""
-        for graph in self._graphs.values():
-            graph.close()
-        self._graphs = {}
+        """Stop the model's streams and let go of the graphs; it cannot predict afterwards. Closing twice is harmless.
+
+        Graphs are freed when the last of the model and its clones is closed, and no call in another thread is at work
+        any more. In a fork of the process that loaded the model nothing is freed.
+        """
+        if self._is_closed:
+            return
+        self._is_closed = True
+        if not self._parts.home.is_here:
+            return
+        for stream in list(self._streams):
+            stream.end_with_model(f"{self.spec.name}: the model was closed while its stream ran")
+        self._slots.close()
+        self._parts.shared.let_go()
+
+    def clone(self) -> Model:
+        """Another model of the same network, for another camera or thread.
+
+        It shares weights, sessions or engine, and the caption decoder's mapped weights, and has the memory for its
+        pictures to itself. It is closed for itself; what is shared lives until the last is closed.
+
+        Raises:
+            UsageError: In a fork of the process that loaded the model.
+            BackendError: If the model is closed.
+        """
+        self._check_usable()
+        return Model.of(self._parts)
 
     def predict(
         self,
@@ -105,101 +140,89 @@ class Model:
             The answers, in pixels of the image passed in.
 
         Raises:
-            UsageError: If an argument is not as described. It is a ValueError as well.
+            UsageError: If an argument is not as described, or this is a fork of the process that loaded the model. It
+                is a ValueError as well.
             ImageError: If `image` is a path that cannot be read as a picture.
             BackendError: If the network cannot run, or the model is closed.
         """
-        stages = _Stopwatch()
-        chosen = self.spec.choose_tasks(tasks)
-        limits = _limits(self.spec.thresholds, score_threshold, iou_threshold, max_detections)
-        search = caption or CaptionOptions()
-        if "caption" in chosen and self.spec.caption is not None:
-            search.checked_length(self.spec.caption)
+        stages = Stopwatch()
+        request = Request.of(
+            self.spec,
+            tasks,
+            score_threshold=score_threshold,
+            iou_threshold=iou_threshold,
+            max_detections=max_detections,
+            class_agnostic=class_agnostic,
+            caption=caption,
+        )
         if isinstance(image, str | os.PathLike):
             image = read_image(image)
             stages.lap("decode")
-        _check_image(image)
-        if not self._graphs:
-            raise BackendError(f"{self.spec.name}: the model is closed")
+        check_image(image)
+        self._check_usable()
+        with self._parts.shared.held(), self._slots.lent() as slot:
+            return self._parts.answer(slot, image, request, stages)
 
-        tensor, letterbox = preprocess(image, self.spec.preprocess, out=self._input_tensor())
-        stages.lap("preprocess")
-        wanted = [name for task in chosen for name in outputs_of(self.spec, task)]
-        heads = run_one(self._graphs["vision"], tensor[np.newaxis], wanted)
-        stages.lap("network")
+    def stream(
+        self,
+        source: StreamSource,
+        tasks: Collection[str] | None = None,
+        *,
+        in_flight: int = 2,
+        drop: str = "auto",
+        caption_every: int | str = 1,
+        wait_for_captions: bool | None = None,
+        score_threshold: float | None = None,
+        iou_threshold: float | None = None,
+        max_detections: int | None = None,
+        class_agnostic: bool = False,
+        caption: CaptionOptions | None = None,
+    ) -> Stream:
+        """Answer for every picture of a source, in order, with reading, network and captions side by side.
 
-        answers: dict[str, Any] = {}
-        if "boxes" in chosen:
-            found, columns = self._boxes(heads, letterbox, limits, class_agnostic)
-            answers.update(found)
-            stages.lap("boxes")
-            if "masks" in chosen:
-                answers["masks"] = _masks(heads, columns, found["boxes"], letterbox)
-                stages.lap("masks")
-        if "semantic" in chosen:
-            answers["semantic_map"] = _semantic_map(heads, letterbox)
-            stages.lap("semantic")
-        if "caption" in chosen:
-            answers["caption"], times = self._caption(heads["caption_memory"], search)
-            stages.lap("caption")
-            stages.ms.update(times)
-        return Result(
-            image_size=letterbox.image_size,
-            class_names=self.spec.class_names,
-            semantic_names=self.spec.semantic_names,
-            category_ids=self.spec.category_ids,
-            timings_ms=stages.finished(),
-            **answers,
-        )
+        Args:
+            source: Whatever `open_source` takes; a `Source`; or any iterable of `Frame` or of pictures, (h, w, 3) uint8
+                BGR or (h, w) grey, of any sizes.
+            tasks: As for `predict`, like the arguments not named here.
+            in_flight: Pictures worked on at once, each with its own memory on the device. With 1 a picture takes as
+                long as with `predict`, and only reading runs beside it; more raise the pictures per second.
+            drop: What happens when pictures come faster than answers: "oldest" leaves out the oldest that is waiting,
+                "none" lets the source wait, "auto" is "oldest" for what is live (a camera or an address) and "none" for
+                files and iterables.
+            caption_every: Caption every so many pictures, or those that show another scene than the one captioned last
+                ("scene-change", see `SceneChange`). Others carry the last caption, see `Answer`.
+            wait_for_captions: Whether the answer of a captioned picture waits for its caption. Otherwise a caption is
+                written beside the pictures that follow, and comes with the first of them that finds it done; one whose
+                turn comes while another is being written waits for it, and is left out if a later one waits too. None
+                to wait where every picture is captioned or none may be dropped.
 
-    def _input_tensor(self) -> NDArray[np.float32]:
-        """This thread's memory for the network's input: written anew in every call, read by no one after it."""
-        tensor = getattr(self._of_thread, "tensor", None)
-        if tensor is None:
-            tensor = self._of_thread.tensor = np.empty((3, *self.spec.input_size), np.float32)
-        return tensor
+        Returns:
+            An iterator over `Answer`; a context manager that stops it.
 
-    def _boxes(
-        self, heads: Mapping[str, Array], letterbox: Letterbox, limits: Thresholds, class_agnostic: bool
-    ) -> tuple[dict[str, Array], Array]:
-        """Boxes, scores and class ids in pixels of the image, and the column of the heads that each came from."""
-        logits, bins, cells, order = heads["class_logits"][0], heads["box_bins"][0], None, None
-        if self.spec.graph.top_k is not None:
-            logits, bins, cells, order = by_rising_cell(heads)
-        boxes, scores, class_ids, columns = _native.decode_boxes(
-            logits,
-            bins,
-            strides=list(self.spec.strides),
-            input_size=self.spec.input_size,
-            score_threshold=limits.score,
-            iou_threshold=limits.iou,
-            max_detections=limits.max_detections,
-            max_candidates=MAX_CANDIDATES,
+        Raises:
+            UsageError: If an argument is not as described, or nothing is at the source. It is a ValueError as well.
+            ImageError: If a video or camera cannot be opened.
+            BackendError: If the model is closed.
+        """
+        request = Request.of(
+            self.spec,
+            tasks,
+            score_threshold=score_threshold,
+            iou_threshold=iou_threshold,
+            max_detections=max_detections,
             class_agnostic=class_agnostic,
-            cells=cells,
+            caption=caption,
         )
-        if order is not None:
-            columns = order[columns]
-        boxes = letterbox.boxes_to_image(boxes)
-        # A box that lay in the padding has nothing left of it inside the image.
-        is_visible = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-        found = {
-            "boxes": boxes[is_visible],
-            "scores": scores[is_visible],
-            "class_ids": class_ids[is_visible],
-        }
-        return found, columns[is_visible]
+        options = StreamOptions(in_flight, drop, caption_every, wait_for_captions)
+        self._check_usable()
+        stream = Stream(self._parts, self._slots, source, request, options)
+        self._streams.add(stream)
+        return stream
 
-    def _caption(self, memory: NDArray[np.float32], options: CaptionOptions) -> tuple[Caption, dict[str, float]]:
-        """The caption, and its own stages by name."""
-        if self._caption_decoder is None:  # the constructor has checked that a caption task has its decoder
-            raise BackendError(f"{self.spec.name}: has no caption decoder")
-        caption, times = self._caption_decoder.write(memory, options)
-        return caption, {
-            "caption_first_token": times.first_token_ms,
-            "caption_per_token": times.per_token_ms,
-            "caption_tokens": times.tokens,
-        }
+    def _check_usable(self) -> None:
+        self._parts.home.check()
+        if self._is_closed:
+            raise BackendError(f"{self.spec.name}: the model is closed")
 
 
 def load(
@@ -258,139 +281,3 @@ def _native_caption_decoder(bundle: Bundle, choice: str | None) -> NativeCaption
             f'{bundle.path}: holds no caption weights in {precision}; load with caption_decoder="graph" or export again'
         )
     return NativeCaptionDecoder(bundle.spec.caption, bundle.path / bundle.caption_weights[precision])
-
-
-class _Stopwatch:
-    """Milliseconds of each stage since the one before, and of all together."""
-
-    def __init__(self) -> None:
-        self.ms: dict[str, float] = {}
-        self._started = self._lap_started = time.perf_counter_ns()
-
-    def lap(self, stage: str) -> None:
-        now = time.perf_counter_ns()
-        self.ms[stage] = (now - self._lap_started) / 1e6
-        self._lap_started = now
-
-    def finished(self) -> dict[str, float]:
-        self.ms["total"] = (time.perf_counter_ns() - self._started) / 1e6
-        return self.ms
-
-
-def outputs_of(spec: ModelSpec, task: str) -> tuple[str, ...]:
-    """The outputs of the vision graph that the answer to `task` is made of."""
-    if task == "boxes" and spec.graph.top_k is not None:
-        return (*OUTPUTS_OF_TASK[task], "cells")
-    if task == "semantic" and spec.graph.semantic_map:
-        return ("semantic_map",)
-    return OUTPUTS_OF_TASK[task]
-
-
-def _semantic_map(heads: Mapping[str, Array], letterbox: Letterbox) -> NDArray[np.uint8]:
-    if "semantic_map" in heads:
-        return map_to_image(heads["semantic_map"][0], letterbox)
-    return _native.semantic_argmax(
-        heads["semantic_logits"][0], letterbox.image_size, letterbox.geometry, SEMANTIC_STRIDE
-    )
-
-
-def _masks(
-    heads: Mapping[str, Array], columns: Array, boxes: NDArray[np.float32], letterbox: Letterbox
-) -> InstanceMasks:
-    coefficients = np.ascontiguousarray(heads["mask_coefficients"][0][:, columns].T)  # (N, K)
-    crops = _native.mask_crops(
-        heads["prototypes"][0], coefficients, boxes, letterbox.image_size, letterbox.geometry, MASK_STRIDE
-    )
-    return InstanceMasks(crops, letterbox.image_size)
-
-
-def _limits(default: Thresholds, score: float | None, iou: float | None, detections: int | None) -> Thresholds:
-    """The thresholds of one call: what was passed, else the model's.
-
-    Raises:
-        UsageError: If one is out of range.
-    """
-    limits = Thresholds(
-        default.score if score is None else score,
-        default.iou if iou is None else iou,
-        default.max_detections if detections is None else detections,
-    )
-    complaints = limits.complaints()
-    if complaints:
-        raise UsageError("; ".join(complaints))
-    return limits
-
-
-def _check_image(image: object) -> None:
-    """Refuse anything but a uint8 picture.
-
-    Raises:
-        UsageError: Saying what it is instead.
-    """
-    if not isinstance(image, np.ndarray):
-        raise UsageError(f"image must be a numpy array or the path of a picture, got {type(image).__name__}")
-    if image.dtype != np.uint8:
-        raise UsageError(f"image must be uint8 with values 0 to 255, got {image.dtype}")
-    if not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
-        raise UsageError(f"image must have shape (height, width, 3) in BGR order or (height, width), got {image.shape}")
-    if image.size == 0:
-        raise UsageError(f"image must have at least one pixel, got shape {image.shape}")
-
-
-def _graph_complaints(
-    spec: ModelSpec, graphs: Mapping[str, Graph], caption_decoder: NativeCaptionDecoder | None
-) -> list[str]:
-    """Where the graphs' inputs and outputs do not fit the spec, in words; axes left free are not judged."""
-    height, width = spec.input_size
-    classes, semantic, batch = len(spec.class_names), len(spec.semantic_names), spec.graph.batch
-    columns = spec.graph.top_k or spec.cells
-    shapes: dict[str, tuple[int | None, ...]] = {
-        "class_logits": (batch, classes, columns),
-        "box_bins": (batch, 4 * spec.reg_max, columns),
-        "mask_coefficients": (batch, None, columns),
-        "cells": (batch, columns),
-        "prototypes": (batch, None, height // MASK_STRIDE, width // MASK_STRIDE),
-        "semantic_logits": (batch, semantic, height // SEMANTIC_STRIDE, width // SEMANTIC_STRIDE),
-        "semantic_map": (batch, height, width),
-        "caption_memory": (batch, None, None),
-    }
-    outputs = {name: shapes[name] for task in spec.tasks if task in OUTPUTS_OF_TASK for name in outputs_of(spec, task)}
-    if caption_decoder is not None:
-        outputs["caption_memory"] = (batch, caption_decoder.dims.memory, caption_decoder.dims.width)
-    found = _part_complaints("vision", graphs, {"images": (batch, 3, height, width)}, outputs)
-    if caption_decoder is None and "caption" in spec.tasks and spec.caption is not None:
-        words = len(spec.caption.vocabulary)
-        cache = {"present_keys": (None,) * 5, "present_values": (None,) * 5}
-        cross = {"cross_keys": (None,) * 5, "cross_values": (None,) * 5}
-        past = {"past_keys": (None,) * 5, "past_values": (None,) * 5}
-        log_probs = {"log_probs": (None, words)}
-        memory = {"caption_memory": (None, None, None), "tokens": (None,)}
-        found += _part_complaints("caption_prefill", graphs, memory, {**log_probs, **cross, **cache})
-        found += _part_complaints("caption_step", graphs, {"tokens": (None,), **past, **cross}, {**log_probs, **cache})
-    return found
-
-
-def _part_complaints(
-    part: str,
-    graphs: Mapping[str, Graph],
-    inputs: Mapping[str, tuple[int | None, ...]],
-    outputs: Mapping[str, tuple[int | None, ...]],
-) -> list[str]:
-    graph = graphs.get(part)
-    if graph is None:
-        return [f"there is no {part!r} graph"]
-    found = [f"{part} has an unknown input {name!r}" for name in graph.inputs if name not in inputs]
-    for kind, expected, present in (("input", inputs, graph.inputs), ("output", outputs, graph.outputs)):
-        for name, shape in expected.items():
-            if name not in present:
-                found.append(f"{part} has no {kind} {name!r}")
-            elif not _fits(shape, present[name]):
-                wanted = ", ".join("any" if axis is None else str(axis) for axis in shape)
-                found.append(f"{part} {kind} {name!r} has shape {present[name].shape}, expected ({wanted})")
-    return found
-
-
-def _fits(shape: tuple[int | None, ...], info: TensorInfo) -> bool:
-    return len(shape) == len(info.shape) and all(
-        want is None or isinstance(got, str) or want == got for want, got in zip(shape, info.shape, strict=True)
-    )
