@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -14,10 +14,11 @@ from .bundle import Bundle
 from .captioning import CaptionOptions
 from .capture import CameraOptions
 from .errors import UsageError
-from .model import Model, load
+from .model import load
 from .results import Result
 from .run_output import Outputs, OutputWriter
-from .sources import Frame, Source, open_source
+from .sources import Source, open_source
+from .stream_answers import Answer
 from .window import check_window
 
 
@@ -30,6 +31,7 @@ class RunSummary:
         done: Frames answered.
         failed: (name, reason) of each that could not be read.
         dropped: Frames of a live source that came while others were at work.
+        stages_ms: Median milliseconds of each stage, as in `StreamStatistics`.
         files: What was written: pictures or a video, and the JSON lines.
         seconds: From the first frame to the last file.
     """
@@ -40,6 +42,7 @@ class RunSummary:
     files: tuple[Path, ...]
     seconds: float
     dropped: int = 0
+    stages_ms: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int:
@@ -55,6 +58,7 @@ class RunSummary:
             "dropped": self.dropped,
             "files": [str(file) for file in self.files],
             "seconds": round(self.seconds, 3),
+            "stages_ms": {stage: round(ms, 3) for stage, ms in self.stages_ms.items()},
         }
 
 
@@ -75,6 +79,7 @@ def run(
     jsonl: bool | TextIO = True,
     show: bool = False,
     overlay: bool | None = None,
+    caption_every: int | str = 1,
     camera: CameraOptions | None = None,
     max_frames: int | None = None,
     report: Callable[[str], None] | None = None,
@@ -104,6 +109,8 @@ def run(
         jsonl: Write `results.jsonl`; or write the same lines to this, open for text, at once and one by one.
         show: Show the drawings in a window; q or Esc ends the run. For pictures, any other key brings the next.
         overlay: Write above the drawings how the stream is doing; None for live sources only.
+        caption_every: Caption every so many frames, or with "scene-change" those that show another scene; the drawings
+            of those between carry the last caption, their JSON lines none.
         camera: What is asked of a camera or a stream.
         max_frames: Stop after so many frames; None for all of them.
         report: Called with a line of text for every picture, and about once a second for video.
@@ -128,56 +135,43 @@ def run(
     wanted.check(opened, stream)
     started = time.perf_counter()
     failed: list[tuple[str, str]] = []
-    done = dropped = 0
-    with load(opened, backend, precision, threads) as model, contextlib.ExitStack() as stack:
-        writer = OutputWriter(stack, wanted, stream, model.spec.palette)
-        progress = _Progress(stream, max_frames, report)
-        answers = _answers(
-            model,
+    done = 0
+    with (
+        load(opened, backend, precision, threads) as model,
+        model.stream(
             stream,
-            model.spec.choose_tasks(tasks),
+            tasks,
+            caption_every=caption_every,
             score_threshold=score_threshold,
             iou_threshold=iou_threshold,
             max_detections=max_detections,
             caption=CaptionOptions(beam_size=beam_size),
-        )
+        ) as answers,
+        contextlib.ExitStack() as stack,
+    ):
+        writer = OutputWriter(stack, wanted, stream, model.spec, model.spec.choose_tasks(tasks))
+        progress = _Progress(stream, max_frames, report)
         try:
             for answer in answers:
-                frame = answer.frame
-                dropped += answer.dropped
                 is_wanted = True
-                if frame.image is None or answer.result is None:
-                    error = answer.error or frame.error or "cannot be read"
-                    failed.append((frame.name, error))
-                    writer.write_failure(frame, error)
-                    progress.failed(frame, error)
+                if answer.result is None:
+                    failed.append((answer.frame.name, answer.error or "cannot be read"))
+                    writer.write_failure(answer)
+                    progress.failed(answer)
                 else:
-                    is_wanted = writer.write(frame, frame.image, answer.result, answer.dropped)
+                    is_wanted = writer.write(answer, answer.result)
                     done += 1
-                    progress.answered(frame, answer.result)
+                    progress.answered(answer, answer.result)
                 if not is_wanted or (max_frames is not None and done + len(failed) >= max_frames):
                     break
         except KeyboardInterrupt:
             if stream.is_file:
                 raise
+        figures = answers.statistics
     seconds = time.perf_counter() - started
-    return RunSummary(wanted.out, done, tuple(failed), tuple(writer.files), seconds, dropped)
-
-
-@dataclass(frozen=True)
-class _Answer:
-    frame: Frame
-    result: Result | None
-    error: str | None
-    dropped: int = 0
-
-
-def _answers(model: Model, source: Source, tasks: Collection[str], **options: Any) -> Iterator[_Answer]:
-    for frame in source:
-        if frame.image is None:
-            yield _Answer(frame, None, frame.error)
-        else:
-            yield _Answer(frame, model.predict(frame.image, tasks, **options), None)
+    return RunSummary(
+        wanted.out, done, tuple(failed), tuple(writer.files), seconds, figures.dropped, dict(figures.stages_ms)
+    )
 
 
 class _Progress:
@@ -191,19 +185,19 @@ class _Progress:
         self._report = report
         self._last = 0.0
 
-    def failed(self, frame: Frame, error: str) -> None:
+    def failed(self, answer: Answer) -> None:
         if self._report is not None:
-            word = "ended" if self._is_live and frame.image is None else "skipped"
-            self._report(f"[{frame.index + 1}{self._total}] {word}: {error}")
+            word = "ended" if self._is_live and answer.frame.image is None else "skipped"
+            self._report(f"[{answer.frame.index + 1}{self._total}] {word}: {answer.error}")
 
-    def answered(self, frame: Frame, result: Result) -> None:
+    def answered(self, answer: Answer, result: Result) -> None:
         if self._report is None:
             return
         now = time.perf_counter()
         if self._is_video and now - self._last < 1:
             return
         self._last = now
-        self._report(f"[{frame.index + 1}{self._total}] {frame.name}: {summary_of(result)}")
+        self._report(f"[{answer.frame.index + 1}{self._total}] {answer.frame.name}: {summary_of(result)}")
 
 
 def summary_of(result: Result) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,8 +18,10 @@ from .errors import UsageError
 from .files import replacing_file
 from .images import write_image
 from .overlay import Overlay
-from .results import Result
+from .results import Caption, Result
 from .sources import Frame, Source
+from .spec import ModelSpec
+from .stream_answers import Answer
 from .video_file import VideoFile
 from .window import Window
 
@@ -75,13 +77,15 @@ class OutputWriter:
         stack: contextlib.ExitStack,
         wanted: Outputs,
         source: Source,
-        palette: Sequence[tuple[int, int, int]] | None,
+        spec: ModelSpec,
+        tasks: Collection[str],
     ):
         self.files: list[Path] = []
         self._stack = stack
         self._wanted = wanted
         self._source = source
-        self._options = DrawOptions(is_steady=source.kind != "images", palette=palette)
+        self._options = DrawOptions(is_steady=source.kind != "images", palette=spec.palette)
+        self._has_captions = "caption" in tasks
         self._video: VideoFile | None = None
         self._lines: TextIO | None = None
         self._overlay = Overlay() if wanted.overlay or (wanted.overlay is None and source.is_live) else None
@@ -95,33 +99,40 @@ class OutputWriter:
         elif wanted.jsonl:
             self._lines = wanted.jsonl
 
-    def write(self, frame: Frame, image: NDArray[np.uint8], result: Result, dropped: int = 0) -> bool:
+    def write(self, answer: Answer, result: Result) -> bool:
         """Write and show one frame's answers; False if whoever looks at the window wants no more.
 
         Args:
-            frame: What was answered.
-            image: Its picture.
-            result: The answers.
-            dropped: Frames that were dropped directly before it.
+            answer: What a stream gave.
+            result: Of the answer.
         """
+        frame = answer.frame
         line: dict[str, Any] = {"source": frame.name, "index": frame.index}
         drawing = None
         if self._overlay is not None:
-            self._overlay.count(dropped)
+            self._overlay.count(answer.dropped)
         if self._wanted.pictures or self._window is not None:
-            drawing = draw(image, result, self._options)
-            if self._overlay is not None:
-                drawing = self._overlay.drawn(drawing, frame.index, result.timings_ms)
+            drawing = self._drawing(answer, result)
         if drawing is not None and self._wanted.pictures:
-            line["drawing"] = self._write_drawing(frame, drawing, 1 + dropped)
+            line["drawing"] = self._write_drawing(frame, drawing, 1 + answer.dropped)
         if self._source.is_live:
-            line["dropped"] = dropped
+            line["dropped"] = answer.dropped
         self._write_line({**line, **result.to_json()})
         return self._window is None or drawing is None or self._window.show(drawing)
 
-    def write_failure(self, frame: Frame, error: str) -> None:
-        """Write down that a frame could not be read or answered."""
-        self._write_line({"source": frame.name, "index": frame.index, "error": error})
+    def write_failure(self, answer: Answer) -> None:
+        """Write down that a frame could not be read."""
+        self._write_line({"source": answer.frame.name, "index": answer.frame.index, "error": answer.error})
+
+    def _drawing(self, answer: Answer, result: Result) -> NDArray[np.uint8]:
+        image = answer.frame.image
+        if image is None:  # a stream has no result without a picture
+            raise ValueError(f"{answer.frame.name}: there is nothing to draw on")
+        if self._has_captions and result.caption is None:
+            # The last one, or a bar that waits for the first: the drawings of a stream keep their size.
+            result = replace(result, caption=answer.caption or Caption("...", (), 0.0, 0.0))
+        drawing = draw(image, result, self._options)
+        return drawing if self._overlay is None else self._overlay.drawn(drawing, answer.frame.index, result.timings_ms)
 
     def _write_line(self, content: dict[str, Any]) -> None:
         if self._lines is not None:

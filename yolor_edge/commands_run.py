@@ -47,6 +47,13 @@ def add(commands: Any) -> None:
     parser.add_argument("--iou-threshold", type=float, metavar="X", help="of two boxes that overlap more, one goes")
     parser.add_argument("--max-detections", type=int, metavar="N", help="most boxes of one picture")
     parser.add_argument("--beam-size", type=int, metavar="K", help="of the caption search; 1 is greedy (default: 3)")
+    parser.add_argument(
+        "--caption-every",
+        type=_caption_every,
+        default=1,
+        metavar="N",
+        help="caption every N frames, or with scene-change those that show another scene (default: 1)",
+    )
     parser.add_argument("--max-frames", type=int, metavar="N", help="stop after N frames")
     parser.add_argument("--no-pictures", action="store_true", help="write only results.jsonl")
     parser.add_argument("--no-jsonl", action="store_true", help="write only pictures or video")
@@ -100,6 +107,7 @@ def _run(arguments: argparse.Namespace) -> int:
             jsonl=sys.stdout if arguments.jsonl else not arguments.no_jsonl,
             show=arguments.show,
             overlay=arguments.overlay,
+            caption_every=arguments.caption_every,
             camera=CameraOptions(arguments.camera_size, arguments.camera_fps, arguments.reconnect),
             max_frames=arguments.max_frames,
             report=cli._say if stdout_is_taken else _print_line,
@@ -130,3 +138,13 @@ def _width_by_height(text: str) -> tuple[int, int]:
     if found is None:
         raise argparse.ArgumentTypeError(f'expected WIDTHxHEIGHT such as 1280x720, got "{text}"')
     return int(found[2]), int(found[1])
+
+
+def _caption_every(text: str) -> int | str:
+    """A number of frames, or "scene-change"; whether the number makes sense is for the stream to say."""
+    if text == "scene-change":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'expected a number of frames or scene-change, got "{text}"') from None

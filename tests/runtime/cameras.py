@@ -29,6 +29,7 @@ class FakeCamera:
         frames: What it gives.
         ends_by: Raised after the last frame.
         modes: Its sizes (height, width) and rates by FOURCC, the first is what it begins with.
+        pause: Seconds from one frame to the next, time enough for a tiny network to answer.
     """
 
     def __init__(
@@ -36,11 +37,14 @@ class FakeCamera:
         frames: Sequence[Any] | None = None,
         ends_by: type[BaseException] | None = None,
         modes: dict[str, tuple[int, int, float]] | None = None,
+        pause: float = 0.0,
     ):
         self._frames = list(frames if frames is not None else [picture()] * 3)
         self._ends_by = ends_by
         self._modes = {cv2.VideoWriter.fourcc(*name): mode for name, mode in (modes or {}).items()}
         self._format = next(iter(self._modes), 0)
+        self._pause = pause
+        self._has_given = False
         self.is_released = False
 
     def isOpened(self) -> bool:
@@ -57,6 +61,9 @@ class FakeCamera:
         return True
 
     def read(self) -> tuple[bool, Any]:
+        if self._has_given:
+            time.sleep(self._pause)
+        self._has_given = True
         if self._frames:
             return True, self._frames.pop(0)
         if self._ends_by is not None:

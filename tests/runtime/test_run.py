@@ -155,19 +155,36 @@ def test_a_damaged_video_is_one_line(tiny_bundle: Bundle, tmp_path: Path) -> Non
 def test_interrupting_a_camera_ends_the_run_properly(
     tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "open_capture", lambda *_: FakeCamera(ends_by=KeyboardInterrupt))
-    summary = run(tiny_bundle, 0, tmp_path / "out", {"boxes"}, threads=1)
-    assert summary.done == 3
+    def interrupt(line: str) -> None:
+        raise KeyboardInterrupt
+
+    class Endless(FakeCamera):
+        def read(self) -> tuple[bool, Any]:
+            return True, coloured_patch((64, 96), PATCH)
+
+    monkeypatch.setattr(sources, "open_capture", lambda *_: Endless())
+    summary = run(tiny_bundle, 0, tmp_path / "out", {"boxes"}, threads=1, report=interrupt)
+    assert summary.done >= 1
     assert summary.exit_code == 0
     assert names_in(tmp_path / "out") == ["camera-0.mp4", "results.jsonl"]
+
+
+def test_interrupting_a_file_leaves_nothing(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    def interrupt(line: str) -> None:
+        raise KeyboardInterrupt
+
+    video = write_video(tmp_path / "clip.mp4")
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_bundle, video, tmp_path / "out", {"boxes"}, threads=1, report=interrupt)
+    assert names_in(tmp_path / "out") == []
 
 
 def test_an_unplugged_camera_keeps_what_it_gave(
     tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "open_capture", lambda *_: FakeCamera())
+    monkeypatch.setattr(sources, "open_capture", lambda *_: FakeCamera(pause=0.1))
     summary = run(tiny_bundle, "1", tmp_path / "out", {"boxes"}, threads=1, camera=CameraOptions(reconnect_seconds=0))
-    assert summary.done == 3
+    assert summary.done + summary.dropped == 3
     assert summary.failed == (("camera 1", "camera 1: stopped giving frames"),)
     assert names_in(tmp_path / "out") == ["camera-1.mp4", "results.jsonl"]
 
@@ -338,7 +355,7 @@ def test_live_sources_have_an_overlay_unless_it_is_not_wanted(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sources, "open_capture", lambda *_: FakeCamera())
+    monkeypatch.setattr(sources, "open_capture", lambda *_: FakeCamera(pause=0.1))
     still = CameraOptions(reconnect_seconds=0)
     run(tiny_bundle, 0, tmp_path / "out", {"boxes"}, threads=1, overlay=overlay, camera=still)
     monkeypatch.undo()
@@ -349,7 +366,7 @@ def test_live_sources_have_an_overlay_unless_it_is_not_wanted(
 
 def test_a_stream_that_changes_its_size(tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     frames = [coloured_patch((64, 96), PATCH), coloured_patch((128, 96), PATCH), coloured_patch((64, 96), PATCH)]
-    monkeypatch.setattr(sources, "open_capture", lambda *_: FakeCamera(frames))
+    monkeypatch.setattr(sources, "open_capture", lambda *_: FakeCamera(frames, pause=0.1))
     run(tiny_bundle, 0, tmp_path / "out", threads=1, camera=CameraOptions(reconnect_seconds=0))
     *lines, _ = lines_of(tmp_path / "out")
     assert [line["image_size"] for line in lines] == [[64, 96], [128, 96], [64, 96]][3 - len(lines) :]
@@ -406,3 +423,37 @@ def test_a_window_that_cannot_be_had_is_refused_before_anything_is_opened(tmp_pa
     if opencv_build().windows is None:
         with pytest.raises(UsageError, match="a window needs an OpenCV with windows"):
             run(tmp_path / "nowhere", "nowhere", tmp_path / "out", show=True)
+
+
+def test_files_give_the_answers_of_predict_in_their_order(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    video = write_video(tmp_path / "clip.mp4", frames=12)
+    run(tiny_bundle, video, tmp_path / "out", threads=1, pictures=False)
+    with load(tiny_bundle, threads=1) as model:
+        expected = [model.predict(frame.image).to_json() for frame in open_source(video) if frame.image is not None]
+    lines = lines_of(tmp_path / "out")
+    assert [line.pop("index") for line in lines] == list(range(12))
+    assert {line.pop("source") for line in lines} == {"clip.mp4"}
+    for line, one in zip(lines, expected, strict=True):
+        assert list(line) == list(one)
+        assert set(line.pop("timings_ms")) == set(one.pop("timings_ms"))
+    assert lines == expected
+
+
+def test_captions_of_some_frames_are_drawn_on_those_between(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[str] = []
+
+    def listen(image: Any, result: Result, options: DrawOptions) -> Any:
+        assert result.caption is not None
+        drawn.append(result.caption.text)
+        return draw(image, result, options)
+
+    monkeypatch.setattr(run_output, "draw", listen)
+    video = write_video(tmp_path / "clip.mp4", frames=6)
+    summary = run(tiny_bundle, video, tmp_path / "out", {"caption"}, threads=1, caption_every=3)
+    assert drawn == ["a red thing here"] * 6
+    assert ["caption" in line for line in lines_of(tmp_path / "out")] == [True, False, False] * 2
+    assert {"network", "caption", "latency"} <= set(summary.to_json()["stages_ms"])
+    with pytest.raises(UsageError, match='caption_every must be a number of at least 1 or "scene-change", got 0'):
+        run(tiny_bundle, video, tmp_path / "out", caption_every=0)
