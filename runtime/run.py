@@ -110,7 +110,8 @@ def run(
         show: Show the drawings in a window; q or Esc ends the run. For pictures, any other key brings the next.
         overlay: Write above the drawings how the stream is doing; None for live sources only.
         caption_every: Caption every so many frames, or with "scene-change" those that show another scene; the drawings
-            of those between carry the last caption, their JSON lines none.
+            of those between carry the last caption. In the JSON lines a caption is with its own frame; one of a live
+            source, written while other frames went by, is in a later line, as "earlier_caption" with its frame's index.
         camera: What is asked of a camera or a stream.
         max_frames: Stop after so many frames; None for all of them.
         report: Called with a line of text for every picture, and about once a second for video.

@@ -86,6 +86,7 @@ class OutputWriter:
         self._source = source
         self._options = DrawOptions(is_steady=source.kind != "images", palette=spec.palette)
         self._has_captions = "caption" in tasks
+        self._caption_frame: int | None = None  # of the last caption written down
         self._video: VideoFile | None = None
         self._lines: TextIO | None = None
         self._overlay = Overlay() if wanted.overlay or (wanted.overlay is None and source.is_live) else None
@@ -117,18 +118,30 @@ class OutputWriter:
             line["drawing"] = self._write_drawing(frame, drawing, 1 + answer.dropped)
         if self._source.is_live:
             line["dropped"] = answer.dropped
-        self._write_line({**line, **result.to_json()})
+        self._write_line({**line, **result.to_json(), **self._caption_beside(answer, result)})
         return self._window is None or drawing is None or self._window.show(drawing)
 
     def write_failure(self, answer: Answer) -> None:
         """Write down that a frame could not be read."""
         self._write_line({"source": answer.frame.name, "index": answer.frame.index, "error": answer.error})
 
+    def _caption_beside(self, answer: Answer, result: Result) -> dict[str, Any]:
+        """A new caption that was written beside and is not in the result: under "caption" if it is this frame's own."""
+        if answer.caption is None or answer.caption_frame == self._caption_frame:
+            return {}
+        self._caption_frame = answer.caption_frame
+        if result.caption is not None:
+            return {}
+        caption = Result(result.image_size, caption=answer.caption).to_json()["caption"]
+        if answer.caption_frame == answer.frame.index:
+            return {"caption": caption}
+        return {"earlier_caption": {"index": answer.caption_frame, **caption}}
+
     def _drawing(self, answer: Answer, result: Result) -> NDArray[np.uint8]:
         image = answer.frame.image
         if image is None:  # a stream has no result without a picture
             raise ValueError(f"{answer.frame.name}: there is nothing to draw on")
-        if self._has_captions and result.caption is None:
+        if self._has_captions and result.caption is None and self._options.is_steady:
             # The last one, or a bar that waits for the first: the drawings of a stream keep their size.
             result = replace(result, caption=answer.caption or Caption("...", (), 0.0, 0.0))
         drawing = draw(image, result, self._options)

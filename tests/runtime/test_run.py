@@ -457,3 +457,23 @@ def test_captions_of_some_frames_are_drawn_on_those_between(
     assert {"network", "caption", "latency"} <= set(summary.to_json()["stages_ms"])
     with pytest.raises(UsageError, match='caption_every must be a number of at least 1 or "scene-change", got 0'):
         run(tiny_bundle, video, tmp_path / "out", caption_every=0)
+
+
+def test_captions_written_beside_a_live_source_come_in_later_lines(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        sources, "open_capture", lambda *_: FakeCamera([coloured_patch((64, 96), PATCH)] * 8, pause=0.1)
+    )
+    still = CameraOptions(reconnect_seconds=0)
+    run(tiny_bundle, 0, tmp_path / "out", threads=1, camera=still, caption_every="scene-change")
+    lines = lines_of(tmp_path / "out")
+    written = [(line, line.get("caption") or line.get("earlier_caption")) for line in lines]
+    captions = [(line, caption) for line, caption in written if caption is not None]
+    assert len(captions) == 1  # nothing changes in front of this camera
+    line, caption = captions[0]
+    assert caption["text"] == "a red thing here"
+    assert ("caption" in line) is (line["index"] == 0)
+    assert caption.get("index", 0) == 0
+    monkeypatch.undo()
+    assert open_source(tmp_path / "out" / "camera-0.mp4").expected == 8
