@@ -190,7 +190,7 @@ def _pictures(
     if images is not None:
         source = open_source(images)
         if source.kind != "images":
-            raise UsageError(f"{images}: is a video or a camera; a report needs pictures")
+            raise UsageError(f"{source.name}: is a video or a camera; a report needs pictures")
         yield list(source.files), {"origin": "files", "path": os.fspath(images)}
     elif dataset is not None:
         files = [dataset[i].path for i in range(len(dataset))]

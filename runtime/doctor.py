@@ -91,6 +91,7 @@ class _Facts:
     bundle: Bundle | None = None
     fitting: Sequence[EngineFit] = ()
     cameras: Sequence[Path] = ()
+    can_show: bool = False
 
     @property
     def architecture(self) -> str:
@@ -146,7 +147,9 @@ def examine(bundle: str | os.PathLike[str] | None = None, root: Path = ROOT) -> 
 
     def sources() -> list[Check]:
         facts.cameras, found = _camera_checks(root)
-        return [*found, _display_check()]
+        display = _display_check()
+        facts.can_show = display.state == "ok" and opencv_build().windows is not None
+        return [*found, display]
 
     def about_bundle() -> list[Check]:
         if bundle is None:
@@ -305,7 +308,8 @@ def _next_commands(facts: _Facts, asked: str | os.PathLike[str] | None) -> list[
         options = ["--precision", "auto"]
     source = str(facts.cameras[0]).removeprefix("/dev/video") if facts.cameras else _pictures()
     commands.append(shlex.join(["yolor-edge", "verify", name]))
-    commands.append(shlex.join(["yolor-edge", "run", name, source, *options, "--out", "answers"]))
+    watch = ["--show"] if facts.cameras and facts.can_show else []
+    commands.append(shlex.join(["yolor-edge", "run", name, source, *options, *watch, "--out", "answers"]))
     commands.append(shlex.join(["yolor-edge", "bench", name, *options, "--out", "report"]))
     return commands
 

@@ -45,11 +45,13 @@ def packages(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture(autouse=True)
-def no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_driver_and_no_display(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> Any:
         raise OSError(f"{name}: cannot open shared object file")
 
     monkeypatch.setattr(ctypes, "CDLL", missing)
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
 
 
 def install_driver(monkeypatch: pytest.MonkeyPatch, driver: FakeDriver) -> None:
@@ -265,6 +267,15 @@ def test_a_whole_bundle(packages: dict[str, Any], tiny_bundle: Bundle, tmp_path:
         f"yolor-edge run {name} {tmp_path}/dev/video1 --out answers",
         f"yolor-edge bench {name} --out report",
     )
+
+
+def test_a_camera_and_a_display_are_to_be_looked_at(
+    packages: dict[str, Any], tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "dev/video0")
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr(doctor, "opencv_build", lambda: OpencvBuild("4.8.0", (), "GTK+", True, True))
+    assert examine(tiny_bundle.path, tmp_path).next_commands[1].endswith("/dev/video0 --show --out answers")
 
 
 def test_a_spoilt_bundle(packages: dict[str, Any], own_bundle: Path, tmp_path: Path) -> None:
