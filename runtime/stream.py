@@ -141,7 +141,11 @@ class Stream:
         self._home.check()
         if not self._is_started:
             self._is_started = True
-            self._pipeline.start()
+            try:
+                self._pipeline.start()
+            except BaseException:
+                self._pipeline.stop()
+                raise
 
 
 def _is_count(value: object) -> bool:

@@ -26,7 +26,7 @@ from .results import Caption, Result
 from .scene_change import SceneChange, grid_of
 from .slots import Request, Slot
 from .sources import Frame
-from .stream_answers import Answer, StreamFigures
+from .stream_answers import Answer, StreamFigures, StreamStatistics
 
 # How long a stop waits for a picture at work, and for a source that does not give its next picture. What has not ended
 # by then is left to end by itself, and holds what it needs until then.
@@ -127,6 +127,8 @@ class Pipeline:
         Raises:
             BackendError: If there is not memory for so many pictures in flight, or the model is closed.
         """
+        if self._is_stopped:
+            return
         self._figures = StreamFigures()
         with contextlib.ExitStack() as undo:
             slots = []
@@ -174,6 +176,10 @@ class Pipeline:
         """
         if not self._parts.home.is_here:  # a fork has neither the threads nor a lock that can be trusted
             return
+        if threading.current_thread() in (self._reader, *self._workers):
+            # The garbage collector found a stream that nobody holds, in a thread of it that may hold the lock.
+            self._is_stopped = True  # which a thread tells the others as it ends
+            return
         with self._lock:
             if not self._is_stopped:
                 self._is_stopped = True
@@ -182,8 +188,7 @@ class Pipeline:
             self._waiting.clear()
             self._done.clear()
             self._memory = None
-            for condition in (self._has_room, self._has_pictures, self._has_memory, self._has_answers):
-                condition.notify_all()
+            self._wake_all()
         if self._reader.is_alive():
             stop_source = getattr(self._source, "stop", None)
             if callable(stop_source):
@@ -191,7 +196,7 @@ class Pipeline:
         _join([self._reader], READER_STOP_SECONDS)
         _join(self._workers, WORKERS_STOP_SECONDS)
 
-    def figures(self) -> Any:
+    def figures(self) -> StreamStatistics:
         """How it is doing."""
         with self._lock:
             return self._figures.summary()
@@ -202,6 +207,16 @@ class Pipeline:
     def _hold(self, undo: contextlib.ExitStack) -> None:
         self._parts.shared.hold()
         undo.callback(self._parts.shared.let_go)
+
+    def _wake_all(self) -> None:
+        for condition in (self._has_room, self._has_pictures, self._has_memory, self._has_answers):
+            condition.notify_all()
+
+    def _leave(self) -> None:
+        """A thread that worked for the parts ends."""
+        self._parts.shared.let_go()
+        with self._lock:
+            self._wake_all()
 
     # The reader.
 
@@ -220,8 +235,7 @@ class Pipeline:
         with self._lock:
             self._is_read = True
             self._read_error = error
-            self._has_pictures.notify_all()
-            self._has_answers.notify_all()
+            self._wake_all()
 
     def _read_all(self, iterator: Any) -> None:
         started = time.perf_counter()
@@ -292,7 +306,7 @@ class Pipeline:
                 del picture, done  # not to hold their memory while waiting for the next
             self._slots.give_back(slot)
         finally:
-            self._parts.shared.let_go()
+            self._leave()
 
     def _take(self) -> _Waiting | None:
         """The next picture to work on, or None when there is no more work."""
@@ -335,8 +349,7 @@ class Pipeline:
         with self._lock:
             if self._failure is None or number < self._failure[0]:
                 self._failure = (number, error)
-            for condition in (self._has_pictures, self._has_memory, self._has_answers):
-                condition.notify_all()
+            self._wake_all()
 
     # Captions beside the pictures that follow.
 
@@ -364,7 +377,7 @@ class Pipeline:
                     self._figures.captioned += 1
                     self._figures.add("caption", (time.perf_counter() - started) * 1e3)
         finally:
-            self._parts.shared.let_go()
+            self._leave()
 
     def _take_memory(self) -> tuple[int, int, NDArray[np.float32]] | None:
         with self._lock:
