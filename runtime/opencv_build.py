@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import re
 from dataclasses import dataclass
 
@@ -75,6 +74,8 @@ def _entry(information: str, name: str) -> str:
 
 
 def _installed() -> tuple[str, ...]:
+    import importlib.metadata  # here, since it takes longer to import than all the rest of this
+
     found = []
     for name in DISTRIBUTIONS:
         try:
