@@ -26,6 +26,7 @@ from .engines import EngineFit, build_command
 from .installed_packages import Found, look_for
 from .machine import ROOT, UNKNOWN, describe_hardware, governors, is_jetson, memory_limit
 from .opencv_build import OpencvBuild, opencv_build
+from .window import display_complaint
 
 _TITLES = {
     "software": "software",
@@ -280,10 +281,10 @@ def _camera_checks(root: Path) -> tuple[list[Path], list[Check]]:
 
 
 def _display_check() -> Check:
-    for name in ("WAYLAND_DISPLAY", "DISPLAY"):
-        if os.environ.get(name):
-            return Check("sources", "display", "ok", f"{name}={os.environ[name]}")
-    return Check("sources", "display", "missing", "no DISPLAY is set; run --show needs one, all else does without")
+    if platform.system() == "Linux" and (complaint := display_complaint()):
+        return Check("sources", "display", "missing", f"{complaint}; run --show needs one, all else does without")
+    names = [name for name in ("WAYLAND_DISPLAY", "DISPLAY") if os.environ.get(name)]
+    return Check("sources", "display", "ok", f"{names[0]}={os.environ[names[0]]}" if names else "the system's own")
 
 
 def _next_commands(facts: _Facts, asked: str | os.PathLike[str] | None) -> list[str]:

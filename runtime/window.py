@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
+import re
+import socket
 from typing import Any
 
 import cv2
@@ -14,6 +17,7 @@ from .errors import UsageError
 from .images import quiet_opencv
 from .opencv_build import opencv_build
 
+_X_SOCKETS = "/tmp/.X11-unix"
 _QUIT_KEYS = (ord("q"), 27)  # and Esc
 
 
@@ -32,11 +36,40 @@ def check_window() -> None:
             "look at what is written"
         )
     # Asked for here, because a toolkit without a display ends the process instead of raising.
-    if platform.system() == "Linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+    if platform.system() == "Linux" and (complaint := display_complaint()):
         raise UsageError(
-            "a window needs a display, and neither DISPLAY nor WAYLAND_DISPLAY is set; run this on the machine's own "
-            "desktop or through ssh -X, or leave out --show and look at what is written"
+            f"a window needs a display, and {complaint}; run this on the machine's own desktop or through ssh -X, or "
+            "leave out --show and look at what is written"
         )
+
+
+def display_complaint() -> str:
+    """Why no window can be shown on this Linux machine; empty if one can."""
+    if os.environ.get("WAYLAND_DISPLAY"):
+        return ""
+    display = os.environ.get("DISPLAY", "")
+    if not display:
+        return "neither DISPLAY nor WAYLAND_DISPLAY is set"
+    found = re.fullmatch(r"(?:unix)?(?P<host>[^/]*):(?P<number>\d+)(?:\.\d+)?", display)
+    if found is None or _answers(found["host"], int(found["number"])):  # what is not understood is let through
+        return ""
+    return f"nothing answers at DISPLAY={display}"
+
+
+def _answers(host: str, number: int) -> bool:
+    """Whether an X server listens there."""
+    if host:
+        try:
+            socket.create_connection((host, 6000 + number), timeout=2).close()
+        except OSError:
+            return False
+        return True
+    name = f"{_X_SOCKETS}/X{number}"
+    for address in (name, f"\0{name}"):  # the file, and the name without one that Linux has beside it
+        with socket.socket(socket.AF_UNIX) as client, contextlib.suppress(OSError):
+            client.connect(address)
+            return True
+    return False
 
 
 class Window:

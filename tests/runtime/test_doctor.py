@@ -243,10 +243,10 @@ def test_cameras_in_the_order_of_their_numbers(
 
 
 def test_displays(packages: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
-    monkeypatch.setenv("DISPLAY", ":0")
-    assert check(examine(root=tmp_path), "display").found == "DISPLAY=:0"
-    monkeypatch.delenv("DISPLAY")
+    monkeypatch.setattr(platform, "system", lambda: "Linux")
+    monkeypatch.setenv("WAYLAND_DISPLAY", "wayland-0")
+    assert check(examine(root=tmp_path), "display").found == "WAYLAND_DISPLAY=wayland-0"
+    monkeypatch.delenv("WAYLAND_DISPLAY")
     assert check(examine(root=tmp_path), "display").state == "missing"
 
 
@@ -273,7 +273,7 @@ def test_a_camera_and_a_display_are_to_be_looked_at(
     packages: dict[str, Any], tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path, "dev/video0")
-    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setenv("WAYLAND_DISPLAY", "wayland-0")
     monkeypatch.setattr(doctor, "opencv_build", lambda: OpencvBuild("4.8.0", (), "GTK+", True, True))
     assert examine(tiny_bundle.path, tmp_path).next_commands[1].endswith("/dev/video0 --show --out answers")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -10,7 +12,7 @@ import pytest
 from yolor_edge.runtime import window
 from yolor_edge.runtime.errors import UsageError
 from yolor_edge.runtime.opencv_build import OpencvBuild
-from yolor_edge.runtime.window import Window, check_window
+from yolor_edge.runtime.window import Window, check_window, display_complaint
 
 DRAWING = np.zeros((20, 30, 3), np.uint8)
 
@@ -24,7 +26,7 @@ class Screen:
         self.is_closed = False
         self.destroyed: list[str] = []
         monkeypatch.setattr(window, "opencv_build", lambda: OpencvBuild("4.8.0", (), "GTK+", True, True))
-        monkeypatch.setenv("DISPLAY", ":0")
+        monkeypatch.setattr(window, "display_complaint", lambda: "")
         for name in ("namedWindow", "resizeWindow"):
             monkeypatch.setattr(cv2, name, lambda *_: None)
         monkeypatch.setattr(cv2, "imshow", self._show)
@@ -48,11 +50,34 @@ def test_an_opencv_without_windows_is_refused(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_machine_without_a_display_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     Screen(monkeypatch)
-    monkeypatch.delenv("DISPLAY")
-    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     monkeypatch.setattr("platform.system", lambda: "Linux")
-    with pytest.raises(UsageError, match="neither DISPLAY nor WAYLAND_DISPLAY is set"):
+    monkeypatch.setattr(window, "display_complaint", lambda: "nothing answers at DISPLAY=:9")
+    with pytest.raises(UsageError, match="a window needs a display, and nothing answers at DISPLAY=:9; run"):
         Window("a")
+
+
+def test_displays_that_answer_and_that_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(window, "_X_SOCKETS", str(tmp_path))
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.delenv("DISPLAY", raising=False)
+    assert display_complaint() == "neither DISPLAY nor WAYLAND_DISPLAY is set"
+    monkeypatch.setenv("DISPLAY", ":7.0")
+    assert display_complaint() == "nothing answers at DISPLAY=:7.0"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "X7"))
+        server.listen()
+        assert display_complaint() == ""
+    monkeypatch.setenv("DISPLAY", "/private/tmp/launch/org.xquartz:0")
+    assert display_complaint() == ""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        number = server.getsockname()[1] - 6000
+        monkeypatch.setenv("DISPLAY", f"127.0.0.1:{number}")
+        if number >= 0:
+            assert display_complaint() == ""
+    if number >= 0:
+        assert display_complaint() == f"nothing answers at DISPLAY=127.0.0.1:{number}"
+    monkeypatch.setenv("WAYLAND_DISPLAY", "wayland-0")
+    assert display_complaint() == ""
 
 
 def test_frames_are_shown_until_q(monkeypatch: pytest.MonkeyPatch) -> None:
