@@ -46,8 +46,7 @@ def assert_same_answers(found: Answer, image: NDArray[np.uint8], model: Model, *
     assert found.result is not None
     assert found.frame.image is image
     one, other = found.result.to_json(), model.predict(image, **options).to_json()
-    one.pop("timings_ms"), other.pop("timings_ms")
-    assert one == other
+    assert {**one, "timings_ms": 0} == {**other, "timings_ms": 0}
 
 
 @pytest.mark.parametrize("in_flight", [1, 2, 5])
