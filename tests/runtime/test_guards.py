@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -95,6 +98,14 @@ def test_several_cameras_share_one_network(tiny_bundle: Bundle) -> None:
     with load(tiny_bundle, threads=1) as model, ThreadPoolExecutor(4) as pool:
         for number, texts in enumerate(pool.map(watch, range(4))):
             assert texts == [f"a {COLOURS[(i + number) % 3]} thing here" for i in range(20)]
+
+
+@pytest.mark.parametrize("duplicate", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_a_model_is_not_copied_otherwise(duplicate: Callable[[object], object]) -> None:
+    with pytest.raises(
+        UsageError, match=r"tiny: .* neither pickled nor copied; load it in each worker process, .*clone"
+    ):
+        duplicate(FakeModel().model)
 
 
 # Threads and interrupts.

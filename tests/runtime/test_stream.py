@@ -66,6 +66,14 @@ def test_answers_are_those_of_predict_in_order(model: Model, in_flight: int) -> 
     assert list(stream) == []
 
 
+def test_with_openvino_too(tiny_bundle: Bundle) -> None:
+    pytest.importorskip("openvino")
+    images = patches(12)
+    with load(tiny_bundle, "openvino", threads=1) as opened, opened.clone() as clone:
+        for answer, image in zip(clone.stream(images, in_flight=3), images, strict=True):
+            assert_same_answers(answer, image, opened)
+
+
 def test_options_reach_the_network_and_the_search(model: Model) -> None:
     options: dict[str, Any] = {
         "score_threshold": 0.9,
