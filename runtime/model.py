@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Collection, Mapping
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,6 +83,12 @@ class Model:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise UsageError(
+            f"{self.spec.name}: a model can be neither pickled nor copied; load it in each worker process, and use "
+            "clone() within this one"
+        )
 
     def close(self) -> None:
         """Stop the model's streams and let go of the graphs; it cannot predict afterwards. Closing twice is harmless.

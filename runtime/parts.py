@@ -50,7 +50,7 @@ class ModelParts:
     def __init__(self, spec: ModelSpec, vision: Vision, captions: CaptionWriter | None, free: Callable[[], None]):
         self.spec = spec
         self.home = HomeProcess(spec.name, (vision, captions, free))
-        self.shared = Shared(spec.name, lambda: self.home.is_here and free())
+        self.shared = Shared(spec.name, free)  # let go of only where it was loaded
         self._vision = vision
         self._captions = captions
 

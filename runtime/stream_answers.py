@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+import numpy as np
 
 from .results import Caption, Result
 from .sources import Frame
@@ -113,5 +114,5 @@ class StreamFigures:
             self.captioned,
             (self._ended or time.perf_counter()) - self._started,
             (len(times) - 1) / span if span > 0 else 0.0,
-            {stage: statistics.median(values) for stage, values in self._stages.items()},
+            {stage: float(np.median(values)) for stage, values in self._stages.items()},
         )

@@ -187,6 +187,7 @@ class Pipeline:
                 self._figures.end()
             self._waiting.clear()
             self._done.clear()
+            self._written.clear()
             self._memory = None
             self._wake_all()
         if self._reader.is_alive():
@@ -373,6 +374,8 @@ class Pipeline:
                     self._fail(number, error)
                     return
                 with self._lock:
+                    if self._is_stopped:
+                        return
                     self._written.append((number, index, caption))
                     self._figures.captioned += 1
                     self._figures.add("caption", (time.perf_counter() - started) * 1e3)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
+import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -96,6 +100,14 @@ def test_several_cameras_share_one_network(tiny_bundle: Bundle) -> None:
             assert texts == [f"a {COLOURS[(i + number) % 3]} thing here" for i in range(20)]
 
 
+@pytest.mark.parametrize("duplicate", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_a_model_is_not_copied_otherwise(duplicate: Callable[[object], object]) -> None:
+    with pytest.raises(
+        UsageError, match=r"tiny: .* neither pickled nor copied; load it in each worker process, .*clone"
+    ):
+        duplicate(FakeModel().model)
+
+
 # Threads and interrupts.
 
 
@@ -126,6 +138,23 @@ def test_an_interrupted_call_leaves_the_model_usable(stage: str) -> None:
     assert result.caption is not None and result.caption.text == "picture 2"
     fake.model.close()
     assert fake.is_freed
+
+
+def test_ctrl_c_in_the_middle_of_predictions(tiny_bundle: Bundle) -> None:
+    image = coloured_patch((64, 96), (16, 32, 48, 64))
+    main = threading.main_thread().ident or 0
+    with load(tiny_bundle, threads=1) as model:
+        expected = model.predict(image).to_json()["objects"]
+
+        def predict_until_interrupted() -> None:
+            threading.Timer(0.01, signal.pthread_kill, (main, signal.SIGINT)).start()
+            for _ in range(10**6):
+                model.predict(image)
+
+        for _ in range(5):
+            with pytest.raises(KeyboardInterrupt):
+                predict_until_interrupted()
+            assert model.predict(image).to_json()["objects"] == expected
 
 
 def test_closing_while_another_thread_predicts_waits_for_nobody_and_frees_afterwards() -> None:

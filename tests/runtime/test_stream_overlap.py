@@ -150,6 +150,12 @@ def test_what_is_live_is_left_out_unless_told_otherwise(kind: str, drop: str, is
     assert [answer.frame.index for answer in stream] == ([0, 2] if is_dropping else [0, 1, 2])
 
 
+def test_a_camera_that_vanishes_ends_the_stream_with_an_error_to_read() -> None:
+    frames = [*numbered(2), Frame("camera 0", None, "camera 0: stopped giving frames", 2)]
+    answers = list(FakeModel().model.stream(Camera(iter(frames)), drop="none"))
+    assert [answer.error for answer in answers] == [None, None, "camera 0: stopped giving frames"]
+
+
 # Captions that nobody waits for.
 
 
