@@ -23,7 +23,7 @@ from .cuda_device import CudaDriver, cuda_driver
 from .doctor_bundle import content_checks, engine_checks, open_for_checks
 from .doctor_gpu import gpu_checks, package_cure, suiting_flavours, too_old
 from .engines import EngineFit, build_command
-from .installed_packages import Found, look_for
+from .installed_packages import PACKAGES, Found, look_for
 from .machine import ROOT, UNKNOWN, describe_hardware, governors, is_jetson, memory_limit
 from .opencv_build import OpencvBuild, opencv_build
 from .window import display_complaint
@@ -36,6 +36,8 @@ _TITLES = {
     "bundle": "bundle",
 }
 _RUNS_BUNDLES = ("onnxruntime", "openvino")
+# What runs the engines of a flavour, where this version has it.
+_BACKEND_OF_FLAVOUR = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
 _INSTALL_A_BACKEND = 'pip install "yolor-edge[onnxruntime]"'
 _HEADLESS_CURE = (
     "for run --show: the system's python3-opencv, or pip install opencv-python after pip uninstall {distributions}"
@@ -94,26 +96,36 @@ class _Facts:
     cameras: Sequence[Path] = ()
     can_show: bool = False
 
-    @property
-    def architecture(self) -> str:
-        return self.hardware["cpu"]["architecture"]
+    def is_usable(self, name: str) -> bool:
+        """Whether a package is there, loads and is new enough."""
+        found = self.packages[name]
+        return found.is_installed and found.error is None and not too_old(found)
 
     @property
     def versions(self) -> dict[str, str]:
-        """Of each flavour of TensorRT that loads and is new enough."""
-        flavours = {name: self.packages[name] for name in ("tensorrt", "tensorrt_rtx")}
-        return {n: f.version for n, f in flavours.items() if f.is_installed and f.error is None and not too_old(f)}
+        """Of each flavour of TensorRT that is usable."""
+        return {name: self.packages[name].version for name in _BACKEND_OF_FLAVOUR if self.is_usable(name)}
+
+    @property
+    def flavours(self) -> tuple[str, ...]:
+        """The flavours of TensorRT that are usable and suit the GPU here."""
+        if self.driver is None or not self.driver.devices:
+            return ()
+        capability = self.driver.devices[0][0].compute_capability
+        suiting = suiting_flavours(capability, self.hardware["cpu"]["architecture"], self.is_jetson)
+        return tuple(flavour for flavour in suiting if flavour in self.versions)
+
+    @property
+    def precision(self) -> str:
+        """What engines of the bundle are built in unless somebody knows better."""
+        return "fp16" if self.bundle is not None and "fp16" in self.bundle.precisions else "fp32"
 
     def build_words(self) -> str:
         """The command that builds engines of the bundle for the GPU here; empty where that cannot be done here."""
-        if self.bundle is None or self.driver is None or not self.driver.devices:
+        if self.bundle is None or self.driver is None or not self.flavours:
             return ""
-        capability = self.driver.devices[0][0].compute_capability
-        usable = [f for f in suiting_flavours(capability, self.architecture, self.is_jetson) if f in self.versions]
-        if not usable:
-            return ""
-        precision = "fp16" if "fp16" in self.bundle.precisions else "fp32"
-        return build_command(self.bundle.path, precision, usable[0], (capability,))
+        target = self.driver.devices[0][0].compute_capability
+        return build_command(self.bundle.path, self.precision, self.flavours[0], (target,))
 
 
 def examine(bundle: str | os.PathLike[str] | None = None, root: Path = ROOT) -> Diagnosis:
@@ -136,11 +148,22 @@ def examine(bundle: str | os.PathLike[str] | None = None, root: Path = ROOT) -> 
             text = f"could not be looked at: {type(error).__name__}: {' '.join(str(error).split())}"
             checks.append(Check(group, name, "problem", text, "please report this"))
 
-    facts = _Facts({found.package.name: found for found in look_for()}, describe_hardware(root), is_jetson(root))
+    # Until they are found out: nothing is installed, on hardware of which nothing can be read.
+    facts = _Facts({package.name: Found(package) for package in PACKAGES}, describe_hardware(root / "nowhere"))
+
+    def software() -> list[Check]:
+        facts.is_jetson = is_jetson(root)
+        facts.packages = {found.package.name: found for found in look_for()}
+        return _package_checks(facts)
+
+    def computer() -> list[Check]:
+        facts.hardware = describe_hardware(root)
+        return _computer_checks(facts.hardware, root)
+
     look("software", "python", _own_checks)
     look("software", "opencv", lambda: opencv_checks(opencv_build()))
-    look("software", "packages", lambda: _package_checks(facts))
-    look("computer", "computer", lambda: _computer_checks(facts.hardware, root))
+    look("software", "packages", software)
+    look("computer", "computer", computer)
 
     def gpu() -> list[Check]:
         facts.driver = cuda_driver()
@@ -288,8 +311,9 @@ def _display_check() -> Check:
 
 
 def _next_commands(facts: _Facts, asked: str | os.PathLike[str] | None) -> list[str]:
-    runs = [name for name in BACKENDS if name in facts.packages and _is_usable(facts.packages[name])]
-    if not any(name in runs for name in _RUNS_BUNDLES):
+    on_cpu = [name for name in _RUNS_BUNDLES if facts.is_usable(name)]
+    build = facts.build_words()
+    if not on_cpu and not build and not facts.fitting:
         broken = [name for name in _RUNS_BUNDLES if facts.packages[name].is_installed]
         return [f"pip install --force-reinstall --no-deps {broken[0]}"] if broken else [_INSTALL_A_BACKEND]
     if asked is None:
@@ -298,26 +322,27 @@ def _next_commands(facts: _Facts, asked: str | os.PathLike[str] | None) -> list[
     name = os.fspath(asked)
     if facts.bundle is None:
         return [f"yolor-edge export CHECKPOINT --out {shlex.quote(name)}", f"yolor-edge doctor {shlex.quote(name)}"]
-    commands = []
-    build = facts.build_words()
-    if build and not facts.fitting:
-        commands.append(build)
-    options = ["--backend", "tensorrt"] if facts.fitting and "tensorrt" in BACKENDS else []
-    if not options and "onnxruntime" not in runs:
-        options = ["--backend", runs[0]]
-    if not options and facts.bundle.recommended.get("onnxruntime"):
-        options = ["--precision", "auto"]
+    commands = [] if facts.fitting or not build else [build]
+    options = _backend_options(facts, on_cpu, bool(build))
     source = str(facts.cameras[0]).removeprefix("/dev/video") if facts.cameras else _pictures()
-    commands.append(shlex.join(["yolor-edge", "verify", name]))
     watch = ["--show"] if facts.cameras and facts.can_show else []
+    commands.append(shlex.join(["yolor-edge", "verify", name]))
     commands.append(shlex.join(["yolor-edge", "run", name, source, *options, *watch, "--out", "answers"]))
     commands.append(shlex.join(["yolor-edge", "bench", name, *options, "--out", "report"]))
     return commands
 
 
+def _backend_options(facts: _Facts, on_cpu: Sequence[str], is_to_be_built: bool) -> list[str]:
+    """The options that choose what runs the bundle best here: an engine that fits or is about to, else the CPU."""
+    visions = [fit.record for fit in facts.fitting if fit.record is not None and fit.record.part == "vision"]
+    if visions and _BACKEND_OF_FLAVOUR[visions[0].flavour] in BACKENDS:
+        return ["--backend", _BACKEND_OF_FLAVOUR[visions[0].flavour], "--precision", visions[0].precision]
+    if is_to_be_built and not facts.fitting and _BACKEND_OF_FLAVOUR[facts.flavours[0]] in BACKENDS:
+        return ["--backend", _BACKEND_OF_FLAVOUR[facts.flavours[0]], "--precision", facts.precision]
+    if on_cpu and on_cpu[0] != "onnxruntime":
+        return ["--backend", on_cpu[0]]
+    return ["--precision", "auto"] if facts.bundle is not None and facts.bundle.recommended.get("onnxruntime") else []
+
+
 def _pictures() -> str:
     return "demo/images" if Path("demo/images").is_dir() else "PICTURES"
-
-
-def _is_usable(found: Found) -> bool:
-    return found.is_installed and found.error is None

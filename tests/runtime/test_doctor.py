@@ -250,6 +250,29 @@ def test_displays(packages: dict[str, Any], tmp_path: Path, monkeypatch: pytest.
     assert check(examine(root=tmp_path), "display").state == "missing"
 
 
+@pytest.mark.parametrize("broken", ["look_for", "describe_hardware", "opencv_build", "cuda_driver", "governors"])
+def test_whatever_fails_is_a_line_and_the_others_follow(
+    broken: str, packages: dict[str, Any], tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unbroken = getattr(doctor, broken)
+
+    def fail(*arguments: Any) -> Any:
+        if arguments and arguments[0] == tmp_path / "nowhere":
+            return unbroken(*arguments)
+        raise RuntimeError("of a kind\nnobody thought of")
+
+    monkeypatch.setattr(doctor, broken, fail)
+    found = examine(tiny_bundle.path, tmp_path)
+    failed = [
+        one for one in found.checks if one.found == "could not be looked at: RuntimeError: of a kind nobody thought of"
+    ]
+    assert failed
+    assert {one.state for one in failed} == {"problem"}
+    assert check(found, "precisions").state == "ok"
+    assert found.next_commands
+    assert found.exit_code == 1
+
+
 # Bundles.
 
 
@@ -309,6 +332,9 @@ def test_an_engine_that_fits(
     found = examine(own_bundle, tmp_path / "root")
     assert check(found, "vision fp32").state == "ok"
     assert not any(command.startswith("yolor-edge build") for command in found.next_commands)
+    monkeypatch.setattr(doctor, "BACKENDS", {**doctor.BACKENDS, "tensorrt-rtx": None})
+    run = examine(own_bundle, tmp_path / "root").next_commands[1]
+    assert "--backend tensorrt-rtx --precision fp32" in run
 
 
 def test_no_engine_that_fits_brings_the_command_that_builds_one(
@@ -326,6 +352,19 @@ def test_no_engine_that_fits_brings_the_command_that_builds_one(
     assert check(found, "engines").cure == f"build with: {build}"
     assert found.next_commands[0] == build
     assert found.exit_code == 0
+    monkeypatch.setattr(doctor, "BACKENDS", {**doctor.BACKENDS, "tensorrt-rtx": None})
+    packages.pop("onnxruntime")  # engines run without it
+    found = examine(own_bundle, tmp_path / "root")
+    assert found.next_commands[0] == build
+    assert "--backend tensorrt-rtx --precision fp32" in found.next_commands[2]
+
+
+def test_openvino_alone_runs_bundles(packages: dict[str, Any], tiny_bundle: Bundle, tmp_path: Path) -> None:
+    packages.clear()
+    packages["openvino"] = {"version": "2026.4.1", "offers": ("CPU",)}
+    found = examine(tiny_bundle.path, tmp_path)
+    assert check(found, "openvino").found == "2026.4.1: CPU"
+    assert " --backend openvino --out answers" in found.next_commands[1]
 
 
 def test_damaged_engines(packages: dict[str, Any], own_bundle: Path, tmp_path: Path) -> None:
