@@ -116,14 +116,17 @@ class OutputWriter:
             drawing = self._drawing(answer, result)
         if drawing is not None and self._wanted.pictures:
             line["drawing"] = self._write_drawing(frame, drawing, 1 + answer.dropped)
-        if self._source.is_live:
-            line["dropped"] = answer.dropped
-        self._write_line({**line, **result.to_json(), **self._caption_beside(answer, result)})
+        self._write_line({**line, **self._drops(answer), **result.to_json(), **self._caption_beside(answer, result)})
         return self._window is None or drawing is None or self._window.show(drawing)
 
     def write_failure(self, answer: Answer) -> None:
         """Write down that a frame could not be read."""
-        self._write_line({"source": answer.frame.name, "index": answer.frame.index, "error": answer.error})
+        line = {"source": answer.frame.name, "index": answer.frame.index, **self._drops(answer)}
+        self._write_line({**line, "error": answer.error})
+
+    def _drops(self, answer: Answer) -> dict[str, int]:
+        """Frames that were dropped directly before this one, of a source where that can be."""
+        return {"dropped": answer.dropped} if self._source.is_live else {}
 
     def _caption_beside(self, answer: Answer, result: Result) -> dict[str, Any]:
         """A new caption that was written beside and is not in the result: under "caption" if it is this frame's own."""

@@ -344,7 +344,8 @@ def test_a_stream_becomes_a_video_and_lines_without_its_password(
     shown = (repr(summary), json.dumps(summary.to_json()), *said, *capfd.readouterr(), video, json.dumps(answers))
     assert "s3cret" not in "".join(shown)
     plain = open_source(tmp_path / "out" / video)
-    assert plain.expected == 6 - answers[0]["dropped"]
+    assert plain.expected == 1 + sum(1 + answer["dropped"] for answer in answers[1:])
+    assert sum(line["dropped"] for line in (*answers, last)) == summary.dropped
 
 
 @pytest.mark.parametrize(("overlay", "extra"), [(None, True), (True, True), (False, False)])
