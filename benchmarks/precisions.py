@@ -24,6 +24,7 @@ import torch
 
 from ..export.calibration import CalibrationSet, calibrate
 from ..export.fold import fold
+from ..export.to_fp16 import halve_around_int8, nodes_out_of_range
 from ..export.to_int8 import quantize
 from ..export.to_onnx import export_part
 from ..runtime.backends.base import Graph
@@ -104,6 +105,8 @@ def _graphs(size: Size, input_size: tuple[int, int], folder: Path) -> dict[str, 
     pictures = CalibrationSet(sorted((scenes / "train").iterdir()), PreprocessRule(input_size))
     ranges = calibrate(vision, pictures, "minmax").ranges
     models = {"fp32": vision, **{f"int8-{d}": quantize(vision, ranges, d).model for d in INT8_DIALECTS}}
+    tensors = ({"images": tensor} for tensor in pictures.tensors())
+    models["int8-s8s8"] = halve_around_int8(models["int8-s8s8"], nodes_out_of_range(vision, tensors))
     files = {}
     for kind, model in models.items():
         files[kind] = folder / f"{size}.{kind}.onnx"
