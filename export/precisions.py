@@ -151,7 +151,7 @@ def check_inputs(options: PrecisionOptions, spec: ModelSpec) -> None:
     if options.scales is not None:
         refuse_held_out(Calibration.load(options.scales).images, held_out)
     if options.calibration is not None:
-        CalibrationSet(calibration_files(options.calibration), spec.preprocess, held_out)
+        CalibrationSet(calibration_files(options.calibration), spec.preprocess, held_out).require_readable()
 
 
 def add_precisions(

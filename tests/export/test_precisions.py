@@ -195,6 +195,11 @@ def test_unknown_layers_are_refused_for_fp16_too(exported: Exported, tmp_path: P
         ({"calibration": "{list}"}, CalibrationError, r"nowhere\.jpg: no such picture; correct the list"),
         ({"scales": "{list}"}, CalibrationError, "is not a file of scales"),
         (
+            {"calibration": "{damaged}"},
+            CalibrationError,
+            r"a\.jpg: .* \(1 more of 3 neither\); correct the list of --calibration$",
+        ),
+        (
             {"calibration": "{train}", "data": "{data}"},
             CalibrationError,
             "one of the pictures that the result is scored",
@@ -206,9 +211,14 @@ def test_what_int8_is_given_is_looked_at_before_the_export(
 ) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "list.txt").write_text("nowhere.jpg\n")
+    (tmp_path / "damaged").mkdir()
+    whole = next(iter((exported.data / "train").iterdir())).read_bytes()
+    for name, content in (("a", b"no picture"), ("b", whole), ("c", whole[: len(whole) // 2])):
+        (tmp_path / "damaged" / f"{name}.jpg").write_bytes(content)
     places = {
         "empty": tmp_path / "empty",
         "list": tmp_path / "list.txt",
+        "damaged": tmp_path / "damaged",
         "train": exported.data / "train",
         "data": exported.data,
     }
