@@ -126,7 +126,7 @@ def test_a_cast_to_float32_stays_one_and_its_readers_know() -> None:
     ]
     inputs = [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 4])]
     outputs = [helper.make_tensor_value_info(n, k, ["batch"]) for n, k in (("map", 2), ("out", TensorProto.FLOAT))]
-    gain = [numpy_helper.from_array(np.float32(0.5), "gain")]
+    gain = [numpy_helper.from_array(np.array(0.5, np.float32), "gain")]
     graph = helper.make_graph(nodes, "map", inputs, outputs, gain)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     half = convert(model, ())
