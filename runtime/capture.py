@@ -6,9 +6,8 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,7 +16,11 @@ from .errors import ImageError, UsageError
 from .images import quiet_opencv
 from .opencv_build import opencv_build
 
+if TYPE_CHECKING:
+    import cv2
+
 STDIN = "-"
+FALLBACK_FPS = 25.0
 # How long a server may take to answer, and a stream to give its next frame.
 _OPEN_MS, _READ_MS = 5000, 5000
 # What OpenCV wants at the end of a pipeline; a live one gives its newest frame and lets the others go.
@@ -87,6 +90,8 @@ def open_capture(address: Path | int | str, options: CameraOptions | None = None
         UsageError: If this OpenCV cannot open such a thing at all, or standard input is given without a size.
         ImageError: If it cannot be opened.
     """
+    import cv2  # here and below, since the runtime is imported without it where nothing is to be opened
+
     options = options or CameraOptions()
     if isinstance(address, int):
         capture = _opened(
@@ -169,6 +174,8 @@ class RawFrames:
 
 
 def _opened(name: str, cure: str, *arguments: Any) -> cv2.VideoCapture:
+    import cv2
+
     try:
         with quiet_opencv():
             capture = cv2.VideoCapture(*arguments)
@@ -185,6 +192,8 @@ def _ask_camera(capture: cv2.VideoCapture, options: CameraOptions) -> None:
 
     Over USB 2, 1280x720 comes at 10 bare frames a second and at 30 as JPEG.
     """
+    import cv2
+
     if options.size is None and options.fps is None:
         return
     with quiet_opencv():
@@ -202,17 +211,44 @@ def _ask_camera(capture: cv2.VideoCapture, options: CameraOptions) -> None:
 
 def _asked(capture: cv2.VideoCapture, options: CameraOptions) -> tuple[float, float]:
     """Pixels of a frame and frames per second that the camera grants."""
+    import cv2
+
     if options.size is not None:
         capture.set(cv2.CAP_PROP_FRAME_WIDTH, options.size[1])
         capture.set(cv2.CAP_PROP_FRAME_HEIGHT, options.size[0])
     if options.fps is not None:
         capture.set(cv2.CAP_PROP_FPS, options.fps)
-    width, height = capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
-    return width * height, capture.get(cv2.CAP_PROP_FPS)
+    height, width = size_of(capture)
+    return height * width, capture.get(cv2.CAP_PROP_FPS)
+
+
+def size_of(capture: Capture) -> tuple[int, int]:
+    """(height, width) of its frames; zeros where it does not say."""
+    import cv2
+
+    return round(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)), round(capture.get(cv2.CAP_PROP_FRAME_WIDTH))
+
+
+def count_of(capture: Capture) -> int | None:
+    """How many frames it has; None where it does not know."""
+    import cv2
+
+    frames = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+    return int(frames) if frames > 0 else None
+
+
+def fps_of(capture: Capture) -> float:
+    """Frames per second; what is usual, where it does not say or makes no sense."""
+    import cv2
+
+    fps = capture.get(cv2.CAP_PROP_FPS)
+    return fps if 1 <= fps <= 1000 else FALLBACK_FPS
 
 
 def bgr(image: Any) -> NDArray[np.uint8]:
     """A frame as (h, w, 3) uint8 BGR, whether it came in colour, in grey or with an alpha channel."""
+    import cv2
+
     pixels = np.asarray(image, np.uint8)
     if pixels.ndim == 2 or pixels.shape[2] == 1:
         return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR), np.uint8)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-import cv2
-
 # Every distribution that brings the module cv2; two of them in one environment overwrite each other's files.
 DISTRIBUTIONS = (
     "opencv-python-headless",
@@ -42,6 +40,8 @@ class OpencvBuild:
 
 def opencv_build() -> OpencvBuild:
     """The OpenCV of this process."""
+    import cv2  # here, since the runtime is imported without it
+
     return build_from_text(cv2.__version__, cv2.getBuildInformation(), _installed())
 
 

@@ -13,17 +13,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from .addresses import SCHEMES, file_stem, is_pipeline, is_url, scheme_of, shown
-from .capture import STDIN, CameraOptions, Capture, RawFrames, bgr, open_capture, reads_a_file
+from .capture import (
+    FALLBACK_FPS,
+    STDIN,
+    CameraOptions,
+    Capture,
+    RawFrames,
+    bgr,
+    count_of,
+    fps_of,
+    open_capture,
+    reads_a_file,
+    size_of,
+)
 from .errors import ImageError, UsageError
 from .images import IMAGE_SUFFIXES, quiet_opencv, read_image
 
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mjpeg", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"})
-FALLBACK_FPS = 25.0
 _SECONDS_BETWEEN_TRIES = 1.0
 
 
@@ -272,21 +282,19 @@ def _open_glob(pattern: str) -> Source:
 def _open_video(path: Path) -> Source:
     capture = open_capture(path)
     try:
-        frames = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        fps = capture.get(cv2.CAP_PROP_FPS)
+        expected, fps = count_of(capture), fps_of(capture)
     finally:
         capture.release()
-    expected = int(frames) if frames > 0 else None
-    return Source("video", path.name, (path,), path.parent, expected, _sane_fps(fps))
+    return Source("video", path.name, (path,), path.parent, expected, fps)
 
 
 def _open_camera(index: int, options: CameraOptions, report: Callable[[str], None] | None) -> Source:
     """A camera stays open from here on: many need a second to start, and some do not start twice in a row."""
     capture = open_capture(index, options)
-    fps = _sane_fps(capture.get(cv2.CAP_PROP_FPS))
+    fps = fps_of(capture)
     name = f"camera {index}"
     if options.size is not None and report is not None:
-        granted = (round(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)), round(capture.get(cv2.CAP_PROP_FRAME_WIDTH)))
+        granted = size_of(capture)
         if granted != options.size and all(granted):
             wanted = f"{options.size[1]}x{options.size[0]}"
             report(f"{name}: gives {granted[1]}x{granted[0]}, the nearest to {wanted} that it has")
@@ -299,14 +307,13 @@ def _open_stream(address: str, options: CameraOptions, report: Callable[[str], N
         known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
         raise UsageError(f"{shown(address)}: unknown kind of address; known are {known}; give a file by its path")
     capture = open_capture(address, options)
-    frames = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    expected = int(frames) if frames > 0 else None
+    expected = count_of(capture)
     has_end = expected is not None or (is_pipeline(address) and reads_a_file(address))
     return Source(
         "video" if has_end else "camera",
         shown(address),
         expected=expected,
-        fps=_sane_fps(capture.get(cv2.CAP_PROP_FPS)),
+        fps=fps_of(capture),
         address=address,
         options=options,
         report=report,
@@ -323,7 +330,3 @@ def _camera_device(path: Path) -> int | None:
         return None
     found = re.fullmatch(r"video(\d+)", real.name)
     return int(found[1]) if is_device and found else None
-
-
-def _sane_fps(fps: float) -> float:
-    return fps if 1 <= fps <= 1000 else FALLBACK_FPS
