@@ -97,6 +97,7 @@ def soak(
     objects = expected = 0
     started = next_look = time.monotonic()
     with load(bundle, backend, precision, threads) as model:
+        threads_before = threading.active_count()  # some packages start one when they are imported
         options = {"in_flight": in_flight, "caption_every": caption_every}
         with model.stream(source(), caption=CaptionOptions(beam_size=beam_size), **options) as stream:  # type: ignore[arg-type]
             for answer in stream:
@@ -121,6 +122,7 @@ def soak(
                         }
                     )
             figures = asdict(stream.statistics)
+        threads_left = threading.active_count() - threads_before
     return {
         "asked": {
             "frames": frames,
@@ -137,7 +139,7 @@ def soak(
         "objects": objects,
         "statistics": figures,
         **judge(looks),
-        "threads_left": threading.active_count() - 1,
+        "threads_left": threads_left,
         "looks": looks,
     }
 
