@@ -30,10 +30,10 @@ class RunSummary:
         out: The folder written to.
         done: Frames answered.
         failed: (name, reason) of each that could not be read.
-        dropped: Frames of a live source that came while others were at work.
-        stages_ms: Median milliseconds of each stage, as in `StreamStatistics`.
         files: What was written: pictures or a video, and the JSON lines.
         seconds: From the first frame to the last file.
+        dropped: Frames of a live source that came while others were at work.
+        stages_ms: Median milliseconds of each stage, as in `StreamStatistics`.
     """
 
     out: Path
