@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "cpu_features.hpp"
+#include "parallel.hpp"
+#include "scratch.hpp"
 
 #ifdef YOLOR_EDGE_X86
 #include <immintrin.h>
@@ -28,19 +30,18 @@ struct Tap {
     int32_t high_weight;
 };
 
-std::vector<Tap> taps_of_axis(int64_t in, int64_t out) {
-    std::vector<Tap> taps(static_cast<size_t>(out));
+void fill_taps(int64_t in, int64_t out, std::vector<Tap>* taps) {
+    taps->resize(static_cast<size_t>(out));
     for (int64_t i = 0; i < out; ++i) {
         const double source =
             (static_cast<double>(i) + 0.5) * static_cast<double>(in) / static_cast<double>(out) - 0.5;
         const double below = std::floor(source);
         const auto high_weight = static_cast<int32_t>(std::floor((source - below) * kWeightOne + 0.5));
         const auto low = static_cast<int64_t>(below);
-        taps[static_cast<size_t>(i)] = {std::clamp<int64_t>(low, 0, in - 1),
-                                        std::clamp<int64_t>(low + 1, 0, in - 1), kWeightOne - high_weight,
-                                        high_weight};
+        (*taps)[static_cast<size_t>(i)] = {std::clamp<int64_t>(low, 0, in - 1),
+                                           std::clamp<int64_t>(low + 1, 0, in - 1), kWeightOne - high_weight,
+                                           high_weight};
     }
-    return taps;
 }
 
 uint8_t saturated(int32_t value) noexcept {
@@ -59,19 +60,21 @@ void write_bgr(int32_t y, int32_t u, int32_t v, uint8_t* bgr) noexcept {
 }
 
 /// Rows of an image as packed interleaved bytes: the image's own where they are packed, else a copy, of which
-/// the last two are kept.
+/// the last two are kept, in `scratch`.
 class PackedRows {
   public:
-    explicit PackedRows(const ImageView& image)
+    PackedRows(const ImageView& image, std::vector<uint8_t>* scratch)
         : image_(image),
           is_packed_(image.layout == PixelLayout::interleaved && image.pixel_stride == image.channels &&
                      (image.channels == 1 || image.channel_stride == 1)),
-          scratch_(is_packed_ ? 0 : static_cast<size_t>(2 * image.width * image.channels)) {}
+          scratch_(scratch) {
+        if (!is_packed_) scratch->resize(static_cast<size_t>(2 * image.width * image.channels));
+    }
 
     const uint8_t* operator[](int64_t y) {
         if (is_packed_) return image_.data + y * image_.row_stride;
         const auto slot = static_cast<size_t>(y % 2);
-        uint8_t* packed = scratch_.data() + y % 2 * image_.width * image_.channels;
+        uint8_t* packed = scratch_->data() + y % 2 * image_.width * image_.channels;
         if (held_[slot] != y) unpack(y, packed);
         held_[slot] = y;
         return packed;
@@ -107,7 +110,7 @@ class PackedRows {
 
     const ImageView& image_;
     bool is_packed_;
-    std::vector<uint8_t> scratch_;
+    std::vector<uint8_t>* scratch_;
     std::array<int64_t, 2> held_{-1, -1};
 };
 
@@ -316,32 +319,62 @@ struct SpreadRow1 {
     }
 };
 
-/// Resize `image` to the size of `geometry`: `take_row(y, row)` gets rows that keep their size as bytes, and
-/// `take_blended(y, row, columns)` gets the others blended vertically, still to be resized horizontally.
+/// How rows and columns of the output lie in the image; computed once a call.
+struct Axes {
+    std::vector<Tap> vertical;
+    std::vector<Tap> horizontal;
+    std::vector<int32_t> starts;
+    std::vector<int32_t> weights;
+
+    void fill(const ImageView& image, const LetterboxGeometry& geometry) {
+        fill_taps(image.height, geometry.resized_height, &vertical);
+        fill_taps(image.width, geometry.resized_width, &horizontal);
+        starts.clear();
+        weights.clear();
+        for (const Tap& tap : horizontal) {
+            starts.push_back(static_cast<int32_t>(tap.low * image.channels));
+            weights.push_back(tap.high == tap.low ? 0 : tap.high_weight);
+        }
+    }
+};
+
+/// Working memory of one thread, for one strip after the other.
+struct Scratch {
+    std::vector<uint8_t> packed;
+    std::vector<int32_t> blended;
+};
+
+Scratch& scratch_of_thread() {
+    thread_local Scratch scratch;
+    return scratch;
+}
+
+bool keeps_size(const ImageView& image, const LetterboxGeometry& geometry) noexcept {
+    return geometry.resized_height == image.height && geometry.resized_width == image.width;
+}
+
+/// Rows [begin, end) of `image` resized to the size of `geometry`: `take_row(y, row)` gets rows that keep
+/// their size as bytes, and `take_blended(y, row, columns)` gets the others blended vertically, still to be
+/// resized horizontally.
 template <class TakeRow, class TakeBlended>
-void resize(const ImageView& image, const LetterboxGeometry& geometry, TakeRow&& take_row,
-            TakeBlended&& take_blended) {
-    PackedRows rows(image);
-    if (geometry.resized_height == image.height && geometry.resized_width == image.width) {
-        for (int64_t y = 0; y < image.height; ++y) take_row(y, rows[y]);
+void resize(const ImageView& image, const LetterboxGeometry& geometry, const Axes& axes, int64_t begin,
+            int64_t end, TakeRow&& take_row, TakeBlended&& take_blended) {
+    Scratch& scratch = scratch_of_thread();
+    PackedRows rows(image, &scratch.packed);
+    if (keeps_size(image, geometry)) {
+        for (int64_t y = begin; y < end; ++y) take_row(y, rows[y]);
         return;
     }
-    const std::vector<Tap> vertical = taps_of_axis(image.height, geometry.resized_height);
-    std::vector<int32_t> starts, weights;
-    for (const Tap& tap : taps_of_axis(image.width, geometry.resized_width)) {
-        starts.push_back(static_cast<int32_t>(tap.low * image.channels));
-        weights.push_back(tap.high == tap.low ? 0 : tap.high_weight);
-    }
-    const Columns columns{starts.data(), weights.data(), geometry.resized_width};
+    const Columns columns{axes.starts.data(), axes.weights.data(), geometry.resized_width};
     const int64_t row_values = image.width * image.channels;
     // A vector of four starts at the last pixel's right neighbour at most, which counts for nothing.
-    std::vector<int32_t> blended(static_cast<size_t>(row_values + 8));
-    for (int64_t y = 0; y < geometry.resized_height; ++y) {
-        const Tap& tap = vertical[static_cast<size_t>(y)];
+    scratch.blended.resize(static_cast<size_t>(row_values + 8));
+    for (int64_t y = begin; y < end; ++y) {
+        const Tap& tap = axes.vertical[static_cast<size_t>(y)];
         const uint8_t* low = rows[tap.low];
         const uint8_t* high = rows[tap.high];
-        dispatch<BlendRows>(low, high, tap.low_weight, tap.high_weight, row_values, blended.data());
-        take_blended(y, static_cast<const int32_t*>(blended.data()), columns);
+        dispatch<BlendRows>(low, high, tap.low_weight, tap.high_weight, row_values, scratch.blended.data());
+        take_blended(y, static_cast<const int32_t*>(scratch.blended.data()), columns);
     }
 }
 
@@ -350,15 +383,18 @@ int64_t resized_length(int64_t length, double scale, int64_t limit) noexcept {
     return std::clamp<int64_t>(static_cast<int64_t>(rounded), 1, limit);
 }
 
-/// Fill what the image does not cover of one (input_height, input_width) plane of `per_pixel` values a pixel.
+/// Fill what the image does not cover of one (input_height, input_width) plane of `per_pixel` values a pixel:
+/// beside the rows [begin, end) of the image, above the first and below the last.
 template <class Value>
 void fill_padding(const LetterboxGeometry& geometry, int64_t input_height, int64_t input_width,
-                  int64_t per_pixel, Value value, Value* plane) {
+                  int64_t per_pixel, Value value, int64_t begin, int64_t end, Value* plane) {
     const int64_t row_values = input_width * per_pixel;
     const int64_t bottom = geometry.pad_top + geometry.resized_height;
-    std::fill(plane, plane + geometry.pad_top * row_values, value);
-    std::fill(plane + bottom * row_values, plane + input_height * row_values, value);
-    for (int64_t y = geometry.pad_top; y < bottom; ++y) {
+    if (begin == 0) std::fill(plane, plane + geometry.pad_top * row_values, value);
+    if (end == geometry.resized_height) {
+        std::fill(plane + bottom * row_values, plane + input_height * row_values, value);
+    }
+    for (int64_t y = geometry.pad_top + begin; y < geometry.pad_top + end; ++y) {
         Value* row = plane + y * row_values;
         std::fill(row, row + geometry.pad_left * per_pixel, value);
         std::fill(row + (geometry.pad_left + geometry.resized_width) * per_pixel, row + row_values, value);
@@ -378,14 +414,10 @@ LetterboxGeometry letterbox_geometry(int64_t height, int64_t width, int64_t inpu
 }
 
 void letterbox(const ImageView& image, int64_t input_height, int64_t input_width, uint8_t pad_value,
-               bool swap_rb, float scale, float* output) {
+               bool swap_rb, float scale, float* output, int threads) {
     const LetterboxGeometry geometry =
         letterbox_geometry(image.height, image.width, input_height, input_width);
     const int64_t plane_size = input_height * input_width;
-    for (int64_t c = 0; c < 3; ++c) {
-        fill_padding(geometry, input_height, input_width, 1, static_cast<float>(pad_value) * scale,
-                     output + c * plane_size);
-    }
     const auto planes_of = [&](int64_t y) {
         float* row = output + (geometry.pad_top + y) * input_width + geometry.pad_left;
         Planes planes{{row, row + plane_size, row + 2 * plane_size}, scale};
@@ -397,49 +429,72 @@ void letterbox(const ImageView& image, int64_t input_height, int64_t input_width
         std::memcpy(planes.at[1], planes.at[0], bytes);
         std::memcpy(planes.at[2], planes.at[0], bytes);
     };
-    if (image.channels == 3 && image.height == 2 * geometry.resized_height &&
-        image.width == 2 * geometry.resized_width) {  // what cameras of 1280 x 720 and 1280 x 960 need at 640
-        PackedRows rows(image);
-        for (int64_t y = 0; y < geometry.resized_height; ++y) {
-            const uint8_t* upper = rows[2 * y];
-            halve_rows(upper, rows[2 * y + 1], geometry.resized_width, planes_of(y));
+    // What cameras of 1280 x 720 and 1280 x 960 need at 640.
+    const bool is_halved = image.channels == 3 && image.height == 2 * geometry.resized_height &&
+                           image.width == 2 * geometry.resized_width;
+    thread_local Axes axes_of_thread;
+    Axes& axes = axes_of_thread;  // the workers' too, who would have their own under the other name
+    if (!is_halved && !keeps_size(image, geometry)) axes.fill(image, geometry);
+    constexpr int64_t kLeastRows = 16;  // a strip
+    const int64_t height = geometry.resized_height;
+    const int64_t strips =
+        threads <= 1 ? 1 : std::min<int64_t>(2 * int64_t{threads}, (height + kLeastRows - 1) / kLeastRows);
+    run_parallel(threads, strips, [&](int64_t strip) {
+        const int64_t begin = height * strip / strips;
+        const int64_t end = height * (strip + 1) / strips;
+        for (int64_t c = 0; c < 3; ++c) {
+            fill_padding(geometry, input_height, input_width, 1, static_cast<float>(pad_value) * scale, begin,
+                         end, output + c * plane_size);
         }
-        return;
-    }
-    resize(
-        image, geometry,
-        [&](int64_t y, const uint8_t* row) {
-            const Planes planes = planes_of(y);
-            if (image.channels == 3) {
-                dispatch<SpreadRow3>(row, image.width, scale, planes.at[0], planes.at[1], planes.at[2]);
-            } else {
-                dispatch<SpreadRow1>(row, image.width, scale, planes.at[0]);
-                repeat_grey(planes);
+        if (is_halved) {
+            PackedRows rows(image, &scratch_of_thread().packed);
+            for (int64_t y = begin; y < end; ++y) {
+                const uint8_t* upper = rows[2 * y];
+                halve_rows(upper, rows[2 * y + 1], geometry.resized_width, planes_of(y));
             }
-        },
-        [&](int64_t y, const int32_t* blended, const Columns& columns) {
-            const Planes planes = planes_of(y);
-            if (image.channels == 3) {
-                resize_row3(blended, columns, planes);
-            } else {
-                dispatch<ResizeRow1>(blended, columns, scale, planes.at[0]);
-                repeat_grey(planes);
-            }
-        });
+        } else {
+            resize(
+                image, geometry, axes, begin, end,
+                [&](int64_t y, const uint8_t* row) {
+                    const Planes planes = planes_of(y);
+                    if (image.channels == 3) {
+                        dispatch<SpreadRow3>(row, image.width, scale, planes.at[0], planes.at[1],
+                                             planes.at[2]);
+                    } else {
+                        dispatch<SpreadRow1>(row, image.width, scale, planes.at[0]);
+                        repeat_grey(planes);
+                    }
+                },
+                [&](int64_t y, const int32_t* blended, const Columns& columns) {
+                    const Planes planes = planes_of(y);
+                    if (image.channels == 3) {
+                        resize_row3(blended, columns, planes);
+                    } else {
+                        dispatch<ResizeRow1>(blended, columns, scale, planes.at[0]);
+                        repeat_grey(planes);
+                    }
+                });
+        }
+        give_back(&scratch_of_thread().packed, &scratch_of_thread().blended);
+    });
+    give_back(&axes.vertical, &axes.horizontal, &axes.starts, &axes.weights);
 }
 
 void letterbox_u8(const ImageView& image, int64_t input_height, int64_t input_width, uint8_t pad_value,
                   bool swap_rb, uint8_t* output) {
     const LetterboxGeometry geometry =
         letterbox_geometry(image.height, image.width, input_height, input_width);
-    fill_padding(geometry, input_height, input_width, 3, pad_value, output);
+    const int64_t height = geometry.resized_height;
+    fill_padding(geometry, input_height, input_width, 3, pad_value, 0, height, output);
     const int64_t last = image.channels - 1;
     const auto source_channel = [&](int64_t c) { return std::min(swap_rb ? 2 - c : c, last); };
     const auto row_at = [&](int64_t y) {
         return output + ((geometry.pad_top + y) * input_width + geometry.pad_left) * 3;
     };
+    thread_local Axes axes;
+    if (!keeps_size(image, geometry)) axes.fill(image, geometry);
     resize(
-        image, geometry,
+        image, geometry, axes, 0, height,
         [&](int64_t y, const uint8_t* source) {
             uint8_t* row = row_at(y);
             for (int64_t x = 0; x < image.width; ++x) {
@@ -456,6 +511,8 @@ void letterbox_u8(const ImageView& image, int64_t input_height, int64_t input_wi
                 }
             }
         });
+    give_back(&axes.vertical, &axes.horizontal, &axes.starts, &axes.weights, &scratch_of_thread().packed,
+              &scratch_of_thread().blended);
 }
 
 }  // namespace yolor_edge

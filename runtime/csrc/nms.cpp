@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "cpu_features.hpp"
+#include "scratch.hpp"
 
 namespace yolor_edge {
 namespace {
@@ -51,8 +52,14 @@ Suppressor::Block empty_block(int32_t class_id, int32_t next) noexcept {
 
 }  // namespace
 
-Suppressor::Suppressor(float iou_threshold, bool class_agnostic)
-    : iou_threshold_(iou_threshold), class_agnostic_(class_agnostic), newest_(kBuckets, kNone) {}
+void Suppressor::restart(float iou_threshold, bool class_agnostic) {
+    iou_threshold_ = iou_threshold;
+    class_agnostic_ = class_agnostic;
+    kept_ = 0;
+    newest_.assign(kBuckets, kNone);
+    give_back(&blocks_);
+    blocks_.clear();
+}
 
 bool Suppressor::offer(const float* box, int32_t class_id) {
     if (class_agnostic_) class_id = 0;
@@ -83,7 +90,8 @@ bool Suppressor::offer(const float* box, int32_t class_id) {
 
 size_t nms(const float* boxes, const int32_t* class_ids, size_t n, float iou_threshold, size_t max_detections,
            bool class_agnostic, int32_t* keep) {
-    Suppressor suppressor(iou_threshold, class_agnostic);
+    thread_local Suppressor suppressor;
+    suppressor.restart(iou_threshold, class_agnostic);
     for (size_t i = 0; i < n && suppressor.kept() < max_detections; ++i) {
         if (suppressor.offer(boxes + 4 * i, class_ids[i]))
             keep[suppressor.kept() - 1] = static_cast<int32_t>(i);
@@ -99,7 +107,10 @@ size_t order_by_score(const float* boxes, const float* scores, size_t n, int32_t
             std::isfinite(box[0]) && std::isfinite(box[1]) && std::isfinite(box[2]) && std::isfinite(box[3]);
         if (is_finite && !std::isnan(scores[i])) order[count++] = static_cast<int32_t>(i);
     }
-    std::stable_sort(order, order + count, [scores](int32_t a, int32_t b) { return scores[a] > scores[b]; });
+    // Not std::stable_sort, which fetches memory in every call.
+    std::sort(order, order + count, [scores](int32_t a, int32_t b) {
+        return scores[a] > scores[b] || (scores[a] == scores[b] && a < b);
+    });
     return count;
 }
 

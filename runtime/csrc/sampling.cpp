@@ -25,14 +25,13 @@ void fill_axis_table(const AxisFrame& frame, int64_t pixels, AxisTable* table) {
     }
 }
 
-std::vector<GridRun> runs_of(const AxisTable& table, int64_t pixels) {
-    std::vector<GridRun> runs;
+void fill_runs(const AxisTable& table, int64_t pixels, std::vector<GridRun>* runs) {
+    runs->clear();
     for (int64_t i = 0; i < pixels; ++i) {
         const int64_t low = table.low[static_cast<size_t>(i)];
-        if (runs.empty() || runs.back().low != low) runs.push_back({i, i, low, low + table.step});
-        runs.back().end = i + 1;
+        if (runs->empty() || runs->back().low != low) runs->push_back({i, i, low, low + table.step});
+        runs->back().end = i + 1;
     }
-    return runs;
 }
 
 }  // namespace yolor_edge

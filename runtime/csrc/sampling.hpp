@@ -40,6 +40,6 @@ constexpr int64_t kTableSlack = 64;
 void fill_axis_table(const AxisFrame& frame, int64_t pixels, AxisTable* table);
 
 /// The runs of equal neighbours among the first `pixels` of a table, covering all of them in order.
-std::vector<GridRun> runs_of(const AxisTable& table, int64_t pixels);
+void fill_runs(const AxisTable& table, int64_t pixels, std::vector<GridRun>* runs);
 
 }  // namespace yolor_edge

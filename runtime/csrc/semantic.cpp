@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "cpu_features.hpp"
+#include "parallel.hpp"
+#include "scratch.hpp"
 
 #ifdef YOLOR_EDGE_X86
 #include <immintrin.h>
@@ -175,11 +177,12 @@ YOLOR_EDGE_AVX512 void rule_out_below_avx512(const Corners& corners, int64_t pad
 /// The classes that can win somewhere inside a cell.
 class Contenders {
   public:
-    explicit Contenders(int64_t padded)
-        : padded_(padded),
-          is_ruled_out_(static_cast<size_t>(padded)),
-          ruled_out_(static_cast<size_t>(padded / kClassLanes)),
-          ids_(static_cast<size_t>(padded)) {}
+    void restart(int64_t padded) {
+        padded_ = padded;
+        is_ruled_out_.resize(static_cast<size_t>(padded));
+        ruled_out_.resize(static_cast<size_t>(padded / kClassLanes));
+        ids_.resize(static_cast<size_t>(padded));
+    }
 
     /// Find them, given the leaders at the corners; by rising number.
     void find(const Corners& corners, const std::array<int32_t, 4>& leaders) {
@@ -227,7 +230,7 @@ class Contenders {
         }
     }
 
-    int64_t padded_;
+    int64_t padded_ = 0;
     std::vector<uint8_t> is_ruled_out_;
     std::vector<uint16_t> ruled_out_;
     std::vector<int32_t> ids_;
@@ -304,48 +307,79 @@ struct FillCell {
     }
 };
 
-}  // namespace
+/// Working memory of one thread, for one strip after the other.
+struct Scratch {
+    GridRow upper, lower;
+    Contenders contenders;
+    std::vector<float> best;
+    std::vector<float> edges;
+    std::vector<float> widened;  // a row of the grid, class after class
+};
 
-void semantic_argmax(const float* logits, int64_t classes, const AxisFrame& vertical,
-                     const AxisFrame& horizontal, int64_t image_height, int64_t image_width, uint8_t* map) {
-    AxisTable rows, columns;
-    fill_axis_table(vertical, image_height, &rows);
-    fill_axis_table(horizontal, image_width, &columns);
-    const std::vector<GridRun> row_runs = runs_of(rows, image_height);
-    const std::vector<GridRun> column_runs = runs_of(columns, image_width);
-    const int64_t grid_width = horizontal.grid_length;
-    const int64_t plane_size = vertical.grid_length * grid_width;
-    const int64_t padded = (classes + kClassLanes - 1) / kClassLanes * kClassLanes;
+/// What all strips of a call have in common.
+struct Frames {
+    HeadView logits;
+    int64_t classes;
+    int64_t grid_width;
+    const AxisTable* rows;
+    const AxisTable* columns;
+    const std::vector<GridRun>* row_runs;
+    const std::vector<GridRun>* column_runs;
+    int64_t image_width;
+    uint8_t* map;
+};
 
-    Contenders contenders(padded);
-    std::vector<float> edge_values(6 * static_cast<size_t>(padded));
-    float* edge = edge_values.data();
+/// Bring a row of the grid into `row`.
+void load_row(const Frames& frames, int64_t padded, int64_t index, Scratch* scratch, GridRow* row) {
+    if (row->index == index) return;
+    const float* source = nullptr;
+    int64_t plane_size = frames.logits.channel_stride;
+    if (frames.logits.is_plain()) {
+        source = static_cast<const float*>(frames.logits.data) + frames.logits.at(0, index, 0);
+    } else {
+        plane_size = frames.grid_width;
+        scratch->widened.resize(static_cast<size_t>(frames.classes * plane_size));
+        for (int64_t c = 0; c < frames.classes; ++c) {
+            read_row(frames.logits, c, index, 0, plane_size, scratch->widened.data() + c * plane_size);
+        }
+        source = scratch->widened.data();
+    }
+    dispatch<FindLeaders>(source, frames.classes, plane_size, frames.grid_width, scratch->best.data(),
+                          row->leaders.data());
+    dispatch<TransposeRow>(source, frames.classes, plane_size, frames.grid_width, padded, row->points.data());
+    row->index = index;
+}
+
+/// Fill the rows of the map that the runs [begin, end) cover.
+void fill_strip(const Frames& frames, size_t begin, size_t end) {
+    thread_local Scratch scratch;
+    const int64_t padded = (frames.classes + kClassLanes - 1) / kClassLanes * kClassLanes;
+    GridRow& upper = scratch.upper;
+    GridRow& lower = scratch.lower;
+    for (GridRow* row : {&upper, &lower}) {
+        row->leaders.resize(static_cast<size_t>(frames.grid_width));
+        row->points.resize(static_cast<size_t>(frames.grid_width * padded));
+        row->index = -1;
+    }
+    scratch.contenders.restart(padded);
+    scratch.best.resize(static_cast<size_t>(frames.grid_width));
+    scratch.edges.resize(6 * static_cast<size_t>(padded));
+    float* edge = scratch.edges.data();
     const Edges edges{
         {edge, edge + padded, edge + 2 * padded, edge + 3 * padded}, edge + 4 * padded, edge + 5 * padded};
-    std::vector<float> best(static_cast<size_t>(grid_width));
-    GridRow upper, lower;
-    for (GridRow* row : {&upper, &lower}) {
-        row->leaders.resize(static_cast<size_t>(grid_width));
-        row->points.resize(static_cast<size_t>(grid_width * padded));
-    }
-    const auto load = [&](int64_t index, GridRow* row) {
-        if (row->index == index) return;
-        const float* source = logits + index * grid_width;
-        dispatch<FindLeaders>(source, classes, plane_size, grid_width, best.data(), row->leaders.data());
-        dispatch<TransposeRow>(source, classes, plane_size, grid_width, padded, row->points.data());
-        row->index = index;
-    };
-    for (const GridRun& row_run : row_runs) {
+    const int64_t image_width = frames.image_width;
+    for (size_t i = begin; i < end; ++i) {
+        const GridRun& row_run = (*frames.row_runs)[i];
         if (lower.index == row_run.low) std::swap(upper, lower);
-        load(row_run.low, &upper);
-        load(row_run.high, &lower);
+        load_row(frames, padded, row_run.low, &scratch, &upper);
+        load_row(frames, padded, row_run.high, &scratch, &lower);
         const int64_t run_height = row_run.end - row_run.begin;
-        for (const GridRun& run : column_runs) {
+        for (const GridRun& run : *frames.column_runs) {
             const auto low = static_cast<size_t>(run.low);
             const auto high = static_cast<size_t>(run.high);
             const std::array<int32_t, 4> leaders{upper.leaders[low], upper.leaders[high], lower.leaders[low],
                                                  lower.leaders[high]};
-            uint8_t* first = map + row_run.begin * image_width + run.begin;
+            uint8_t* first = frames.map + row_run.begin * image_width + run.begin;
             const int64_t run_width = run.end - run.begin;
             if (leaders[0] == leaders[1] && leaders[0] == leaders[2] && leaders[0] == leaders[3]) {
                 for (int64_t y = 0; y < run_height; ++y) {
@@ -356,18 +390,51 @@ void semantic_argmax(const float* logits, int64_t classes, const AxisFrame& vert
             const Corners corners{
                 {upper.points.data() + run.low * padded, upper.points.data() + run.high * padded,
                  lower.points.data() + run.low * padded, lower.points.data() + run.high * padded}};
-            contenders.find(corners, leaders);
+            scratch.contenders.find(corners, leaders);
             const CellPixels pixels{first,
                                     image_width,
                                     run_height,
                                     run_width,
-                                    rows.fraction.data() + row_run.begin,
-                                    rows.rest.data() + row_run.begin,
-                                    columns.fraction.data() + run.begin,
-                                    columns.rest.data() + run.begin};
-            dispatch_lanes<FillCell>(pixels, corners, contenders.ids(), contenders.count(), edges);
+                                    frames.rows->fraction.data() + row_run.begin,
+                                    frames.rows->rest.data() + row_run.begin,
+                                    frames.columns->fraction.data() + run.begin,
+                                    frames.columns->rest.data() + run.begin};
+            dispatch_lanes<FillCell>(pixels, corners, scratch.contenders.ids(), scratch.contenders.count(),
+                                     edges);
         }
     }
+    give_back(&upper.points, &lower.points, &upper.leaders, &lower.leaders, &scratch.best, &scratch.widened);
+}
+
+}  // namespace
+
+void semantic_argmax(const HeadView& logits, int64_t classes, const AxisFrame& vertical,
+                     const AxisFrame& horizontal, int64_t image_height, int64_t image_width, int threads,
+                     uint8_t* map) {
+    thread_local AxisTable rows, columns;
+    thread_local std::vector<GridRun> row_runs, column_runs;
+    fill_axis_table(vertical, image_height, &rows);
+    fill_axis_table(horizontal, image_width, &columns);
+    fill_runs(rows, image_height, &row_runs);
+    fill_runs(columns, image_width, &column_runs);
+    const Frames frames{
+        logits, classes, horizontal.grid_length, &rows, &columns, &row_runs, &column_runs, image_width, map};
+    // Neighbouring strips read one row of the grid each anew; a few more strips than threads even out the
+    // work.
+    const auto runs = static_cast<int64_t>(row_runs.size());
+    const int64_t strips = threads <= 1 ? 1 : std::min<int64_t>(2 * int64_t{threads}, runs);
+    run_parallel(threads, strips, [&](int64_t strip) {
+        fill_strip(frames, static_cast<size_t>(runs * strip / strips),
+                   static_cast<size_t>(runs * (strip + 1) / strips));
+    });
+    give_back(&rows.low, &rows.fraction, &rows.rest, &columns.low, &columns.fraction, &columns.rest,
+              &row_runs, &column_runs);
+}
+
+void semantic_argmax(const float* logits, int64_t classes, const AxisFrame& vertical,
+                     const AxisFrame& horizontal, int64_t image_height, int64_t image_width, uint8_t* map) {
+    semantic_argmax(HeadView::of(logits, vertical.grid_length, horizontal.grid_length), classes, vertical,
+                    horizontal, image_height, image_width, 1, map);
 }
 
 }  // namespace yolor_edge
