@@ -5,6 +5,7 @@
 #include <cstring>
 #include <limits>
 
+#include "box_math.hpp"
 #include "cpu_features.hpp"
 #include "nms.hpp"
 #include "parallel.hpp"
@@ -14,30 +15,6 @@ namespace yolor_edge {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
-/// A candidate as one number whose rising order is: falling logit, then rising flat index (class * N + cell).
-using Candidate = uint64_t;
-
-Candidate make_candidate(float logit, int64_t flat_index) noexcept {
-    const float ordinary_zero = logit + 0.0f;  // -0 and 0 are the same score
-    uint32_t bits;
-    std::memcpy(&bits, &ordinary_zero, sizeof bits);
-    // Negative floats grow downwards as integers: turning them over makes integer order float order.
-    const uint32_t rising = (bits & 0x80000000u) ? ~bits : bits | 0x80000000u;
-    return (static_cast<uint64_t>(~rising) << 32) | static_cast<uint64_t>(flat_index);
-}
-
-float logit_of(Candidate candidate) noexcept {
-    const uint32_t rising = ~static_cast<uint32_t>(candidate >> 32);
-    const uint32_t bits = (rising & 0x80000000u) ? rising & 0x7fffffffu : ~rising;
-    float logit;
-    std::memcpy(&logit, &bits, sizeof logit);
-    return logit;
-}
-
-int64_t flat_index_of(Candidate candidate) noexcept {
-    return static_cast<int64_t>(candidate & 0xffffffffu);
-}
 
 /// The smallest logit whose sigmoid is above `threshold`, which lies strictly between 0 and 1.
 float lowest_passing_logit(double threshold) noexcept {
@@ -321,32 +298,6 @@ void find_candidates(const LogitScan& scan, const DecodeOptions& options, int th
     keep_best(limit, &all);
 }
 
-/// e^x for x of at most 0: Cephes' polynomial, within 2 units in the last place; 0 below -87, NaN for NaN.
-template <class Lanes>
-YOLOR_EDGE_INLINE void exp_of_negative(typename Lanes::Floats* x) {
-    using Floats = typename Lanes::Floats;
-    const Floats lowest = Floats{} - 87.0f;
-    const typename Lanes::Ints is_below = *x < lowest;
-    const Floats bounded = is_below ? lowest : *x;
-    constexpr float kRounder =
-        12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest whole number in the low bits
-    const Floats shifted = bounded * 1.44269504f + kRounder;
-    const Floats n = shifted - kRounder;
-    const Floats r = (bounded - n * 0.693359375f) - n * -2.12194440e-4f;
-    Floats p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * (r * r) + r + 1.0f;
-    typename Lanes::Bits bits;
-    std::memcpy(&bits, &shifted, sizeof bits);
-    bits = (bits << 23) + 0x3f800000u;  // 2^n
-    Floats power;
-    std::memcpy(&power, &bits, sizeof power);
-    *x = is_below ? Floats{} : p * power;
-}
-
 constexpr int64_t kLanes = 16;  // distances computed side by side: four cells of four sides
 
 /// Expectations of the bin number under softmax: kLanes distances from `logits` (bins, kLanes).
@@ -354,21 +305,11 @@ template <class Lanes>
 struct ExpectDistances {
     static YOLOR_EDGE_INLINE void run(const float* logits, int64_t bins, float* distances) {
         for (int64_t part = 0; part < kLanes; part += Lanes::kWidth) {
-            typename Lanes::Floats highest, value;
-            std::memcpy(&highest, logits + part, sizeof highest);
-            for (int64_t bin = 1; bin < bins; ++bin) {
-                std::memcpy(&value, logits + bin * kLanes + part, sizeof value);
-                highest = highest < value ? value : highest;
-            }
-            typename Lanes::Floats total{}, weighted{};
-            for (int64_t bin = 0; bin < bins; ++bin) {
-                std::memcpy(&value, logits + bin * kLanes + part, sizeof value);
-                typename Lanes::Floats weight = value - highest;
-                exp_of_negative<Lanes>(&weight);
-                total += weight;
-                weighted += weight * static_cast<float>(bin);
-            }
-            const typename Lanes::Floats distance = weighted / total;
+            const auto read = [&](int64_t bin, typename Lanes::Floats* value) {
+                std::memcpy(value, logits + bin * kLanes + part, sizeof *value);
+            };
+            typename Lanes::Floats distance;
+            expect_distance<typename Lanes::Floats, typename Lanes::Bits>(bins, read, &distance);
             std::memcpy(distances + part, &distance, sizeof distance);
         }
     }
@@ -447,14 +388,7 @@ class CellBoxes {
                 index -= level;
                 continue;
             }
-            const auto step = static_cast<float>(stride);
-            const float centre_x = (static_cast<float>(index % width) + 0.5f) * step;
-            const float centre_y = (static_cast<float>(index / width) + 0.5f) * step;
-            float* box = boxes_.data() + 4 * cell;
-            box[0] = centre_x - step * distances[0];
-            box[1] = centre_y - step * distances[1];
-            box[2] = centre_x + step * distances[2];
-            box[3] = centre_y + step * distances[3];
+            place_box(index % width, index / width, stride, distances, boxes_.data() + 4 * cell);
             return;
         }
     }
@@ -523,10 +457,10 @@ void decode_boxes(const HeadView& class_logits, int64_t classes, const HeadView&
             const int64_t cell = flat_index % cells;
             const auto class_id = static_cast<int32_t>(flat_index / cells);
             const float* box = boxes[cell];
-            if (!std::all_of(box, box + 4, [](float v) { return std::isfinite(v); })) continue;
+            if (!std::all_of(box, box + 4, is_finite_number)) continue;
             if (!suppressor.offer(box, class_id)) continue;
             found->boxes.insert(found->boxes.end(), box, box + 4);
-            found->scores.push_back(1.0f / (1.0f + std::exp(-logit_of(candidates[i]))));
+            found->scores.push_back(sigmoid(logit_of(candidates[i])));
             found->class_ids.push_back(class_id);
             found->cells.push_back(static_cast<int32_t>(cell));
         }

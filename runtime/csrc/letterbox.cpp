@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cpu_features.hpp"
+#include "letterbox_math.hpp"
 #include "parallel.hpp"
 #include "scratch.hpp"
 
@@ -18,45 +19,11 @@
 namespace yolor_edge {
 namespace {
 
-constexpr int kWeightOne = 2048;  // 11 bits per axis, so that a weighted pixel of both axes fits 30 bits
-constexpr int kRoundingHalf = 1 << 21;
-constexpr int kWeightShift = 22;
-
-/// The two source pixels of one output pixel along one axis.
-struct Tap {
-    int64_t low;
-    int64_t high;
-    int32_t low_weight;
-    int32_t high_weight;
-};
-
 void fill_taps(int64_t in, int64_t out, std::vector<Tap>* taps) {
     taps->resize(static_cast<size_t>(out));
     for (int64_t i = 0; i < out; ++i) {
-        const double source =
-            (static_cast<double>(i) + 0.5) * static_cast<double>(in) / static_cast<double>(out) - 0.5;
-        const double below = std::floor(source);
-        const auto high_weight = static_cast<int32_t>(std::floor((source - below) * kWeightOne + 0.5));
-        const auto low = static_cast<int64_t>(below);
-        (*taps)[static_cast<size_t>(i)] = {std::clamp<int64_t>(low, 0, in - 1),
-                                           std::clamp<int64_t>(low + 1, 0, in - 1), kWeightOne - high_weight,
-                                           high_weight};
+        (*taps)[static_cast<size_t>(i)] = tap_of(i, in, out);
     }
-}
-
-uint8_t saturated(int32_t value) noexcept {
-    return static_cast<uint8_t>(std::clamp(value, 0, 255));
-}
-
-/// One pixel of narrow-range BT.601 to BGR. Source: OpenCV, modules/imgproc/src/color_yuv.simd.hpp
-void write_bgr(int32_t y, int32_t u, int32_t v, uint8_t* bgr) noexcept {
-    constexpr int32_t kHalf = 1 << 19;
-    const int32_t luma = std::max(0, y - 16) * 1220542;
-    u -= 128;
-    v -= 128;
-    bgr[0] = saturated((luma + kHalf + 2116026 * u) >> 20);
-    bgr[1] = saturated((luma + kHalf - 852492 * v - 409993 * u) >> 20);
-    bgr[2] = saturated((luma + kHalf + 1673527 * v) >> 20);
 }
 
 /// Rows of an image as packed interleaved bytes: the image's own where they are packed, else a copy, of which
@@ -120,7 +87,7 @@ struct BlendRows {
     static YOLOR_EDGE_INLINE void run(const uint8_t* __restrict low, const uint8_t* __restrict high,
                                       int32_t low_weight, int32_t high_weight, int64_t n,
                                       int32_t* __restrict blended) {
-        for (int64_t i = 0; i < n; ++i) blended[i] = low[i] * low_weight + high[i] * high_weight;
+        for (int64_t i = 0; i < n; ++i) blended[i] = blended_rows(low[i], high[i], low_weight, high_weight);
     }
 };
 
@@ -139,7 +106,9 @@ struct Planes {
 };
 
 YOLOR_EDGE_INLINE int32_t resized_value(const int32_t* source, int64_t step, int32_t weight) noexcept {
-    return (source[0] * kWeightOne + (source[step] - source[0]) * weight + kRoundingHalf) >> kWeightShift;
+    int32_t value;
+    blend_columns(source[0], source[step], weight, &value);
+    return value;
 }
 
 /// One row of three planes: four pixels at a time, a vector of (channels, one more) each, then turned.
@@ -152,8 +121,7 @@ struct ResizeRow3 {
                 FourInts left, right;
                 load(blended + columns.starts[x + i], &left);
                 load(blended + columns.starts[x + i] + 3, &right);
-                pixels[i] = (left * kWeightOne + (right - left) * columns.weights[x + i] + kRoundingHalf) >>
-                            kWeightShift;
+                blend_columns(left, right, columns.weights[x + i], &pixels[i]);
             }
             const FourInts a = YOLOR_EDGE_SHUFFLE(pixels[0], pixels[1], 0, 4, 1, 5);
             const FourInts b = YOLOR_EDGE_SHUFFLE(pixels[2], pixels[3], 0, 4, 1, 5);

@@ -15,21 +15,6 @@
 namespace yolor_edge {
 namespace {
 
-constexpr float kLimit = 1e30f;
-
-struct PixelSpan {
-    int64_t begin;
-    int64_t end;
-};
-
-/// Pixels of [0, length) whose centres lie in [low, high).
-PixelSpan span_of(double low, double high, int64_t length) noexcept {
-    const auto limit = static_cast<double>(length);
-    const auto first = static_cast<int64_t>(std::ceil(std::clamp(low, 0.0, limit) - 0.5));
-    const auto last = static_cast<int64_t>(std::ceil(std::clamp(high, 0.0, limit) - 0.5));
-    return {std::max<int64_t>(first, 0), last};
-}
-
 /// Points of the prototypes under one box, `height` rows of `width` points.
 struct GridWindow {
     const float* first;  // of channel 0
@@ -73,10 +58,7 @@ struct ComputeLogits {
         }
         for (int64_t y = 0; y < window.height; ++y) {
             float* row = logits + y * window.row_stride;
-            for (int64_t x = 0; x < window.width; ++x) {
-                const float above = row[x] < -kLimit ? -kLimit : row[x];  // NaN stays
-                row[x] = above > kLimit ? kLimit : above;
-            }
+            for (int64_t x = 0; x < window.width; ++x) row[x] = limited_mask_logit(row[x]);
         }
     }
 };
@@ -96,7 +78,7 @@ void widen_row_portable(const RowSamples& samples, const float* row, int64_t beg
                         float* pixels) {
     for (int64_t x = begin; x < end; ++x) {
         const float* point = row + (samples.low[x] - samples.first);
-        pixels[x] = point[0] * samples.rest[x] + point[samples.step] * samples.fraction[x];
+        blend(point[0], samples.rest[x], point[samples.step], samples.fraction[x], &pixels[x]);
     }
 }
 
@@ -106,7 +88,9 @@ struct FillRow {
                                       float fraction, int64_t width, uint8_t* __restrict out) {
         const float rest = 1.0f - fraction;
         for (int64_t x = 0; x < width; ++x) {
-            out[x] = above[x] * rest + below[x] * fraction > 0.0f ? 1 : 0;
+            float value;
+            blend(above[x], rest, below[x], fraction, &value);
+            out[x] = value > 0.0f ? 1 : 0;
         }
     }
 };
@@ -310,13 +294,7 @@ void fill_mask(const Frames& frames, int64_t number, const PixelRegion& region, 
 }  // namespace
 
 PixelRegion region_of_box(const float* box, int64_t image_height, int64_t image_width) noexcept {
-    for (int i = 0; i < 4; ++i) {
-        if (!std::isfinite(box[i])) return {0, 0, 0, 0};
-    }
-    const PixelSpan x = span_of(box[0], box[2], image_width);
-    const PixelSpan y = span_of(box[1], box[3], image_height);
-    if (x.end <= x.begin || y.end <= y.begin) return {0, 0, 0, 0};
-    return {y.begin, x.begin, y.end - y.begin, x.end - x.begin};
+    return region_within(box, image_height, image_width);
 }
 
 void fill_masks(const HeadView& prototypes, int64_t channels, const HeadView& coefficients,

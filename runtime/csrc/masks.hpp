@@ -10,16 +10,7 @@
 
 namespace yolor_edge {
 
-/// A rectangle of whole pixels; `height` and `width` are both 0 where there is none.
-struct PixelRegion {
-    int64_t y0;
-    int64_t x0;
-    int64_t height;
-    int64_t width;
-};
-
-/// The pixels of an image whose centres lie inside `box` (xyxy in pixels of the image): x1 <= centre < x2,
-/// and so for y. The region is empty where the box is, lies outside the image or is not finite.
+/// See `region_within`.
 PixelRegion region_of_box(const float* box, int64_t image_height, int64_t image_width) noexcept;
 
 /// Where a mask is written: its first pixel, and bytes from one row to the next.

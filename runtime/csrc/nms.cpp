@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "box_math.hpp"
 #include "cpu_features.hpp"
 #include "scratch.hpp"
 
@@ -20,17 +21,8 @@ struct OverlapsAny {
         const float x1 = box[0], y1 = box[1], x2 = box[2], y2 = box[3];
         int any = 0;
         for (int i = 0; i < Suppressor::kLanes; ++i) {
-            const float right = block->x2[i] < x2 ? block->x2[i] : x2;
-            const float left = block->x1[i] > x1 ? block->x1[i] : x1;
-            const float bottom = block->y2[i] < y2 ? block->y2[i] : y2;
-            const float top = block->y1[i] > y1 ? block->y1[i] : y1;
-            const float width = right - left;
-            const float height = bottom - top;
-            const float intersection = width * height;
-            const float union_area = block->area[i] + area - intersection;
-            // A union without area divides to infinity, NaN or less than 0: the last condition rules it out.
-            const float iou = intersection / union_area;
-            any |= (width > 0.0f) & (height > 0.0f) & (iou > threshold) & (union_area > 0.0f);
+            any |= overlaps(block->x1[i], block->y1[i], block->x2[i], block->y2[i], block->area[i], x1, y1,
+                            x2, y2, area, threshold);
         }
         return any != 0;
     }
@@ -63,7 +55,7 @@ void Suppressor::restart(float iou_threshold, bool class_agnostic) {
 
 bool Suppressor::offer(const float* box, int32_t class_id) {
     if (class_agnostic_) class_id = 0;
-    const float area = std::max(0.0f, box[2] - box[0]) * std::max(0.0f, box[3] - box[1]);
+    const float area = box_area(box);
     int32_t& bucket = newest_[static_cast<uint32_t>(class_id) % kBuckets];
     int32_t open = kNone;  // the block of this class with a lane free: the newest one, if any
     for (int32_t b = bucket; b != kNone; b = blocks_[static_cast<size_t>(b)].next) {

@@ -17,11 +17,9 @@
 namespace yolor_edge {
 namespace {
 
-constexpr float kLimit = 1e30f;  // far above any logit, far enough from overflow to be interpolated
-
 YOLOR_EDGE_INLINE float limited(float value) noexcept {
-    const float above = value > -kLimit ? value : -kLimit;  // NaN is not above, so it becomes the limit too
-    return above < kLimit ? above : kLimit;
+    limit_logit(&value);
+    return value;
 }
 
 constexpr int64_t kClassLanes = 16;  // classes of a grid point are padded to a multiple of this
@@ -57,9 +55,7 @@ struct FindLeaders {
 
 YOLOR_EDGE_INLINE void load_limited(const float* source, Four* value) {
     std::memcpy(value, source, sizeof *value);
-    const Four low = {-kLimit, -kLimit, -kLimit, -kLimit};
-    const Four above = *value > low ? *value : low;
-    *value = above < -low ? above : -low;
+    limit_logit(value);
 }
 
 /// Turn (classes, width) of one row into (width, padded classes); blocks of four by four, the rest singly.
@@ -277,8 +273,9 @@ struct FillCell {
                 std::memcpy(&b, edges.at[1] + i, sizeof b);
                 std::memcpy(&c, edges.at[2] + i, sizeof c);
                 std::memcpy(&d, edges.at[3] + i, sizeof d);
-                const Floats left = a * up + c * down;
-                const Floats right = b * up + d * down;
+                Floats left, right;
+                blend(a, up, c, down, &left);
+                blend(b, up, d, down, &right);
                 std::memcpy(edges.left + i, &left, sizeof left);
                 std::memcpy(edges.right + i, &right, sizeof right);
             }
@@ -287,10 +284,12 @@ struct FillCell {
                 Floats to_right, to_left;
                 std::memcpy(&to_right, pixels.fraction_x + x, sizeof to_right);
                 std::memcpy(&to_left, pixels.rest_x + x, sizeof to_left);
-                Floats best = edges.left[0] * to_left + edges.right[0] * to_right;
+                Floats best;
+                blend(edges.left[0], to_left, edges.right[0], to_right, &best);
                 Ints winners = Ints{} + ids[0];
                 for (int64_t i = 1; i < count; ++i) {
-                    const Floats value = edges.left[i] * to_left + edges.right[i] * to_right;
+                    Floats value;
+                    blend(edges.left[i], to_left, edges.right[i], to_right, &value);
                     const Ints wins = value > best;
                     best = wins ? value : best;
                     winners = wins ? Ints{} + ids[i] : winners;
