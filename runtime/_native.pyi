@@ -12,8 +12,8 @@ in memory is copied. The answer is that for the same numbers in float32, to the 
 `threads`, 1 to 64, is how many a call may use: its own and those of workers that the process keeps for all calls. The
 answer is the same to the bit for every number. A forked child starts workers of its own.
 
-Sizes are (height, width); boxes are xyxy float32. Pixel i covers [i, i + 1) and its centre is i + 0.5. `geometry` is `Letterbox.geometry`: (scale_y,
-scale_x, pad_top, pad_left).
+Sizes are (height, width); boxes are xyxy float32. Pixel i covers [i, i + 1) and its centre is i + 0.5. `geometry` is
+`Letterbox.geometry`: (scale_y, scale_x, pad_top, pad_left).
 
 The inner loops are compiled for several instruction sets, of which the best that the processor has is chosen
 when the first kernel runs; the environment variable YOLOR_EDGE_SIMD or `set_simd_level` names a lower one.
