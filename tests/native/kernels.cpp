@@ -29,15 +29,16 @@
 
 std::atomic<int64_t> allocations{0};
 
-void* operator new(size_t size) {
+// Out of line, for where the compiler sees both sides it takes them for a mismatch.
+__attribute__((noinline)) void* operator new(size_t size) {
     ++allocations;
     if (void* memory = std::malloc(size == 0 ? 1 : size)) return memory;
     throw std::bad_alloc();
 }
-void operator delete(void* memory) noexcept {
+__attribute__((noinline)) void operator delete(void* memory) noexcept {
     std::free(memory);
 }
-void operator delete(void* memory, size_t) noexcept {
+__attribute__((noinline)) void operator delete(void* memory, size_t) noexcept {
     std::free(memory);
 }
 

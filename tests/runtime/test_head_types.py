@@ -107,7 +107,7 @@ def test_boxes_from_heads_that_lie_otherwise(dtype: str) -> None:
 def test_every_threshold_between_neighbouring_elements(dtype: str) -> None:
     """Logits of every element there is: those above the threshold are found, however it lies among them."""
     if dtype == "float16":
-        codes = np.arange(65536, dtype=np.uint16).view(np.float16)[None]
+        codes = np.arange(65536, dtype=np.uint16).view(np.float16).reshape(256, 256)
         head, wide = codes, codes.astype(np.float32)
     else:
         codes = np.arange(256, dtype=np.uint8).view(dtype)[None]
@@ -116,8 +116,7 @@ def test_every_threshold_between_neighbouring_elements(dtype: str) -> None:
     bins = np.full((8, wide.shape[1]), -200, np.float32)
     bins[::2] = 0  # boxes without extent: none goes
     for score_threshold in (0.0, 1e-6, 0.02, 0.4999, 0.5, 0.5001, 0.73, 0.9999, 1 - 1e-7):
-        size = (8 * 256, 8 * 256) if dtype == "float16" else (8 * 16, 8 * 16)
-        arguments = (bins, [8], size, score_threshold, 0.65, 65536, 65536)
+        arguments = (bins, [8], (128, 128), score_threshold, 0.65, 65536, 65536)
         assert_same(_native.decode_boxes(head, *arguments), _native.decode_boxes(wide, *arguments))
 
 
@@ -125,6 +124,14 @@ def test_a_threshold_no_byte_reaches() -> None:
     logits, bins = np.full((2, 21), 255, np.uint8), np.zeros((64, 21), np.float32)
     found = _native.decode_boxes((logits, 0.01, 128), bins, STRIDES, (32, 32), 0.9)
     assert len(found[1]) == 0
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8"])
+def test_bytes_that_saturate_tie_as_their_numbers_do(dtype: str) -> None:
+    logits, bins = box_heads(3)
+    logits, wide = in_type(logits * 20, dtype)
+    assert (wide == wide.max()).mean() > 0.1
+    assert_same(_native.decode_boxes(logits, bins, STRIDES, SIZE), _native.decode_boxes(wide, bins, STRIDES, SIZE))
 
 
 @pytest.mark.parametrize("dtype", ["float32", *TYPES])
@@ -135,6 +142,8 @@ def test_masks(dtype: str) -> None:
     corners = generator.uniform(-10, 150, (12, 2, 2))
     boxes = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1).astype(np.float32)
     wide_prototypes, wide_coefficients = prototypes, coefficients
+    prototypes[generator.random(prototypes.shape) < 0.002] = np.nan if dtype in ("float32", "float16") else 9.0
+    prototypes[generator.random(prototypes.shape) < 0.002] = np.inf if dtype in ("float32", "float16") else -9.0
     if dtype != "float32":
         prototypes, wide_prototypes = in_type(prototypes, dtype)
         coefficients, wide_coefficients = in_type(coefficients, dtype)
@@ -153,6 +162,10 @@ def test_masks(dtype: str) -> None:
 @pytest.mark.parametrize("dtype", ["float32", *TYPES])
 def test_semantic_map(dtype: str, classes: int) -> None:
     logits: Any = np.random.default_rng(2).normal(0, 2, (classes, 12, 20)).astype(np.float32)
+    if dtype in ("float32", "float16"):
+        odd = np.array([np.nan, np.inf, -np.inf, -0.0, 6e4], np.float32)
+        chosen = np.random.default_rng(3).random(logits.shape) < 0.01
+        logits[chosen] = np.random.default_rng(4).choice(odd, chosen.sum())
     wide = logits
     if dtype != "float32":
         logits, wide = in_type(logits, dtype)
