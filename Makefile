@@ -15,7 +15,7 @@ PYTHON_CODE := setup.py yolor_edge $(STAGES) tests
 .NOTPARALLEL:
 
 help:  ## list what can be made
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z0-9]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 venv: $(VENV)/.made-for-dev  ## set up .venv with everything, tools for development included
 
@@ -58,6 +58,8 @@ $(VENV)/.made-for-demo: $(PACKAGING)
 $(VENV)/.made-for-dev: $(PACKAGING)
 	scripts/make-venv.sh $(VENV) $(PYTHON) train,export,onnxruntime,bench,dev
 	@touch $@ $(VENV)/.made-for-demo
+
+include native.mk
 
 NATIVE := $(filter-out runtime/csrc/bindings%,$(filter %.cpp,$(KERNELS)))
 SANITIZE := $(CXX) -std=c++17 -O1 -g -Wall -Wextra -Werror -Wno-maybe-uninitialized -ffp-contract=off -fno-sanitize-recover=all -Iruntime/csrc -pthread

@@ -22,6 +22,7 @@ SOURCES = (
         "LICENSE",
         "MANIFEST.in",
         "Makefile",
+        "native.mk",
         "README.md",
         "constraints.txt",
         "pyproject.toml",
