@@ -4,13 +4,32 @@
 BUILD ?= build
 CROSS ?= aarch64-linux-gnu-
 EMULATE ?= qemu-aarch64
-NATIVE_FLAGS := -std=c++17 -O3 -fPIC -pthread -Wall -Wextra -Werror -fvisibility=hidden -ffp-contract=off \
-	-Iruntime/csrc -Iruntime/csrc/c_api
+OBJCOPY ?= objcopy
+NATIVE_FLAGS := -std=c++17 -O3 -fPIC -pthread -Wall -Wextra -Werror -fvisibility=hidden -fno-gnu-unique \
+	-ffp-contract=off -Iruntime/csrc -Iruntime/csrc/c_api
 NATIVE_SOURCES := $(filter-out runtime/csrc/bindings%,$(wildcard runtime/csrc/*.cpp))
 NATIVE_HEADERS := $(wildcard runtime/csrc/*.hpp runtime/csrc/c_api/*.h runtime/csrc/c_api/*.hpp)
 KERNEL_OBJECTS := $(NATIVE_SOURCES:runtime/csrc/%.cpp=%.o)
+C_API_SOURCES := $(wildcard runtime/csrc/c_api/*.cpp)
+LIBRARY_OBJECTS := $(KERNEL_OBJECTS) $(C_API_SOURCES:runtime/csrc/%.cpp=%.o)
+ABI_VERSION := $(shell sed -n 's/^.define YOLOR_EDGE_ABI_VERSION //p' runtime/csrc/c_api/yolor_edge.h)
 
-.PHONY: aarch64
+.PHONY: library aarch64
+
+library: $(BUILD)/libyolor_edge.so $(BUILD)/libyolor_edge.a  ## build the kernels as a library with a C interface
+
+$(BUILD)/libyolor_edge.so: $(addprefix $(BUILD)/native/,$(LIBRARY_OBJECTS)) runtime/csrc/c_api/yolor_edge.map
+	$(CXX) -shared -pthread $(CXXFLAGS) $(LDFLAGS) -Wl,-soname,$(@F).$(ABI_VERSION) -Wl,--no-undefined \
+		-Wl,--version-script=runtime/csrc/c_api/yolor_edge.map -o $@.$(ABI_VERSION) $(filter %.o,$^)
+	ln -sf $(@F).$(ABI_VERSION) $@
+
+# One object, so that what is not of the interface can be made local; its groups taken apart, so that the linker
+# does not drop local copies of templates in favour of the program's.
+$(BUILD)/libyolor_edge.a: $(addprefix $(BUILD)/native/,$(LIBRARY_OBJECTS))
+	$(LD) -r --force-group-allocation -o $(BUILD)/native/libyolor_edge.o $^
+	$(OBJCOPY) --wildcard --keep-global-symbol='yolor_edge_*' $(BUILD)/native/libyolor_edge.o
+	rm -f $@
+	$(AR) rcs $@ $(BUILD)/native/libyolor_edge.o
 
 # Objects, once for this machine and once for ARM.
 $(BUILD)/native/%.o: runtime/csrc/%.cpp $(NATIVE_HEADERS)
