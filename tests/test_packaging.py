@@ -28,7 +28,7 @@ SOURCES = (
         "pyproject.toml",
         "setup.py",
     ),
-    *("scripts", "tests", "yolor_edge", *STAGES),
+    *("examples", "scripts", "tests", "yolor_edge", *STAGES),
 )
 
 
@@ -77,7 +77,8 @@ def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_source_distribution_has_all_that_a_build_needs(sdist: Path) -> None:
     names = {path.relative_to(sdist).as_posix() for path in sdist.rglob("*") if path.is_file()}
-    for pattern in ("runtime/csrc/*.cpp", "runtime/csrc/*.hpp", "runtime/*.pyi", "runtime/backends/*.py"):
+    patterns = ["runtime/csrc/**/*.[ch]*", "runtime/csrc/**/*.map", "runtime/*.pyi", "runtime/backends/*.py"]
+    for pattern in [*patterns, "examples/cpp/*", "tests/native/*.cpp", "native.mk"]:
         expected = {path.relative_to(ROOT).as_posix() for path in ROOT.glob(pattern)}
         assert expected <= names
         assert expected
