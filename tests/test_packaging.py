@@ -105,6 +105,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     needed = re.findall(r"^Requires-Dist: ([\w-]+)[^;\n]*$", metadata, re.MULTILINE)
     assert sorted(needed) == ["numpy", "opencv-python-headless"]
     assert "License-Expression: Apache-2.0" in metadata
+    assert wheel.stat().st_size < 2_000_000
 
 
 @pytest.mark.slow
