@@ -18,7 +18,7 @@ from yolor_edge.runtime.vision import map_to_image
 
 import yolor_edge
 
-from .c_library import HEADER, CError, CLibrary, header_text
+from .c_library import HEADER, ROOT, CError, CLibrary, header_text
 from .manners import strided_copy
 
 INPUT = (96, 128)
@@ -62,16 +62,17 @@ def assert_all_equal(found: Any, expected: Any) -> None:
 
 
 def test_the_header_is_c99_and_names_what_the_library_holds(c_library: Path, tmp_path: Path) -> None:
-    program = tmp_path / "program.c"
-    program.write_text('#include "yolor_edge.h"\nint main(void) { return yolor_edge_abi_version() != 1; }\n')
+    program = ROOT / "tests" / "native" / "c_api.c"
     strict = ["-Wall", "-Wextra", "-Werror", "-pedantic", "-Wstrict-prototypes", f"-I{HEADER.parent}"]
-    for standard in ("c99", "c11"):
-        subprocess.run(["gcc", f"-std={standard}", *strict, "-fsyntax-only", str(program)], check=True)
+    for compiler in (["gcc", "-std=c99"], ["gcc", "-std=c11"], ["g++", "-std=c++17", "-x", "c++-header"]):
+        checked = str(HEADER if compiler[0] == "g++" else program)
+        flags = [flag for flag in strict if compiler[0] == "gcc" or flag != "-Wstrict-prototypes"]
+        subprocess.run([*compiler, *flags, "-fsyntax-only", checked], check=True)
     out = tmp_path / "program"
     archive = str(c_library / "libyolor_edge.a")
     linked = ["gcc", "-std=c99", str(program), f"-I{HEADER.parent}", archive, "-lstdc++", "-lm", "-lpthread"]
     subprocess.run([*linked, "-o", str(out)], check=True)
-    assert subprocess.run([str(out)]).returncode == 0
+    assert subprocess.run([str(out)], capture_output=True, text=True).stdout == "c_api: all as it should be\n"
     declared = set(re.findall(r"YOLOR_EDGE_API [\w* ]*?(yolor_edge_\w+)\(", header_text()))
     for name, tool in (("libyolor_edge.so", ["nm", "-D"]), ("libyolor_edge.a", ["nm", "--extern-only"])):
         listed = subprocess.run([*tool, "--defined-only", str(c_library / name)], capture_output=True, text=True)
@@ -141,8 +142,8 @@ class TestKernels:
         assert_all_equal(found_boxes(c, c.head(logits), c.head(bins), options), expected)
         cells = np.sort(np.random.default_rng(0).permutation(CELLS)[:90]).astype(np.int32)
         some = logits[:, cells], bins[:, cells]
-        expected = _native.decode_boxes(*some, STRIDES, INPUT, cells=cells)
-        assert_all_equal(found_boxes(c, *map(c.head, some), None, cells=cells, cell_count=90), expected)
+        expected = _native.decode_boxes(some[0], some[1], STRIDES, INPUT, cells=cells)
+        assert_all_equal(found_boxes(c, c.head(some[0]), c.head(some[1]), None, cells=cells, cell_count=90), expected)
 
     def test_heads_of_other_types_and_strides(self, c: CLibrary) -> None:
         logits, bins = heads()["class_logits"], heads()["box_bins"]
@@ -155,7 +156,8 @@ class TestKernels:
             _native.decode_boxes(logits, bins, STRIDES, INPUT),
         )
         small = np.random.default_rng(0).integers(-128, 128, logits.shape).astype(np.int8)
-        expected = _native.decode_boxes((small - np.float32(90)) * np.float32(0.04), bins, STRIDES, INPUT)
+        numbers = (small.astype(np.float32) - 90) * np.float32(0.04)
+        expected = _native.decode_boxes(numbers, bins, STRIDES, INPUT)
         assert_all_equal(found_boxes(c, c.head(small, 0.04, 90), c.head(bins)), expected)
         shifted = (small.astype(np.int16) + 128).astype(np.uint8)
         assert_all_equal(found_boxes(c, c.head(shifted, 0.04, 218), c.head(bins)), expected)
@@ -180,7 +182,7 @@ class TestKernels:
     def test_nms(self, c: CLibrary) -> None:
         generator = np.random.default_rng(0)
         boxes = np.sort(generator.random((60, 2, 2)), axis=1).reshape(60, 4).astype(np.float32)
-        scores = generator.integers(0, 9, 60).astype(np.float32) / 9
+        scores = (generator.integers(0, 9, 60) / 9).astype(np.float32)
         boxes[5, 1], scores[7] = np.nan, np.nan
         class_ids = generator.integers(0, 3, 60).astype(np.int32)
         keep, count = np.zeros(60, np.int32), ctypes.c_int64()
