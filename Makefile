@@ -39,7 +39,7 @@ format: $(VENV)/.made-for-dev  ## lay out Python and C++
 typecheck: $(VENV)/.made-for-dev build/typing  ## check types with pyright
 	$(BIN)/pyright
 
-sanitize: build/sanitize/address build/sanitize/thread build/sanitize/c_api  ## run the kernels under address, undefined and thread sanitizers
+sanitize: build/sanitize/address build/sanitize/thread  ## run the kernels under address, undefined and thread sanitizers
 	for run in $^; do echo $$run && $$run || exit 1; done
 
 wheel: $(VENV)/.made-for-dev  ## build a wheel into dist
@@ -72,11 +72,6 @@ build/sanitize/address: tests/native/kernels.cpp $(KERNELS)
 build/sanitize/thread: tests/native/kernels.cpp $(KERNELS)
 	@mkdir -p $(@D)
 	$(SANITIZE) -fsanitize=thread -o $@ $< $(NATIVE)
-
-build/sanitize/c_api: tests/native/c_api.c $(CPP)
-	@mkdir -p $(@D)
-	$(CC) -std=c99 -pedantic -O1 -g -Wall -Wextra -Werror -fsanitize=address,undefined -Iruntime/csrc/c_api -c -o $@.o $<
-	$(SANITIZE) -fsanitize=address,undefined -o $@ $@.o $(NATIVE) $(wildcard runtime/csrc/c_api/*.cpp)
 
 # The stages lie beside yolor_edge and are imported from inside it; links show them to pyright as they are imported.
 build/typing: Makefile $(wildcard yolor_edge/*.py)

@@ -57,3 +57,11 @@ aarch64: $(BUILD)/native/test-kernels $(BUILD)/native/test-decoder $(BUILD)/aarc
 		$(EMULATE) -cpu $$cpu $(BUILD)/aarch64/test-decoder write $(BUILD)/aarch64/decoder-$$cpu.answers && \
 		$(BUILD)/native/test-decoder compare $(BUILD)/native/decoder.answers $(BUILD)/aarch64/decoder-$$cpu.answers || exit 1; \
 	done
+
+# From plain C, for `make sanitize`, whose flags these are.
+sanitize: build/sanitize/c_api
+
+build/sanitize/c_api: tests/native/c_api.c $(CPP)
+	@mkdir -p $(@D)
+	$(CC) -std=c99 -pedantic -O1 -g -Wall -Wextra -Werror -fsanitize=address,undefined -Iruntime/csrc/c_api -c -o $@.o $<
+	$(SANITIZE) -fsanitize=address,undefined -o $@ $@.o $(NATIVE) $(wildcard runtime/csrc/c_api/*.cpp)
