@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 KERNELS := $(wildcard runtime/csrc/*.cpp runtime/csrc/*.hpp)
-CPP := $(KERNELS) $(wildcard runtime/csrc/c_api/*.h runtime/csrc/c_api/*.?pp tests/native/*.c* examples/cpp/*.?pp)
+CPP_FILES := $(KERNELS) $(wildcard runtime/csrc/c_api/*.h runtime/csrc/c_api/*.?pp tests/native/*.c* examples/cpp/*.?pp)
 PACKAGING := setup.py pyproject.toml constraints.txt scripts/make-venv.sh $(KERNELS)
 STAGES := train export runtime benchmarks
 PYTHON_CODE := setup.py yolor_edge $(STAGES) tests
@@ -29,12 +29,12 @@ test: $(VENV)/.made-for-dev  ## run the tests
 lint: $(VENV)/.made-for-dev  ## check layout and style of Python and C++
 	$(BIN)/ruff format --check $(PYTHON_CODE)
 	$(BIN)/ruff check $(PYTHON_CODE)
-	$(BIN)/clang-format --dry-run --Werror $(CPP)
+	$(BIN)/clang-format --dry-run --Werror $(CPP_FILES)
 
 format: $(VENV)/.made-for-dev  ## lay out Python and C++
 	$(BIN)/ruff check --fix-only $(PYTHON_CODE)
 	$(BIN)/ruff format $(PYTHON_CODE)
-	$(BIN)/clang-format -i $(CPP)
+	$(BIN)/clang-format -i $(CPP_FILES)
 
 typecheck: $(VENV)/.made-for-dev build/typing  ## check types with pyright
 	$(BIN)/pyright

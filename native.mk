@@ -61,7 +61,7 @@ aarch64: $(BUILD)/native/test-kernels $(BUILD)/native/test-decoder $(BUILD)/aarc
 # From plain C, for `make sanitize`, whose flags these are.
 sanitize: build/sanitize/c_api
 
-build/sanitize/c_api: tests/native/c_api.c $(CPP)
+build/sanitize/c_api: tests/native/c_api.c $(CPP_FILES)
 	@mkdir -p $(@D)
 	$(CC) -std=c99 -pedantic -O1 -g -Wall -Wextra -Werror -fsanitize=address,undefined -Iruntime/csrc/c_api -c -o $@.o $<
 	$(SANITIZE) -fsanitize=address,undefined -o $@ $@.o $(NATIVE) $(wildcard runtime/csrc/c_api/*.cpp)

@@ -100,7 +100,7 @@ def each_level(c: CLibrary, request: pytest.FixtureRequest) -> Iterator[str]:
 class TestKernels:
     def letterboxed(self, c: CLibrary, image: Any, **options: Any) -> np.ndarray:
         output = np.full((3, *INPUT), -1, np.float32)
-        made = c.made("letterbox_options", input_height=INPUT[0], input_width=INPUT[1], **options)
+        made = c.made("letterbox_options", input_height=INPUT[0], input_width=INPUT[1], threads=2, **options)
         c("letterbox", image, made, output)
         return output
 
@@ -137,7 +137,7 @@ class TestKernels:
             "score_threshold": 0.1, "iou_threshold": 0.3, "max_detections": 40, "max_candidates": 200,
             "class_agnostic": True,
         }  # fmt: skip
-        options = c.made("box_options", **rules)
+        options = c.made("box_options", threads=3, **rules)
         expected = _native.decode_boxes(logits, bins, STRIDES, INPUT, **rules)
         assert_all_equal(found_boxes(c, c.head(logits), c.head(bins), options), expected)
         cells = np.sort(np.random.default_rng(0).permutation(CELLS)[:90]).astype(np.int32)
@@ -208,9 +208,9 @@ class TestKernels:
         c("mask_regions", frame, boxes, n, regions, ctypes.byref(size))
         crops = np.full(size.value, 7, np.uint8)
         prototypes = c.head(values["prototypes"])
-        c("mask_crops", prototypes, rows, frame, regions, n, 1, crops, size.value)
+        c("mask_crops", prototypes, rows, frame, regions, n, 3, crops, size.value)
         masks = np.full((n, *IMAGE), 7, np.uint8)
-        c("full_masks", prototypes, rows, frame, boxes, n, 1, masks)
+        c("full_masks", prototypes, rows, frame, boxes, n, 2, masks)
         codes = _native.rle_codes(expected, IMAGE)
         assert sum(int(crop.sum()) for _, _, crop in expected) > 1000
         for region, mask, code, (y0, x0, crop) in zip(regions, masks, codes, expected, strict=True):
@@ -235,7 +235,7 @@ class TestKernels:
         logits, letterbox = heads()["semantic_logits"], Letterbox.of(IMAGE, INPUT)
         for values in (logits, logits.astype(np.float16), strided_copy(logits)):
             found = np.full(IMAGE, 99, np.uint8)
-            c("semantic_argmax", c.head(values), c.frame(IMAGE, INPUT), 8, 1, found)
+            c("semantic_argmax", c.head(values), c.frame(IMAGE, INPUT), 8, 3, found)
             np.testing.assert_array_equal(found, _native.semantic_argmax(values, IMAGE, letterbox.geometry))
         input_map = np.random.default_rng(0).integers(0, 9, INPUT, np.uint8)
         c("map_to_image", input_map, c.frame(IMAGE, INPUT), found)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from yolor_edge.runtime import _native
-from yolor_edge.runtime.caption_weights import PREFIX, open_caption_weights
+from yolor_edge.runtime.caption_weights import PREFIX, VERSION, open_caption_weights
 
 from .c_library import CError, CLibrary
 from .random_decoder import random_decoder
@@ -132,7 +132,10 @@ def spoilt(content: bytes, **changes: Any) -> bytes:
     [
         (lambda b: b[:9], "is not a file of caption weights (it does not begin with YECAPTN); copy the bundle again"),
         (lambda b: b"PK" + b[2:], "is not a file of caption weights"),
-        (lambda b: b[:8] + b"\2" + b[9:], "layout 2 of caption weights, this library reads 1; link a newer one"),
+        (
+            lambda b: b[:8] + bytes([VERSION + 1]) + b[9:],
+            f"layout {VERSION + 1} of caption weights, this library reads {VERSION}; link a newer one",
+        ),
         (lambda b: b[:12] + b"\xff\xff\xff\0" + b[16:], "the header of 16777215 bytes exceeds the file of"),
         (lambda b: b[:16] + b"[" + b[17:], "its header is no JSON, expected"),
         (lambda b: b[:-8192], "ends at byte"),
