@@ -5,17 +5,16 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <new>
 #include <stdexcept>
 #include <utility>
 
+#include "caption_state.hpp"
 #include "scan.hpp"
 
 namespace yolor_edge {
 namespace {
 
 constexpr int64_t kLargestDim = 1 << 24;
-constexpr size_t kAlignment = 64;
 // Words beyond the 2 * beam_size that a search looks at whose logits are made exact as well.
 constexpr int64_t kSpareWords = 16;
 
@@ -23,36 +22,6 @@ int64_t now_ns() {
     return std::chrono::duration_cast<std::chrono::nanoseconds>(
                std::chrono::steady_clock::now().time_since_epoch())
         .count();
-}
-
-/// Memory aligned for the widest loads, which grows and never shrinks; what was in it is lost when it grows.
-template <class Value>
-class Buffer {
-  public:
-    Value* take(int64_t count) {
-        if (count > capacity_) {
-            data_.reset();
-            capacity_ = 0;
-            const auto bytes = static_cast<size_t>(count) * sizeof(Value);
-            data_.reset(static_cast<Value*>(::operator new(bytes, std::align_val_t{kAlignment})));
-            std::memset(data_.get(), 0, bytes);
-            capacity_ = count;
-        }
-        return data_.get();
-    }
-    Value* get() const noexcept { return data_.get(); }
-
-  private:
-    struct Free {
-        void operator()(Value* data) const { ::operator delete(data, std::align_val_t{kAlignment}); }
-    };
-    std::unique_ptr<Value, Free> data_;
-    int64_t capacity_ = 0;
-};
-
-/// Stride of rows that are read one below the other: off the powers of two, which would share few cache sets.
-int64_t row_stride(int64_t n) {
-    return whole_blocks(n) + kBlock;
 }
 
 void require_dim(const char* name, int64_t value) {
@@ -129,32 +98,13 @@ DecoderWeights collect_weights(const DecoderDims& dims, bool is_int8, const Tens
     weights.output[0] = linear("output.0", dims.width, dims.hidden, false);
     weights.output[1] = linear("output.1", dims.hidden, dims.hidden, false);
     weights.output[2] = linear("output.2", dims.hidden, dims.vocabulary, is_int8);
+    weights.is_int8 = is_int8;
     if (is_int8) {
         weights.output[2].is_coarse = true;
         weights.exact_output = floats("output.2.exact", dims.vocabulary * dims.hidden);
     }
     return weights;
 }
-
-/// What one call works in.
-struct CaptionDecoder::State {
-    int64_t rows = 0;    // sentences there is room for
-    int64_t length = 0;  // tokens there is room for
-    int64_t position = 0;
-
-    // Of the image. Keys of a head: (memory / 16, head width, 16); values: (head width / 16, memory, 16).
-    Buffer<float> cross_keys, cross_values;
-    // (layers, length, rows, width), written once. What position t of sentence r attends to lies in row
-    // slots[t * rows + r].
-    Buffer<float> keys, values;
-    std::vector<int32_t> slots, moved;
-
-    Buffer<float> x, y, mixed, wide, scores, logits;  // rows of the strides below
-    Buffer<uint8_t> high, low;                        // digits of quantised rows
-    Buffer<float> row_scales, normalisers;
-    std::vector<std::pair<float, int64_t>> shortlist;  // (logit, word)
-    Buffer<float> memory, key_input, projected;
-};
 
 class CaptionDecoder::Lease {
   public:
@@ -190,8 +140,23 @@ std::unique_ptr<CaptionDecoder::State> CaptionDecoder::borrow(int64_t rows, int6
     state->position = 0;
     const int64_t depth = dims_.width / dims_.heads;
     const int64_t cross = dims_.layers * dims_.heads;
-    state->cross_keys.take(cross * whole_blocks(dims_.memory) * depth);
-    state->cross_values.take(cross * whole_blocks(depth) * dims_.memory);
+    const int64_t vectors = whole_blocks(dims_.memory), outputs = whole_blocks(depth);
+    if (weights_.is_int8) {
+        state->small_keys.take(cross * vectors * ((depth + 3) / 4 * 4));
+        state->small_values.take(cross * outputs * ((dims_.memory + 3) / 4 * 4));
+        state->key_scales.take(cross * vectors);
+        state->key_sums.take(cross * vectors);
+        state->value_scales.take(cross * outputs);
+        state->value_sums.take(cross * outputs);
+        state->quantised.take(whole_blocks(depth));
+        state->memory_scales.take(dims_.memory);
+        state->key_input_scales.take(dims_.memory);
+        state->memory_digits.take(dims_.memory * row_stride(dims_.width));
+        state->key_digits.take(dims_.memory * row_stride(dims_.width));
+    } else {
+        state->cross_keys.take(cross * vectors * depth);
+        state->cross_values.take(cross * outputs * dims_.memory);
+    }
     state->keys.take(dims_.layers * length * rows * dims_.width);
     state->values.take(dims_.layers * length * rows * dims_.width);
     state->slots.resize(static_cast<size_t>(length * rows));
@@ -206,10 +171,9 @@ std::unique_ptr<CaptionDecoder::State> CaptionDecoder::borrow(int64_t rows, int6
     state->logits.take(rows * whole_blocks(dims_.vocabulary));
     state->normalisers.take(rows);
     state->shortlist.reserve(static_cast<size_t>(2 * rows + kSpareWords));
-    const int64_t most_rows = std::max(rows, dims_.memory);
-    state->high.take(most_rows * row_stride(widest));
-    state->low.take(most_rows * row_stride(widest));
-    state->row_scales.take(most_rows);
+    state->high.take(rows * row_stride(std::max(widest, dims_.memory)));
+    state->low.take(rows * row_stride(std::max(widest, dims_.memory)));
+    state->row_scales.take(rows);
     state->memory.take(dims_.memory * width);
     state->key_input.take(dims_.memory * width);
     state->projected.take(dims_.memory * width);
@@ -228,120 +192,32 @@ void CaptionDecoder::linear(State& state, const PackedLinear& layer, const float
                             layer.out, y, y_stride);
         return;
     }
+    if (!layer.is_coarse) return product(fine_rows(state, x, rows, x_stride, layer.in), layer, y, y_stride);
     const int64_t stride = row_stride(layer.in);
+    for (int64_t row = 0; row < rows; ++row) {
+        state.row_scales.get()[row] =
+            kernels_.quantise(x + row * x_stride, layer.in, state.high.get() + row * stride);
+    }
+    product({state.high.get(), nullptr, state.row_scales.get(), rows, stride}, layer, y, y_stride);
+}
+
+void CaptionDecoder::product(const QuantisedRows& x, const PackedLinear& layer, float* y,
+                             int64_t y_stride) const {
+    kernels_.matmul_i8(x, static_cast<const int8_t*>(layer.weights), layer.sums, layer.scales, layer.bias,
+                       layer.in, layer.out, y, y_stride);
+}
+
+/// Rows of two digits, good until the next ones are asked for.
+QuantisedRows CaptionDecoder::fine_rows(State& state, const float* x, int64_t rows, int64_t x_stride,
+                                        int64_t n) const {
+    const int64_t stride = row_stride(n);
     uint8_t* high = state.high.get();
-    uint8_t* low = layer.is_coarse ? nullptr : state.low.get();
-    float* scales = state.row_scales.get();
+    uint8_t* low = state.low.get();
     for (int64_t row = 0; row < rows; ++row) {
-        const float* from = x + row * x_stride;
-        scales[row] = low == nullptr
-                          ? kernels_.quantise(from, layer.in, high + row * stride)
-                          : kernels_.quantise_fine(from, layer.in, high + row * stride, low + row * stride);
+        state.row_scales.get()[row] =
+            kernels_.quantise_fine(x + row * x_stride, n, high + row * stride, low + row * stride);
     }
-    kernels_.matmul_i8({high, low, scales, rows, stride}, static_cast<const int8_t*>(layer.weights),
-                       layer.sums, layer.scales, layer.bias, layer.in, layer.out, y, y_stride);
-}
-
-/// Keys and values of the cross-attention of every layer, packed by head.
-void CaptionDecoder::prefill(State& state, const float* memory) const {
-    const int64_t width = dims_.width, depth = width / dims_.heads, stride = row_stride(width);
-    const auto epsilon = static_cast<float>(dims_.norm_epsilon);
-    float* normed = state.memory.get();
-    float* key_input = state.key_input.get();
-    for (int64_t i = 0; i < dims_.memory; ++i) {
-        kernels_.layer_norm(memory + i * width, weights_.memory_norm.gain, weights_.memory_norm.shift, width,
-                            epsilon, normed + i * stride);
-        std::memcpy(key_input + i * stride, normed + i * stride, static_cast<size_t>(width) * 4);
-        kernels_.add_scaled(key_input + i * stride, 1.0f, weights_.memory_positions + i * width, width);
-    }
-    float* projected = state.projected.get();
-    const int64_t keys_size = whole_blocks(dims_.memory) * depth,
-                  values_size = whole_blocks(depth) * dims_.memory;
-    for (int64_t layer = 0; layer < dims_.layers; ++layer) {
-        const DecoderLayerWeights& weights = weights_.layers[static_cast<size_t>(layer)];
-        linear(state, weights.cross_key, key_input, dims_.memory, stride, projected, stride);
-        for (int64_t head = 0; head < dims_.heads; ++head) {
-            float* keys = state.cross_keys.get() + (layer * dims_.heads + head) * keys_size;
-            for (int64_t block = 0; block < dims_.memory; block += kBlock) {
-                const int64_t count = std::min(kBlock, dims_.memory - block);
-                const float* from = projected + block * stride + head * depth;
-                float* to = keys + block * depth;
-                for (int64_t j = 0; j < depth; ++j) {
-                    for (int64_t i = 0; i < count; ++i) to[j * kBlock + i] = from[i * stride + j];
-                    for (int64_t i = count; i < kBlock; ++i) to[j * kBlock + i] = 0.0f;
-                }
-            }
-        }
-        linear(state, weights.cross_value, normed, dims_.memory, stride, projected, stride);
-        for (int64_t head = 0; head < dims_.heads; ++head) {
-            float* values = state.cross_values.get() + (layer * dims_.heads + head) * values_size;
-            for (int64_t block = 0; block < depth; block += kBlock) {
-                const int64_t count = std::min(kBlock, depth - block);
-                const float* from = projected + head * depth + block;
-                float* to = values + block * dims_.memory;
-                for (int64_t i = 0; i < dims_.memory; ++i) {
-                    for (int64_t j = 0; j < count; ++j) to[i * kBlock + j] = from[i * stride + j];
-                    for (int64_t j = count; j < kBlock; ++j) to[i * kBlock + j] = 0.0f;
-                }
-            }
-        }
-    }
-}
-
-/// From queries, keys and values in `wide` to what each row attends to in `mixed`.
-void CaptionDecoder::self_attention(State& state, int64_t layer, int64_t rows) const {
-    const int64_t width = dims_.width, depth = width / dims_.heads, stride = row_stride(width);
-    const int64_t wide = row_stride(3 * width), now = state.position;
-    const float shrink = 1.0f / std::sqrt(static_cast<float>(depth));
-    float* keys = state.keys.get() + layer * state.length * state.rows * width;
-    float* values = state.values.get() + layer * state.length * state.rows * width;
-    for (int64_t row = 0; row < rows; ++row) {
-        const float* from = state.wide.get() + row * wide;
-        std::memcpy(keys + (now * state.rows + row) * width, from + width, static_cast<size_t>(width) * 4);
-        std::memcpy(values + (now * state.rows + row) * width, from + 2 * width,
-                    static_cast<size_t>(width) * 4);
-    }
-    float* scores = state.scores.get();
-    for (int64_t row = 0; row < rows; ++row) {
-        float* query = state.wide.get() + row * wide;
-        kernels_.scale(query, shrink, width);
-        float* mixed = state.mixed.get() + row * stride;
-        std::fill_n(mixed, width, 0.0f);
-        const auto where = [&](int64_t t) {
-            const int64_t slot = state.slots[static_cast<size_t>(t * state.rows + row)];
-            return (t * state.rows + slot) * width;
-        };
-        for (int64_t head = 0; head < dims_.heads; ++head) {
-            const int64_t offset = head * depth;
-            for (int64_t t = 0; t <= now; ++t)
-                scores[t] = kernels_.dot(query + offset, keys + where(t) + offset, depth);
-            kernels_.softmax(scores, now + 1);
-            for (int64_t t = 0; t <= now; ++t)
-                kernels_.add_scaled(mixed + offset, scores[t], values + where(t) + offset, depth);
-        }
-    }
-}
-
-/// From the queries in `wide` to what each row attends to of the image in `mixed`.
-void CaptionDecoder::cross_attention(State& state, int64_t layer, int64_t rows) const {
-    const int64_t width = dims_.width, depth = width / dims_.heads, stride = row_stride(width);
-    const int64_t keys_size = whole_blocks(dims_.memory) * depth,
-                  values_size = whole_blocks(depth) * dims_.memory;
-    const float shrink = 1.0f / std::sqrt(static_cast<float>(depth));
-    float* queries = state.wide.get();
-    for (int64_t row = 0; row < rows; ++row) kernels_.scale(queries + row * stride, shrink, width);
-    float* scores = state.scores.get();
-    const int64_t scores_stride = row_stride(dims_.memory);
-    for (int64_t head = 0; head < dims_.heads; ++head) {
-        const int64_t at = layer * dims_.heads + head;
-        kernels_.matmul_f32(queries + head * depth, rows, stride, state.cross_keys.get() + at * keys_size,
-                            nullptr, depth, dims_.memory, scores, scores_stride);
-        for (int64_t row = 0; row < rows; ++row) kernels_.softmax(scores + row * scores_stride, dims_.memory);
-        // Whole blocks may reach into the next head's columns, which are written after, or past the row's
-        // width.
-        kernels_.matmul_f32(scores, rows, scores_stride, state.cross_values.get() + at * values_size, nullptr,
-                            dims_.memory, depth, state.mixed.get() + head * depth, stride);
-    }
+    return {high, low, state.row_scales.get(), rows, stride};
 }
 
 /// x = norm(x + y)

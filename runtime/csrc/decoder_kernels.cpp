@@ -7,7 +7,8 @@
 namespace yolor_edge {
 namespace {
 
-YE_ROW_KERNELS(4, , 0)
+YE_QUANTISE_KERNELS(4, , 0)
+YE_ROW_KERNELS(4, )
 
 void matmul_f32(const float* x, int64_t rows, int64_t x_stride, const float* weights, const float* bias,
                 int64_t in, int64_t out, float* y, int64_t y_stride) {
@@ -57,9 +58,10 @@ void matmul_i8(const QuantisedRows& x, const int8_t* weights, const int32_t* /*s
     }
 }
 
-constexpr DecoderKernels kPortable{"portable",        matmul_f32,     matmul_i8,      quantise_row,
-                                   quantise_fine_row, dot_row,        add_scaled_row, scale_row,
-                                   relu_row,          layer_norm_row, softmax_row,    log_sum_exp_row};
+constexpr DecoderKernels kPortable{"portable",        matmul_f32,          matmul_i8,          quantise_row,
+                                   quantise_fine_row, quantise_signed_row, pack_columns_block, dot_row,
+                                   add_scaled_row,    scale_row,           relu_row,           layer_norm_row,
+                                   softmax_row,       log_sum_exp_row};
 
 }  // namespace
 

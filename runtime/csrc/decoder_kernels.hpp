@@ -55,6 +55,18 @@ struct DecoderKernels {
     /// One row to two digits of base 255, nearly 16 bits.
     float (*quantise_fine)(const float* x, int64_t n, uint8_t* high, uint8_t* low);
 
+    /// Packing activations that are multiplied like weights afterwards, see row_math.hpp: a row of a matrix
+    /// to int8 with its sum, the whole numbers filled up with zeros to a multiple of four; returns its
+    /// factor.
+    float (*quantise_signed)(const float* x, int64_t n, int8_t* q, int32_t* sum);
+
+    /// The same for 16 columns of (rows, 16), packed as inputs of 16 outputs.
+    ///   packed  ((rows + 3) / 4, 16, 4)
+    ///   scales  (16,) factor of each column
+    ///   sums    (16,)
+    void (*pack_columns)(const float* x, int64_t rows, int64_t stride, int8_t* packed, float* scales,
+                         int32_t* sums);
+
     /// See row_math.hpp.
     float (*dot)(const float* a, const float* b, int64_t n);
     void (*add_scaled)(float* y, float factor, const float* x, int64_t n);
@@ -84,14 +96,23 @@ const DecoderKernels* neon_decoder_kernels() noexcept;
 
 }  // namespace yolor_edge
 
-/// Defines the entries of a table that are not products, for `lanes` floats at a time with the attribute
-/// `target`.
-#define YE_ROW_KERNELS(lanes, target, offset)                                                    \
-    target float quantise_row(const float* x, int64_t n, uint8_t* q) {                           \
-        return row_math::quantise<lanes>(x, n, offset, q);                                       \
+/// Define the entries of a table that are not products, for `lanes` floats at a time with the attribute
+/// `target`; `offset` is added to quantised values.
+#define YE_QUANTISE_KERNELS(lanes, target, offset)                                           \
+    target float quantise_row(const float* x, int64_t n, uint8_t* q) {                       \
+        return row_math::quantise<lanes>(x, n, offset, q);                                   \
+    }                                                                                        \
+    target float quantise_fine_row(const float* x, int64_t n, uint8_t* high, uint8_t* low) { \
+        return row_math::quantise_fine<lanes>(x, n, offset, high, low);                      \
+    }
+
+#define YE_ROW_KERNELS(lanes, target)                                                            \
+    target float quantise_signed_row(const float* x, int64_t n, int8_t* q, int32_t* sum) {       \
+        return row_math::quantise_signed<lanes>(x, n, q, sum);                                   \
     }                                                                                            \
-    target float quantise_fine_row(const float* x, int64_t n, uint8_t* high, uint8_t* low) {     \
-        return row_math::quantise_fine<lanes>(x, n, offset, high, low);                          \
+    target void pack_columns_block(const float* x, int64_t rows, int64_t stride, int8_t* packed, \
+                                   float* scales, int32_t* sums) {                               \
+        row_math::pack_columns<lanes>(x, rows, stride, packed, scales, sums);                    \
     }                                                                                            \
     target float dot_row(const float* a, const float* b, int64_t n) {                            \
         return row_math::dot<lanes>(a, b, n);                                                    \

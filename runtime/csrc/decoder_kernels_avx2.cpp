@@ -19,7 +19,8 @@ constexpr int kMostRows = 3;
 constexpr int kMostBlocks = 2;
 constexpr int kHalf = 8;
 
-YE_ROW_KERNELS(8, YE_AVX2, 0)
+YE_QUANTISE_KERNELS(8, YE_AVX2, 0)
+YE_ROW_KERNELS(8, YE_AVX2)
 
 template <int kRows, int kBlocks>
 YE_AVX2 inline void tile_f32(const float* x, int64_t x_stride, const float* weights, const float* bias,
@@ -150,9 +151,20 @@ YE_AVX2 void matmul_i8(const QuantisedRows& x, const int8_t* weights, const int3
 }  // namespace
 
 const DecoderKernels* avx2_decoder_kernels() noexcept {
-    static constexpr DecoderKernels kernels{
-        "avx2",         matmul_f32, matmul_i8, quantise_row,   quantise_fine_row, dot_row,
-        add_scaled_row, scale_row,  relu_row,  layer_norm_row, softmax_row,       log_sum_exp_row};
+    static constexpr DecoderKernels kernels{"avx2",
+                                            matmul_f32,
+                                            matmul_i8,
+                                            quantise_row,
+                                            quantise_fine_row,
+                                            quantise_signed_row,
+                                            pack_columns_block,
+                                            dot_row,
+                                            add_scaled_row,
+                                            scale_row,
+                                            relu_row,
+                                            layer_norm_row,
+                                            softmax_row,
+                                            log_sum_exp_row};
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &kernels : nullptr;
 }
 

@@ -13,7 +13,8 @@ namespace {
 constexpr int kMostRows = 4;
 constexpr int kQuarter = 4;
 
-YE_ROW_KERNELS(4, , 0)
+YE_QUANTISE_KERNELS(4, , 0)
+YE_ROW_KERNELS(4, )
 
 template <int kRows>
 inline void tile_f32(const float* x, int64_t x_stride, const float* weights, const float* bias, int64_t in,
@@ -90,9 +91,20 @@ void matmul_i8(const QuantisedRows& x, const int8_t* weights, const int32_t* /*s
 }  // namespace
 
 const DecoderKernels* neon_decoder_kernels() noexcept {
-    static constexpr DecoderKernels kernels{
-        "neon",         matmul_f32, matmul_i8, quantise_row,   quantise_fine_row, dot_row,
-        add_scaled_row, scale_row,  relu_row,  layer_norm_row, softmax_row,       log_sum_exp_row};
+    static constexpr DecoderKernels kernels{"neon",
+                                            matmul_f32,
+                                            matmul_i8,
+                                            quantise_row,
+                                            quantise_fine_row,
+                                            quantise_signed_row,
+                                            pack_columns_block,
+                                            dot_row,
+                                            add_scaled_row,
+                                            scale_row,
+                                            relu_row,
+                                            layer_norm_row,
+                                            softmax_row,
+                                            log_sum_exp_row};
     return &kernels;
 }
 

@@ -276,7 +276,57 @@ YE_INLINE float quantise(const float* x, int64_t n, int32_t offset, uint8_t* q) 
     return is_usable ? peak / 127.0f : peak * 0.0f;
 }
 
-/// The same in two digits of base 255, each -127..127: q = 255 * high + low = round(x * 32512 / max|x|).
+/// The same for what is to be multiplied like a weight: signed, with the sum of the whole numbers.
+template <int kLanes>
+YE_INLINE float quantise_signed(const float* x, int64_t n, int8_t* q, int32_t* sum) {
+    uint8_t* bytes = reinterpret_cast<uint8_t*>(q);
+    const float scale = quantise<kLanes>(x, n, 0, bytes);
+    int32_t total = 0;
+    for (int64_t i = 0; i < n; ++i) total += q[i];
+    *sum = total;
+    return scale;
+}
+
+/// Columns of a matrix as a packed int8 one (see decoder_kernels.hpp) whose inputs are the rows: 16 columns
+/// from `x` on, each with a scale of its own.
+template <int kLanes>
+YE_INLINE void pack_columns(const float* x, int64_t rows, int64_t stride, int8_t* packed, float* scales,
+                            int32_t* sums) {
+    using Floats = typename Lanes<kLanes>::Floats;
+    using Integers = typename Lanes<kLanes>::Integers;
+    constexpr int kColumns = 16;
+    const Floats zero = {};
+    for (int column = 0; column < kColumns; column += kLanes) {
+        Floats most = zero, spoilt = zero;  // 0 times what is not finite is NaN
+        for (int64_t row = 0; row < rows; ++row) {
+            const Floats lanes = load<kLanes>(x + row * stride + column);
+            const Floats size = lanes < zero ? -lanes : lanes;
+            most = size > most ? size : most;
+            spoilt += lanes * 0.0f;
+        }
+        const Floats least = zero + 1e-30f;
+        const Floats factor = most > least ? 127.0f / most : zero;
+        store<kLanes>(scales + column, (most > least ? most * (1.0f / 127.0f) : zero) + spoilt);
+        Integers total = {};
+        for (int64_t row = 0; row < rows; row += 4) {
+            Integers four = {};
+            const int64_t count = rows - row < 4 ? rows - row : 4;
+            for (int64_t i = 0; i < count; ++i) {
+                const Floats lanes = load<kLanes>(x + (row + i) * stride + column);
+                const Floats shifted = (spoilt == zero ? lanes * factor : zero) + kRound;
+                Integers whole;
+                std::memcpy(&whole, &shifted, sizeof whole);
+                whole -= 0x4B400000;  // the bits of kRound
+                total += whole;
+                four |= (whole & 0xFF) << (8 * static_cast<int32_t>(i));
+            }
+            std::memcpy(packed + row * kColumns + column * 4, &four, sizeof four);
+        }
+        std::memcpy(sums + column, &total, sizeof total);
+    }
+}
+
+/// A row in two digits of base 255, each -127..127: q = 255 * high + low = round(x * 32512 / max|x|).
 template <int kLanes>
 YE_INLINE float quantise_fine(const float* x, int64_t n, int32_t offset, uint8_t* high, uint8_t* low) {
     using Floats = typename Lanes<kLanes>::Floats;
