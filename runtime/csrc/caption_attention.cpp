@@ -15,9 +15,10 @@ void CaptionDecoder::prefill(State& state, const float* memory) const {
     const auto epsilon = static_cast<float>(dims_.norm_epsilon);
     float* normed = state.memory.get();
     float* key_input = state.key_input.get();
-    QuantisedRows digits{state.memory_digits.get(), nullptr, state.memory_scales.get(), dims_.memory, stride};
-    QuantisedRows key_digits{state.key_digits.get(), nullptr, state.key_input_scales.get(), dims_.memory,
-                             stride};
+    QuantisedRows digits{
+        state.memory_digits.get(), nullptr, state.memory_scales.get(), dims_.memory, stride, 0};
+    QuantisedRows key_digits{state.key_digits.get(), nullptr, state.key_input_scales.get(),
+                             dims_.memory,           stride,  0};
     for (int64_t i = 0; i < dims_.memory; ++i) {
         float* row = normed + i * stride;
         float* key_row = key_input + i * stride;
@@ -26,9 +27,10 @@ void CaptionDecoder::prefill(State& state, const float* memory) const {
         std::memcpy(key_row, row, static_cast<size_t>(width) * 4);
         kernels_.add_scaled(key_row, 1.0f, weights_.memory_positions + i * width, width);
         if (!weights_.is_int8) continue;
-        state.memory_scales.get()[i] = kernels_.quantise(row, width, state.memory_digits.get() + i * stride);
+        state.memory_scales.get()[i] =
+            kernels_.quantise(row, width, 0, state.memory_digits.get() + i * stride);
         state.key_input_scales.get()[i] =
-            kernels_.quantise(key_row, width, state.key_digits.get() + i * stride);
+            kernels_.quantise(key_row, width, 0, state.key_digits.get() + i * stride);
     }
     float* projected = state.projected.get();
     for (int64_t layer = 0; layer < dims_.layers; ++layer) {

@@ -4,12 +4,12 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <stdexcept>
 #include <utility>
 
 #include "caption_state.hpp"
-#include "scan.hpp"
 
 namespace yolor_edge {
 namespace {
@@ -60,19 +60,25 @@ DecoderWeights collect_weights(const DecoderDims& dims, bool is_int8, const Tens
     const auto norm = [&](const std::string& name) {
         return NormWeights{floats(name + ".weight", dims.width), floats(name + ".bias", dims.width)};
     };
-    const auto linear = [&](const std::string& name, int64_t in, int64_t out, bool is_small) {
+    enum class Kind { kFloats, kInt8, kTwoDigits };
+    const Kind kind = is_int8 ? Kind::kInt8 : Kind::kFloats;
+    const Kind fine_kind = is_int8 ? Kind::kTwoDigits : Kind::kFloats;
+    const auto linear = [&](const std::string& name, int64_t in, int64_t out, Kind of) {
         const int64_t outputs = whole_blocks(out);
         PackedLinear layer{};
         layer.bias = floats(name + ".bias", outputs);
         layer.in = in;
         layer.out = out;
-        if (is_small) {
-            layer.weights = source(name + ".weight", "int8", outputs * ((in + 3) / 4 * 4));
-            layer.scales = floats(name + ".scales", outputs);
-            layer.sums = static_cast<const int32_t*>(source(name + ".sums", "int32", outputs * 4));
-        } else {
+        if (of == Kind::kFloats) {
             layer.weights = source(name + ".weight", "float32", outputs * in * 4);
+            return layer;
         }
+        const int64_t digits = of == Kind::kTwoDigits ? 2 : 1, size = outputs * ((in + 3) / 4 * 4);
+        const auto* weight = static_cast<const int8_t*>(source(name + ".weight", "int8", digits * size));
+        layer.weights = weight;
+        if (of == Kind::kTwoDigits) layer.rest = weight + size;
+        layer.scales = floats(name + ".scales", outputs);
+        layer.sums = static_cast<const int32_t*>(source(name + ".sums", "int32", digits * outputs * 4));
         return layer;
     };
     DecoderWeights weights{};
@@ -84,23 +90,26 @@ DecoderWeights collect_weights(const DecoderDims& dims, bool is_int8, const Tens
     for (int64_t i = 0; i < dims.layers; ++i) {
         const std::string at = "layers." + std::to_string(i) + ".";
         DecoderLayerWeights layer{};
-        layer.self_in = linear(at + "self_attention.in", dims.width, 3 * dims.width, is_int8);
-        layer.self_out = linear(at + "self_attention.output", dims.width, dims.width, is_int8);
-        layer.cross_query = linear(at + "cross_attention.query", dims.width, dims.width, is_int8);
-        layer.cross_key = linear(at + "cross_attention.key", dims.width, dims.width, is_int8);
-        layer.cross_value = linear(at + "cross_attention.value", dims.width, dims.width, is_int8);
-        layer.cross_out = linear(at + "cross_attention.output", dims.width, dims.width, is_int8);
-        layer.feed_in = linear(at + "feed_forward.in", dims.width, dims.feed_forward, is_int8);
-        layer.feed_out = linear(at + "feed_forward.out", dims.feed_forward, dims.width, is_int8);
+        layer.self_in = linear(at + "self_attention.in", dims.width, 3 * dims.width, kind);
+        layer.self_out = linear(at + "self_attention.output", dims.width, dims.width, kind);
+        layer.cross_query = linear(at + "cross_attention.query", dims.width, dims.width, kind);
+        layer.cross_key = linear(at + "cross_attention.key", dims.width, dims.width, kind);
+        layer.cross_value = linear(at + "cross_attention.value", dims.width, dims.width, kind);
+        layer.cross_out = linear(at + "cross_attention.output", dims.width, dims.width, kind);
+        layer.feed_in = linear(at + "feed_forward.in", dims.width, dims.feed_forward, kind);
+        layer.feed_out = linear(at + "feed_forward.out", dims.feed_forward, dims.width, kind);
+        // Here, where most of the weights are, a second digit would cost as much as it costs anywhere and
+        // change the least; output 2 only finds the words that are computed exactly.
+        layer.feed_in.is_coarse = layer.feed_out.is_coarse = layer.feed_out.is_positive = true;
         for (int64_t n = 0; n < 3; ++n) layer.norms[n] = norm(at + "norms." + std::to_string(n));
         weights.layers.push_back(layer);
     }
-    weights.output[0] = linear("output.0", dims.width, dims.hidden, false);
-    weights.output[1] = linear("output.1", dims.hidden, dims.hidden, false);
-    weights.output[2] = linear("output.2", dims.hidden, dims.vocabulary, is_int8);
+    weights.output[0] = linear("output.0", dims.width, dims.hidden, fine_kind);
+    weights.output[1] = linear("output.1", dims.hidden, dims.hidden, fine_kind);
+    weights.output[2] = linear("output.2", dims.hidden, dims.vocabulary, kind);
     weights.is_int8 = is_int8;
     if (is_int8) {
-        weights.output[2].is_coarse = true;
+        weights.output[2].is_coarse = weights.output[2].is_positive = true;
         weights.exact_output = floats("output.2.exact", dims.vocabulary * dims.hidden);
     }
     return weights;
@@ -149,6 +158,7 @@ std::unique_ptr<CaptionDecoder::State> CaptionDecoder::borrow(int64_t rows, int6
         state->value_scales.take(cross * outputs);
         state->value_sums.take(cross * outputs);
         state->quantised.take(whole_blocks(depth));
+        state->rest.take(rows * whole_blocks(dims_.hidden));
         state->memory_scales.take(dims_.memory);
         state->key_input_scales.take(dims_.memory);
         state->memory_digits.take(dims_.memory * row_stride(dims_.width));
@@ -170,7 +180,8 @@ std::unique_ptr<CaptionDecoder::State> CaptionDecoder::borrow(int64_t rows, int6
     state->scores.take(rows * row_stride(std::max(dims_.memory, length)));
     state->logits.take(rows * whole_blocks(dims_.vocabulary));
     state->normalisers.take(rows);
-    state->shortlist.reserve(static_cast<size_t>(2 * rows + kSpareWords));
+    state->shortlist.reserve(static_cast<size_t>(dims_.vocabulary));
+    state->peaks.take(2 * ((dims_.vocabulary + kPeakPart - 1) / kPeakPart));
     state->high.take(rows * row_stride(std::max(widest, dims_.memory)));
     state->low.take(rows * row_stride(std::max(widest, dims_.memory)));
     state->row_scales.take(rows);
@@ -192,13 +203,30 @@ void CaptionDecoder::linear(State& state, const PackedLinear& layer, const float
                             layer.out, y, y_stride);
         return;
     }
+    if (layer.rest != nullptr) return fine_product(state, layer, x, rows, x_stride, y, y_stride);
     if (!layer.is_coarse) return product(fine_rows(state, x, rows, x_stride, layer.in), layer, y, y_stride);
     const int64_t stride = row_stride(layer.in);
+    const int32_t shift = layer.is_positive ? 127 : 0;
     for (int64_t row = 0; row < rows; ++row) {
         state.row_scales.get()[row] =
-            kernels_.quantise(x + row * x_stride, layer.in, state.high.get() + row * stride);
+            kernels_.quantise(x + row * x_stride, layer.in, shift, state.high.get() + row * stride);
     }
-    product({state.high.get(), nullptr, state.row_scales.get(), rows, stride}, layer, y, y_stride);
+    product({state.high.get(), nullptr, state.row_scales.get(), rows, stride, shift}, layer, y, y_stride);
+}
+
+/// With weights of two digits; the product of the lower digits of both is too small to matter.
+void CaptionDecoder::fine_product(State& state, const PackedLinear& layer, const float* x, int64_t rows,
+                                  int64_t x_stride, float* y, int64_t y_stride) const {
+    QuantisedRows digits = fine_rows(state, x, rows, x_stride, layer.in);
+    for (int64_t row = 0; row < rows; ++row) state.row_scales.get()[row] *= 255.0f;
+    product(digits, layer, y, y_stride);
+    digits.low = nullptr;
+    float* rest = state.rest.get();
+    const int64_t outputs = whole_blocks(layer.out);
+    kernels_.matmul_i8(digits, layer.rest, layer.sums + outputs, layer.scales, nullptr, layer.in, layer.out,
+                       rest, outputs);
+    for (int64_t row = 0; row < rows; ++row)
+        kernels_.add_scaled(y + row * y_stride, 1.0f, rest + row * outputs, layer.out);
 }
 
 void CaptionDecoder::product(const QuantisedRows& x, const PackedLinear& layer, float* y,
@@ -217,7 +245,7 @@ QuantisedRows CaptionDecoder::fine_rows(State& state, const float* x, int64_t ro
         state.row_scales.get()[row] =
             kernels_.quantise_fine(x + row * x_stride, n, high + row * stride, low + row * stride);
     }
-    return {high, low, state.row_scales.get(), rows, stride};
+    return {high, low, state.row_scales.get(), rows, stride, 0};
 }
 
 /// x = norm(x + y)
@@ -235,22 +263,39 @@ void CaptionDecoder::add_and_norm(State& state, const NormWeights& norm, int64_t
 /// last layer.
 void CaptionDecoder::make_best_exact(State& state, const float* hidden, float* logits) const {
     const int64_t wanted = std::min(2 * state.rows + kSpareWords, dims_.vocabulary);
+    // The wanted-th highest of the parts' peaks is at most the wanted-th best logit, so that only few parts
+    // have to be looked through.
+    const int64_t parts = (dims_.vocabulary + kPeakPart - 1) / kPeakPart;
+    float* peaks = state.peaks.get();
+    kernels_.peaks(logits, dims_.vocabulary, peaks);
+    float lowest = std::numeric_limits<float>::lowest();
+    if (parts >= wanted) {
+        float* ordered = peaks + parts;
+        std::copy_n(peaks, parts, ordered);
+        std::nth_element(ordered, ordered + wanted - 1, ordered + parts, std::greater<>());
+        lowest = std::max(lowest, ordered[wanted - 1]);
+    }
     auto& best = state.shortlist;
     best.clear();
-    const auto is_better = [](const auto& a, const auto& b) { return a.first > b.first; };
-    const auto lowest = [&] {
-        return static_cast<int64_t>(best.size()) < wanted ? std::numeric_limits<float>::lowest()
-                                                          : best.front().first;
-    };
-    for_each_at_least(logits, dims_.vocabulary, lowest, [&](int64_t word, float logit) {
-        if (static_cast<int64_t>(best.size()) == wanted) {
-            if (logit <= best.front().first) return;
-            std::pop_heap(best.begin(), best.end(), is_better);
-            best.pop_back();
+    for (int64_t part = 0; part < parts; ++part) {
+        if (!(peaks[part] >= lowest)) continue;
+        const int64_t end = std::min((part + 1) * kPeakPart, dims_.vocabulary);
+        for (int64_t word = part * kPeakPart; word < end; ++word) {
+            if (logits[word] >= lowest) best.emplace_back(logits[word], word);
         }
-        best.emplace_back(logit, word);
-        std::push_heap(best.begin(), best.end(), is_better);
-    });
+    }
+    if (static_cast<int64_t>(best.size()) > wanted) {
+        const auto is_better = [](const auto& a, const auto& b) {
+            return a.first != b.first ? a.first > b.first : a.second < b.second;
+        };
+        std::nth_element(best.begin(), best.begin() + wanted, best.end(), is_better);
+        best.resize(static_cast<size_t>(wanted));
+    }
+    // These rows lie far apart: let all of them be on their way before the first is needed.
+    for (const auto& [logit, word] : best) {
+        const float* row = weights_.exact_output + word * dims_.hidden;
+        for (int64_t i = 0; i < std::min<int64_t>(dims_.hidden, 64); i += 16) __builtin_prefetch(row + i);
+    }
     for (const auto& [logit, word] : best) {
         const float product = kernels_.dot(hidden, weights_.exact_output + word * dims_.hidden, dims_.hidden);
         logits[word] = product + weights_.output[2].bias[word];

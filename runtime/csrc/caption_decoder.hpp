@@ -35,12 +35,14 @@ struct DecoderDims {
 /// A linear layer in the packing of decoder_kernels.hpp. `scales` and `sums` are null for float32 weights.
 struct PackedLinear {
     const void* weights;
+    const int8_t* rest;   // null, or a second digit of int8 weights: (255 * weights + rest) * scale
     const float* bias;    // (whole_blocks(out),)
     const float* scales;  // (whole_blocks(out),)
-    const int32_t* sums;  // (whole_blocks(out),)
+    const int32_t* sums;  // (whole_blocks(out),), those of the second digit after them
     int64_t in;
     int64_t out;
-    bool is_coarse;  // int8 inputs of one digit rather than two
+    bool is_coarse;    // inputs of one digit rather than two
+    bool is_positive;  // no input is below 0
 };
 
 struct NormWeights {
@@ -123,6 +125,8 @@ class CaptionDecoder {
     void cross_attention(State& state, int64_t layer, int64_t rows) const;
     void linear(State& state, const PackedLinear& layer, const float* x, int64_t rows, int64_t x_stride,
                 float* y, int64_t y_stride) const;
+    void fine_product(State& state, const PackedLinear& layer, const float* x, int64_t rows, int64_t x_stride,
+                      float* y, int64_t y_stride) const;
     void product(const QuantisedRows& x, const PackedLinear& layer, float* y, int64_t y_stride) const;
     QuantisedRows fine_rows(State& state, const float* x, int64_t rows, int64_t x_stride, int64_t n) const;
     void make_best_exact(State& state, const float* hidden, float* logits) const;

@@ -118,7 +118,8 @@ const DecoderKernels* avx512_decoder_kernels() noexcept {
                               relu_row,
                               layer_norm_row,
                               softmax_row,
-                              log_sum_exp_row};
+                              log_sum_exp_row,
+                              peaks_row};
     }();
     return &kernels;
 }

@@ -57,9 +57,8 @@ inline void add_products(const int8_t* four, const int8_t* weights, int32x4_t (&
     for (int p = 0; p < 8; ++p) sums[p] = vpadalq_s16(sums[p], vmull_s8(vld1_s8(weights + p * 8), twice));
 }
 
-void matmul_i8(const QuantisedRows& x, const int8_t* weights, const int32_t* /*sums*/,
-               const float* weight_scales, const float* bias, int64_t in, int64_t out, float* y,
-               int64_t y_stride) {
+void matmul_i8(const QuantisedRows& x, const int8_t* weights, const int32_t* sums, const float* weight_scales,
+               const float* bias, int64_t in, int64_t out, float* y, int64_t y_stride) {
     const int64_t groups = (in + 3) / 4;
     for (int64_t block = 0; block < whole_blocks(out); block += kBlock) {
         const int8_t* matrix = weights + block * groups * 4;
@@ -75,7 +74,8 @@ void matmul_i8(const QuantisedRows& x, const int8_t* weights, const int32_t* /*s
             }
             for (int p = 0; p < 4; ++p) {
                 const int64_t j = block + p * kQuarter;
-                float32x4_t whole = vcvtq_f32_s32(vpaddq_s32(high_sums[2 * p], high_sums[2 * p + 1]));
+                const int32x4_t sum = vpaddq_s32(high_sums[2 * p], high_sums[2 * p + 1]);
+                float32x4_t whole = vcvtq_f32_s32(vmlaq_n_s32(sum, vld1q_s32(sums + j), x.shift));
                 if (low != nullptr) {
                     const int32x4_t rest = vpaddq_s32(low_sums[2 * p], low_sums[2 * p + 1]);
                     whole = vaddq_f32(vmulq_n_f32(whole, 255.0f), vcvtq_f32_s32(rest));
@@ -104,7 +104,8 @@ const DecoderKernels* neon_decoder_kernels() noexcept {
                                             relu_row,
                                             layer_norm_row,
                                             softmax_row,
-                                            log_sum_exp_row};
+                                            log_sum_exp_row,
+                                            peaks_row};
     return &kernels;
 }
 

@@ -102,8 +102,8 @@ YE_VNNI void tile_i8(const Product& a) {
     __m512i sums[kDigits * kBlocks];
     add_groups<kBlocks, kFetch>(a, digits, sums, std::make_index_sequence<kDigits * kBlocks>{});
     for (int b = 0; b < kBlocks; ++b) {
-        const __m512i excess =
-            _mm512_mullo_epi32(_mm512_loadu_si512(a.sums + b * kBlock), _mm512_set1_epi32(kOffset));
+        const __m512i excess = _mm512_mullo_epi32(_mm512_loadu_si512(a.sums + b * kBlock),
+                                                  _mm512_set1_epi32(kOffset - a.x.shift));
         const __m512 scales = _mm512_loadu_ps(a.weight_scales + b * kBlock);
         const __m512 bias = a.bias != nullptr ? _mm512_loadu_ps(a.bias + b * kBlock) : _mm512_setzero_ps();
         for (int r = 0; r < kRows; ++r) {

@@ -257,30 +257,31 @@ YE_INLINE void store_bytes(const typename Lanes<kLanes>::Floats& whole, int32_t 
     std::memcpy(to, &bytes, static_cast<size_t>(count < kLanes ? count : kLanes));
 }
 
-/// Symmetric quantisation of one row: q = round(x * 127 / max|x|) + offset, to the nearest even; returns the
-/// factor that takes q - offset back to x, NaN if an x is not finite. Bytes up to the next multiple of 4 are
-/// set to `offset`.
+/// Quantisation of one row: q = round(x * (127 + shift) / max|x|) - shift + offset, to the nearest even;
+/// returns the factor that takes q + shift - offset back to x, NaN if an x is not finite. shift is 0, or 127
+/// where no x is below 0, which halves the steps. Bytes up to the next multiple of 4 are set as for zeros.
 template <int kLanes>
-YE_INLINE float quantise(const float* x, int64_t n, int32_t offset, uint8_t* q) {
+YE_INLINE float quantise(const float* x, int64_t n, int32_t shift, int32_t offset, uint8_t* q) {
     using Floats = typename Lanes<kLanes>::Floats;
     const Floats zero = {};
     const float peak = peak_of<kLanes>(x, n);
     const bool is_usable = peak > 1e-30f;
-    const float factor = is_usable ? 127.0f / peak : 0.0f;
+    const auto steps = static_cast<float>(127 + shift);
+    const float factor = is_usable ? steps / peak : 0.0f;
     const int64_t padded = (n + 3) / 4 * 4;
     for (int64_t i = 0; i < padded; i += kLanes) {
         const Floats lanes = i + kLanes <= n ? load<kLanes>(x + i) : load_part<kLanes>(x + i, n - i, 0.0f);
         const Floats shifted = (is_usable ? lanes * factor : zero) + kRound;
-        store_bytes<kLanes>(shifted - kRound, offset, padded - i, q + i);
+        store_bytes<kLanes>(shifted - kRound, offset - shift, padded - i, q + i);
     }
-    return is_usable ? peak / 127.0f : peak * 0.0f;
+    return is_usable ? peak / steps : peak * 0.0f;
 }
 
 /// The same for what is to be multiplied like a weight: signed, with the sum of the whole numbers.
 template <int kLanes>
 YE_INLINE float quantise_signed(const float* x, int64_t n, int8_t* q, int32_t* sum) {
     uint8_t* bytes = reinterpret_cast<uint8_t*>(q);
-    const float scale = quantise<kLanes>(x, n, 0, bytes);
+    const float scale = quantise<kLanes>(x, n, 0, 0, bytes);
     int32_t total = 0;
     for (int64_t i = 0; i < n; ++i) total += q[i];
     *sum = total;
