@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "caption_state.hpp"
+#include "scan.hpp"
 
 namespace yolor_edge {
 namespace {
@@ -181,7 +182,7 @@ std::unique_ptr<CaptionDecoder::State> CaptionDecoder::borrow(int64_t rows, int6
     state->logits.take(rows * whole_blocks(dims_.vocabulary));
     state->normalisers.take(rows);
     state->shortlist.reserve(static_cast<size_t>(dims_.vocabulary));
-    state->peaks.take(2 * ((dims_.vocabulary + kPeakPart - 1) / kPeakPart));
+    state->peaks.take((rows + 1) * scan_parts(dims_.vocabulary));
     state->high.take(rows * row_stride(std::max(widest, dims_.memory)));
     state->low.take(rows * row_stride(std::max(widest, dims_.memory)));
     state->row_scales.take(rows);
@@ -261,29 +262,23 @@ void CaptionDecoder::add_and_norm(State& state, const NormWeights& norm, int64_t
 /// Compute the logits of one row that can decide anything, those of its best words, from float32 weights:
 /// reading a few rows of them costs little, and most of what int8 changes in a sentence it changes in this
 /// last layer.
-void CaptionDecoder::make_best_exact(State& state, const float* hidden, float* logits) const {
+void CaptionDecoder::make_best_exact(State& state, const float* hidden, float* logits, float* peaks) const {
     const int64_t wanted = std::min(2 * state.rows + kSpareWords, dims_.vocabulary);
     // The wanted-th highest of the parts' peaks is at most the wanted-th best logit, so that only few parts
     // have to be looked through.
-    const int64_t parts = (dims_.vocabulary + kPeakPart - 1) / kPeakPart;
-    float* peaks = state.peaks.get();
-    kernels_.peaks(logits, dims_.vocabulary, peaks);
+    const int64_t parts = scan_parts(dims_.vocabulary);
     float lowest = std::numeric_limits<float>::lowest();
     if (parts >= wanted) {
-        float* ordered = peaks + parts;
+        float* ordered = state.peaks.get() + state.rows * parts;
         std::copy_n(peaks, parts, ordered);
         std::nth_element(ordered, ordered + wanted - 1, ordered + parts, std::greater<>());
         lowest = std::max(lowest, ordered[wanted - 1]);
     }
     auto& best = state.shortlist;
     best.clear();
-    for (int64_t part = 0; part < parts; ++part) {
-        if (!(peaks[part] >= lowest)) continue;
-        const int64_t end = std::min((part + 1) * kPeakPart, dims_.vocabulary);
-        for (int64_t word = part * kPeakPart; word < end; ++word) {
-            if (logits[word] >= lowest) best.emplace_back(logits[word], word);
-        }
-    }
+    for_each_at_least(
+        logits, dims_.vocabulary, peaks, [&] { return lowest; },
+        [&](int64_t word, float logit) { best.emplace_back(logit, word); });
     if (static_cast<int64_t>(best.size()) > wanted) {
         const auto is_better = [](const auto& a, const auto& b) {
             return a.first != b.first ? a.first > b.first : a.second < b.second;
@@ -299,6 +294,8 @@ void CaptionDecoder::make_best_exact(State& state, const float* hidden, float* l
     for (const auto& [logit, word] : best) {
         const float product = kernels_.dot(hidden, weights_.exact_output + word * dims_.hidden, dims_.hidden);
         logits[word] = product + weights_.output[2].bias[word];
+        float& peak = peaks[word / kScanPart];
+        peak = std::max(peak, logits[word]);
     }
 }
 
@@ -342,10 +339,14 @@ void CaptionDecoder::step(State& state, const int64_t* tokens, int64_t rows) con
     for (int64_t row = 0; row < rows; ++row) kernels_.relu(hidden[1] + row * inner, dims_.hidden);
     const int64_t words = whole_blocks(dims_.vocabulary);
     linear(state, weights_.output[2], hidden[1], rows, inner, state.logits.get(), words);
+    const int64_t parts = scan_parts(dims_.vocabulary);
     for (int64_t row = 0; row < rows; ++row) {
         float* logits = state.logits.get() + row * words;
-        if (weights_.exact_output != nullptr) make_best_exact(state, hidden[1] + row * inner, logits);
-        state.normalisers.get()[row] = kernels_.log_sum_exp(logits, dims_.vocabulary);
+        float* peaks = state.peaks.get() + row * parts;
+        kernels_.peaks(logits, dims_.vocabulary, peaks);
+        if (weights_.exact_output != nullptr) make_best_exact(state, hidden[1] + row * inner, logits, peaks);
+        const float most = *std::max_element(peaks, peaks + parts);
+        state.normalisers.get()[row] = kernels_.log_sum_exp(logits, dims_.vocabulary, most);
     }
     ++state.position;
 }
@@ -369,7 +370,8 @@ Writing CaptionDecoder::write(const float* memory, const CaptionOptions& options
 
     const auto advance = [&](const int64_t* tokens, int64_t rows) -> const NextRows& {
         step(state, tokens, rows);
-        return search.advance(state.logits.get(), state.normalisers.get(), dims_.vocabulary, stride);
+        return search.advance(state.logits.get(), state.normalisers.get(), state.peaks.get(),
+                              dims_.vocabulary, stride);
     };
     const NextRows* next = &advance(&options.bos_id, 1);
     Writing writing{{}, now_ns() - started, 0, 1, false};

@@ -129,7 +129,7 @@ class CaptionDecoder {
                       float* y, int64_t y_stride) const;
     void product(const QuantisedRows& x, const PackedLinear& layer, float* y, int64_t y_stride) const;
     QuantisedRows fine_rows(State& state, const float* x, int64_t rows, int64_t x_stride, int64_t n) const;
-    void make_best_exact(State& state, const float* hidden, float* logits) const;
+    void make_best_exact(State& state, const float* hidden, float* logits, float* peaks) const;
     void add_and_norm(State& state, const NormWeights& norm, int64_t rows) const;
 
     DecoderDims dims_;

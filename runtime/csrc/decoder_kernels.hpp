@@ -10,10 +10,11 @@
 
 #include <cstdint>
 
+#include "scan.hpp"
+
 namespace yolor_edge {
 
 constexpr int64_t kBlock = 16;
-constexpr int64_t kPeakPart = 64;
 
 /// n rounded up to whole blocks: the stride that rows written by `matmul_*` need at least.
 constexpr int64_t whole_blocks(int64_t n) {
@@ -78,10 +79,10 @@ struct DecoderKernels {
     void (*layer_norm)(const float* x, const float* gain, const float* shift, int64_t n, float epsilon,
                        float* out);
     void (*softmax)(float* x, int64_t n);
-    float (*log_sum_exp)(const float* x, int64_t n);
+    float (*log_sum_exp)(const float* x, int64_t n, float most);
 
-    /// The largest of each kPeakPart values, of the last part as many as there are; NaN does not count.
-    ///   peaks  ((n + kPeakPart - 1) / kPeakPart,)
+    /// The largest of each kScanPart values, of the last part as many as there are; NaN does not count.
+    ///   peaks  (scan_parts(n),)
     void (*peaks)(const float* x, int64_t n, float* peaks);
 };
 
@@ -140,13 +141,13 @@ const DecoderKernels* neon_decoder_kernels() noexcept;
     target void softmax_row(float* x, int64_t n) {                                                   \
         row_math::softmax<lanes>(x, n);                                                              \
     }                                                                                                \
-    target float log_sum_exp_row(const float* x, int64_t n) {                                        \
-        return row_math::log_sum_exp<lanes>(x, n);                                                   \
+    target float log_sum_exp_row(const float* x, int64_t n, float most) {                            \
+        return row_math::log_sum_exp<lanes>(x, n, most);                                             \
     }                                                                                                \
     target void peaks_row(const float* x, int64_t n, float* peaks) {                                 \
-        for (int64_t part = 0; part * kPeakPart < n; ++part) {                                       \
-            const int64_t left = n - part * kPeakPart;                                               \
+        for (int64_t part = 0; part * kScanPart < n; ++part) {                                       \
+            const int64_t left = n - part * kScanPart;                                               \
             peaks[part] =                                                                            \
-                row_math::largest<lanes>(x + part * kPeakPart, left < kPeakPart ? left : kPeakPart); \
+                row_math::largest<lanes>(x + part * kScanPart, left < kScanPart ? left : kScanPart); \
         }                                                                                            \
     }

@@ -109,10 +109,16 @@ YE_INLINE typename Lanes<kLanes>::Floats exp_of(const typename Lanes<kLanes>::Fl
 
 template <int kLanes>
 YE_INLINE float dot(const float* a, const float* b, int64_t n) {
-    typename Lanes<kLanes>::Floats sum = {};
+    typename Lanes<kLanes>::Floats sums[4] = {};
     int64_t i = 0;
-    for (; i + kLanes <= n; i += kLanes) sum += load<kLanes>(a + i) * load<kLanes>(b + i);
-    float total = sum_of<kLanes>(sum);
+    for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
+        for (int part = 0; part < 4; ++part) {
+            const int64_t at = i + part * kLanes;
+            sums[part] += load<kLanes>(a + at) * load<kLanes>(b + at);
+        }
+    }
+    for (; i + kLanes <= n; i += kLanes) sums[0] += load<kLanes>(a + i) * load<kLanes>(b + i);
+    float total = sum_of<kLanes>((sums[0] + sums[1]) + (sums[2] + sums[3]));
     for (; i < n; ++i) total += a[i] * b[i];
     return total;
 }
@@ -204,10 +210,10 @@ YE_INLINE void softmax(float* x, int64_t n) {
     scale<kLanes>(x, 1.0f / total, n);
 }
 
-/// log of the sum of e^x, or NaN if one of them is or all are -infinity.
+/// log of the sum of e^x, or NaN if one of them is or all are -infinity. `most`: the largest that is a
+/// number.
 template <int kLanes>
-YE_INLINE float log_sum_exp(const float* x, int64_t n) {
-    const float most = largest<kLanes>(x, n);
+YE_INLINE float log_sum_exp(const float* x, int64_t n, float most) {
     typename Lanes<kLanes>::Floats sum = {};
     typename Lanes<kLanes>::Integers is_nan = {};
     int64_t i = 0;
@@ -254,7 +260,11 @@ YE_INLINE void store_bytes(const typename Lanes<kLanes>::Floats& whole, int32_t 
                            uint8_t* to) {
     const auto integers = __builtin_convertvector(whole, typename Lanes<kLanes>::Integers) + offset;
     const auto bytes = __builtin_convertvector(integers, typename Lanes<kLanes>::Bytes);
-    std::memcpy(to, &bytes, static_cast<size_t>(count < kLanes ? count : kLanes));
+    if (count >= kLanes) {
+        std::memcpy(to, &bytes, kLanes);  // a size the compiler knows: a move, not a call
+    } else {
+        std::memcpy(to, &bytes, static_cast<size_t>(count));
+    }
 }
 
 /// Quantisation of one row: q = round(x * (127 + shift) / max|x|) - shift + offset, to the nearest even;

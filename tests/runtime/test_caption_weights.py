@@ -71,7 +71,7 @@ def entry(name: str, **values: Any) -> Callable[[dict[str, Any]], None]:
     [
         (lambda data: b"", "is not a file of caption weights"),
         (lambda data: b"PK" + data[2:], "is not a file of caption weights"),
-        (lambda data: data[:8] + b"\2\0\0\0" + data[12:], "layout 2 of caption weights, this runtime reads 1; upgrade"),
+        (lambda data: data[:8] + b"\3\0\0\0" + data[12:], "layout 3 of caption weights, this runtime reads 2; upgrade"),
         (lambda data: data[:12] + b"\xff\xff\xff\x7f" + data[16:], "the header of 2147483647 bytes exceeds the file"),
         (lambda data: data[:200], "exceeds the file of 200 bytes"),
         (lambda data: data[:16] + b"x" + data[17:], "its header is not JSON"),
