@@ -17,7 +17,7 @@ namespace {
 
 constexpr int64_t kLargestDim = 1 << 24;
 // Words beyond the 2 * beam_size that a search looks at whose logits are made exact as well.
-constexpr int64_t kSpareWords = 16;
+constexpr int64_t kSpareWords = 6;
 
 int64_t now_ns() {
     return std::chrono::duration_cast<std::chrono::nanoseconds>(

@@ -191,10 +191,15 @@ void CaptionSearch::find_best_continuations(const Values& step) {
         const double base = running_[row].log_prob;
         const float normaliser = step.normalisers != nullptr ? step.normalisers[row] : 0.0f;
         if (std::isnan(normaliser)) continue;
+        // What a value must reach, worked out anew where the worst of the best has changed.
+        float bound = kLowestFinite;
+        double reached = -std::numeric_limits<double>::infinity();
         const auto lowest = [&] {
-            if (best_.size() < wanted) return kLowestFinite;
-            const float bound = lowest_reaching(best_.front().log_prob, base);
-            return std::max(kLowestFinite, normaliser == 0.0f ? bound : lowest_value(bound, normaliser));
+            if (best_.size() < wanted || best_.front().log_prob == reached) return bound;
+            reached = best_.front().log_prob;
+            const float least = lowest_reaching(reached, base);
+            bound = std::max(kLowestFinite, normaliser == 0.0f ? least : lowest_value(least, normaliser));
+            return bound;
         };
         const auto index = static_cast<int64_t>(row);
         const float* peaks =
