@@ -76,6 +76,8 @@ def run(
     iou_threshold: float | None = None,
     max_detections: int | None = None,
     beam_size: int = CaptionOptions.beam_size,
+    caption_decoder: str | None = None,
+    caption_budget_ms: float | None = None,
     pictures: bool = True,
     jsonl: bool = True,
     max_frames: int | None = None,
@@ -99,6 +101,8 @@ def run(
         iou_threshold: Overlap from which the lower-scored box goes; None for the model's default.
         max_detections: Most boxes per picture; None for the model's default.
         beam_size: Of the caption search; 1 is greedy.
+        caption_decoder: What writes captions, as in `load`.
+        caption_budget_ms: Time for a caption, as in `CaptionOptions`; None for no limit.
         pictures: Write annotated pictures or video.
         jsonl: Write `results.jsonl`.
         max_frames: Stop after so many frames; None for all of them.
@@ -123,8 +127,8 @@ def run(
     started = time.perf_counter()
     failed: list[tuple[str, str]] = []
     done = 0
-    search = CaptionOptions(beam_size=beam_size)
-    with load(opened, backend, precision, threads) as model, contextlib.ExitStack() as stack:
+    search = CaptionOptions(beam_size=beam_size, budget_ms=caption_budget_ms)
+    with load(opened, backend, precision, threads, caption_decoder) as model, contextlib.ExitStack() as stack:
         chosen = model.spec.choose_tasks(tasks)
         writer = _Writer(stack, out, stream, model, pictures, jsonl)
         progress = _Progress(stream, max_frames, report)
