@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from yolor_edge.export.caption_weights import pack_fp32, pack_int8, quantise_outputs
+from yolor_edge.export.caption_weights import pack_fp32, pack_int8, quantise_finely, quantise_outputs
 from yolor_edge.runtime.caption_weights import ALIGNMENT, PREFIX, open_caption_weights
 from yolor_edge.runtime.errors import BundleError
 
@@ -52,6 +52,15 @@ def test_rounding_to_int8_keeps_every_weight_within_its_scale() -> None:
     assert (np.square(back - weight).sum(1) <= np.square(np.rint(weight / np.where(plain, plain, 1)[:, None])
         * plain[:, None] - weight).sum(1) * 1.0001).all()  # fmt: skip
     np.testing.assert_allclose(back[3], weight[3], atol=scales[3])
+
+
+def test_two_digits_are_nearly_sixteen_bits() -> None:
+    weight = np.random.default_rng(0).normal(0, 1, (7, 300)).astype(np.float32)
+    weight[2] = 0
+    digits, scales = quantise_finely(weight)
+    assert digits.shape == (2, 7, 300) and digits.min() >= -127 and not digits[:, 2].any()
+    back = (255.0 * digits[0] + digits[1]) * scales[:, None]
+    np.testing.assert_allclose(back, weight, atol=float(np.abs(weight).max()) / 32512)
 
 
 def edited_header(data: bytes, change: Callable[[dict[str, Any]], None]) -> bytes:
