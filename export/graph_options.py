@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..runtime.backends.base import TensorInfo
 from ..runtime.errors import UsageError
+from ..runtime.graph_contract import SEMANTIC_STRIDE
 from ..runtime.graph_options import HEADS_OF_CELLS, GraphOptions
-from ..runtime.model import SEMANTIC_STRIDE
 from ..runtime.spec import ModelSpec
 from ..train.config import NetworkConfig
 from ..train.network import Network

@@ -11,30 +11,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _native
 from .backends import open_graphs
-from .backends.base import Array, Graph, TensorInfo
+from .backends.base import Graph
 from .bundle import Bundle, ModelSpec
 from .captioning import CaptionDecoder, CaptionOptions, CaptionWriter
 from .errors import BackendError, BundleError, UsageError
+from .graph_contract import graph_complaints
+from .host_vision import HostVision
 from .images import read_image
 from .native_captioning import NativeCaptionDecoder
-from .preprocess import Letterbox, preprocess
-from .results import Caption, InstanceMasks, Result
-from .spec import Thresholds
-from .vision import by_rising_cell, map_to_image, run_one
+from .results import Caption, Result
+from .slots import Request, Slot, Vision
 
-OUTPUTS_OF_TASK = {
-    "boxes": ("class_logits", "box_bins"),
-    "masks": ("mask_coefficients", "prototypes"),
-    "semantic": ("semantic_logits",),
-    "caption": ("caption_memory",),
-}
 # What may write captions: the extension with weights in a precision, or the bundle's graphs.
 CAPTION_DECODERS = {"native": "fp32", "native-int8": "int8", "graph": None}
-MAX_CANDIDATES = 30000
-MASK_STRIDE = 4
-SEMANTIC_STRIDE = 8
 
 
 class Model:
@@ -54,11 +44,13 @@ class Model:
     def __init__(
         self, spec: ModelSpec, graphs: Mapping[str, Graph], caption_decoder: NativeCaptionDecoder | None = None
     ):
-        complaints = spec.complaints() + _graph_complaints(spec, graphs, caption_decoder)
+        complaints = spec.complaints() + graph_complaints(spec, graphs, caption_decoder)
         if complaints:
             raise BundleError(f"{spec.name}: {'; '.join(complaints)}; export the model again")
         self.spec = spec
         self._graphs = dict(graphs)
+        self._vision: Vision = HostVision(spec, graphs["vision"])
+        self._is_closed = False
         self._of_thread = threading.local()
         self._caption_decoder: CaptionWriter | None = caption_decoder
         if caption_decoder is None and "caption" in spec.tasks and spec.caption is not None:
@@ -73,9 +65,10 @@ class Model:
 
     def close(self) -> None:
         """Free the graphs; the model cannot predict afterwards. Closing twice is harmless."""
+        self._is_closed = True
+        self._vision.close()
         for graph in self._graphs.values():
             graph.close()
-        self._graphs = {}
 
     def predict(
         self,
@@ -110,85 +103,49 @@ class Model:
             BackendError: If the network cannot run, or the model is closed.
         """
         stages = _Stopwatch()
-        chosen = self.spec.choose_tasks(tasks)
-        limits = _limits(self.spec.thresholds, score_threshold, iou_threshold, max_detections)
-        search = caption or CaptionOptions()
-        if "caption" in chosen and self.spec.caption is not None:
-            search.checked_length(self.spec.caption)
+        request = Request.of(
+            self.spec,
+            tasks,
+            score_threshold=score_threshold,
+            iou_threshold=iou_threshold,
+            max_detections=max_detections,
+            class_agnostic=class_agnostic,
+            caption=caption,
+        )
         if isinstance(image, str | os.PathLike):
             image = read_image(image)
             stages.lap("decode")
-        _check_image(image)
-        if not self._graphs:
+        check_image(image)
+        if self._is_closed:
             raise BackendError(f"{self.spec.name}: the model is closed")
-
-        tensor, letterbox = preprocess(image, self.spec.preprocess, out=self._input_tensor())
+        slot = self._slot_of_thread()
+        slot.prepare(image)
         stages.lap("preprocess")
-        wanted = [name for task in chosen for name in outputs_of(self.spec, task)]
-        heads = run_one(self._graphs["vision"], tensor[np.newaxis], wanted)
+        slot.infer(request.tasks)
         stages.lap("network")
-
-        answers: dict[str, Any] = {}
-        if "boxes" in chosen:
-            found, columns = self._boxes(heads, letterbox, limits, class_agnostic)
-            answers.update(found)
-            stages.lap("boxes")
-            if "masks" in chosen:
-                answers["masks"] = _masks(heads, columns, found["boxes"], letterbox)
-                stages.lap("masks")
-        if "semantic" in chosen:
-            answers["semantic_map"] = _semantic_map(heads, letterbox)
-            stages.lap("semantic")
-        if "caption" in chosen:
-            answers["caption"], times = self._caption(heads["caption_memory"], search)
+        answers = slot.finish(request, stages.lap)
+        if "caption" in request.tasks:
+            answers["caption"], times = self._caption(slot.caption_memory, request.caption)
             stages.lap("caption")
             stages.ms.update(times)
+        return self._result((image.shape[0], image.shape[1]), answers, stages.finished())
+
+    def _slot_of_thread(self) -> Slot:
+        """This thread's memory for a picture, kept from call to call."""
+        slot = getattr(self._of_thread, "slot", None)
+        if slot is None:
+            slot = self._of_thread.slot = self._vision.slot()
+        return slot
+
+    def _result(self, image_size: tuple[int, int], answers: Mapping[str, Any], timings_ms: dict[str, float]) -> Result:
         return Result(
-            image_size=letterbox.image_size,
+            image_size=image_size,
             class_names=self.spec.class_names,
             semantic_names=self.spec.semantic_names,
             category_ids=self.spec.category_ids,
-            timings_ms=stages.finished(),
+            timings_ms=timings_ms,
             **answers,
         )
-
-    def _input_tensor(self) -> NDArray[np.float32]:
-        """This thread's memory for the network's input: written anew in every call, read by no one after it."""
-        tensor = getattr(self._of_thread, "tensor", None)
-        if tensor is None:
-            tensor = self._of_thread.tensor = np.empty((3, *self.spec.input_size), np.float32)
-        return tensor
-
-    def _boxes(
-        self, heads: Mapping[str, Array], letterbox: Letterbox, limits: Thresholds, class_agnostic: bool
-    ) -> tuple[dict[str, Array], Array]:
-        """Boxes, scores and class ids in pixels of the image, and the column of the heads that each came from."""
-        logits, bins, cells, order = heads["class_logits"][0], heads["box_bins"][0], None, None
-        if self.spec.graph.top_k is not None:
-            logits, bins, cells, order = by_rising_cell(heads)
-        boxes, scores, class_ids, columns = _native.decode_boxes(
-            logits,
-            bins,
-            strides=list(self.spec.strides),
-            input_size=self.spec.input_size,
-            score_threshold=limits.score,
-            iou_threshold=limits.iou,
-            max_detections=limits.max_detections,
-            max_candidates=MAX_CANDIDATES,
-            class_agnostic=class_agnostic,
-            cells=cells,
-        )
-        if order is not None:
-            columns = order[columns]
-        boxes = letterbox.boxes_to_image(boxes)
-        # A box that lay in the padding has nothing left of it inside the image.
-        is_visible = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-        found = {
-            "boxes": boxes[is_visible],
-            "scores": scores[is_visible],
-            "class_ids": class_ids[is_visible],
-        }
-        return found, columns[is_visible]
 
     def _caption(self, memory: NDArray[np.float32], options: CaptionOptions) -> tuple[Caption, dict[str, float]]:
         """The caption, and its own stages by name."""
@@ -277,51 +234,7 @@ class _Stopwatch:
         return self.ms
 
 
-def outputs_of(spec: ModelSpec, task: str) -> tuple[str, ...]:
-    """The outputs of the vision graph that the answer to `task` is made of."""
-    if task == "boxes" and spec.graph.top_k is not None:
-        return (*OUTPUTS_OF_TASK[task], "cells")
-    if task == "semantic" and spec.graph.semantic_map:
-        return ("semantic_map",)
-    return OUTPUTS_OF_TASK[task]
-
-
-def _semantic_map(heads: Mapping[str, Array], letterbox: Letterbox) -> NDArray[np.uint8]:
-    if "semantic_map" in heads:
-        return map_to_image(heads["semantic_map"][0], letterbox)
-    return _native.semantic_argmax(
-        heads["semantic_logits"][0], letterbox.image_size, letterbox.geometry, SEMANTIC_STRIDE
-    )
-
-
-def _masks(
-    heads: Mapping[str, Array], columns: Array, boxes: NDArray[np.float32], letterbox: Letterbox
-) -> InstanceMasks:
-    coefficients = np.ascontiguousarray(heads["mask_coefficients"][0][:, columns].T)  # (N, K)
-    crops = _native.mask_crops(
-        heads["prototypes"][0], coefficients, boxes, letterbox.image_size, letterbox.geometry, MASK_STRIDE
-    )
-    return InstanceMasks(crops, letterbox.image_size)
-
-
-def _limits(default: Thresholds, score: float | None, iou: float | None, detections: int | None) -> Thresholds:
-    """The thresholds of one call: what was passed, else the model's.
-
-    Raises:
-        UsageError: If one is out of range.
-    """
-    limits = Thresholds(
-        default.score if score is None else score,
-        default.iou if iou is None else iou,
-        default.max_detections if detections is None else detections,
-    )
-    complaints = limits.complaints()
-    if complaints:
-        raise UsageError("; ".join(complaints))
-    return limits
-
-
-def _check_image(image: object) -> None:
+def check_image(image: object) -> None:
     """Refuse anything but a uint8 picture.
 
     Raises:
@@ -335,62 +248,3 @@ def _check_image(image: object) -> None:
         raise UsageError(f"image must have shape (height, width, 3) in BGR order or (height, width), got {image.shape}")
     if image.size == 0:
         raise UsageError(f"image must have at least one pixel, got shape {image.shape}")
-
-
-def _graph_complaints(
-    spec: ModelSpec, graphs: Mapping[str, Graph], caption_decoder: NativeCaptionDecoder | None
-) -> list[str]:
-    """Where the graphs' inputs and outputs do not fit the spec, in words; axes left free are not judged."""
-    height, width = spec.input_size
-    classes, semantic, batch = len(spec.class_names), len(spec.semantic_names), spec.graph.batch
-    columns = spec.graph.top_k or spec.cells
-    shapes: dict[str, tuple[int | None, ...]] = {
-        "class_logits": (batch, classes, columns),
-        "box_bins": (batch, 4 * spec.reg_max, columns),
-        "mask_coefficients": (batch, None, columns),
-        "cells": (batch, columns),
-        "prototypes": (batch, None, height // MASK_STRIDE, width // MASK_STRIDE),
-        "semantic_logits": (batch, semantic, height // SEMANTIC_STRIDE, width // SEMANTIC_STRIDE),
-        "semantic_map": (batch, height, width),
-        "caption_memory": (batch, None, None),
-    }
-    outputs = {name: shapes[name] for task in spec.tasks if task in OUTPUTS_OF_TASK for name in outputs_of(spec, task)}
-    if caption_decoder is not None:
-        outputs["caption_memory"] = (batch, caption_decoder.dims.memory, caption_decoder.dims.width)
-    found = _part_complaints("vision", graphs, {"images": (batch, 3, height, width)}, outputs)
-    if caption_decoder is None and "caption" in spec.tasks and spec.caption is not None:
-        words = len(spec.caption.vocabulary)
-        cache = {"present_keys": (None,) * 5, "present_values": (None,) * 5}
-        cross = {"cross_keys": (None,) * 5, "cross_values": (None,) * 5}
-        past = {"past_keys": (None,) * 5, "past_values": (None,) * 5}
-        log_probs = {"log_probs": (None, words)}
-        memory = {"caption_memory": (None, None, None), "tokens": (None,)}
-        found += _part_complaints("caption_prefill", graphs, memory, {**log_probs, **cross, **cache})
-        found += _part_complaints("caption_step", graphs, {"tokens": (None,), **past, **cross}, {**log_probs, **cache})
-    return found
-
-
-def _part_complaints(
-    part: str,
-    graphs: Mapping[str, Graph],
-    inputs: Mapping[str, tuple[int | None, ...]],
-    outputs: Mapping[str, tuple[int | None, ...]],
-) -> list[str]:
-    graph = graphs.get(part)
-    if graph is None:
-        return [f"there is no {part!r} graph"]
-    found = [f"{part} has an unknown input {name!r}" for name in graph.inputs if name not in inputs]
-    for kind, expected, present in (("input", inputs, graph.inputs), ("output", outputs, graph.outputs)):
-        for name, shape in expected.items():
-            if name not in present:
-                found.append(f"{part} has no {kind} {name!r}")
-            elif not _fits(shape, present[name]):
-                wanted = ", ".join("any" if axis is None else str(axis) for axis in shape)
-                found.append(f"{part} {kind} {name!r} has shape {present[name].shape}, expected ({wanted})")
-    return found
-
-
-def _fits(shape: tuple[int | None, ...], info: TensorInfo) -> bool:
-    return len(shape) == len(info.shape) and all(
-        want is None or isinstance(got, str) or want == got for want, got in zip(shape, info.shape, strict=True)
-    )

@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from . import _native
 from .backends.base import Array
+from .graph_contract import SEMANTIC_STRIDE
 from .graph_options import HEADS_OF_CELLS
-
-SEMANTIC_STRIDE = 8
 
 
 def in_form_of(found: Mapping[str, Array], expected: Mapping[str, Array]) -> dict[str, Array]:
