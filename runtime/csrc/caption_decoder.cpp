@@ -99,9 +99,9 @@ DecoderWeights collect_weights(const DecoderDims& dims, bool is_int8, const Tens
         layer.cross_out = linear(at + "cross_attention.output", dims.width, dims.width, kind);
         layer.feed_in = linear(at + "feed_forward.in", dims.width, dims.feed_forward, kind);
         layer.feed_out = linear(at + "feed_forward.out", dims.feed_forward, dims.width, kind);
-        // Here, where most of the weights are, a second digit would cost as much as it costs anywhere and
-        // change the least; output 2 only finds the words that are computed exactly.
-        layer.feed_in.is_coarse = layer.feed_out.is_coarse = layer.feed_out.is_positive = true;
+        // One digit where it changes the least: inputs that are never below 0 have 8 bits of it, and output 2
+        // only finds the words that are then computed exactly.
+        layer.feed_out.is_coarse = layer.feed_out.is_positive = true;
         for (int64_t n = 0; n < 3; ++n) layer.norms[n] = norm(at + "norms." + std::to_string(n));
         weights.layers.push_back(layer);
     }
