@@ -8,8 +8,9 @@ has three, the last from twice the width, so it has less to do than we have.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,7 @@ class CTranslate2Decoder:
     """
 
     def __init__(self, folder: Path, compute_type: str, memory: int, words: int, tokens: int):
-        import ctranslate2
-
+        ctranslate2 = import_module("ctranslate2")
         self._translator = ctranslate2.Translator(
             str(folder), device="cpu", compute_type=compute_type, inter_threads=1, intra_threads=1
         )
@@ -54,12 +54,7 @@ class CTranslate2Decoder:
 
 def is_installed() -> bool:
     """Whether CTranslate2 can be imported."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    try:
-        import ctranslate2  # noqa: F401
-    except ImportError:
-        return False
-    return True
+    return find_spec("ctranslate2") is not None
 
 
 def write_model(
@@ -75,9 +70,7 @@ def write_model(
         image: (memory, width), what the image's tokens stand for.
         encoder_layers: That add nothing.
     """
-    from ctranslate2.specs import transformer_spec
-
-    spec = transformer_spec.TransformerSpec.from_config(
+    spec: Any = import_module("ctranslate2.specs.transformer_spec").TransformerSpec.from_config(
         (encoder_layers, layers), heads, pre_norm=False, no_final_norm=True
     )
     vocabulary, width = parameters["words.weight"].shape
