@@ -42,6 +42,8 @@ def bench(
     precision: str = "fp32",
     threads: int | None = None,
     beam_size: int = CaptionOptions.beam_size,
+    caption_decoder: str | None = None,
+    caption_budget_ms: float | None = None,
     score_threshold: float | None = None,
     warmup: WarmUp | None = None,
     maximum_seconds: float | None = None,
@@ -64,6 +66,8 @@ def bench(
         precision: Of the graphs.
         threads: CPU threads; None for as many as this process may run on.
         beam_size: Of the caption search; 1 is greedy.
+        caption_decoder: What writes captions, as in `load`.
+        caption_budget_ms: Time for a caption, as in `CaptionOptions`; None for no limit.
         score_threshold: Boxes score above this while timing; None for the model's default.
         warmup: When to begin counting; None for the defaults.
         maximum_seconds: End the counted runs after this time; None for no limit.
@@ -84,7 +88,7 @@ def bench(
         raise UsageError(f"{folder}: is a file, expected a folder to write the report to")
     if limit is not None and limit < 1:
         raise UsageError(f"limit must be at least 1, got {limit}")
-    caption = CaptionOptions(beam_size=beam_size)
+    caption = CaptionOptions(beam_size=beam_size, budget_ms=caption_budget_ms)
     before = {**describe_state(), "cpu_busy_share": busy_share()}
     dataset = _open_dataset(data, split)
 
@@ -95,12 +99,12 @@ def bench(
     was_imported = backend in sys.modules
     started = time.perf_counter_ns()
     precision = opened.choose_precision(precision, backend)
-    load(opened, backend, precision, threads).close()
+    load(opened, backend, precision, threads, caption_decoder).close()
     cold["first_load_ms"] = _milliseconds_since(started)
     cold["first_load_imports_backend"] = not was_imported
     started = time.perf_counter_ns()
     with contextlib.ExitStack() as stack:
-        model = stack.enter_context(load(opened, backend, precision, threads))
+        model = stack.enter_context(load(opened, backend, precision, threads, caption_decoder))
         cold["load_ms"] = _milliseconds_since(started)
         if dataset is not None:
             from ..train.evaluate import shared_tasks
@@ -163,6 +167,8 @@ def bench(
             "iou_threshold": limits.iou,
             "max_detections": limits.max_detections,
             "caption_beam_size": beam_size,
+            "caption_decoder": caption_decoder or ("native" if "fp32" in opened.caption_weights else "graph"),
+            "caption_budget_ms": "none" if caption_budget_ms is None else caption_budget_ms,
             "seed": "none, nothing is drawn at random",
             "timed": "from the path of a picture file, in the file cache, to the result in memory",
             "clock": "time.perf_counter_ns",

@@ -75,6 +75,8 @@ def run(
     iou_threshold: float | None = None,
     max_detections: int | None = None,
     beam_size: int = CaptionOptions.beam_size,
+    caption_decoder: str | None = None,
+    caption_budget_ms: float | None = None,
     pictures: bool = True,
     jsonl: bool | TextIO = True,
     show: bool = False,
@@ -105,6 +107,8 @@ def run(
         iou_threshold: Overlap from which the lower-scored box goes; None for the model's default.
         max_detections: Most boxes per picture; None for the model's default.
         beam_size: Of the caption search; 1 is greedy.
+        caption_decoder: What writes captions, as in `load`.
+        caption_budget_ms: Time for a caption, as in `CaptionOptions`; None for no limit.
         pictures: Write annotated pictures or video.
         jsonl: Write `results.jsonl`; or write the same lines to this, open for text, at once and one by one.
         show: Show the drawings in a window; q or Esc ends the run. For pictures, any other key brings the next.
@@ -138,7 +142,7 @@ def run(
     failed: list[tuple[str, str]] = []
     done = 0
     with (
-        load(opened, backend, precision, threads) as model,
+        load(opened, backend, precision, threads, caption_decoder) as model,
         model.stream(
             stream,
             tasks,
@@ -146,7 +150,7 @@ def run(
             score_threshold=score_threshold,
             iou_threshold=iou_threshold,
             max_detections=max_detections,
-            caption=CaptionOptions(beam_size=beam_size),
+            caption=CaptionOptions(beam_size=beam_size, budget_ms=caption_budget_ms),
         ) as answers,
         contextlib.ExitStack() as stack,
     ):

@@ -286,7 +286,7 @@ def _add_evaluate(commands: Any) -> None:
     parser.add_argument("--data", required=True, metavar="DIR", help="folder of the data set")
     parser.add_argument("--split", metavar="S", help="split to score on (default: the first that starts with val)")
     parser.add_argument("--limit", type=int, metavar="N", help="score only the first N images")
-    parser.add_argument("--beam-size", type=int, metavar="K", help="of the caption search; 1 is greedy (default: 3)")
+    _add_caption(parser)
     _add_backend(parser)
     _add_into(parser)
     _add_json(parser)
@@ -297,13 +297,17 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from .train.evaluate import evaluate
 
     write = _into(arguments)
-    caption = None if arguments.beam_size is None else CaptionOptions(beam_size=arguments.beam_size)
+    options = _caption(arguments)
+    chosen = options.pop("caption_decoder", None)
+    if "caption_budget_ms" in options:
+        options["budget_ms"] = options.pop("caption_budget_ms")
     found = evaluate(
         arguments.model,
         arguments.data,
         split=arguments.split,
         limit=arguments.limit,
-        caption=caption,
+        caption=CaptionOptions(**options) if options else None,
+        caption_decoder=chosen,
         progress=_counter("scoring"),
         **_backend(arguments),
     )
@@ -363,7 +367,7 @@ def _add_bench(commands: Any) -> None:
     parser.add_argument("--limit", type=int, metavar="N", help="score only its first N images")
     parser.add_argument("--tasks", type=_names, metavar="A,B", help="tasks to time (default: all)")
     parser.add_argument("--score-threshold", type=float, metavar="X", help="boxes score above this while timing")
-    parser.add_argument("--beam-size", type=int, metavar="K", help="of the caption search; 1 is greedy (default: 3)")
+    _add_caption(parser)
     _add_backend(parser)
     _add_into(parser)
     _add_json(parser)
@@ -374,7 +378,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     from .benchmarks.measure import WarmUp
 
     write = _into(arguments)
-    options: dict[str, Any] = {} if arguments.beam_size is None else {"beam_size": arguments.beam_size}
+    options = _caption(arguments)
     if arguments.warmup_seconds is not None:
         if not 0 <= arguments.warmup_seconds <= 3600:
             raise _Misuse(f"--warmup-seconds must be from 0 to 3600, got {arguments.warmup_seconds:g}")
@@ -524,6 +528,25 @@ def _add_backend(parser: argparse.ArgumentParser) -> None:
 
 def _backend(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"backend": arguments.backend, "precision": arguments.precision, "threads": arguments.threads}
+
+
+def _add_caption(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--beam-size", type=int, metavar="K", help="of the caption search; 1 is greedy (default: 3)")
+    parser.add_argument(
+        "--caption-decoder",
+        metavar="D",
+        help="what writes a bundle's captions: native, native-int8 (faster, now and then another word) or graph "
+        "(default: native where the bundle has its weights)",
+    )
+    parser.add_argument(
+        "--caption-budget-ms", type=float, metavar="MS", help="a caption not finished by then ends with what it has"
+    )
+
+
+def _caption(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Those of the caption's options that were given."""
+    names = ("beam_size", "caption_decoder", "caption_budget_ms")
+    return {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:

@@ -46,7 +46,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--score-threshold", type=float, metavar="X", help="boxes score above this")
     parser.add_argument("--iou-threshold", type=float, metavar="X", help="of two boxes that overlap more, one goes")
     parser.add_argument("--max-detections", type=int, metavar="N", help="most boxes of one picture")
-    parser.add_argument("--beam-size", type=int, metavar="K", help="of the caption search; 1 is greedy (default: 3)")
+    cli._add_caption(parser)
     parser.add_argument(
         "--caption-every",
         type=_caption_every,
@@ -92,7 +92,6 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.jsonl and (arguments.json or arguments.no_jsonl):
         other = "--json" if arguments.json else "--no-jsonl"
         raise cli._Misuse(f"--jsonl - prints the JSON lines on stdout; leave out {other}")
-    options = {} if arguments.beam_size is None else {"beam_size": arguments.beam_size}
     stdout_is_taken = arguments.json or arguments.jsonl
     with terminated_like_interrupted():
         summary = run(
@@ -111,7 +110,7 @@ def _run(arguments: argparse.Namespace) -> int:
             camera=CameraOptions(arguments.camera_size, arguments.camera_fps, arguments.reconnect),
             max_frames=arguments.max_frames,
             report=cli._say if stdout_is_taken else _print_line,
-            **options,
+            **cli._caption(arguments),
             **cli._backend(arguments),
         )
     if arguments.jsonl:
