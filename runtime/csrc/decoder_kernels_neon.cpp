@@ -145,7 +145,7 @@ YE_DOT inline void tile_i8(const QuantisedRows& x, int64_t row, const int8_t* we
 }
 
 template <bool kFine>
-YE_DOT void matmul_rows_i8(const QuantisedRows& x, const int8_t* weights, const int32_t* weight_sums,
+YE_DOT void matmul_rows_i8(const QuantisedRows& x, const int8_t* weights, const int32_t* sums,
                            const float* weight_scales, const float* bias, int64_t in, int64_t out, float* y,
                            int64_t y_stride) {
     constexpr int kMost = kFine ? 2 : 4;  // sums take half of the 32 registers
@@ -156,21 +156,19 @@ YE_DOT void matmul_rows_i8(const QuantisedRows& x, const int8_t* weights, const 
         const float* offset = bias != nullptr ? bias + block : nullptr;
         int64_t row = 0;
         for (; row + kMost <= x.rows; row += kMost)
-            tile_i8<kMost, kFine>(x, row, matrix, weight_sums + block, scales, offset, groups, y + block,
-                                  y_stride);
+            tile_i8<kMost, kFine>(x, row, matrix, sums + block, scales, offset, groups, y + block, y_stride);
         for (; row < x.rows; ++row)
-            tile_i8<1, kFine>(x, row, matrix, weight_sums + block, scales, offset, groups, y + block,
-                              y_stride);
+            tile_i8<1, kFine>(x, row, matrix, sums + block, scales, offset, groups, y + block, y_stride);
     }
 }
 
-YE_DOT void matmul_dot_i8(const QuantisedRows& x, const int8_t* weights, const int32_t* weight_sums,
+YE_DOT void matmul_dot_i8(const QuantisedRows& x, const int8_t* weights, const int32_t* sums,
                           const float* weight_scales, const float* bias, int64_t in, int64_t out, float* y,
                           int64_t y_stride) {
     if (x.low != nullptr) {
-        matmul_rows_i8<true>(x, weights, weight_sums, weight_scales, bias, in, out, y, y_stride);
+        matmul_rows_i8<true>(x, weights, sums, weight_scales, bias, in, out, y, y_stride);
     } else {
-        matmul_rows_i8<false>(x, weights, weight_sums, weight_scales, bias, in, out, y, y_stride);
+        matmul_rows_i8<false>(x, weights, sums, weight_scales, bias, in, out, y, y_stride);
     }
 }
 
@@ -207,10 +205,10 @@ const DecoderKernels* neon_decoder_kernels() noexcept {
 
 const DecoderKernels* neon_dot_decoder_kernels() noexcept {
     static const DecoderKernels kernels = [] {
-        DecoderKernels with_dot = *neon_decoder_kernels();
-        with_dot.name = "neondot";
-        with_dot.matmul_i8 = matmul_dot_i8;
-        return with_dot;
+        DecoderKernels made = *neon_decoder_kernels();
+        made.name = "neondot";
+        made.matmul_i8 = matmul_dot_i8;
+        return made;
     }();
     return has_dot_products() ? &kernels : nullptr;
 }

@@ -27,6 +27,8 @@ using namespace yolor_edge;
 constexpr float kFp32Tolerance = 2e-5f;
 constexpr float kInt8Tolerance = 2e-3f;  // a digit that rounds the other way; logits spread some 4
 
+constexpr int64_t kHidden = 45;  // width before the last layer
+
 /// Numbers that depend on nothing but whole-number arithmetic.
 class Dice {
   public:
@@ -84,26 +86,44 @@ void products(const DecoderKernels& kernels, Answers* answers) {
                 sums[static_cast<size_t>(at / (kBlock * padded) * kBlock + at / 4 % kBlock)] += small[i];
             }
             const std::vector<float> scales = dice.floats(stride, 0.4f, 0.5f);
-            std::vector<float> sizes = x;
-            for (float& value : sizes) value = std::abs(value);
-            for (const std::string mode : {"", "positive ", "fine "}) {
-                const bool is_fine = mode == "fine ";
-                const int32_t shift = mode == "positive " ? 127 : 0;
+            // Of one digit, of one with the 8 bits that rows without a sign have, of two.
+            for (const char* kind : {"", "positive ", "fine "}) {
+                const bool is_fine = std::strcmp(kind, "fine ") == 0;
+                const int32_t shift = std::strcmp(kind, "positive ") == 0 ? 127 : 0;
                 std::vector<uint8_t> high(static_cast<size_t>(rows * padded)), low(high.size());
-                std::vector<float> row_scales;
+                std::vector<float> row_scales, from = x;
+                if (shift != 0) {
+                    for (float& value : from) value = std::fabs(value);
+                }
                 for (int64_t row = 0; row < rows; ++row) {
-                    const float* from = (shift != 0 ? sizes : x).data() + row * in;
                     uint8_t* to = high.data() + row * padded;
-                    row_scales.push_back(is_fine
-                                             ? kernels.quantise_fine(from, in, to, low.data() + row * padded)
-                                             : kernels.quantise(from, in, shift, to));
+                    row_scales.push_back(is_fine ? kernels.quantise_fine(from.data() + row * in, in, to,
+                                                                         low.data() + row * padded)
+                                                 : kernels.quantise(from.data() + row * in, in, shift, to));
                 }
                 kernels.matmul_i8(
                     {high.data(), is_fine ? low.data() : nullptr, row_scales.data(), rows, padded, shift},
                     small.data(), sums.data(), scales.data(), bias.data(), in, out, y.data(), stride);
-                note("exact int8 products " + mode + what, y, answers);
+                note(std::string("exact int8 products ") + kind + what, y, answers);
             }
         }
+    }
+}
+
+/// Activations packed to be multiplied like weights.
+void packing(const DecoderKernels& kernels, Answers* answers) {
+    for (const int64_t n : {1, 3, 8, 29}) {
+        const std::string what = " " + std::to_string(n);
+        const std::vector<float> x = Dice(what).floats(n * kBlock, 2.0f);
+        std::vector<int8_t> packed(static_cast<size_t>((n + 3) / 4 * 4 * kBlock)), row(packed.size());
+        std::vector<float> scales(kBlock);
+        std::vector<int32_t> sums(kBlock + 1);
+        kernels.pack_columns(x.data(), n, kBlock, packed.data(), scales.data(), sums.data());
+        scales.push_back(kernels.quantise_signed(x.data(), n * kBlock, row.data(), &sums[kBlock]));
+        note("exact packed" + what, packed, answers);
+        note("exact row" + what, row, answers);
+        note("exact scales" + what, scales, answers);
+        note("exact sums of" + what, sums, answers);
     }
 }
 
@@ -124,7 +144,11 @@ void rows(const DecoderKernels& kernels, Answers* answers) {
         kernels.relu(out.data(), n);
         note("exact sums" + what, out, answers);
         note("exact dot" + what, std::vector<float>{kernels.dot(x.data(), gain.data(), n)}, answers);
-        note("exact log_sum_exp" + what, std::vector<float>{kernels.log_sum_exp(x.data(), n, 8.0f)}, answers);
+        std::vector<float> peaks(static_cast<size_t>(scan_parts(n)));
+        kernels.peaks(x.data(), n, peaks.data());
+        note("exact peaks" + what, peaks, answers);
+        const float most = *std::max_element(peaks.begin(), peaks.end());
+        note("exact log_sum_exp" + what, std::vector<float>{kernels.log_sum_exp(x.data(), n, most)}, answers);
     }
 }
 
@@ -145,29 +169,48 @@ class Weights {
             for (size_t i = 0; i < weights.size(); ++i)
                 sums[i / per_block * kBlock + i / 4 % kBlock] += static_cast<int8_t>(weights[i]);
             std::memcpy(stored.data(), sums.data(), stored.size());
+        } else if (name == "output.2.exact") {
+            fill_exact(&stored);
         } else {
             const bool is_scale = name.find("scales") != std::string::npos;
             const bool is_gain = name.find("norm") != std::string::npos;
             const bool is_last = name.find("output.2") != std::string::npos;
-            const float spread = is_scale ? 0.0005f : is_last ? 1.0f : 0.3f;
-            std::vector<float> values = dice.floats(bytes / 4, spread,
-                                                    is_scale  ? 0.001f
-                                                    : is_gain ? 1.0f
-                                                              : 0.0f);
             // Weights of two digits are 255 times as large.
-            const bool is_fine = name == "output.0.scales" || name == "output.1.scales";
-            for (float& value : values) value /= is_fine ? 255.0f : 1.0f;
+            const bool is_fine = is_scale && name.rfind("output.", 0) == 0 && !is_last;
+            const float spread = is_fine ? 0.000002f : is_scale ? 0.0005f : is_last ? 1.0f : 0.3f;
+            const std::vector<float> values = dice.floats(bytes / 4, spread,
+                                                          is_fine    ? 0.000004f
+                                                          : is_scale ? 0.001f
+                                                          : is_gain  ? 1.0f
+                                                                     : 0.0f);
             std::memcpy(stored.data(), values.data(), stored.size());
         }
         return stored.data();
     }
 
   private:
+    /// The last layer once more, as plain rows of floats.
+    void fill_exact(std::vector<uint8_t>* stored) const {
+        const std::vector<uint8_t>&packed = tensors_.at("output.2.weight"),
+              &scales = tensors_.at("output.2.scales");
+        const auto padded = static_cast<int64_t>(packed.size() / (scales.size() / 4));
+        const int64_t in = kHidden;
+        for (int64_t i = 0; i < static_cast<int64_t>(stored->size() / 4); ++i) {
+            const int64_t word = i / in, input = i % in;
+            const int64_t at =
+                word / kBlock * kBlock * padded + (input / 4 * kBlock + word % kBlock) * 4 + input % 4;
+            float value = 0.0f;
+            std::memcpy(&value, scales.data() + word * 4, 4);
+            value *= static_cast<float>(static_cast<int8_t>(packed[static_cast<size_t>(at)]));
+            std::memcpy(stored->data() + i * 4, &value, 4);
+        }
+    }
+
     std::map<std::string, std::vector<uint8_t>> tensors_;
 };
 
 void sentences(const DecoderKernels& kernels, bool is_best, Answers* answers) {
-    const DecoderDims dims{60, 40, 2, 5, 70, 45, 14, 33, 1e-5};
+    const DecoderDims dims{60, 40, 2, 5, 70, kHidden, 14, 33, 1e-5};
     for (const bool is_int8 : {false, true}) {
         const std::string precision = is_int8 ? "int8" : "fp32";
         Weights weights;
@@ -206,6 +249,7 @@ Answers all_answers() {
         if (kernels == nullptr) continue;
         std::printf("decoder: %s%s\n", *name, std::strcmp(*name, best) == 0 ? ", the best here" : "");
         products(*kernels, &answers);
+        packing(*kernels, &answers);
         const bool has_four_lanes =
             std::strcmp(*name, "portable") == 0 || std::strncmp(*name, "neon", 4) == 0;
         if (has_four_lanes) rows(*kernels, &answers);

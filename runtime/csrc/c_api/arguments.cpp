@@ -3,8 +3,6 @@
 #include <cmath>
 #include <cstdio>
 
-#include "half.hpp"
-
 namespace yolor_edge::c_api {
 namespace {
 
@@ -38,18 +36,6 @@ void require_head(const char* name, const yolor_edge_head* head) {
     }
 }
 
-/// One element after the other, each by `value`.
-template <class Element, class Value>
-void gather(const yolor_edge_head& head, const Value& value, float* to) {
-    const auto* from = static_cast<const Element*>(head.data);
-    for (int64_t channel = 0; channel < head.channels; ++channel) {
-        for (int64_t row = 0; row < head.rows; ++row) {
-            const Element* first = from + channel * head.channel_stride + row * head.row_stride;
-            for (int64_t i = 0; i < head.columns; ++i) *to++ = value(first[i * head.column_stride]);
-        }
-    }
-}
-
 }  // namespace
 
 yolor_edge_status fail(yolor_edge_status status, const char* what) noexcept {
@@ -57,37 +43,24 @@ yolor_edge_status fail(yolor_edge_status status, const char* what) noexcept {
     return status;
 }
 
-Floats::Floats(const char* name, const yolor_edge_head* head) {
+HeadView view_of(const char* name, const yolor_edge_head* head) {
     require_head(name, head);
-    const bool is_packed = head->column_stride == 1 && head->row_stride == head->columns &&
-                           head->channel_stride == head->rows * head->columns;
-    if (head->dtype == YOLOR_EDGE_FLOAT32 && is_packed) {
-        data_ = static_cast<const float*>(head->data);
-        return;
-    }
-    copy_.resize(static_cast<size_t>(head->channels * head->rows * head->columns));
-    data_ = copy_.data();
-    const auto scale = static_cast<float>(head->scale);
-    const auto zero_point = static_cast<int32_t>(head->zero_point);
-    const auto of_byte = [=](auto byte) {
-        return static_cast<float>(static_cast<int32_t>(byte) - zero_point) * scale;
-    };
-    if (head->dtype == YOLOR_EDGE_FLOAT32) {
-        gather<float>(*head, [](float value) { return value; }, copy_.data());
-    } else if (head->dtype == YOLOR_EDGE_UINT8) {
-        gather<uint8_t>(*head, of_byte, copy_.data());
-    } else if (head->dtype == YOLOR_EDGE_INT8) {
-        gather<int8_t>(*head, of_byte, copy_.data());
-    } else if (is_packed) {
-        widen_half(static_cast<const uint16_t*>(head->data), copy_.size(), copy_.data());
-    } else {
-        const auto widened = [](uint16_t half) {
-            float value;
-            widen_half(&half, 1, &value);
-            return value;
-        };
-        gather<uint16_t>(*head, widened, copy_.data());
-    }
+    static_assert(static_cast<int>(HeadType::float16) == YOLOR_EDGE_FLOAT16 &&
+                  static_cast<int>(HeadType::uint8) == YOLOR_EDGE_UINT8 &&
+                  static_cast<int>(HeadType::int8) == YOLOR_EDGE_INT8);
+    return {head->data,
+            head->channel_stride,
+            head->row_stride,
+            head->column_stride,
+            static_cast<HeadType>(head->dtype),
+            static_cast<float>(head->scale),
+            static_cast<int32_t>(head->zero_point)};
+}
+
+int thread_count(const char* name, int64_t threads) {
+    constexpr int64_t kMostThreads = 1 << 10;
+    require_at_least(name, 1, threads);
+    return static_cast<int>(std::min(threads, kMostThreads));
 }
 
 void require_frame(const yolor_edge_frame* frame) {

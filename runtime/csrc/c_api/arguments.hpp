@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "heads.hpp"
 #include "sampling.hpp"
 #include "yolor_edge.h"
 
@@ -105,16 +106,11 @@ Options options_or(const char* name, const Options* given, const Options& defaul
     return *given;
 }
 
-/// A head as contiguous floats: itself where it is that, else a copy.
-class Floats {
-  public:
-    Floats(const char* name, const yolor_edge_head* head);
-    const float* data() const noexcept { return data_; }
+/// A head as the kernels read it, checked.
+HeadView view_of(const char* name, const yolor_edge_head* head);
 
-  private:
-    std::vector<float> copy_;
-    const float* data_;
-};
+/// A thread count as the kernels take it, checked.
+int thread_count(const char* name, int64_t threads);
 
 /// The axes of a picture on a grid of `stride` input pixels.
 struct Axes {

@@ -23,7 +23,7 @@ constexpr yolor_edge_letterbox_options kLetterbox{
 constexpr yolor_edge_grid kGrid{sizeof(yolor_edge_grid), 0, 0, nullptr, 0, nullptr, 0};
 constexpr yolor_edge_box_options kBoxes{sizeof(yolor_edge_box_options), 0.25, 0.65, 300, 30000, 0, 1};
 
-ImageView view_of(const yolor_edge_image* image) {
+ImageView image_view(const yolor_edge_image* image) {
     require_known("image", image);
     require_given("image.data", image->data);
     require_side("image.height", image->height);
@@ -68,7 +68,7 @@ void require_letterbox(const yolor_edge_letterbox_options* options) {
     require_side("options.input_height", options->input_height);
     require_side("options.input_width", options->input_width);
     require_between("options.pad_value", 0, 255, options->pad_value);
-    require_at_least("options.threads", 1, options->threads);
+    thread_count("options.threads", options->threads);
 }
 
 HeadGrid grid_of(const yolor_edge_grid* grid) {
@@ -102,7 +102,7 @@ void require_box_options(const yolor_edge_box_options& options) {
     }
     require_at_least("options.max_detections", 0, options.max_detections);
     require_at_least("options.max_candidates", 0, options.max_candidates);
-    require_at_least("options.threads", 1, options.threads);
+    thread_count("options.threads", options.threads);
 }
 
 void require_columns(const char* name, const yolor_edge_head& head, int64_t columns) {
@@ -140,11 +140,11 @@ void require_region(const yolor_edge_region& region, int64_t image_height, int64
 void draw_masks(const yolor_edge_head* prototypes, const float* rows, const yolor_edge_frame* frame,
                 int64_t threads, const std::vector<PixelRegion>& regions,
                 const std::vector<MaskTarget>& targets) {
-    const Floats values("prototypes", prototypes);
+    const HeadView view = view_of("prototypes", prototypes);
     const Axes axes = axes_of(frame, YOLOR_EDGE_MASK_STRIDE, *prototypes);
-    require_at_least("threads", 1, threads);
-    fill_masks(values.data(), prototypes->channels, rows, axes.vertical, axes.horizontal, frame->image_height,
-               frame->image_width, regions.size(), regions.data(), targets.data());
+    fill_masks(view, prototypes->channels, HeadView::of(rows, 1, prototypes->channels), axes.vertical,
+               axes.horizontal, frame->image_height, frame->image_width, regions.size(), regions.data(),
+               targets.data(), thread_count("threads", threads));
 }
 
 }  // namespace
@@ -232,18 +232,19 @@ yolor_edge_status yolor_edge_frame_of(int64_t image_height, int64_t image_width,
 yolor_edge_status yolor_edge_letterbox(const yolor_edge_image* image,
                                        const yolor_edge_letterbox_options* options, float* output) {
     return guarded([&] {
-        const ImageView view = view_of(image);
+        const ImageView view = image_view(image);
         require_letterbox(options);
         require_given("output", output);
         letterbox(view, options->input_height, options->input_width, static_cast<uint8_t>(options->pad_value),
-                  options->swap_rb != 0, static_cast<float>(options->scale), output);
+                  options->swap_rb != 0, static_cast<float>(options->scale), output,
+                  thread_count("options.threads", options->threads));
     });
 }
 
 yolor_edge_status yolor_edge_letterbox_u8(const yolor_edge_image* image,
                                           const yolor_edge_letterbox_options* options, uint8_t* output) {
     return guarded([&] {
-        const ImageView view = view_of(image);
+        const ImageView view = image_view(image);
         if (view.layout != PixelLayout::interleaved)
             throw std::invalid_argument(
                 "image.layout must be INTERLEAVED here; call yolor_edge_letterbox for YUV");
@@ -260,8 +261,8 @@ yolor_edge_status yolor_edge_decode_boxes(const yolor_edge_head* class_logits,
                                           yolor_edge_detections* detections) {
     return guarded([&] {
         const HeadGrid made = grid_of(grid);
-        const Floats logits("class_logits", class_logits);
-        const Floats bins("box_bins", box_bins);
+        const HeadView logits = view_of("class_logits", class_logits);
+        const HeadView bins = view_of("box_bins", box_bins);
         require_columns("class_logits", *class_logits, made.columns());
         require_columns("box_bins", *box_bins, made.columns());
         if (class_logits->channels > std::numeric_limits<int32_t>::max() / made.columns())
@@ -278,10 +279,11 @@ yolor_edge_status yolor_edge_decode_boxes(const yolor_edge_head* class_logits,
                                                     std::to_string(chosen.max_detections) + ", got " +
                                                     std::to_string(detections->capacity));
         }
-        const Detections found =
-            decode_boxes(logits.data(), class_logits->channels, bins.data(), box_bins->channels / 4, made,
-                         {chosen.score_threshold, static_cast<float>(chosen.iou_threshold),
-                          chosen.max_detections, chosen.max_candidates, chosen.class_agnostic != 0});
+        Detections found;
+        decode_boxes(logits, class_logits->channels, bins, box_bins->channels / 4, made,
+                     {chosen.score_threshold, static_cast<float>(chosen.iou_threshold), chosen.max_detections,
+                      chosen.max_candidates, chosen.class_agnostic != 0},
+                     thread_count("options.threads", chosen.threads), &found);
         detections->count = static_cast<int64_t>(found.scores.size());
         std::copy(found.boxes.begin(), found.boxes.end(), detections->boxes);
         std::copy(found.scores.begin(), found.scores.end(), detections->scores);
@@ -353,22 +355,15 @@ yolor_edge_status yolor_edge_mask_coefficients(const yolor_edge_head* coefficien
         if (n == 0) return;
         require_given("columns", columns);
         require_given("rows", rows);
-        // Only the columns that are asked for are read.
-        require_known("coefficients", coefficients);
+        const HeadView view = view_of("coefficients", coefficients);
         require_columns("coefficients", *coefficients, coefficients->columns);
+        HeadView along_channels = view;
+        along_channels.channel_stride = view.column_stride;
+        along_channels.column_stride = view.channel_stride;
         for (int64_t i = 0; i < n; ++i) {
             require_between("columns", 0, coefficients->columns - 1, columns[i]);
-            yolor_edge_head column = *coefficients;
-            column.size = sizeof column;
-            const int64_t bytes_each = column.dtype == YOLOR_EDGE_FLOAT32   ? 4
-                                       : column.dtype == YOLOR_EDGE_FLOAT16 ? 2
-                                                                            : 1;
-            require_given("coefficients.data", column.data);
-            column.data =
-                static_cast<const char*>(column.data) + columns[i] * column.column_stride * bytes_each;
-            column.columns = 1;
-            const Floats values("coefficients", &column);
-            std::copy(values.data(), values.data() + column.channels, rows + i * column.channels);
+            const int64_t channels = coefficients->channels;
+            read_row(along_channels, columns[i], 0, 0, channels, rows + i * channels);
         }
     });
 }
@@ -461,13 +456,13 @@ yolor_edge_status yolor_edge_mask_rle(const uint8_t* crop, int64_t row_stride,
 yolor_edge_status yolor_edge_semantic_argmax(const yolor_edge_head* logits, const yolor_edge_frame* frame,
                                              int64_t stride, int64_t threads, uint8_t* map) {
     return guarded([&] {
-        const Floats values("logits", logits);
+        const HeadView view = view_of("logits", logits);
         require_between("logits.channels", 1, 256, logits->channels);
         const Axes axes = axes_of(frame, stride, *logits);
-        require_at_least("threads", 1, threads);
+        const int most = thread_count("threads", threads);
         require_given("map", map);
-        semantic_argmax(values.data(), logits->channels, axes.vertical, axes.horizontal, frame->image_height,
-                        frame->image_width, map);
+        semantic_argmax(view, logits->channels, axes.vertical, axes.horizontal, frame->image_height,
+                        frame->image_width, most, map);
     });
 }
 
