@@ -62,6 +62,16 @@ class Graph(Protocol):
 
 
 @runtime_checkable
+class ReportingGraph(Protocol):
+    """A graph with something to say for a report."""
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """By name, such as the device that it runs on."""
+        ...
+
+
+@runtime_checkable
 class ClonableGraph(Graph, Protocol):
     """A graph that takes one call at a time, and whose weights its clones share."""
 

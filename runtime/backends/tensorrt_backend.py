@@ -84,7 +84,8 @@ def find_part(bundle: Bundle, part: str, precision: str, flavour: str, module: M
     Raises:
         EngineMismatchError: If there is none.
     """
-    batches = {"vision": bundle.spec.graph.batch or 1}
+    # Where the graph fixes the batch, every engine of it has that one.
+    batches = {} if bundle.spec.graph.batch else {"vision": 1}
     return find_engine(
         *(bundle, part, precision, flavour, str(module.__version__), device.info.compute_capability),
         gpu=None if flavour == "tensorrt_rtx" else device.info.name,
