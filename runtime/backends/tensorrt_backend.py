@@ -124,7 +124,7 @@ class _Loaded:
                 # Both live as long as the engine, which refers to them.
                 self._logger = logger(module, self.complaints)
                 self._runtime = self._made(trt.Runtime, self._logger)
-                self.plan = self._made(self._runtime.deserialize_cuda_engine, engine.read())
+                self.plan: tensorrt.ICudaEngine = self._made(self._runtime.deserialize_cuda_engine, engine.read())
             self._config = self._rtx_config() if self.is_rtx else None
             self.tensors = self._tensors()
         except BaseException:
@@ -252,7 +252,8 @@ class _Loaded:
     def _forget(self) -> None:
         """Free everything, in the order that TensorRT wants."""
         with contextlib.suppress(BackendError), self.device.current():
-            self.plan = self._config = self._caches = self._runtime = None  # type: ignore[assignment]
+            for name in ("plan", "_config", "_caches", "_runtime"):
+                self.__dict__.pop(name, None)
         self.device.close()
 
 

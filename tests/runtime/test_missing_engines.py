@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from yolor_edge.runtime.model import needed_parts
 
 
 def test_load_takes_a_builder(tiny_bundle: Bundle) -> None:
-    def build(*what: Any) -> None:
+    def build(bundle: Bundle, precision: str, flavour: str, parts: Sequence[str], compute_capability: str) -> None:
         raise AssertionError("nothing is to be built")
 
     with pytest.raises(UsageError, match='backend "onnxruntime" runs the bundle\'s graphs as they are'):

@@ -100,10 +100,10 @@ def test_a_model_answers_through_bound_memory(
     image = np.full((50, 70, 3), 114, np.uint8)
     image[10:30, 20:40] = (0, 0, 255)
     with load(tiny_bundle, threads=1) as model:
-        expected = model.predict(image)
+        expected: Any = model.predict(image)
     told = pretended()
     with load(tiny_bundle, "onnxruntime-cuda") as model:
-        found = model.predict(image)
+        found: Any = model.predict(image)
     assert np.array_equal(found.boxes, expected.boxes) and found.caption == expected.caption
     assert told.providers == [("CUDAExecutionProvider", {"device_id": "0", "use_tf32": "0"})]
 

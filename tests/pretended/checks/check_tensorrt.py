@@ -66,10 +66,10 @@ def test_a_model_answers_as_with_onnxruntime(bundle: Bundle, backend: str) -> No
         add_engine(bundle, part, FLAVOURS[backend])
     options = CaptionOptions(beam_size=3)
     with load(bundle, threads=1) as model:
-        expected = model.predict(picture(), caption=options)
+        expected: Any = model.predict(picture(), caption=options)
     with load(bundle, backend) as model:
         for _ in range(3):  # plain, captured, launched
-            found = model.predict(picture(), caption=options)
+            found: Any = model.predict(picture(), caption=options)
             assert np.array_equal(found.boxes, expected.boxes) and len(found.boxes) > 0
             assert np.array_equal(found.scores, expected.scores)
             assert np.array_equal(found.masks.full(), expected.masks.full())
@@ -188,6 +188,7 @@ def test_a_kernel_may_write_the_input_and_read_the_outputs(bundle: Bundle, image
         own = graph.input_on_device("images", (1, 3, *INPUT_SIZE))
         foreign = DeviceTensor(elsewhere.address, own.shape, own.dtype)
         assert own.dtype == "float32" and own.shape == (1, 3, *INPUT_SIZE)
+        answers: dict[str, DeviceTensor] = {}
         for i, tensor in enumerate((own, own, own, foreign, own, foreign)):
             image = images[i % 4 : i % 4 + 1]
             device.to_device(tensor.address, image, stream)

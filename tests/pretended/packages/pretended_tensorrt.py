@@ -57,7 +57,7 @@ class IProgressMonitor:
     pass
 
 
-DataType = enum.Enum("DataType", [*_DTYPES])
+DataType: Any = enum.Enum("DataType", [*_DTYPES])
 TensorIOMode = enum.Enum("TensorIOMode", ["NONE", "INPUT", "OUTPUT"])
 TensorLocation = enum.Enum("TensorLocation", ["DEVICE", "HOST"])
 ProfilingVerbosity = enum.Enum("ProfilingVerbosity", ["DETAILED"])
@@ -196,7 +196,8 @@ class Context:
             return self.shapes[name]
         # As ONNX Runtime finds it, since its inference knows the shapes of what the graph computes.
         zeros = {n: np.zeros(shape, _DTYPES[self.engine.types[n]]) for n, shape in self.shapes.items()}
-        return self.engine.session.run([name], zeros)[0].shape
+        answer: Any = self.engine.session.run([name], zeros)[0]
+        return answer.shape
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         self.addresses[name] = address
@@ -212,7 +213,7 @@ class Context:
 
         def work(_: object) -> None:
             feed = {n: _view(addresses[n], shapes[n], engine.types[n]) for n in engine.inputs}
-            answers = engine.session.run(engine.outputs, feed)
+            answers: Any = engine.session.run(engine.outputs, feed)
             for name, answer in zip(engine.outputs, answers, strict=True):
                 _view(addresses[name], answer.shape, engine.types[name])[...] = answer
 
@@ -229,7 +230,8 @@ class Context:
 def _view(address: int, shape: tuple[int, ...], kind: str) -> np.ndarray[Any, Any]:
     dtype = np.dtype(_DTYPES[kind])
     nbytes = max(1, int(np.prod(shape)) * dtype.itemsize)
-    return np.frombuffer((ctypes.c_uint8 * nbytes).from_address(address), np.uint8).view(dtype).reshape(shape)
+    memory: Any = (ctypes.c_uint8 * nbytes).from_address(address)
+    return np.frombuffer(memory, np.uint8).view(dtype).reshape(shape)
 
 
 class Network:
