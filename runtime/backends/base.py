@@ -84,6 +84,27 @@ class ClonableGraph(Graph, Protocol):
         ...
 
 
+@runtime_checkable
+class StagedGraph(ClonableGraph, Protocol):
+    """A graph that has inputs copied to its device, or read there by it, from memory of the host that is its own."""
+
+    def host_input(self, name: str, shape: tuple[int, ...]) -> Array:
+        """Memory for an input: `run` takes an array that lies there as it is.
+
+        Args:
+            name: The one input of free shape, or one where none is free.
+            shape: Of that input.
+
+        Returns:
+            To be written between two runs, and not touched any more once the graph is closed.
+
+        Raises:
+            UsageError: If there is no such input, or it does not take this shape.
+            BackendError: If the graph is closed.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class DeviceTensor:
     """An array in a device's memory, contiguous.

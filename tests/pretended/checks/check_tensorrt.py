@@ -222,6 +222,26 @@ def test_a_kernel_may_write_the_input_and_read_the_outputs(bundle: Bundle, image
     graph.close()
 
 
+def test_a_picture_is_letterboxed_into_memory_that_the_device_takes_as_it_is(
+    bundle: Bundle, images: np.ndarray[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_engine(bundle)
+    plain = open_graphs(bundle, threads=1)["vision"]
+    for integrated in (False, True):
+        if integrated:
+            monkeypatch.setenv("FAKE_CUDA_INTEGRATED", "1")
+        graph: Any = device_graph(bundle)
+        memory = graph.host_input("images", (1, 3, *INPUT_SIZE))
+        assert (memory.ctypes.data == graph.input_on_device("images", memory.shape).address) is integrated
+        for image in (images[:1], images[1:2]):
+            memory[...] = image
+            monkeypatch.setattr(np, "copyto", None)
+            found = graph.run({"images": memory})
+            monkeypatch.undo()
+            assert np.array_equal(found["prototypes"], plain.run({"images": image})["prototypes"])
+        graph.close()
+
+
 def test_clones_share_the_engine_and_nothing_else(bundle: Bundle, images: np.ndarray[Any, Any]) -> None:
     add_engine(bundle)
     graph, plain = device_graph(bundle), open_graphs(bundle, threads=1)["vision"]
@@ -267,12 +287,15 @@ def test_slots_at_work_at_once_have_a_context_each(bundle: Bundle) -> None:
     one.infer(("boxes",))
     other.infer(("semantic",))
     one.close()
+    with pytest.raises(BackendError, match="tiny: the model is closed"):
+        one.prepare(picture())  # its memory is the next one's
     again = vision.slot()
     again.prepare(picture())
     again.infer(("boxes",))
-    for slot in (other, again):
-        slot.close()
+    other.close()
     vision.close()
+    with pytest.raises(BackendError, match="tiny: the model is closed"):
+        again.prepare(picture())  # its memory is gone
 
 
 def test_a_missing_engine_names_the_command(bundle: Bundle) -> None:

@@ -95,6 +95,8 @@ class Runtime:
 
 
 class Engine:
+    has_context = False
+
     def __init__(self, logger: ILogger, content: dict[str, Any]):
         self.logger = logger
         self.profiles = content["profiles"]
@@ -168,7 +170,9 @@ class Context:
         global contexts_living
         contexts_living += 1
         self.engine = engine
-        self.profile = 0
+        # Of an engine's contexts the first has a profile by itself.
+        self.active_optimization_profile = -1 if engine.has_context else 0
+        engine.has_context = True
         self.shapes = {
             name: shape for name, shape in engine.shapes.items() if name in engine.inputs and -1 not in shape
         }
@@ -180,11 +184,11 @@ class Context:
         contexts_living -= 1
 
     def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
-        self.profile = profile
+        self.active_optimization_profile = profile
         return True
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        low, _, high = self.engine.get_tensor_profile_shape(name, self.profile)
+        low, _, high = self.engine.get_tensor_profile_shape(name, self.active_optimization_profile)
         if not all(a <= n <= b for a, n, b in zip(low, shape, high, strict=True)):
             self.engine.logger.log(_Severity.ERROR, f"{name}: {shape} is not from {low} to {high}")
             return False
