@@ -10,7 +10,7 @@ if sys.platform == "win32":
     compile_args = ["/O2"]
 else:
     # No -ffast-math, and no contraction to fused multiply-add: results are defined bit by bit and tested that way.
-    compile_args = ["-O3", "-Wall", "-Wextra", "-fvisibility=hidden", "-ffp-contract=off"]
+    compile_args = ["-O3", "-Wall", "-Wextra", "-fvisibility=hidden", "-ffp-contract=off", "-pthread"]
 
 STAGES = ("train", "export", "runtime", "benchmarks")
 
@@ -26,6 +26,7 @@ setup(
             depends=sorted(glob("runtime/csrc/*.hpp")),
             cxx_std=17,
             extra_compile_args=compile_args,
+            extra_link_args=[] if sys.platform == "win32" else ["-pthread"],
         )
     ],
 )

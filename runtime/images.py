@@ -1,4 +1,4 @@
-"""Reading and writing pictures: any file OpenCV knows becomes BGR uint8, or one clear line says why not."""
+"""Reading, checking and writing pictures: any file OpenCV knows becomes BGR uint8, or one clear line says why not."""
 
 from __future__ import annotations
 
@@ -82,6 +82,22 @@ def decode_image(data: bytes, name: str, apply_orientation: bool = True) -> NDAr
     if image is None:
         raise ImageError(f"{name}: damaged, or not a picture in a format that is read (JPEG, PNG, BMP, TIFF, WebP)")
     return np.ascontiguousarray(image, np.uint8)
+
+
+def check_image(image: object) -> None:
+    """Refuse anything but a uint8 picture.
+
+    Raises:
+        UsageError: Saying what it is instead.
+    """
+    if not isinstance(image, np.ndarray):
+        raise UsageError(f"image must be a numpy array or the path of a picture, got {type(image).__name__}")
+    if image.dtype != np.uint8:
+        raise UsageError(f"image must be uint8 with values 0 to 255, got {image.dtype}")
+    if not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
+        raise UsageError(f"image must have shape (height, width, 3) in BGR order or (height, width), got {image.shape}")
+    if image.size == 0:
+        raise UsageError(f"image must have at least one pixel, got shape {image.shape}")
 
 
 def write_image(path: str | os.PathLike[str], image: NDArray[np.uint8], quality: int = 92) -> None:

@@ -12,7 +12,7 @@ import contextlib
 import math
 import threading
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
@@ -25,6 +25,7 @@ from ..cuda.driver import OUT_OF_MEMORY, CudaError
 from ..engines import Engine, build_command, find_engine
 from ..errors import BackendError, UsageError
 from ..files import write_atomically
+from ..guards import OneAtATime
 from ..tensorrt_package import Complaints, as_stubs_say, import_flavour, logger, one_line
 from .base import Array, DeviceTensor, TensorInfo, feed_complaints
 
@@ -276,7 +277,7 @@ class TensorrtGraph:
         self._loaded: _Loaded | None = loaded
         self._name = loaded.name
         self.device = loaded.device
-        self._at_work = threading.Lock()
+        self._at_work = OneAtATime()
         self._lanes: dict[int, _Lane] = {}
         self._profiles = loaded.profiles()
         infos = {
@@ -318,7 +319,7 @@ class TensorrtGraph:
         complaints += [f"there is no output {name!r}" for name in names if name not in self.outputs]
         if complaints:
             raise UsageError(f"{self._name}: {'; '.join(complaints)}")
-        with self._entered(), loaded.device.current():
+        with self._at_work.entered(self._name), loaded.device.current():
             lane = self._lane(self._profile_of({name: array.shape for name, array in feed.items()}))
             lane.load(feed, self._stream)
             lane.enqueue(self._stream)
@@ -346,7 +347,7 @@ class TensorrtGraph:
         if complaints:
             raise UsageError(f"{self._name}: {'; '.join(complaints)}")
         shapes = {name: tensor.shape for name, tensor in feed.items()}
-        with self._entered(), loaded.device.current():
+        with self._at_work.entered(self._name), loaded.device.current():
             lane = self._lane(self._profile_of(shapes))
             lane.set_shapes(shapes)
             lane.set_addresses({name: tensor.address for name, tensor in feed.items()})
@@ -370,15 +371,6 @@ class TensorrtGraph:
         if self._loaded is None:
             raise BackendError(f"{self._name}: the graph is closed")
         return self._loaded
-
-    @contextlib.contextmanager
-    def _entered(self) -> Iterator[None]:
-        if not self._at_work.acquire(blocking=False):
-            raise UsageError(f"{self._name}: at work in another thread; give every thread its own with model.clone()")
-        try:
-            yield
-        finally:
-            self._at_work.release()
 
     def _lane_of_input(self, name: str, shape: tuple[int, ...]) -> _Lane:
         """The lane that runs when this input has this shape, which has to say so for itself."""

@@ -1,5 +1,5 @@
-/// With bindings_captions.cpp, what knows Python: checks arguments, allocates results, releases the GIL,
-/// calls one kernel.
+/// With the other files of this name, what knows Python: checks arguments, allocates results, releases the
+/// GIL, calls one kernel.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "bindings_arguments.hpp"
 #include "bindings_captions.hpp"
 #include "boxes.hpp"
 #include "cpu_features.hpp"
@@ -21,35 +22,13 @@
 #include "letterbox.hpp"
 #include "masks.hpp"
 #include "nms.hpp"
-#include "rle.hpp"
 #include "sampling.hpp"
+#include "scratch.hpp"
 #include "semantic.hpp"
 
-namespace py = pybind11;
 using namespace yolor_edge;
 
 namespace {
-
-std::string shape_of(const py::array& array) {
-    return py::str(array.attr("shape")).cast<std::string>();
-}
-
-[[noreturn]] void refuse_shape(const char* name, const std::string& expected, const py::array& array) {
-    throw std::invalid_argument(std::string(name) + " must have shape " + expected + ", got " +
-                                shape_of(array));
-}
-
-template <class Value>
-void require_dtype(const char* name, const py::array& array) {
-    if (py::isinstance<py::array_t<Value>>(array)) return;
-    const auto expected = py::str(py::dtype::of<Value>()).template cast<std::string>();
-    const auto given = py::str(array.dtype()).template cast<std::string>();
-    throw std::invalid_argument(std::string(name) + " must have dtype " + expected + ", got " + given);
-}
-
-bool is_aligned(const py::array& array) {
-    return (array.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) != 0;
-}
 
 /// An array the caller gave to be written into: exactly this dtype and shape, contiguous and writable.
 template <class Value>
@@ -65,14 +44,6 @@ py::array_t<Value> output_array(const std::optional<py::array>& given, const std
             "out must be C-contiguous, aligned and writable; call numpy.empty for one that is");
     }
     return py::reinterpret_borrow<py::array_t<Value>>(*given);
-}
-
-void require_positive(const char* name, int64_t height, int64_t width) {
-    constexpr int64_t kLargest = 1 << 20;
-    if (height < 1 || width < 1 || height > kLargest || width > kLargest) {
-        throw std::invalid_argument(std::string(name) + " must be (height, width), each 1 to 1048576, got (" +
-                                    std::to_string(height) + ", " + std::to_string(width) + ")");
-    }
 }
 
 ImageView yuv_view(const py::array& image, const std::string& layout) {
@@ -116,23 +87,24 @@ ImageView image_view(const py::array& image, const std::string& layout = "interl
             has_channels ? image.strides(2) : 1,       PixelLayout::interleaved};
 }
 
-void require_apart(const py::array& image, const py::array& out) {
-    if (py::module_::import("numpy").attr("may_share_memory")(image, out).cast<bool>()) {
-        throw std::invalid_argument("out must not share memory with image");
+void require_apart(const char* name, const py::array& input, const py::array& out) {
+    if (py::module_::import("numpy").attr("may_share_memory")(input, out).cast<bool>()) {
+        throw std::invalid_argument(std::string("out must not share memory with ") + name);
     }
 }
 
 py::array_t<float> letterbox_binding(const py::array& image, int64_t height, int64_t width, uint8_t pad_value,
                                      bool swap_rb, const std::optional<py::array>& out, double scale,
-                                     const std::string& layout) {
+                                     const std::string& layout, int64_t threads) {
     const ImageView view = image_view(image, layout);
+    const int thread_count = checked_threads(threads);
     require_positive("input size", height, width);
     auto output = output_array<float>(out, {3, height, width}, "(3, height, width) of the input");
-    if (out) require_apart(image, output);
+    if (out) require_apart("image", image, output);
     float* data = output.mutable_data();
     {
         py::gil_scoped_release unlocked;
-        letterbox(view, height, width, pad_value, swap_rb, static_cast<float>(scale), data);
+        letterbox(view, height, width, pad_value, swap_rb, static_cast<float>(scale), data, thread_count);
     }
     return output;
 }
@@ -143,7 +115,7 @@ py::array_t<uint8_t> letterbox_u8_binding(const py::array& image, int64_t height
     const ImageView view = image_view(image);
     require_positive("input size", height, width);
     auto output = output_array<uint8_t>(out, {height, width, 3}, "(height, width, 3) of the input");
-    if (out) require_apart(image, output);
+    if (out) require_apart("image", image, output);
     uint8_t* data = output.mutable_data();
     {
         py::gil_scoped_release unlocked;
@@ -165,14 +137,6 @@ std::tuple<int64_t, int64_t, int64_t, int64_t> letterbox_geometry_binding(
 
 using FloatArray = py::array_t<float, py::array::c_style>;
 using Size = std::pair<int64_t, int64_t>;
-
-std::string text_of(const py::handle& value) {
-    return py::str(value).cast<std::string>();
-}
-
-bool is_half(const py::array& array) {
-    return array.dtype().kind() == 'f' && array.itemsize() == 2 && array.dtype().byteorder() != '>';
-}
 
 /// A float16 array widened to float32.
 FloatArray widened(const py::array& array) {
@@ -197,14 +161,11 @@ FloatArray widen_half_binding(const py::array& halves) {
     return widened(halves);
 }
 
-/// `array` as contiguous, aligned float32 of rank `rank`: itself, or a copy where it is neither. Heads may be
-/// float16 too.
+/// `array` as contiguous, aligned float32 of rank `rank`: itself, or a copy where it is neither.
 FloatArray float_array(const char* name, const py::array& array, py::ssize_t rank,
-                       const std::string& expected, bool is_head = true) {
-    const bool is_narrow = is_head && is_half(array);
-    if (!is_narrow) require_dtype<float>(name, array);
+                       const std::string& expected) {
+    require_dtype<float>(name, array);
     if (array.ndim() != rank) refuse_shape(name, expected, array);
-    if (is_narrow) return widened(array);
     if (!is_aligned(array)) return FloatArray::ensure(array.attr("copy")());
     return FloatArray::ensure(array);
 }
@@ -212,7 +173,7 @@ FloatArray float_array(const char* name, const py::array& array, py::ssize_t ran
 /// `boxes` of shape (n, 4); n = -1 takes any.
 FloatArray box_array(const py::array& boxes, py::ssize_t n = -1) {
     const std::string expected = n < 0 ? "(N, 4)" : "(" + std::to_string(n) + ", 4)";
-    FloatArray array = float_array("boxes", boxes, 2, expected, false);
+    FloatArray array = float_array("boxes", boxes, 2, expected);
     if (array.shape(1) != 4 || (n >= 0 && array.shape(0) != n)) refuse_shape("boxes", expected, boxes);
     return array;
 }
@@ -221,13 +182,6 @@ void require_unit_interval(const char* name, double value) {
     if (!(value >= 0.0 && value <= 1.0)) {
         throw std::invalid_argument(std::string(name) + " must lie in 0..1, got " +
                                     text_of(py::float_(value)));
-    }
-}
-
-void require_at_least(const char* name, int64_t lowest, int64_t value) {
-    if (value < lowest) {
-        throw std::invalid_argument(std::string(name) + " must be at least " + std::to_string(lowest) +
-                                    ", got " + std::to_string(value));
     }
 }
 
@@ -276,10 +230,11 @@ std::vector<int32_t> chosen_cells(const py::array& cells, int64_t count) {
     return chosen;
 }
 
-py::tuple decode_boxes_binding(const py::array& class_logits, const py::array& box_bins,
+py::tuple decode_boxes_binding(const py::object& class_logits, const py::object& box_bins,
                                const std::vector<int64_t>& strides, Size input_size, double score_threshold,
                                double iou_threshold, int64_t max_detections, int64_t max_candidates,
-                               bool class_agnostic, const std::optional<py::array>& chosen) {
+                               bool class_agnostic, const std::optional<py::array>& chosen, int64_t threads) {
+    const int thread_count = checked_threads(threads);
     require_positive("input_size", input_size.first, input_size.second);
     for (const int64_t stride : strides) {
         require_at_least("strides", 1, stride);
@@ -293,16 +248,16 @@ py::tuple decode_boxes_binding(const py::array& class_logits, const py::array& b
     if (chosen) grid.chosen = chosen_cells(*chosen, grid.cells());
     const int64_t cells = grid.columns();
     const std::string cell_count = std::to_string(cells);
-    const FloatArray logits = float_array("class_logits", class_logits, 2, "(C, " + cell_count + ")");
-    if (logits.shape(1) != cells) refuse_shape("class_logits", "(C, " + cell_count + ")", class_logits);
-    if (logits.size() > std::numeric_limits<int32_t>::max()) {
+    const HeldHead logits = held_head("class_logits", class_logits, 2, "(C, " + cell_count + ")");
+    if (logits.shape(1) != cells) refuse_shape("class_logits", "(C, " + cell_count + ")", logits.values);
+    if (logits.values.size() > std::numeric_limits<int32_t>::max()) {
         throw std::invalid_argument("class_logits must have fewer than 2^31 values, got shape " +
-                                    shape_of(class_logits));
+                                    shape_of(logits.values));
     }
     const std::string bins_shape = "(4 * bins, " + cell_count + ")";
-    const FloatArray bins = float_array("box_bins", box_bins, 2, bins_shape);
+    const HeldHead bins = held_head("box_bins", box_bins, 2, bins_shape);
     if (bins.shape(0) == 0 || bins.shape(0) % 4 != 0 || bins.shape(1) != cells) {
-        refuse_shape("box_bins", bins_shape, box_bins);
+        refuse_shape("box_bins", bins_shape, bins.values);
     }
     if (std::isnan(score_threshold)) throw std::invalid_argument("score_threshold must be a number, got nan");
     require_unit_interval("iou_threshold", iou_threshold);
@@ -310,14 +265,12 @@ py::tuple decode_boxes_binding(const py::array& class_logits, const py::array& b
     require_at_least("max_candidates", 0, max_candidates);
     const DecodeOptions options{score_threshold, static_cast<float>(iou_threshold), max_detections,
                                 max_candidates, class_agnostic};
-    Detections found;
+    thread_local Detections found;
     {
-        const float* logits_data = logits.data();
-        const float* bins_data = bins.data();
         const int64_t classes = logits.shape(0);
         const int64_t bin_count = bins.shape(0) / 4;
         py::gil_scoped_release unlocked;
-        found = decode_boxes(logits_data, classes, bins_data, bin_count, grid, options);
+        decode_boxes(logits.view, classes, bins.view, bin_count, grid, options, thread_count, &found);
     }
     const auto n = static_cast<py::ssize_t>(found.scores.size());
     return py::make_tuple(array_of(found.boxes, {n, 4}), array_of(found.scores, {n}),
@@ -329,7 +282,7 @@ py::array_t<int32_t> nms_binding(const py::array& boxes, const py::array& scores
     const FloatArray box_values = box_array(boxes);
     const py::ssize_t n = box_values.shape(0);
     const std::string expected = "(" + std::to_string(n) + ",)";
-    const FloatArray score_values = float_array("scores", scores, 1, expected, false);
+    const FloatArray score_values = float_array("scores", scores, 1, expected);
     if (score_values.size() != n) refuse_shape("scores", expected, scores);
     if (!py::isinstance<py::array_t<int64_t>>(class_ids)) require_dtype<int32_t>("class_ids", class_ids);
     if (class_ids.ndim() != 1 || class_ids.size() != n) refuse_shape("class_ids", expected, class_ids);
@@ -341,15 +294,16 @@ py::array_t<int32_t> nms_binding(const py::array& boxes, const py::array& scores
     const float* box_data = box_values.data();
     const float* score_data = score_values.data();
     const int32_t* class_data = class_values.data();
-    std::vector<int32_t> kept;
+    thread_local std::vector<int32_t> kept, order, sorted_classes;
+    thread_local std::vector<float> sorted_boxes;
     {
         py::gil_scoped_release unlocked;
         const auto size = static_cast<size_t>(n);
         const auto limit = static_cast<size_t>(max_detections);
-        std::vector<int32_t> order(size);
+        order.resize(size);
         order.resize(order_by_score(box_data, score_data, size, order.data()));
-        std::vector<float> sorted_boxes;
-        std::vector<int32_t> sorted_classes;
+        sorted_boxes.clear();
+        sorted_classes.clear();
         sorted_boxes.reserve(4 * order.size());
         sorted_classes.reserve(order.size());
         for (const int32_t i : order) {
@@ -361,19 +315,25 @@ py::array_t<int32_t> nms_binding(const py::array& boxes, const py::array& scores
         kept.resize(nms(sorted_boxes.data(), sorted_classes.data(), order.size(),
                         static_cast<float>(iou_threshold), limit, class_agnostic, kept.data()));
         for (int32_t& index : kept) index = order[static_cast<size_t>(index)];
+        give_back(&order, &sorted_classes, &sorted_boxes);
     }
     return array_of(kept, {static_cast<py::ssize_t>(kept.size())});
 }
 
-py::list mask_crops_binding(const py::array& prototypes, const py::array& coefficients,
-                            const py::array& boxes, Size image_size, const Geometry& geometry,
-                            int64_t stride) {
-    const FloatArray prototype_values = float_array("prototypes", prototypes, 3, "(K, h, w)");
-    if (prototype_values.size() == 0) refuse_shape("prototypes", "(K, h, w), each at least 1", prototypes);
+py::list mask_crops_binding(const py::object& prototypes, const py::object& coefficients,
+                            const py::array& boxes, Size image_size, const Geometry& geometry, int64_t stride,
+                            int64_t threads) {
+    const int thread_count = checked_threads(threads);
+    const HeldHead prototype_values = held_head("prototypes", prototypes, 3, "(K, h, w)");
+    if (prototype_values.values.size() == 0) {
+        refuse_shape("prototypes", "(K, h, w), each at least 1", prototype_values.values);
+    }
     const py::ssize_t channels = prototype_values.shape(0);
     const std::string expected = "(N, " + std::to_string(channels) + ")";
-    const FloatArray coefficient_values = float_array("coefficients", coefficients, 2, expected);
-    if (coefficient_values.shape(1) != channels) refuse_shape("coefficients", expected, coefficients);
+    const HeldHead coefficient_values = held_head("coefficients", coefficients, 2, expected);
+    if (coefficient_values.shape(1) != channels) {
+        refuse_shape("coefficients", expected, coefficient_values.values);
+    }
     const py::ssize_t n = coefficient_values.shape(0);
     const FloatArray box_values = box_array(boxes, n);
     require_positive("image_size", image_size.first, image_size.second);
@@ -395,11 +355,10 @@ py::list mask_crops_binding(const py::array& prototypes, const py::array& coeffi
         targets.push_back({block.mutable_data() + starts[i], regions[i].width});
     }
     {
-        const float* prototype_data = prototype_values.data();
-        const float* coefficient_data = coefficient_values.data();
         py::gil_scoped_release unlocked;
-        fill_masks(prototype_data, channels, coefficient_data, frame.vertical, frame.horizontal,
-                   image_size.first, image_size.second, regions.size(), regions.data(), targets.data());
+        fill_masks(prototype_values.view, channels, coefficient_values.view, frame.vertical, frame.horizontal,
+                   image_size.first, image_size.second, regions.size(), regions.data(), targets.data(),
+                   thread_count);
     }
     py::list result;
     for (size_t i = 0; i < regions.size(); ++i) {
@@ -411,99 +370,24 @@ py::list mask_crops_binding(const py::array& prototypes, const py::array& coeffi
     return result;
 }
 
-/// A crop as Python holds it, kept alive while it is read.
-struct HeldCrop {
-    py::array_t<uint8_t, py::array::c_style> pixels;
-    int64_t y0;
-    int64_t x0;
-    int64_t height;
-    int64_t width;
-};
-
-std::vector<HeldCrop> held_crops(const py::sequence& crops, int64_t height, int64_t width) {
-    std::vector<HeldCrop> held;
-    for (const py::handle& item : crops) {
-        const auto [y0, x0, crop] = item.cast<std::tuple<int64_t, int64_t, py::array>>();
-        require_dtype<uint8_t>("crop", crop);
-        if (crop.ndim() != 2) refuse_shape("crop", "(height, width)", crop);
-        if (y0 < 0 || x0 < 0 || y0 + crop.shape(0) > height || x0 + crop.shape(1) > width) {
-            throw std::invalid_argument("every crop must lie inside the image, got one of shape " +
-                                        shape_of(crop) + " at (" + std::to_string(y0) + ", " +
-                                        std::to_string(x0) + ") of (" + std::to_string(height) + ", " +
-                                        std::to_string(width) + ")");
-        }
-        held.push_back(
-            {py::array_t<uint8_t, py::array::c_style>::ensure(crop), y0, x0, crop.shape(0), crop.shape(1)});
-    }
-    return held;
-}
-
-/// Write crops into frames (N, height, width), or zeros in their place.
-void paste_crops_binding(const py::array& frames, const py::sequence& crops, bool erase) {
-    require_dtype<bool>("frames", frames);
-    const auto n = static_cast<py::ssize_t>(crops.size());
-    if (frames.ndim() != 3 || frames.shape(0) != n) {
-        refuse_shape("frames", "(" + std::to_string(n) + ", height, width)", frames);
-    }
-    if (!(frames.flags() & py::array::c_style) || !frames.writeable()) {
-        throw std::invalid_argument("frames must be C-contiguous and writable");
-    }
-    const int64_t height = frames.shape(1);
-    const int64_t width = frames.shape(2);
-    const std::vector<HeldCrop> held = held_crops(crops, height, width);
-    auto* frame = static_cast<uint8_t*>(py::array(frames).mutable_data());
-    const py::gil_scoped_release unlocked;
-    for (const HeldCrop& crop : held) {
-        uint8_t* first = frame + crop.y0 * width + crop.x0;
-        const uint8_t* pixels = crop.pixels.data();
-        for (int64_t y = 0; y < crop.height; ++y) {
-            uint8_t* row = first + y * width;
-            if (erase) {
-                std::fill(row, row + crop.width, uint8_t{0});
-            } else {
-                std::copy(pixels + y * crop.width, pixels + (y + 1) * crop.width, row);
-            }
-        }
-        frame += height * width;
-    }
-}
-
-py::list rle_codes_binding(const py::sequence& crops, Size image_size) {
-    require_positive("image_size", image_size.first, image_size.second);
-    const std::vector<HeldCrop> held = held_crops(crops, image_size.first, image_size.second);
-    std::vector<std::string> codes;
-    {
-        const py::gil_scoped_release unlocked;
-        for (const HeldCrop& crop : held) {
-            codes.push_back(rle_code(crop.pixels.data(), crop.height, crop.width, crop.width, crop.y0,
-                                     crop.x0, image_size.first, image_size.second));
-        }
-    }
-    py::list result;
-    for (const std::string& code : codes) {
-        py::dict entry;
-        entry["size"] = std::vector<int64_t>{image_size.first, image_size.second};
-        entry["counts"] = code;
-        result.append(entry);
-    }
-    return result;
-}
-
-py::array_t<uint8_t> semantic_argmax_binding(const py::array& logits, Size image_size,
-                                             const Geometry& geometry, int64_t stride) {
+py::array_t<uint8_t> semantic_argmax_binding(const py::object& logits, Size image_size,
+                                             const Geometry& geometry, int64_t stride,
+                                             const std::optional<py::array>& out, int64_t threads) {
+    const int thread_count = checked_threads(threads);
     const char* expected = "(S, h, w) with 1 to 256 classes S";
-    const FloatArray values = float_array("logits", logits, 3, expected);
-    if (values.size() == 0 || values.shape(0) > 256) refuse_shape("logits", expected, logits);
+    const HeldHead values = held_head("logits", logits, 3, expected);
+    if (values.values.size() == 0 || values.shape(0) > 256) refuse_shape("logits", expected, values.values);
     require_positive("image_size", image_size.first, image_size.second);
     const ImageFrame frame = image_frame(geometry, stride, values.shape(1), values.shape(2));
-    py::array_t<uint8_t> map({image_size.first, image_size.second});
+    auto map =
+        output_array<uint8_t>(out, {image_size.first, image_size.second}, "(height, width) of the image");
+    if (out) require_apart("logits", values.values, map);
     {
-        const float* data = values.data();
         const int64_t classes = values.shape(0);
         uint8_t* map_data = map.mutable_data();
         py::gil_scoped_release unlocked;
-        semantic_argmax(data, classes, frame.vertical, frame.horizontal, image_size.first, image_size.second,
-                        map_data);
+        semantic_argmax(values.view, classes, frame.vertical, frame.horizontal, image_size.first,
+                        image_size.second, thread_count, map_data);
     }
     return map;
 }
@@ -533,27 +417,27 @@ PYBIND11_MODULE(_native, module) {
                py::arg("input_size"));
     module.def("letterbox", &letterbox_binding, py::arg("image"), py::arg("height"), py::arg("width"),
                py::arg("pad_value") = 114, py::arg("swap_rb") = true, py::arg("out") = py::none(),
-               py::arg("scale") = 1.0 / 255.0, py::arg("layout") = "interleaved");
+               py::arg("scale") = 1.0 / 255.0, py::arg("layout") = "interleaved", py::arg("threads") = 1);
     module.def("letterbox_u8", &letterbox_u8_binding, py::arg("image"), py::arg("height"), py::arg("width"),
                py::arg("pad_value") = 114, py::arg("swap_rb") = true, py::arg("out") = py::none());
     module.def("decode_boxes", &decode_boxes_binding, py::arg("class_logits"), py::arg("box_bins"),
                py::arg("strides"), py::arg("input_size"), py::arg("score_threshold") = 0.25,
                py::arg("iou_threshold") = 0.65, py::arg("max_detections") = 300,
                py::arg("max_candidates") = 30000, py::arg("class_agnostic") = false,
-               py::arg("cells") = py::none());
+               py::arg("cells") = py::none(), py::arg("threads") = 1);
     module.def("nms", &nms_binding, py::arg("boxes"), py::arg("scores"), py::arg("class_ids"),
                py::arg("iou_threshold") = 0.65, py::arg("max_detections") = 300,
                py::arg("class_agnostic") = false);
     module.def("mask_crops", &mask_crops_binding, py::arg("prototypes"), py::arg("coefficients"),
-               py::arg("boxes"), py::arg("image_size"), py::arg("geometry"), py::arg("stride") = 4);
-    module.def("paste_crops", &paste_crops_binding, py::arg("frames"), py::arg("crops"),
-               py::arg("erase") = false);
-    module.def("rle_codes", &rle_codes_binding, py::arg("crops"), py::arg("image_size"));
+               py::arg("boxes"), py::arg("image_size"), py::arg("geometry"), py::arg("stride") = 4,
+               py::arg("threads") = 1);
     module.def("widen_half", &widen_half_binding, py::arg("halves"));
     module.def("simd_level", [] { return simd_level_name(simd_level()); });
     module.def("simd_levels", &simd_levels);
     module.def("set_simd_level", &set_simd_level_binding, py::arg("name"));
     module.def("semantic_argmax", &semantic_argmax_binding, py::arg("logits"), py::arg("image_size"),
-               py::arg("geometry"), py::arg("stride") = 8);
+               py::arg("geometry"), py::arg("stride") = 8, py::arg("out") = py::none(),
+               py::arg("threads") = 1);
+    bind_masks(module);
     bind_captions(module);
 }

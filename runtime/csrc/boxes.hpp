@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "heads.hpp"
+
 namespace yolor_edge {
 
 /// Shape of the grids the heads predict on. Cells are numbered level by level in the order of `strides`, row
@@ -41,17 +43,24 @@ struct Detections {
     std::vector<int32_t> cells;  // the column each box came from, to find its mask coefficients by
 };
 
-/// Decode one image's box heads.
-///   class_logits  (classes, N) row-major, N = grid.columns(); classes * N below 2^31
-///   box_bins      (4 * bins, N) row-major: sides left, top, right, bottom, `bins` rows each. A distance is
-///   the
+/// Decode one image's box heads into `found`, whose memory is used again.
+///   class_logits  (classes, 1, N), N = grid.columns(); classes * N below 2^31. Read where it lies; fastest
+///                 where classes or cells lie side by side
+///   box_bins      (4 * bins, 1, N): sides left, top, right, bottom, `bins` rows each. A distance is the
 ///                 expectation of the bin number under softmax, in units of the stride, from the cell's
 ///                 centre
+///   threads       at most; the answer does not depend on it
 /// Every (cell, class) pair whose sigmoid(logit) is above the threshold is a candidate: a cell may give
-/// several. The threshold is applied to the logits, and candidates are ordered by them: highest first, then
-/// lower class, then lower cell. Pairs whose box is not finite (NaN or infinity among its bins) are left out.
+/// several. The threshold is applied to the logits, for float16 and bytes to the elements as they are, and
+/// candidates are ordered by logit: highest first, then lower class, then lower cell. Pairs whose box is not
+/// finite (NaN or infinity among its bins) are left out.
 /// One pass over the class logits. Candidates are sorted, decoded and compared a portion at a time, so that
 /// what comes after the last detection costs nothing; bins are read once for each cell that is reached.
+/// Memory goes with max_candidates, however many pairs pass.
+void decode_boxes(const HeadView& class_logits, int64_t classes, const HeadView& box_bins, int64_t bins,
+                  const HeadGrid& grid, const DecodeOptions& options, int threads, Detections* found);
+
+/// The same of contiguous float32 heads, on one thread.
 Detections decode_boxes(const float* class_logits, int64_t classes, const float* box_bins, int64_t bins,
                         const HeadGrid& grid, const DecodeOptions& options);
 

@@ -1,7 +1,5 @@
 #include "half.hpp"
 
-#include <cstring>
-
 #include "cpu_features.hpp"
 
 #ifdef YOLOR_EDGE_X86
@@ -10,23 +8,6 @@
 
 namespace yolor_edge {
 namespace {
-
-float widened(uint16_t half) noexcept {
-    // Exponent and mantissa in the places of a float, then 2^112 to make up for the difference of the biases;
-    // that also puts subnormal numbers right.
-    uint32_t bits = static_cast<uint32_t>(half & 0x7fffu) << 13;
-    float value;
-    std::memcpy(&value, &bits, sizeof value);
-    value *= 0x1p112f;
-    std::memcpy(&bits, &value, sizeof bits);
-    if ((half & 0x7c00u) == 0x7c00u) {
-        const uint32_t payload = half & 0x3ffu;
-        bits = 0x7f800000u | (payload << 13) | (payload != 0 ? 0x00400000u : 0u);  // NaN becomes a quiet one
-    }
-    bits |= static_cast<uint32_t>(half & 0x8000u) << 16;
-    std::memcpy(&value, &bits, sizeof value);
-    return value;
-}
 
 #ifdef YOLOR_EDGE_X86
 YOLOR_EDGE_AVX2 size_t widen_half_avx2(const uint16_t* halves, size_t n, float* values) {
@@ -46,7 +27,7 @@ void widen_half(const uint16_t* halves, size_t n, float* values) {
 #ifdef YOLOR_EDGE_X86
     if (simd_level() >= SimdLevel::avx2) i = widen_half_avx2(halves, n, values);
 #endif
-    for (; i < n; ++i) values[i] = widened(halves[i]);
+    for (; i < n; ++i) values[i] = half_to_float(halves[i]);
 }
 
 }  // namespace yolor_edge

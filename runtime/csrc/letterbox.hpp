@@ -51,8 +51,9 @@ struct ImageView {
 ///   swap_rb    whether channels 0 and 2 change places (BGR in, RGB out)
 ///   scale      every byte becomes float(byte) * scale
 ///   output     out: (3, input_height, input_width), contiguous; grey is repeated in all three channels
+///   threads    at most; they take strips of the output, and the answer does not depend on them
 void letterbox(const ImageView& image, int64_t input_height, int64_t input_width, uint8_t pad_value,
-               bool swap_rb, float scale, float* output);
+               bool swap_rb, float scale, float* output, int threads = 1);
 
 /// The same, as interleaved bytes.
 ///   output     out: (input_height, input_width, 3), contiguous

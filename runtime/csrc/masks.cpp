@@ -5,6 +5,8 @@
 #include <vector>
 
 #include "cpu_features.hpp"
+#include "parallel.hpp"
+#include "scratch.hpp"
 
 #ifdef YOLOR_EDGE_X86
 #include <immintrin.h>
@@ -12,21 +14,6 @@
 
 namespace yolor_edge {
 namespace {
-
-constexpr float kLimit = 1e30f;
-
-struct PixelSpan {
-    int64_t begin;
-    int64_t end;
-};
-
-/// Pixels of [0, length) whose centres lie in [low, high).
-PixelSpan span_of(double low, double high, int64_t length) noexcept {
-    const auto limit = static_cast<double>(length);
-    const auto first = static_cast<int64_t>(std::ceil(std::clamp(low, 0.0, limit) - 0.5));
-    const auto last = static_cast<int64_t>(std::ceil(std::clamp(high, 0.0, limit) - 0.5));
-    return {std::max<int64_t>(first, 0), last};
-}
 
 /// Points of the prototypes under one box, `height` rows of `width` points.
 struct GridWindow {
@@ -71,10 +58,7 @@ struct ComputeLogits {
         }
         for (int64_t y = 0; y < window.height; ++y) {
             float* row = logits + y * window.row_stride;
-            for (int64_t x = 0; x < window.width; ++x) {
-                const float above = row[x] < -kLimit ? -kLimit : row[x];  // NaN stays
-                row[x] = above > kLimit ? kLimit : above;
-            }
+            for (int64_t x = 0; x < window.width; ++x) row[x] = limited_mask_logit(row[x]);
         }
     }
 };
@@ -94,7 +78,7 @@ void widen_row_portable(const RowSamples& samples, const float* row, int64_t beg
                         float* pixels) {
     for (int64_t x = begin; x < end; ++x) {
         const float* point = row + (samples.low[x] - samples.first);
-        pixels[x] = point[0] * samples.rest[x] + point[samples.step] * samples.fraction[x];
+        blend(point[0], samples.rest[x], point[samples.step], samples.fraction[x], &pixels[x]);
     }
 }
 
@@ -104,7 +88,9 @@ struct FillRow {
                                       float fraction, int64_t width, uint8_t* __restrict out) {
         const float rest = 1.0f - fraction;
         for (int64_t x = 0; x < width; ++x) {
-            out[x] = above[x] * rest + below[x] * fraction > 0.0f ? 1 : 0;
+            float value;
+            blend(above[x], rest, below[x], fraction, &value);
+            out[x] = value > 0.0f ? 1 : 0;
         }
     }
 };
@@ -212,86 +198,123 @@ void fill_row(const float* above, const float* below, float fraction, int64_t wi
     FillRow::run(above, below, fraction, width, out);
 }
 
-/// Working memory of one call, kept by its thread for the next.
+/// What all masks of a call have in common.
+struct Frames {
+    HeadView prototypes;
+    int64_t channels;
+    HeadView coefficients;
+    const AxisTable* rows;
+    const AxisTable* columns;
+};
+
+/// Working memory of one thread, for one mask after the other.
 struct Scratch {
-    AxisTable rows;
-    AxisTable columns;
+    std::vector<float> coefficients;
     std::vector<float> logits;
+    std::vector<float> points;  // of one row of a box, channel after channel, where they have to be widened
     std::vector<float> above;
     std::vector<float> below;
 };
 
+constexpr int64_t kSlack = 16;  // vectors reach that far past the end of a row
+
+/// Mask logits of the points [y0, y1] x [x0, x1], rows `row_stride` apart.
+void compute_logits(const Frames& frames, int64_t y0, int64_t y1, int64_t x0, int64_t x1, int64_t row_stride,
+                    Scratch* scratch) {
+    const int64_t width = x1 - x0 + 1;
+    const HeadView& prototypes = frames.prototypes;
+    const float* coefficients = scratch->coefficients.data();
+    if (prototypes.is_plain()) {
+        const GridWindow window{static_cast<const float*>(prototypes.data) + prototypes.at(0, y0, x0),
+                                prototypes.channel_stride,
+                                prototypes.row_stride,
+                                y1 - y0 + 1,
+                                width,
+                                row_stride};
+        dispatch<ComputeLogits>(window, frames.channels, coefficients, scratch->logits.data());
+        return;
+    }
+    scratch->points.resize(static_cast<size_t>(frames.channels * row_stride));
+    for (int64_t y = y0; y <= y1; ++y) {
+        read_rows(prototypes, frames.channels, y, x0, width, scratch->points.data(), row_stride);
+        const GridWindow window{scratch->points.data(), row_stride, 0, 1, width, row_stride};
+        dispatch<ComputeLogits>(window, frames.channels, coefficients,
+                                scratch->logits.data() + (y - y0) * row_stride);
+    }
+}
+
+void fill_mask(const Frames& frames, int64_t number, const PixelRegion& region, const MaskTarget& target) {
+    if (region.height == 0) return;
+    thread_local Scratch scratch;
+    const AxisTable& rows = *frames.rows;
+    const AxisTable& columns = *frames.columns;
+    const int64_t y0 = rows.low[static_cast<size_t>(region.y0)];
+    const int64_t x0 = columns.low[static_cast<size_t>(region.x0)];
+    const int64_t y1 = rows.low[static_cast<size_t>(region.y0 + region.height - 1)] + rows.step;
+    const int64_t x1 = columns.low[static_cast<size_t>(region.x0 + region.width - 1)] + columns.step;
+    const int64_t row_stride = (x1 - x0 + kSlack) / kSlack * kSlack;
+    scratch.coefficients.resize(static_cast<size_t>(frames.channels));
+    read_row(frames.coefficients, number, 0, 0, frames.channels, scratch.coefficients.data());
+    scratch.logits.resize(static_cast<size_t>((y1 - y0 + 1) * row_stride + 2 * kSlack));
+    scratch.above.resize(static_cast<size_t>(region.width + 4 * kSlack));
+    scratch.below.resize(static_cast<size_t>(region.width + 4 * kSlack));
+    compute_logits(frames, y0, y1, x0, x1, row_stride, &scratch);
+
+    const RowSamples samples{columns.low.data() + region.x0,  columns.fraction.data() + region.x0,
+                             columns.rest.data() + region.x0, columns.step,
+                             static_cast<int32_t>(x0),        region.width};
+    float* above = scratch.above.data();
+    float* below = scratch.below.data();
+    int64_t row_above = -1;
+    int64_t row_below = -1;
+    for (int64_t y = 0; y < region.height; ++y) {
+        const auto pixel = static_cast<size_t>(region.y0 + y);
+        const int64_t low = rows.low[pixel];
+        const int64_t high = low + rows.step;
+        if (row_above != low) {
+            if (row_below == low) {
+                std::swap(above, below);
+                std::swap(row_above, row_below);
+            } else {
+                widen_row(samples, scratch.logits.data() + (low - y0) * row_stride, above);
+                row_above = low;
+            }
+        }
+        if (row_below != high) {
+            widen_row(samples, scratch.logits.data() + (high - y0) * row_stride, below);
+            row_below = high;
+        }
+        fill_row(above, below, rows.fraction[pixel], region.width, target.data + y * target.row_stride);
+    }
+    give_back(&scratch.coefficients, &scratch.logits, &scratch.points, &scratch.above, &scratch.below);
+}
+
 }  // namespace
 
 PixelRegion region_of_box(const float* box, int64_t image_height, int64_t image_width) noexcept {
-    for (int i = 0; i < 4; ++i) {
-        if (!std::isfinite(box[i])) return {0, 0, 0, 0};
-    }
-    const PixelSpan x = span_of(box[0], box[2], image_width);
-    const PixelSpan y = span_of(box[1], box[3], image_height);
-    if (x.end <= x.begin || y.end <= y.begin) return {0, 0, 0, 0};
-    return {y.begin, x.begin, y.end - y.begin, x.end - x.begin};
+    return region_within(box, image_height, image_width);
+}
+
+void fill_masks(const HeadView& prototypes, int64_t channels, const HeadView& coefficients,
+                const AxisFrame& vertical, const AxisFrame& horizontal, int64_t image_height,
+                int64_t image_width, size_t n, const PixelRegion* regions, const MaskTarget* targets,
+                int threads) {
+    if (n == 0) return;
+    thread_local AxisTable rows, columns;
+    fill_axis_table(vertical, image_height, &rows);
+    fill_axis_table(horizontal, image_width, &columns);
+    const Frames frames{prototypes, channels, coefficients, &rows, &columns};
+    run_parallel(threads, static_cast<int64_t>(n),
+                 [&](int64_t i) { fill_mask(frames, i, regions[i], targets[i]); });
+    give_back(&rows.low, &rows.fraction, &rows.rest, &columns.low, &columns.fraction, &columns.rest);
 }
 
 void fill_masks(const float* prototypes, int64_t channels, const float* coefficients,
                 const AxisFrame& vertical, const AxisFrame& horizontal, int64_t image_height,
                 int64_t image_width, size_t n, const PixelRegion* regions, const MaskTarget* targets) {
-    if (n == 0) return;
-    constexpr int64_t kSlack = 16;  // vectors reach that far past the end of a row
-    thread_local Scratch scratch;
-    fill_axis_table(vertical, image_height, &scratch.rows);
-    fill_axis_table(horizontal, image_width, &scratch.columns);
-    const AxisTable& rows = scratch.rows;
-    const AxisTable& columns = scratch.columns;
-    scratch.above.resize(static_cast<size_t>(image_width + 4 * kSlack));
-    scratch.below.resize(static_cast<size_t>(image_width + 4 * kSlack));
-    for (size_t i = 0; i < n; ++i) {
-        const PixelRegion& region = regions[i];
-        if (region.height == 0) continue;
-        const int64_t y0 = rows.low[static_cast<size_t>(region.y0)];
-        const int64_t x0 = columns.low[static_cast<size_t>(region.x0)];
-        const int64_t y1 = rows.low[static_cast<size_t>(region.y0 + region.height - 1)] + rows.step;
-        const int64_t x1 = columns.low[static_cast<size_t>(region.x0 + region.width - 1)] + columns.step;
-        const int64_t width = x1 - x0 + 1;
-        const int64_t row_stride = (width + kSlack - 1) / kSlack * kSlack;
-        scratch.logits.resize(static_cast<size_t>((y1 - y0 + 1) * row_stride + 2 * kSlack));
-        const GridWindow window{prototypes + y0 * horizontal.grid_length + x0,
-                                vertical.grid_length * horizontal.grid_length,
-                                horizontal.grid_length,
-                                y1 - y0 + 1,
-                                width,
-                                row_stride};
-        dispatch<ComputeLogits>(window, channels, coefficients + static_cast<int64_t>(i) * channels,
-                                scratch.logits.data());
-
-        const RowSamples samples{columns.low.data() + region.x0,  columns.fraction.data() + region.x0,
-                                 columns.rest.data() + region.x0, columns.step,
-                                 static_cast<int32_t>(x0),        region.width};
-        float* above = scratch.above.data();
-        float* below = scratch.below.data();
-        int64_t row_above = -1;
-        int64_t row_below = -1;
-        for (int64_t y = 0; y < region.height; ++y) {
-            const auto pixel = static_cast<size_t>(region.y0 + y);
-            const int64_t low = rows.low[pixel];
-            const int64_t high = low + rows.step;
-            if (row_above != low) {
-                if (row_below == low) {
-                    std::swap(above, below);
-                    std::swap(row_above, row_below);
-                } else {
-                    widen_row(samples, scratch.logits.data() + (low - y0) * row_stride, above);
-                    row_above = low;
-                }
-            }
-            if (row_below != high) {
-                widen_row(samples, scratch.logits.data() + (high - y0) * row_stride, below);
-                row_below = high;
-            }
-            fill_row(above, below, rows.fraction[pixel], region.width,
-                     targets[i].data + y * targets[i].row_stride);
-        }
-    }
+    fill_masks(HeadView::of(prototypes, vertical.grid_length, horizontal.grid_length), channels,
+               HeadView::of(coefficients, 1, channels), vertical, horizontal, image_height, image_width, n,
+               regions, targets, 1);
 }
 
 }  // namespace yolor_edge

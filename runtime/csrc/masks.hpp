@@ -5,20 +5,12 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "heads.hpp"
 #include "sampling.hpp"
 
 namespace yolor_edge {
 
-/// A rectangle of whole pixels; `height` and `width` are both 0 where there is none.
-struct PixelRegion {
-    int64_t y0;
-    int64_t x0;
-    int64_t height;
-    int64_t width;
-};
-
-/// The pixels of an image whose centres lie inside `box` (xyxy in pixels of the image): x1 <= centre < x2,
-/// and so for y. The region is empty where the box is, lies outside the image or is not finite.
+/// See `region_within`.
 PixelRegion region_of_box(const float* box, int64_t image_height, int64_t image_width) noexcept;
 
 /// Where a mask is written: its first pixel, and bytes from one row to the next.
@@ -28,16 +20,24 @@ struct MaskTarget {
 };
 
 /// Fill the crops of `n` masks.
-///   prototypes    (channels, vertical.grid_length, horizontal.grid_length) row-major
-///   coefficients  (n, channels) row-major
+///   prototypes    (channels, vertical.grid_length, horizontal.grid_length); what is not float32 side by side
+///                 is widened a row of a box at a time
+///   coefficients  (n, 1, channels): mask i's are in channel i
 ///   vertical, horizontal  how pixels of the image fall on the prototypes
 ///   image_height, image_width  of the image
 ///   regions       (n,) inside the image
 ///   targets       (n,) each takes regions[i].height rows of regions[i].width bytes, each 0 or 1
+///   threads       at most; they take whole masks, and the answer does not depend on them
 /// A pixel belongs to the mask where coefficients . prototypes, sampled bilinearly at its centre, is above 0;
 /// next to a NaN it does not. Products are limited to +-1e30, so that an infinity has a sign and no more.
 /// They are made once per prototype point under the box; grid rows are then widened to pixels once, and a
 /// pixel costs two multiplications and a comparison.
+void fill_masks(const HeadView& prototypes, int64_t channels, const HeadView& coefficients,
+                const AxisFrame& vertical, const AxisFrame& horizontal, int64_t image_height,
+                int64_t image_width, size_t n, const PixelRegion* regions, const MaskTarget* targets,
+                int threads);
+
+/// The same of contiguous float32 heads, coefficients (n, channels), on one thread.
 void fill_masks(const float* prototypes, int64_t channels, const float* coefficients,
                 const AxisFrame& vertical, const AxisFrame& horizontal, int64_t image_height,
                 int64_t image_width, size_t n, const PixelRegion* regions, const MaskTarget* targets);

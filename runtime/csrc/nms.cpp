@@ -4,7 +4,9 @@
 #include <cmath>
 #include <limits>
 
+#include "box_math.hpp"
 #include "cpu_features.hpp"
+#include "scratch.hpp"
 
 namespace yolor_edge {
 namespace {
@@ -19,17 +21,8 @@ struct OverlapsAny {
         const float x1 = box[0], y1 = box[1], x2 = box[2], y2 = box[3];
         int any = 0;
         for (int i = 0; i < Suppressor::kLanes; ++i) {
-            const float right = block->x2[i] < x2 ? block->x2[i] : x2;
-            const float left = block->x1[i] > x1 ? block->x1[i] : x1;
-            const float bottom = block->y2[i] < y2 ? block->y2[i] : y2;
-            const float top = block->y1[i] > y1 ? block->y1[i] : y1;
-            const float width = right - left;
-            const float height = bottom - top;
-            const float intersection = width * height;
-            const float union_area = block->area[i] + area - intersection;
-            // A union without area divides to infinity, NaN or less than 0: the last condition rules it out.
-            const float iou = intersection / union_area;
-            any |= (width > 0.0f) & (height > 0.0f) & (iou > threshold) & (union_area > 0.0f);
+            any |= overlaps(block->x1[i], block->y1[i], block->x2[i], block->y2[i], block->area[i], x1, y1,
+                            x2, y2, area, threshold);
         }
         return any != 0;
     }
@@ -51,12 +44,18 @@ Suppressor::Block empty_block(int32_t class_id, int32_t next) noexcept {
 
 }  // namespace
 
-Suppressor::Suppressor(float iou_threshold, bool class_agnostic)
-    : iou_threshold_(iou_threshold), class_agnostic_(class_agnostic), newest_(kBuckets, kNone) {}
+void Suppressor::restart(float iou_threshold, bool class_agnostic) {
+    iou_threshold_ = iou_threshold;
+    class_agnostic_ = class_agnostic;
+    kept_ = 0;
+    newest_.assign(kBuckets, kNone);
+    give_back(&blocks_);
+    blocks_.clear();
+}
 
 bool Suppressor::offer(const float* box, int32_t class_id) {
     if (class_agnostic_) class_id = 0;
-    const float area = std::max(0.0f, box[2] - box[0]) * std::max(0.0f, box[3] - box[1]);
+    const float area = box_area(box);
     int32_t& bucket = newest_[static_cast<uint32_t>(class_id) % kBuckets];
     int32_t open = kNone;  // the block of this class with a lane free: the newest one, if any
     for (int32_t b = bucket; b != kNone; b = blocks_[static_cast<size_t>(b)].next) {
@@ -83,7 +82,8 @@ bool Suppressor::offer(const float* box, int32_t class_id) {
 
 size_t nms(const float* boxes, const int32_t* class_ids, size_t n, float iou_threshold, size_t max_detections,
            bool class_agnostic, int32_t* keep) {
-    Suppressor suppressor(iou_threshold, class_agnostic);
+    thread_local Suppressor suppressor;
+    suppressor.restart(iou_threshold, class_agnostic);
     for (size_t i = 0; i < n && suppressor.kept() < max_detections; ++i) {
         if (suppressor.offer(boxes + 4 * i, class_ids[i]))
             keep[suppressor.kept() - 1] = static_cast<int32_t>(i);
@@ -99,7 +99,10 @@ size_t order_by_score(const float* boxes, const float* scores, size_t n, int32_t
             std::isfinite(box[0]) && std::isfinite(box[1]) && std::isfinite(box[2]) && std::isfinite(box[3]);
         if (is_finite && !std::isnan(scores[i])) order[count++] = static_cast<int32_t>(i);
     }
-    std::stable_sort(order, order + count, [scores](int32_t a, int32_t b) { return scores[a] > scores[b]; });
+    // Not std::stable_sort, which fetches memory in every call.
+    std::sort(order, order + count, [scores](int32_t a, int32_t b) {
+        return scores[a] > scores[b] || (scores[a] == scores[b] && a < b);
+    });
     return count;
 }
 

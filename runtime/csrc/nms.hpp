@@ -14,7 +14,11 @@ namespace yolor_edge {
 /// of its class alone, a vector of them at a time. O(kept) memory.
 class Suppressor {
   public:
-    Suppressor(float iou_threshold, bool class_agnostic);
+    Suppressor() = default;
+    Suppressor(float iou_threshold, bool class_agnostic) { restart(iou_threshold, class_agnostic); }
+
+    /// Forget all boxes, but keep the memory that they took.
+    void restart(float iou_threshold, bool class_agnostic);
 
     /// Keep `box` (xyxy, finite; with x2 < x1 or y2 < y1 it has no area) unless a kept one overlaps it.
     bool offer(const float* box, int32_t class_id);
@@ -32,8 +36,8 @@ class Suppressor {
     };
 
   private:
-    float iou_threshold_;
-    bool class_agnostic_;
+    float iou_threshold_ = 0.0f;
+    bool class_agnostic_ = false;
     size_t kept_ = 0;
     std::vector<int32_t> newest_;  // block by bucket of class ids
     std::vector<Block> blocks_;

@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 #include <vector>
+
+#include "scratch.hpp"
 
 namespace yolor_edge {
 namespace {
@@ -52,8 +55,14 @@ std::string rle_code(const uint8_t* crop, int64_t height, int64_t width, int64_t
         int32_t row;
     };
     // Changes down each column, found row by row, so that those of a column come out by rising row.
-    std::vector<Change> changes;
-    std::vector<int32_t> starts(static_cast<size_t>(width + 2));
+    thread_local std::vector<Change> kept_changes;
+    thread_local std::vector<int32_t> kept_starts;
+    thread_local std::vector<int64_t> kept_positions;
+    std::vector<Change>& changes = kept_changes;
+    std::vector<int32_t>& starts = kept_starts;
+    std::vector<int64_t>& positions = kept_positions;
+    changes.clear();
+    starts.assign(static_cast<size_t>(width + 2), 0);
     const auto note = [&](int64_t x, int64_t y) {
         changes.push_back({static_cast<int32_t>(x), static_cast<int32_t>(y)});
         ++starts[static_cast<size_t>(x + 2)];
@@ -76,7 +85,7 @@ std::string rle_code(const uint8_t* crop, int64_t height, int64_t width, int64_t
         }
     }
     for (size_t x = 2; x < starts.size(); ++x) starts[x] += starts[x - 1];
-    std::vector<int64_t> positions(changes.size());
+    positions.resize(changes.size());
     for (const Change& change : changes) {
         positions[static_cast<size_t>(starts[static_cast<size_t>(change.column + 1)]++)] =
             (x0 + change.column) * image_height + y0 + change.row;
@@ -95,7 +104,8 @@ std::string rle_code(const uint8_t* crop, int64_t height, int64_t width, int64_t
     }
     const int64_t size = image_height * image_width;
     if (reached < size || positions.empty()) writer.add(size - reached);
-    return writer.text_;
+    give_back(&changes, &starts, &positions);
+    return std::move(writer.text_);
 }
 
 }  // namespace yolor_edge

@@ -4,15 +4,9 @@
 #include <cstdint>
 #include <vector>
 
-namespace yolor_edge {
+#include "sampling_math.hpp"
 
-/// One axis on its way from pixels of the image through the letterbox to a head's grid.
-struct AxisFrame {
-    double scale;         // input pixels per image pixel
-    int64_t pad;          // input pixels before the image
-    int64_t stride;       // input pixels per grid cell
-    int64_t grid_length;  // cells along this axis, at least 1
-};
+namespace yolor_edge {
 
 /// Consecutive pixels [begin, end) between the same two grid points, counted from the first pixel sampled.
 struct GridRun {
@@ -40,6 +34,6 @@ constexpr int64_t kTableSlack = 64;
 void fill_axis_table(const AxisFrame& frame, int64_t pixels, AxisTable* table);
 
 /// The runs of equal neighbours among the first `pixels` of a table, covering all of them in order.
-std::vector<GridRun> runs_of(const AxisTable& table, int64_t pixels);
+void fill_runs(const AxisTable& table, int64_t pixels, std::vector<GridRun>* runs);
 
 }  // namespace yolor_edge

@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "cpu_features.hpp"
+#include "parallel.hpp"
+#include "scratch.hpp"
 
 #ifdef YOLOR_EDGE_X86
 #include <immintrin.h>
@@ -15,11 +17,9 @@
 namespace yolor_edge {
 namespace {
 
-constexpr float kLimit = 1e30f;  // far above any logit, far enough from overflow to be interpolated
-
 YOLOR_EDGE_INLINE float limited(float value) noexcept {
-    const float above = value > -kLimit ? value : -kLimit;  // NaN is not above, so it becomes the limit too
-    return above < kLimit ? above : kLimit;
+    limit_logit(&value);
+    return value;
 }
 
 constexpr int64_t kClassLanes = 16;  // classes of a grid point are padded to a multiple of this
@@ -55,9 +55,7 @@ struct FindLeaders {
 
 YOLOR_EDGE_INLINE void load_limited(const float* source, Four* value) {
     std::memcpy(value, source, sizeof *value);
-    const Four low = {-kLimit, -kLimit, -kLimit, -kLimit};
-    const Four above = *value > low ? *value : low;
-    *value = above < -low ? above : -low;
+    limit_logit(value);
 }
 
 /// Turn (classes, width) of one row into (width, padded classes); blocks of four by four, the rest singly.
@@ -144,12 +142,69 @@ struct RuleOutBelow {
 
 #ifdef YOLOR_EDGE_X86
 
-/// The same with one bit a class: `ruled_out` holds 16 classes a word.
+// The same with one bit a class: `ruled_out` holds 16 classes a word.
+
+/// What is ruled out of a block of 16 classes: where the leader is in the block, those before it that it is
+/// above, those after it that are not above it, and never itself.
+inline uint16_t ruled_out_of_block(int64_t block, int64_t leader, unsigned not_above,
+                                   unsigned below) noexcept {
+    const int64_t leader_block = leader / kClassLanes;
+    if (block != leader_block) return static_cast<uint16_t>(block < leader_block ? below : not_above);
+    const auto lane = static_cast<unsigned>(leader % kClassLanes);
+    const unsigned lower = (1u << lane) - 1;
+    const unsigned higher = ~(lower | (1u << lane));
+    return static_cast<uint16_t>((below & lower) | (not_above & higher));
+}
+
+void rule_out_below_sse2(const Corners& corners, int64_t padded, int64_t leader, uint16_t* ruled_out) {
+    __m128 lead[4];
+    for (int k = 0; k < 4; ++k) lead[k] = _mm_set1_ps(corners.at[k][leader]);
+    for (int64_t block = 0; block < padded / kClassLanes; ++block) {
+        unsigned not_above = 0, below = 0;
+        for (int part = 0; part < 16; part += 4) {
+            const int64_t first = block * kClassLanes + part;
+            __m128 is_not_above = _mm_cmpge_ps(lead[0], _mm_loadu_ps(corners.at[0] + first));
+            __m128 is_below = _mm_cmpgt_ps(lead[0], _mm_loadu_ps(corners.at[0] + first));
+            for (int k = 1; k < 4; ++k) {
+                const __m128 values = _mm_loadu_ps(corners.at[k] + first);
+                is_not_above = _mm_and_ps(is_not_above, _mm_cmpge_ps(lead[k], values));
+                is_below = _mm_and_ps(is_below, _mm_cmpgt_ps(lead[k], values));
+            }
+            not_above |= static_cast<unsigned>(_mm_movemask_ps(is_not_above)) << part;
+            below |= static_cast<unsigned>(_mm_movemask_ps(is_below)) << part;
+        }
+        ruled_out[block] =
+            static_cast<uint16_t>(ruled_out[block] | ruled_out_of_block(block, leader, not_above, below));
+    }
+}
+
+YOLOR_EDGE_AVX2 void rule_out_below_avx2(const Corners& corners, int64_t padded, int64_t leader,
+                                         uint16_t* ruled_out) {
+    __m256 lead[4];
+    for (int k = 0; k < 4; ++k) lead[k] = _mm256_set1_ps(corners.at[k][leader]);
+    for (int64_t block = 0; block < padded / kClassLanes; ++block) {
+        unsigned not_above = 0, below = 0;
+        for (int part = 0; part < 16; part += 8) {
+            const int64_t first = block * kClassLanes + part;
+            __m256 is_not_above = _mm256_cmp_ps(lead[0], _mm256_loadu_ps(corners.at[0] + first), _CMP_GE_OQ);
+            __m256 is_below = _mm256_cmp_ps(lead[0], _mm256_loadu_ps(corners.at[0] + first), _CMP_GT_OQ);
+            for (int k = 1; k < 4; ++k) {
+                const __m256 values = _mm256_loadu_ps(corners.at[k] + first);
+                is_not_above = _mm256_and_ps(is_not_above, _mm256_cmp_ps(lead[k], values, _CMP_GE_OQ));
+                is_below = _mm256_and_ps(is_below, _mm256_cmp_ps(lead[k], values, _CMP_GT_OQ));
+            }
+            not_above |= static_cast<unsigned>(_mm256_movemask_ps(is_not_above)) << part;
+            below |= static_cast<unsigned>(_mm256_movemask_ps(is_below)) << part;
+        }
+        ruled_out[block] =
+            static_cast<uint16_t>(ruled_out[block] | ruled_out_of_block(block, leader, not_above, below));
+    }
+}
+
 YOLOR_EDGE_AVX512 void rule_out_below_avx512(const Corners& corners, int64_t padded, int64_t leader,
                                              uint16_t* ruled_out) {
     __m512 lead[4];
     for (int k = 0; k < 4; ++k) lead[k] = _mm512_set1_ps(corners.at[k][leader]);
-    const int64_t leader_block = leader / kClassLanes;
     for (int64_t block = 0; block < padded / kClassLanes; ++block) {
         __mmask16 not_above = 0xffff;
         __mmask16 below = 0xffff;
@@ -158,15 +213,19 @@ YOLOR_EDGE_AVX512 void rule_out_below_avx512(const Corners& corners, int64_t pad
             not_above = _mm512_mask_cmp_ps_mask(not_above, lead[k], values, _CMP_GE_OQ);
             below = _mm512_mask_cmp_ps_mask(below, lead[k], values, _CMP_GT_OQ);
         }
-        if (block < leader_block) {
-            not_above = below;
-        } else if (block == leader_block) {
-            const auto lane = static_cast<unsigned>(leader % kClassLanes);
-            const auto lower = static_cast<__mmask16>((1u << lane) - 1);
-            const auto higher = static_cast<__mmask16>(~(lower | (1u << lane)));
-            not_above = static_cast<__mmask16>((below & lower) | (not_above & higher));
-        }
-        ruled_out[block] = static_cast<uint16_t>(ruled_out[block] | not_above);
+        ruled_out[block] =
+            static_cast<uint16_t>(ruled_out[block] | ruled_out_of_block(block, leader, not_above, below));
+    }
+}
+
+void rule_out_below(const Corners& corners, int64_t padded, int64_t leader, uint16_t* ruled_out) {
+    switch (simd_level()) {
+        case SimdLevel::avx512:
+            return rule_out_below_avx512(corners, padded, leader, ruled_out);
+        case SimdLevel::avx2:
+            return rule_out_below_avx2(corners, padded, leader, ruled_out);
+        default:
+            return rule_out_below_sse2(corners, padded, leader, ruled_out);
     }
 }
 
@@ -175,30 +234,27 @@ YOLOR_EDGE_AVX512 void rule_out_below_avx512(const Corners& corners, int64_t pad
 /// The classes that can win somewhere inside a cell.
 class Contenders {
   public:
-    explicit Contenders(int64_t padded)
-        : padded_(padded),
-          is_ruled_out_(static_cast<size_t>(padded)),
-          ruled_out_(static_cast<size_t>(padded / kClassLanes)),
-          ids_(static_cast<size_t>(padded)) {}
+    void restart(int64_t padded) {
+        padded_ = padded;
+        is_ruled_out_.resize(static_cast<size_t>(padded));
+        ruled_out_.resize(static_cast<size_t>(padded / kClassLanes));
+        ids_.resize(static_cast<size_t>(padded));
+    }
 
     /// Find them, given the leaders at the corners; by rising number.
     void find(const Corners& corners, const std::array<int32_t, 4>& leaders) {
         count_ = 0;
 #ifdef YOLOR_EDGE_X86
-        if (simd_level() == SimdLevel::avx512) {
-            std::fill(ruled_out_.begin(), ruled_out_.end(), uint16_t{0});
-            for_each_distinct(leaders, [&](int32_t leader) {
-                rule_out_below_avx512(corners, padded_, leader, ruled_out_.data());
-            });
-            for (size_t block = 0; block < ruled_out_.size(); ++block) {
-                auto left = static_cast<unsigned>(static_cast<uint16_t>(~ruled_out_[block]));
-                for (; left != 0; left &= left - 1) {
-                    ids_[count_++] = static_cast<int32_t>(block * kClassLanes) + __builtin_ctz(left);
-                }
+        std::fill(ruled_out_.begin(), ruled_out_.end(), uint16_t{0});
+        for_each_distinct(
+            leaders, [&](int32_t leader) { rule_out_below(corners, padded_, leader, ruled_out_.data()); });
+        for (size_t block = 0; block < ruled_out_.size(); ++block) {
+            auto left = static_cast<unsigned>(static_cast<uint16_t>(~ruled_out_[block]));
+            for (; left != 0; left &= left - 1) {
+                ids_[count_++] = static_cast<int32_t>(block * kClassLanes) + __builtin_ctz(left);
             }
-            return;
         }
-#endif
+#else
         std::fill(is_ruled_out_.begin(), is_ruled_out_.end(), uint8_t{0});
         for_each_distinct(leaders, [&](int32_t leader) {
             dispatch_lanes<RuleOutBelow>(corners, padded_, static_cast<int64_t>(leader),
@@ -212,6 +268,7 @@ class Contenders {
                 if (is_ruled_out_[static_cast<size_t>(c)] == 0) ids_[count_++] = static_cast<int32_t>(c);
             }
         }
+#endif
     }
 
     const int32_t* ids() const noexcept { return ids_.data(); }
@@ -227,7 +284,7 @@ class Contenders {
         }
     }
 
-    int64_t padded_;
+    int64_t padded_ = 0;
     std::vector<uint8_t> is_ruled_out_;
     std::vector<uint16_t> ruled_out_;
     std::vector<int32_t> ids_;
@@ -274,8 +331,9 @@ struct FillCell {
                 std::memcpy(&b, edges.at[1] + i, sizeof b);
                 std::memcpy(&c, edges.at[2] + i, sizeof c);
                 std::memcpy(&d, edges.at[3] + i, sizeof d);
-                const Floats left = a * up + c * down;
-                const Floats right = b * up + d * down;
+                Floats left, right;
+                blend(a, up, c, down, &left);
+                blend(b, up, d, down, &right);
                 std::memcpy(edges.left + i, &left, sizeof left);
                 std::memcpy(edges.right + i, &right, sizeof right);
             }
@@ -284,10 +342,12 @@ struct FillCell {
                 Floats to_right, to_left;
                 std::memcpy(&to_right, pixels.fraction_x + x, sizeof to_right);
                 std::memcpy(&to_left, pixels.rest_x + x, sizeof to_left);
-                Floats best = edges.left[0] * to_left + edges.right[0] * to_right;
+                Floats best;
+                blend(edges.left[0], to_left, edges.right[0], to_right, &best);
                 Ints winners = Ints{} + ids[0];
                 for (int64_t i = 1; i < count; ++i) {
-                    const Floats value = edges.left[i] * to_left + edges.right[i] * to_right;
+                    Floats value;
+                    blend(edges.left[i], to_left, edges.right[i], to_right, &value);
                     const Ints wins = value > best;
                     best = wins ? value : best;
                     winners = wins ? Ints{} + ids[i] : winners;
@@ -304,48 +364,77 @@ struct FillCell {
     }
 };
 
-}  // namespace
+/// Working memory of one thread, for one strip after the other.
+struct Scratch {
+    GridRow upper, lower;
+    Contenders contenders;
+    std::vector<float> best;
+    std::vector<float> edges;
+    std::vector<float> widened;  // a row of the grid, class after class
+};
 
-void semantic_argmax(const float* logits, int64_t classes, const AxisFrame& vertical,
-                     const AxisFrame& horizontal, int64_t image_height, int64_t image_width, uint8_t* map) {
-    AxisTable rows, columns;
-    fill_axis_table(vertical, image_height, &rows);
-    fill_axis_table(horizontal, image_width, &columns);
-    const std::vector<GridRun> row_runs = runs_of(rows, image_height);
-    const std::vector<GridRun> column_runs = runs_of(columns, image_width);
-    const int64_t grid_width = horizontal.grid_length;
-    const int64_t plane_size = vertical.grid_length * grid_width;
-    const int64_t padded = (classes + kClassLanes - 1) / kClassLanes * kClassLanes;
+/// What all strips of a call have in common.
+struct Frames {
+    HeadView logits;
+    int64_t classes;
+    int64_t grid_width;
+    const AxisTable* rows;
+    const AxisTable* columns;
+    const std::vector<GridRun>* row_runs;
+    const std::vector<GridRun>* column_runs;
+    int64_t image_width;
+    uint8_t* map;
+};
 
-    Contenders contenders(padded);
-    std::vector<float> edge_values(6 * static_cast<size_t>(padded));
-    float* edge = edge_values.data();
+/// Bring a row of the grid into `row`.
+void load_row(const Frames& frames, int64_t padded, int64_t index, Scratch* scratch, GridRow* row) {
+    if (row->index == index) return;
+    const float* source = nullptr;
+    int64_t plane_size = frames.logits.channel_stride;
+    if (frames.logits.is_plain()) {
+        source = static_cast<const float*>(frames.logits.data) + frames.logits.at(0, index, 0);
+    } else {
+        plane_size = frames.grid_width;
+        scratch->widened.resize(static_cast<size_t>(frames.classes * plane_size));
+        read_rows(frames.logits, frames.classes, index, 0, plane_size, scratch->widened.data(), plane_size);
+        source = scratch->widened.data();
+    }
+    dispatch<FindLeaders>(source, frames.classes, plane_size, frames.grid_width, scratch->best.data(),
+                          row->leaders.data());
+    dispatch<TransposeRow>(source, frames.classes, plane_size, frames.grid_width, padded, row->points.data());
+    row->index = index;
+}
+
+/// Fill the rows of the map that the runs [begin, end) cover.
+void fill_strip(const Frames& frames, size_t begin, size_t end) {
+    thread_local Scratch scratch;
+    const int64_t padded = (frames.classes + kClassLanes - 1) / kClassLanes * kClassLanes;
+    GridRow& upper = scratch.upper;
+    GridRow& lower = scratch.lower;
+    for (GridRow* row : {&upper, &lower}) {
+        row->leaders.resize(static_cast<size_t>(frames.grid_width));
+        row->points.resize(static_cast<size_t>(frames.grid_width * padded));
+        row->index = -1;
+    }
+    scratch.contenders.restart(padded);
+    scratch.best.resize(static_cast<size_t>(frames.grid_width));
+    scratch.edges.resize(6 * static_cast<size_t>(padded));
+    float* edge = scratch.edges.data();
     const Edges edges{
         {edge, edge + padded, edge + 2 * padded, edge + 3 * padded}, edge + 4 * padded, edge + 5 * padded};
-    std::vector<float> best(static_cast<size_t>(grid_width));
-    GridRow upper, lower;
-    for (GridRow* row : {&upper, &lower}) {
-        row->leaders.resize(static_cast<size_t>(grid_width));
-        row->points.resize(static_cast<size_t>(grid_width * padded));
-    }
-    const auto load = [&](int64_t index, GridRow* row) {
-        if (row->index == index) return;
-        const float* source = logits + index * grid_width;
-        dispatch<FindLeaders>(source, classes, plane_size, grid_width, best.data(), row->leaders.data());
-        dispatch<TransposeRow>(source, classes, plane_size, grid_width, padded, row->points.data());
-        row->index = index;
-    };
-    for (const GridRun& row_run : row_runs) {
+    const int64_t image_width = frames.image_width;
+    for (size_t i = begin; i < end; ++i) {
+        const GridRun& row_run = (*frames.row_runs)[i];
         if (lower.index == row_run.low) std::swap(upper, lower);
-        load(row_run.low, &upper);
-        load(row_run.high, &lower);
+        load_row(frames, padded, row_run.low, &scratch, &upper);
+        load_row(frames, padded, row_run.high, &scratch, &lower);
         const int64_t run_height = row_run.end - row_run.begin;
-        for (const GridRun& run : column_runs) {
+        for (const GridRun& run : *frames.column_runs) {
             const auto low = static_cast<size_t>(run.low);
             const auto high = static_cast<size_t>(run.high);
             const std::array<int32_t, 4> leaders{upper.leaders[low], upper.leaders[high], lower.leaders[low],
                                                  lower.leaders[high]};
-            uint8_t* first = map + row_run.begin * image_width + run.begin;
+            uint8_t* first = frames.map + row_run.begin * image_width + run.begin;
             const int64_t run_width = run.end - run.begin;
             if (leaders[0] == leaders[1] && leaders[0] == leaders[2] && leaders[0] == leaders[3]) {
                 for (int64_t y = 0; y < run_height; ++y) {
@@ -356,18 +445,51 @@ void semantic_argmax(const float* logits, int64_t classes, const AxisFrame& vert
             const Corners corners{
                 {upper.points.data() + run.low * padded, upper.points.data() + run.high * padded,
                  lower.points.data() + run.low * padded, lower.points.data() + run.high * padded}};
-            contenders.find(corners, leaders);
+            scratch.contenders.find(corners, leaders);
             const CellPixels pixels{first,
                                     image_width,
                                     run_height,
                                     run_width,
-                                    rows.fraction.data() + row_run.begin,
-                                    rows.rest.data() + row_run.begin,
-                                    columns.fraction.data() + run.begin,
-                                    columns.rest.data() + run.begin};
-            dispatch_lanes<FillCell>(pixels, corners, contenders.ids(), contenders.count(), edges);
+                                    frames.rows->fraction.data() + row_run.begin,
+                                    frames.rows->rest.data() + row_run.begin,
+                                    frames.columns->fraction.data() + run.begin,
+                                    frames.columns->rest.data() + run.begin};
+            dispatch_lanes<FillCell>(pixels, corners, scratch.contenders.ids(), scratch.contenders.count(),
+                                     edges);
         }
     }
+    give_back(&upper.points, &lower.points, &upper.leaders, &lower.leaders, &scratch.best, &scratch.widened);
+}
+
+}  // namespace
+
+void semantic_argmax(const HeadView& logits, int64_t classes, const AxisFrame& vertical,
+                     const AxisFrame& horizontal, int64_t image_height, int64_t image_width, int threads,
+                     uint8_t* map) {
+    thread_local AxisTable rows, columns;
+    thread_local std::vector<GridRun> row_runs, column_runs;
+    fill_axis_table(vertical, image_height, &rows);
+    fill_axis_table(horizontal, image_width, &columns);
+    fill_runs(rows, image_height, &row_runs);
+    fill_runs(columns, image_width, &column_runs);
+    const Frames frames{
+        logits, classes, horizontal.grid_length, &rows, &columns, &row_runs, &column_runs, image_width, map};
+    // Neighbouring strips read one row of the grid each anew; a few more strips than threads even out the
+    // work.
+    const auto runs = static_cast<int64_t>(row_runs.size());
+    const int64_t strips = threads <= 1 ? 1 : std::min<int64_t>(2 * int64_t{threads}, runs);
+    run_parallel(threads, strips, [&](int64_t strip) {
+        fill_strip(frames, static_cast<size_t>(runs * strip / strips),
+                   static_cast<size_t>(runs * (strip + 1) / strips));
+    });
+    give_back(&rows.low, &rows.fraction, &rows.rest, &columns.low, &columns.fraction, &columns.rest,
+              &row_runs, &column_runs);
+}
+
+void semantic_argmax(const float* logits, int64_t classes, const AxisFrame& vertical,
+                     const AxisFrame& horizontal, int64_t image_height, int64_t image_width, uint8_t* map) {
+    semantic_argmax(HeadView::of(logits, vertical.grid_length, horizontal.grid_length), classes, vertical,
+                    horizontal, image_height, image_width, 1, map);
 }
 
 }  // namespace yolor_edge

@@ -146,7 +146,7 @@ def test_values_that_are_not_finite(poison, seed):
             "logits must have shape (S, h, w) with 1 to 256 classes S, got (0, 4, 4)",
         ),
         ({"logits": np.zeros((257, 1, 1), np.float32)}, "with 1 to 256 classes S, got (257, 1, 1)"),
-        ({"logits": np.zeros((2, 4, 4), np.uint8)}, "logits must have dtype float32, got uint8"),
+        ({"logits": np.zeros((2, 4, 4))}, "logits must have dtype float32, got float64"),
         ({"image_size": (8, 0)}, "image_size must be (height, width), each 1 to 1048576, got (8, 0)"),
         (
             {"geometry": (1.0, -1.0, 0, 0)},

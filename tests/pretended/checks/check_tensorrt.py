@@ -297,7 +297,7 @@ def test_two_threads_in_one_graph_are_refused(bundle: Bundle, images: np.ndarray
         except UsageError as error:
             told.append(str(error))
 
-    with graph._entered():
+    with graph._at_work.entered("this test"):
         thread = threading.Thread(target=other)
         thread.start()
         thread.join()
@@ -328,6 +328,20 @@ def test_slots_at_work_at_once_have_a_context_each(bundle: Bundle) -> None:
     vision.close()
     with pytest.raises(BackendError, match="tiny: the model is closed"):
         again.prepare(picture())  # its memory is gone
+
+
+def test_clones_of_a_model_caption_with_graphs_at_once(bundle: Bundle) -> None:
+    for part in PARTS:
+        add_engine(bundle, part)
+    with load(bundle, threads=1) as model:
+        expected = model.predict(picture(), ("caption",)).caption
+    with load(bundle, "tensorrt", caption_decoder="graph") as model, model.clone() as clone:
+        captions: Any = model._parts._captions
+        with captions._lent() as one, captions._lent() as other:
+            assert one[0] is not other[0] and one[1] is not other[1]
+        assert model.predict(picture(), ("caption",)).caption == expected
+        assert clone.predict(picture(), ("caption",)).caption == expected
+        assert set(model.facts) == set(PARTS)
 
 
 def test_a_missing_engine_names_the_command(bundle: Bundle) -> None:
