@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 KERNELS := $(wildcard runtime/csrc/*.cpp runtime/csrc/*.hpp)
+CPP_FILES := $(KERNELS) $(wildcard runtime/csrc/c_api/*.h runtime/csrc/c_api/*.?pp tests/native/*.c* examples/cpp/*.?pp)
 PACKAGING := setup.py pyproject.toml constraints.txt scripts/make-venv.sh $(KERNELS)
 STAGES := train export runtime benchmarks
 PYTHON_CODE := setup.py yolor_edge $(STAGES) tests
@@ -15,7 +16,7 @@ PYTHON_CODE := setup.py yolor_edge $(STAGES) tests
 .NOTPARALLEL:
 
 help:  ## list what can be made
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z0-9]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 venv: $(VENV)/.made-for-dev  ## set up .venv with everything, tools for development included
 
@@ -28,17 +29,17 @@ test: $(VENV)/.made-for-dev  ## run the tests
 lint: $(VENV)/.made-for-dev  ## check layout and style of Python and C++
 	$(BIN)/ruff format --check $(PYTHON_CODE)
 	$(BIN)/ruff check $(PYTHON_CODE)
-	$(BIN)/clang-format --dry-run --Werror $(KERNELS) $(wildcard tests/native/*.cpp)
+	$(BIN)/clang-format --dry-run --Werror $(CPP_FILES)
 
 format: $(VENV)/.made-for-dev  ## lay out Python and C++
 	$(BIN)/ruff check --fix-only $(PYTHON_CODE)
 	$(BIN)/ruff format $(PYTHON_CODE)
-	$(BIN)/clang-format -i $(KERNELS) $(wildcard tests/native/*.cpp)
+	$(BIN)/clang-format -i $(CPP_FILES)
 
 typecheck: $(VENV)/.made-for-dev build/typing  ## check types with pyright
 	$(BIN)/pyright
 
-sanitize: build/sanitize/address build/sanitize/thread  ## run the kernels under address, undefined and thread sanitizers
+sanitize: $(foreach what,address thread,build/sanitize/$(what) build/sanitize/captions-$(what))  ## run the kernels under address, undefined and thread sanitizers
 	for run in $^; do echo $$run && $$run || exit 1; done
 
 wheel: $(VENV)/.made-for-dev  ## build a wheel into dist
@@ -59,6 +60,8 @@ $(VENV)/.made-for-dev: $(PACKAGING)
 	scripts/make-venv.sh $(VENV) $(PYTHON) train,export,onnxruntime,bench,dev
 	@touch $@ $(VENV)/.made-for-demo
 
+include native.mk
+
 NATIVE := $(filter-out runtime/csrc/bindings%,$(filter %.cpp,$(KERNELS)))
 SANITIZE := $(CXX) -std=c++17 -O1 -g -Wall -Wextra -Werror -Wno-maybe-uninitialized -ffp-contract=off -fno-sanitize-recover=all -Iruntime/csrc -pthread
 
@@ -67,6 +70,14 @@ build/sanitize/address: tests/native/kernels.cpp $(KERNELS)
 	$(SANITIZE) -fsanitize=address,undefined -o $@ $< $(NATIVE)
 
 build/sanitize/thread: tests/native/kernels.cpp $(KERNELS)
+	@mkdir -p $(@D)
+	$(SANITIZE) -fsanitize=thread -o $@ $< $(NATIVE)
+
+build/sanitize/captions-address: tests/native/captions.cpp $(KERNELS)
+	@mkdir -p $(@D)
+	$(SANITIZE) -fsanitize=address,undefined -o $@ $< $(NATIVE)
+
+build/sanitize/captions-thread: tests/native/captions.cpp $(KERNELS)
 	@mkdir -p $(@D)
 	$(SANITIZE) -fsanitize=thread -o $@ $< $(NATIVE)
 

@@ -10,14 +10,16 @@ import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ImageError, UsageError
 from .files import write_atomically
+
+if TYPE_CHECKING:
+    import cv2  # otherwise with the first picture: a program that hands over arrays never loads it
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
@@ -72,6 +74,8 @@ def decode_image(data: bytes, name: str, apply_orientation: bool = True) -> NDAr
     if not data:
         raise ImageError(f"{name}: the file is empty (0 bytes); copy or download it again")
     _check_complete(data, name)
+    import cv2
+
     flags = cv2.IMREAD_COLOR if apply_orientation else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     buffer = np.frombuffer(data, np.uint8)
     try:
@@ -112,6 +116,8 @@ def write_image(path: str | os.PathLike[str], image: NDArray[np.uint8], quality:
         UsageError: If the suffix names no format that can be written, or the picture does not fit the format.
         OSError: If the disk refuses.
     """
+    import cv2
+
     path = Path(path)
     options = {".jpg": [cv2.IMWRITE_JPEG_QUALITY, quality], ".jpeg": [cv2.IMWRITE_JPEG_QUALITY, quality]}
     options[".webp"] = [cv2.IMWRITE_WEBP_QUALITY, quality]
@@ -129,9 +135,12 @@ def write_image(path: str | os.PathLike[str], image: NDArray[np.uint8], quality:
 
 
 _SILENT = 0  # OpenCV's LOG_LEVEL_SILENT
+# Read by OpenCV once, when it first opens a video or a stream. FFMPEG's messages have addresses in them.
+_FFMPEG_LEVEL, _FFMPEG_SILENT = "OPENCV_FFMPEG_LOGLEVEL", "-8"
 _quiet_lock = threading.Lock()
 _quiet_depth = 0
 _loud_level = 0
+_sets_ffmpeg = False
 
 
 @contextlib.contextmanager
@@ -139,14 +148,19 @@ def quiet_opencv() -> Iterator[None]:
     """Keep OpenCV from writing to stderr inside the block: what goes wrong is reported in our own words.
 
     The level is a global of OpenCV's; it is lowered when the first thread enters and restored when the last
-    leaves.
+    leaves. A level that the user set for FFMPEG stays.
     """
-    global _quiet_depth, _loud_level
+    global _quiet_depth, _loud_level, _sets_ffmpeg
+    import cv2
+
     logging: Any = cv2.utils.logging if hasattr(cv2.utils, "logging") else cv2  # OpenCV 5, else 4
     with _quiet_lock:
         if _quiet_depth == 0:
             _loud_level = logging.getLogLevel()
             logging.setLogLevel(_SILENT)
+            _sets_ffmpeg = _FFMPEG_LEVEL not in os.environ
+            if _sets_ffmpeg:
+                os.environ[_FFMPEG_LEVEL] = _FFMPEG_SILENT
         _quiet_depth += 1
     try:
         yield
@@ -155,6 +169,8 @@ def quiet_opencv() -> Iterator[None]:
             _quiet_depth -= 1
             if _quiet_depth == 0:
                 logging.setLogLevel(_loud_level)
+                if _sets_ffmpeg:
+                    os.environ.pop(_FFMPEG_LEVEL, None)
 
 
 def _reason(error: cv2.error) -> str:
