@@ -152,24 +152,25 @@ YE_DOT void matmul_rows_i8(const QuantisedRows& x, const int8_t* weights, const 
     const int64_t groups = (in + 3) / 4;
     for (int64_t block = 0; block < whole_blocks(out); block += kBlock) {
         const int8_t* matrix = weights + block * groups * 4;
-        const int32_t* sums = weight_sums + block;
         const float* scales = weight_scales + block;
         const float* offset = bias != nullptr ? bias + block : nullptr;
         int64_t row = 0;
         for (; row + kMost <= x.rows; row += kMost)
-            tile_i8<kMost, kFine>(x, row, matrix, sums, scales, offset, groups, y + block, y_stride);
+            tile_i8<kMost, kFine>(x, row, matrix, weight_sums + block, scales, offset, groups, y + block,
+                                  y_stride);
         for (; row < x.rows; ++row)
-            tile_i8<1, kFine>(x, row, matrix, sums, scales, offset, groups, y + block, y_stride);
+            tile_i8<1, kFine>(x, row, matrix, weight_sums + block, scales, offset, groups, y + block,
+                              y_stride);
     }
 }
 
-YE_DOT void matmul_dot_i8(const QuantisedRows& x, const int8_t* weights, const int32_t* sums,
+YE_DOT void matmul_dot_i8(const QuantisedRows& x, const int8_t* weights, const int32_t* weight_sums,
                           const float* weight_scales, const float* bias, int64_t in, int64_t out, float* y,
                           int64_t y_stride) {
     if (x.low != nullptr) {
-        matmul_rows_i8<true>(x, weights, sums, weight_scales, bias, in, out, y, y_stride);
+        matmul_rows_i8<true>(x, weights, weight_sums, weight_scales, bias, in, out, y, y_stride);
     } else {
-        matmul_rows_i8<false>(x, weights, sums, weight_scales, bias, in, out, y, y_stride);
+        matmul_rows_i8<false>(x, weights, weight_sums, weight_scales, bias, in, out, y, y_stride);
     }
 }
 
@@ -205,11 +206,12 @@ const DecoderKernels* neon_decoder_kernels() noexcept {
 }
 
 const DecoderKernels* neon_dot_decoder_kernels() noexcept {
-    static constexpr DecoderKernels kernels{"neondot",          matmul_f32,        matmul_dot_i8,
-                                            quantise_row,       quantise_fine_row, quantise_signed_row,
-                                            pack_columns_block, dot_row,           add_scaled_row,
-                                            scale_row,          relu_row,          layer_norm_row,
-                                            softmax_row,        log_sum_exp_row,   peaks_row};
+    static const DecoderKernels kernels = [] {
+        DecoderKernels with_dot = *neon_decoder_kernels();
+        with_dot.name = "neondot";
+        with_dot.matmul_i8 = matmul_dot_i8;
+        return with_dot;
+    }();
     return has_dot_products() ? &kernels : nullptr;
 }
 

@@ -217,7 +217,7 @@ static void weights(const char* folder) {
     snprintf(path, sizeof path, "%s/w.bin", folder);
     for (i = 0; i < 800; ++i) {
         const size_t count = damaged(kHeader, sizeof kHeader - 1, header);
-        const uint32_t version = 1, said = (uint32_t)count + (roll(8) == 0 ? roll(4000) : 0);
+        const uint32_t version = 2, said = (uint32_t)count + (roll(8) == 0 ? roll(4000) : 0);
         memset(file, 0, sizeof file);
         memcpy(file, "YECAPTN", 8);
         memcpy(file + 8, &version, 4);

@@ -84,20 +84,24 @@ void products(const DecoderKernels& kernels, Answers* answers) {
                 sums[static_cast<size_t>(at / (kBlock * padded) * kBlock + at / 4 % kBlock)] += small[i];
             }
             const std::vector<float> scales = dice.floats(stride, 0.4f, 0.5f);
-            for (const bool is_fine : {false, true}) {
+            std::vector<float> sizes = x;
+            for (float& value : sizes) value = std::abs(value);
+            for (const std::string mode : {"", "positive ", "fine "}) {
+                const bool is_fine = mode == "fine ";
+                const int32_t shift = mode == "positive " ? 127 : 0;
                 std::vector<uint8_t> high(static_cast<size_t>(rows * padded)), low(high.size());
                 std::vector<float> row_scales;
                 for (int64_t row = 0; row < rows; ++row) {
-                    const float* from = x.data() + row * in;
+                    const float* from = (shift != 0 ? sizes : x).data() + row * in;
                     uint8_t* to = high.data() + row * padded;
                     row_scales.push_back(is_fine
                                              ? kernels.quantise_fine(from, in, to, low.data() + row * padded)
-                                             : kernels.quantise(from, in, to));
+                                             : kernels.quantise(from, in, shift, to));
                 }
                 kernels.matmul_i8(
-                    {high.data(), is_fine ? low.data() : nullptr, row_scales.data(), rows, padded},
+                    {high.data(), is_fine ? low.data() : nullptr, row_scales.data(), rows, padded, shift},
                     small.data(), sums.data(), scales.data(), bias.data(), in, out, y.data(), stride);
-                note(std::string("exact int8 products ") + (is_fine ? "fine " : "") + what, y, answers);
+                note("exact int8 products " + mode + what, y, answers);
             }
         }
     }
@@ -120,7 +124,7 @@ void rows(const DecoderKernels& kernels, Answers* answers) {
         kernels.relu(out.data(), n);
         note("exact sums" + what, out, answers);
         note("exact dot" + what, std::vector<float>{kernels.dot(x.data(), gain.data(), n)}, answers);
-        note("exact log_sum_exp" + what, std::vector<float>{kernels.log_sum_exp(x.data(), n)}, answers);
+        note("exact log_sum_exp" + what, std::vector<float>{kernels.log_sum_exp(x.data(), n, 8.0f)}, answers);
     }
 }
 
@@ -146,10 +150,13 @@ class Weights {
             const bool is_gain = name.find("norm") != std::string::npos;
             const bool is_last = name.find("output.2") != std::string::npos;
             const float spread = is_scale ? 0.0005f : is_last ? 1.0f : 0.3f;
-            const std::vector<float> values = dice.floats(bytes / 4, spread,
-                                                          is_scale  ? 0.001f
-                                                          : is_gain ? 1.0f
-                                                                    : 0.0f);
+            std::vector<float> values = dice.floats(bytes / 4, spread,
+                                                    is_scale  ? 0.001f
+                                                    : is_gain ? 1.0f
+                                                              : 0.0f);
+            // Weights of two digits are 255 times as large.
+            const bool is_fine = name == "output.0.scales" || name == "output.1.scales";
+            for (float& value : values) value /= is_fine ? 255.0f : 1.0f;
             std::memcpy(stored.data(), values.data(), stored.size());
         }
         return stored.data();

@@ -19,7 +19,7 @@ namespace yolor_edge::c_api {
 namespace {
 
 constexpr char kMagic[8] = {'Y', 'E', 'C', 'A', 'P', 'T', 'N', '\0'};
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 constexpr size_t kPrefix = 16;
 constexpr int64_t kAlignment = 64;
 constexpr uint32_t kLargestHeader = 1 << 24;
