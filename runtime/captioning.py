@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _native
-from .backends.base import Array, Graph
+from .backends.base import Array, ClonableGraph, Graph
 from .errors import BackendError, UsageError
 from .results import Caption
 from .spec import CaptionSpec
@@ -151,8 +152,9 @@ class CaptionDecoder:
 
     def __init__(self, spec: CaptionSpec, prefill: Graph, step: Graph):
         self._spec = spec
-        self._prefill = prefill
-        self._step = step
+        self._graphs = (prefill, step)
+        self._idle = [self._graphs]
+        self._clones: list[Graph] = []
         self._tokenizer = Tokenizer(spec.vocabulary)
 
     def write(self, memory: NDArray[np.float32], options: CaptionOptions) -> tuple[Caption, CaptionTimes]:
@@ -169,10 +171,39 @@ class CaptionDecoder:
             UsageError: If an option makes no sense for this decoder.
             BackendError: If the decoder's probabilities lead nowhere (all NaN).
         """
+        with self._lent() as (prefill, step):
+            return self._write(prefill, step, memory, options)
+
+    def close(self) -> None:
+        """Free what was made for threads beside the first; the graphs are their owner's."""
+        for clone in self._clones:
+            clone.close()
+        self._clones, self._idle = [], []
+
+    @contextlib.contextmanager
+    def _lent(self) -> Iterator[tuple[Graph, Graph]]:
+        """Both graphs; where they take one call at a time, for no other thread as long."""
+        if not all(isinstance(graph, ClonableGraph) for graph in self._graphs):
+            yield self._graphs
+            return
+        try:
+            pair = self._idle.pop()  # atomic, like append below
+        except IndexError:
+            prefill, step = (graph.clone() for graph in self._graphs if isinstance(graph, ClonableGraph))
+            self._clones += [prefill, step]
+            pair = (prefill, step)
+        try:
+            yield pair
+        finally:
+            self._idle.append(pair)
+
+    def _write(
+        self, prefill: Graph, step: Graph, memory: NDArray[np.float32], options: CaptionOptions
+    ) -> tuple[Caption, CaptionTimes]:
         spec = self._spec
         started = time.perf_counter_ns()
         search = _native.CaptionSearch(**options.search_arguments(spec))
-        state = self._prefill.run({"caption_memory": memory, "tokens": np.array([spec.bos_id], np.int64)})
+        state = prefill.run({"caption_memory": memory, "tokens": np.array([spec.bos_id], np.int64)})
         cross = {"cross_keys": state["cross_keys"], "cross_values": state["cross_values"]}
         tokens, parents = search.advance(state["log_probs"])
         first_done = step_started = time.perf_counter_ns()
@@ -183,7 +214,7 @@ class CaptionDecoder:
                 is_cut = True
                 break
             feed = {"tokens": tokens, **_gathered_cache(state, parents), **cross}
-            state = self._step.run(feed)
+            state = step.run(feed)
             tokens, parents = search.advance(state["log_probs"])
             runs += 1
             ended = time.perf_counter_ns()

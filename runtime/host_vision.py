@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _native
-from .backends.base import Array, Graph
+from .backends.base import Array, ClonableGraph, Graph, StagedGraph
 from .errors import BackendError
 from .graph_contract import MASK_STRIDE, SEMANTIC_STRIDE, outputs_of
 from .preprocess import Letterbox, preprocess
@@ -26,33 +27,52 @@ class HostVision:
 
     Args:
         spec: What the model is.
-        graph: Takes and gives arrays in host memory; closed with it.
+        graph: Takes and gives arrays in host memory; closed with it. Slots share it, or have a clone each if it takes
+            one call at a time.
     """
 
     def __init__(self, spec: ModelSpec, graph: Graph):
         self._spec = spec
         self._graph: Graph | None = graph
+        self._clones: list[Graph] = []
+        self._idle = [graph] if isinstance(graph, ClonableGraph) else []
+        self._slots: weakref.WeakSet[HostSlot] = weakref.WeakSet()
 
     def slot(self) -> HostSlot:
         """Memory for one more picture in flight."""
-        if self._graph is None:
+        graph = self._graph
+        if graph is None:
             raise BackendError(f"{self._spec.name}: the model is closed")
-        return HostSlot(self._spec, self._graph)
+        if not isinstance(graph, ClonableGraph):
+            return HostSlot(self._spec, graph)
+        try:
+            own = self._idle.pop()
+        except IndexError:
+            own = graph.clone()
+            self._clones.append(own)
+        slot = HostSlot(self._spec, own, free=lambda: self._idle.append(own))
+        self._slots.add(slot)
+        return slot
 
     def close(self) -> None:
-        """Free the graph."""
-        if self._graph is not None:
-            self._graph.close()
+        """Free the graph and its clones."""
+        for slot in list(self._slots):
+            slot.close()  # its memory may be the graph's
+        for graph in (self._graph, *self._clones):
+            if graph is not None:
+                graph.close()
         self._graph = None
+        self._clones = []
 
 
 class HostSlot:
     """One picture in flight; see `slots.Slot`."""
 
-    def __init__(self, spec: ModelSpec, graph: Graph):
+    def __init__(self, spec: ModelSpec, graph: Graph, free: Callable[[], None] | None = None):
         self._spec = spec
         self._graph = graph
-        self._tensor = np.empty((3, *spec.input_size), np.float32)  # written anew for every picture
+        self._free = free
+        self._tensor: NDArray[np.float32] | None = _input_memory(spec, graph)  # written anew for every picture
         self._letterbox: Letterbox | None = None
         self._heads: Mapping[str, Array] = {}
 
@@ -64,10 +84,14 @@ class HostSlot:
     def prepare(self, image: NDArray[np.uint8]) -> None:
         """Letterbox the picture."""
         self._heads = {}
+        if self._tensor is None:
+            raise BackendError(f"{self._spec.name}: the model is closed")
         _, self._letterbox = preprocess(image, self._spec.preprocess, out=self._tensor)
 
     def infer(self, tasks: tuple[str, ...]) -> None:
         """Run the graph."""
+        if self._tensor is None:
+            raise BackendError(f"{self._spec.name}: the model is closed")
         wanted = [name for task in tasks for name in outputs_of(self._spec, task)]
         self._heads = run_one(self._graph, self._tensor[np.newaxis], wanted)
 
@@ -90,8 +114,12 @@ class HostSlot:
         return answers
 
     def close(self) -> None:
-        """Free the memory."""
+        """Free the memory, and let the next slot have the graph."""
         self._heads = {}
+        self._tensor = None
+        free, self._free = self._free, None
+        if free is not None:
+            free()
 
     def _boxes(self, letterbox: Letterbox, request: Request) -> tuple[dict[str, Array], Array]:
         """Boxes, scores and class ids in pixels of the image, and the column of the heads that each came from."""
@@ -137,3 +165,12 @@ class HostSlot:
         return _native.semantic_argmax(
             self._heads["semantic_logits"][0], letterbox.image_size, letterbox.geometry, SEMANTIC_STRIDE
         )
+
+
+def _input_memory(spec: ModelSpec, graph: Graph) -> NDArray[np.float32]:
+    """(3, H, W) float32: the graph's own, where it has one for a single picture, so that nothing is copied there."""
+    if isinstance(graph, StagedGraph) and spec.graph.batch in (None, 1):
+        memory = graph.host_input("images", (1, 3, *spec.input_size))
+        if memory.dtype == np.float32:
+            return memory[0]
+    return np.empty((3, *spec.input_size), np.float32)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .backends.base import Graph
 from .captioning import CaptionOptions, CaptionWriter
 from .errors import BackendError
 from .guards import HomeProcess, Shared
@@ -45,10 +46,19 @@ class ModelParts:
         vision: From pixels to all answers but the caption.
         captions: Writes captions, for any number of threads at once; None without the task.
         free: Frees both.
+        graphs: What they run, by part.
     """
 
-    def __init__(self, spec: ModelSpec, vision: Vision, captions: CaptionWriter | None, free: Callable[[], None]):
+    def __init__(
+        self,
+        spec: ModelSpec,
+        vision: Vision,
+        captions: CaptionWriter | None,
+        free: Callable[[], None],
+        graphs: Mapping[str, Graph] | None = None,
+    ):
         self.spec = spec
+        self.graphs = dict(graphs or {})
         self.home = HomeProcess(spec.name, (vision, captions, free))
         self.shared = Shared(spec.name, free)  # let go of only where it was loaded
         self._vision = vision
