@@ -25,12 +25,17 @@ class CudaDevice:
 
 def cuda_device(index: int = 0) -> CudaDevice | None:
     """The GPU of this index, or None where there is no driver or no such GPU; creates no context on it."""
+    driver = load_driver_library()
+    return None if driver is None else _ask(driver, index)
+
+
+def load_driver_library() -> ctypes.CDLL | None:
+    """NVIDIA's driver, or None where there is none."""
     for library in _LIBRARIES:
         try:
-            driver = ctypes.CDLL(library)
+            return ctypes.CDLL(library)
         except OSError:
             continue
-        return _ask(driver, index)
     return None
 
 
