@@ -52,7 +52,6 @@ struct Fiber {
 static std::vector<std::unique_ptr<Fiber>> fibers;
 static Fiber* running = nullptr;
 static jmp_buf scheduler;
-static ucontext_t scheduler_context;
 static const std::function<void()>* body = nullptr;
 static std::mt19937 order(1);
 
