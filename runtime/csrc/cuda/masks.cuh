@@ -14,6 +14,7 @@ __device__ inline float mask_logit(const MaskParameters& p, const float* coeffic
     const int64_t plane = static_cast<int64_t>(p.grid_height) * p.grid_width;
     int64_t at = static_cast<int64_t>(y) * p.grid_width + x;
     float sum = 0.0f;
+#pragma unroll 4
     for (int32_t k = 0; k < p.channels; ++k, at += plane) {
         sum = sum + coefficients[k] * head_value(p.prototypes, at, p.prototypes_are_half);
     }
