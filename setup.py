@@ -15,7 +15,7 @@ else:
 STAGES = ("train", "export", "runtime", "benchmarks")
 
 setup(
-    packages=["yolor_edge", *(f"yolor_edge.{stage}" for stage in STAGES), "yolor_edge.runtime.backends"],
+    packages=["yolor_edge", *(f"yolor_edge.{package}" for package in (*STAGES, "runtime.backends", "runtime.cuda"))],
     package_dir={"yolor_edge": "yolor_edge", **{f"yolor_edge.{stage}": stage for stage in STAGES}},
     package_data={"yolor_edge": ["py.typed"], "yolor_edge.runtime": ["py.typed", "*.pyi"]},
     include_package_data=False,  # the kernels' sources are for the source distribution only

@@ -12,8 +12,6 @@ same arithmetic in every version. What differs:
 from __future__ import annotations
 
 import collections
-import importlib
-import importlib.util
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ..runtime.cuda_device import CudaDevice, cuda_device
 from ..runtime.engines import is_compute_capability
 from ..runtime.errors import BackendError, EngineBuildError, UsageError
+from ..runtime.tensorrt_package import FLAVOURS, as_stubs_say, import_flavour, installed_flavours, one_line
 
 if TYPE_CHECKING:
     import tensorrt  # as its stubs describe it
@@ -40,31 +39,6 @@ _UNSIGNED_WARNING = "Defaulting to INT8"
 _TYPE_NAMES = {"Float": "fp32", "Half": "fp16", "Int8": "int8"}
 _OLDEST = (10, 3)
 _TURING = "sm_75"
-
-
-@dataclass(frozen=True)
-class FlavourEntry:
-    """A package that builds engines.
-
-    Attributes:
-        package: As it is imported; also the name of the flavour.
-        extra: What to install for it.
-        devices: What it is for, for people.
-    """
-
-    package: str
-    extra: str
-    devices: str
-
-
-FLAVOURS = {
-    "tensorrt": FlavourEntry(
-        "tensorrt", "tensorrt", "Jetson (comes with JetPack) and any NVIDIA GPU, built on that very device"
-    ),
-    "tensorrt_rtx": FlavourEntry(
-        "tensorrt_rtx", "tensorrt-rtx", "desktop and laptop RTX GPUs, built on any Linux x86-64 machine"
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -112,12 +86,6 @@ class Built:
     layers: dict[str, int] = field(default_factory=dict)
 
 
-def installed_flavours() -> tuple[str, ...]:
-    """The flavours whose package is there. Type stubs leave a folder without code, which does not count."""
-    found = {name: importlib.util.find_spec(entry.package) for name, entry in FLAVOURS.items()}
-    return tuple(name for name, spec in found.items() if spec is not None and spec.origin is not None)
-
-
 def load_toolkit(flavour: str | None = None) -> Toolkit:
     """Import a flavour's package; by default the one that is installed, `tensorrt` before `tensorrt_rtx`.
 
@@ -140,14 +108,7 @@ def load_toolkit(flavour: str | None = None) -> Toolkit:
         others = [name for name in installed if name != flavour]
         instead = f"; or choose --flavour {others[0]}, which is installed" if others else ""
         raise BackendError(f"{missing}; {choices}{instead}")
-    try:
-        module = importlib.import_module(FLAVOURS[flavour].package)
-    except (ImportError, OSError) as error:
-        raise BackendError(
-            f"the package {flavour} is installed but does not load ({_one_line(error)}); "
-            "install it again, or the CUDA libraries it looks for"
-        ) from error
-    return Toolkit(flavour, module)
+    return Toolkit(flavour, import_flavour(flavour))
 
 
 class Toolkit:
@@ -169,7 +130,7 @@ class Toolkit:
 
     def __init__(self, flavour: str, module: object, device: CudaDevice | None = None):
         self.flavour = flavour
-        self._trt = _as_stubs_say(module)
+        self._trt = as_stubs_say(module)
         self.version = str(self._trt.__version__)
         self.device = device if device is not None else cuda_device()
         if not self.is_rtx and self._release < _OLDEST:
@@ -241,7 +202,7 @@ class Toolkit:
         try:
             builder = trt.Builder(log)
         except (TypeError, RuntimeError) as error:  # pybind's words for a null pointer
-            reason = log.errors[0] if log.errors else _one_line(error)
+            reason = log.errors[0] if log.errors else one_line(error)
             raise EngineBuildError(
                 f"{self.flavour} {self.version} could not start its builder ({reason}); "
                 "is there a GPU, and is its driver new enough?"
@@ -337,13 +298,6 @@ class Toolkit:
         config.set_timing_cache(config.create_timing_cache(b""), False)
 
 
-def _as_stubs_say(module: object):
-    """`module`, of which a type checker believes that it is `tensorrt`, so that every call is checked."""
-    if TYPE_CHECKING:
-        return tensorrt
-    return module
-
-
 def _members(enum: Any) -> dict[str, Any]:
     """The members of one of pybind's enums by name."""
     return dict(enum.__members__)
@@ -351,7 +305,7 @@ def _members(enum: Any) -> dict[str, Any]:
 
 def _error_log(module: object):
     """A logger that keeps errors and counts layers by precision, instead of printing anything."""
-    trt = _as_stubs_say(module)
+    trt = as_stubs_say(module)
 
     class ErrorLog(trt.ILogger):
         def __init__(self) -> None:
@@ -362,7 +316,7 @@ def _error_log(module: object):
 
         def log(self, severity: tensorrt.ILogger.Severity, msg: str) -> None:
             if severity <= trt.ILogger.ERROR:
-                self.errors.append(_one_line(msg))
+                self.errors.append(one_line(msg))
             elif _UNSIGNED_WARNING in msg:
                 self.takes_unsigned_for_signed = True
             for kind in _LAYER_LINE.findall(msg):  # all layers come in one message
@@ -377,7 +331,7 @@ def _error_log(module: object):
 
 def _progress_monitor(module: object, report: Report) -> tensorrt.IProgressMonitor:
     """A monitor that reports every step of every phase."""
-    trt = _as_stubs_say(module)
+    trt = as_stubs_say(module)
 
     class Monitor(trt.IProgressMonitor):
         def __init__(self) -> None:
@@ -404,7 +358,7 @@ def _parser_error(parser: tensorrt.OnnxParser, log: Any) -> str:
         return log.first_error
     error = parser.get_error(0)
     node = f"node {error.node_name()!r} ({error.node_operator()}): " if error.node_name() else ""
-    return f"{node}{_one_line(error.desc())}"
+    return f"{node}{one_line(error.desc())}"
 
 
 def _check_outputs(graph: str, found: Sequence[str], expected: Sequence[str]) -> None:
@@ -449,8 +403,3 @@ def _build_error(log: Any, job: BuildJob) -> str:
     if "out of memory" in said or "outofmemory" in said.replace(" ", ""):
         return f"{reason}; try --low-memory or a smaller --workspace"
     return reason
-
-
-def _one_line(what: object, most: int = 400) -> str:
-    text = " ".join(str(what).split())
-    return text if len(text) <= most else f"{text[:most]}..."

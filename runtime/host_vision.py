@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _native
-from .backends.base import Array, Graph
+from .backends.base import Array, ClonableGraph, Graph
 from .errors import BackendError
 from .graph_contract import MASK_STRIDE, SEMANTIC_STRIDE, outputs_of
 from .preprocess import Letterbox, preprocess
@@ -26,32 +26,46 @@ class HostVision:
 
     Args:
         spec: What the model is.
-        graph: Takes and gives arrays in host memory; closed with it.
+        graph: Takes and gives arrays in host memory; closed with it. Slots share it, or have a clone each if it takes
+            one call at a time.
     """
 
     def __init__(self, spec: ModelSpec, graph: Graph):
         self._spec = spec
         self._graph: Graph | None = graph
+        self._clones: list[Graph] = []
+        self._idle = [graph] if isinstance(graph, ClonableGraph) else []
 
     def slot(self) -> HostSlot:
         """Memory for one more picture in flight."""
-        if self._graph is None:
+        graph = self._graph
+        if graph is None:
             raise BackendError(f"{self._spec.name}: the model is closed")
-        return HostSlot(self._spec, self._graph)
+        if not isinstance(graph, ClonableGraph):
+            return HostSlot(self._spec, graph)
+        try:
+            own = self._idle.pop()
+        except IndexError:
+            own = graph.clone()
+            self._clones.append(own)
+        return HostSlot(self._spec, own, free=lambda: self._idle.append(own))
 
     def close(self) -> None:
-        """Free the graph."""
-        if self._graph is not None:
-            self._graph.close()
+        """Free the graph and its clones."""
+        for graph in (self._graph, *self._clones):
+            if graph is not None:
+                graph.close()
         self._graph = None
+        self._clones = []
 
 
 class HostSlot:
     """One picture in flight; see `slots.Slot`."""
 
-    def __init__(self, spec: ModelSpec, graph: Graph):
+    def __init__(self, spec: ModelSpec, graph: Graph, free: Callable[[], None] | None = None):
         self._spec = spec
         self._graph = graph
+        self._free = free
         self._tensor = np.empty((3, *spec.input_size), np.float32)  # written anew for every picture
         self._letterbox: Letterbox | None = None
         self._heads: Mapping[str, Array] = {}
@@ -90,8 +104,11 @@ class HostSlot:
         return answers
 
     def close(self) -> None:
-        """Free the memory."""
+        """Free the memory, and let the next slot have the graph."""
         self._heads = {}
+        free, self._free = self._free, None
+        if free is not None:
+            free()
 
     def _boxes(self, letterbox: Letterbox, request: Request) -> tuple[dict[str, Array], Array]:
         """Boxes, scores and class ids in pixels of the image, and the column of the heads that each came from."""

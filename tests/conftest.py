@@ -28,3 +28,11 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     from .export.exported import export_random_network  # here, since it takes torch
 
     return export_random_network(tmp_path_factory.mktemp("exported"))
+
+
+@pytest.fixture(scope="session")
+def pretended_driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a driver of CUDA that needs no GPU."""
+    from .pretended.gpu import build_driver
+
+    return build_driver(tmp_path_factory.mktemp("driver"))

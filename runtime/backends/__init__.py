@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
 from ..bundle import Bundle
+from ..engines import graph_kind
 from ..errors import BackendMissingError, UsageError
 from .base import Graph
 
@@ -18,35 +19,67 @@ class BackendEntry:
     """Where a backend lives and what it reads.
 
     Attributes:
-        module: Imported when the backend is asked for; has `open_graph(path, threads)`.
+        module: Imported when the backend is asked for; has `open_graph(path, threads)`, or for one that runs engines
+            `open_parts(bundle, parts, precision, flavour)`.
         extra: What to install for it.
         int8_dialect: Of `bundle.INT8_DIALECTS`, the one it runs fast.
+        flavour: Of the engines it runs, "tensorrt" or "tensorrt_rtx"; empty for one that reads graphs as they are.
+        needs_gpu: Whether it runs on a GPU, and on nothing else.
     """
 
     module: str
     extra: str
     int8_dialect: str
+    flavour: str = ""
+    needs_gpu: bool = False
 
 
 BACKENDS = {
     "onnxruntime": BackendEntry(".onnxruntime_backend", "onnxruntime", "u8s8"),
     "openvino": BackendEntry(".openvino_backend", "openvino", "s8s8"),
+    "onnxruntime-cuda": BackendEntry(".onnxruntime_cuda_backend", "onnxruntime-gpu", "s8s8", needs_gpu=True),
+    "tensorrt": BackendEntry(".tensorrt_backend", "tensorrt", "s8s8", "tensorrt", needs_gpu=True),
+    "tensorrt-rtx": BackendEntry(".tensorrt_backend", "tensorrt-rtx", "s8s8", "tensorrt_rtx", needs_gpu=True),
 }
 
 
-class _BackendModule(Protocol):
+class _GraphModule(Protocol):
     def open_graph(self, path: Path, threads: int | None) -> Graph: ...
 
 
+class _EngineModule(Protocol):
+    def open_parts(
+        self, bundle: Bundle, parts: Collection[str], precision: str, flavour: str
+    ) -> Mapping[str, Graph]: ...
+
+
 def graph_files(bundle: Bundle, backend: str = "onnxruntime", precision: str = "fp32") -> dict[str, Path]:
-    """The files that `backend` runs in `precision` ("auto" is what the bundle recommends for it), by part.
+    """The files that `backend` runs, or its engines are built from, in `precision`, by part.
+
+    Args:
+        bundle: Where they are.
+        backend: A name from `BACKENDS`.
+        precision: "auto" is what the bundle recommends for the backend.
 
     Raises:
         UsageError: If the backend is unknown or the bundle lacks the precision.
     """
+    entry = backend_entry(backend)
+    chosen = bundle.choose_precision(precision, backend)
+    if entry.flavour:
+        return {part: bundle.path / bundle.graphs[part][graph_kind(bundle, part, chosen)] for part in bundle.graphs}
+    return bundle.graph_files(chosen, entry.int8_dialect)
+
+
+def backend_entry(backend: str) -> BackendEntry:
+    """A backend by name.
+
+    Raises:
+        UsageError: If it is unknown.
+    """
     if backend not in BACKENDS:
         raise UsageError(f"unknown backend {backend!r}; the backends are {', '.join(BACKENDS)}")
-    return bundle.graph_files(bundle.choose_precision(precision, backend), BACKENDS[backend].int8_dialect)
+    return BACKENDS[backend]
 
 
 def open_graphs(
@@ -70,14 +103,16 @@ def open_graphs(
 
     Raises:
         UsageError: If the backend or the thread count makes no sense, or the bundle lacks the precision.
-        BackendError: If the backend's package is not installed, or it refuses a graph.
+        BackendError: If the backend's package is not installed, or it refuses a graph, or there is no GPU for one that
+            needs it.
+        EngineMismatchError: If the backend runs engines, and the one that fits here is not built.
     """
     files = graph_files(bundle, backend, precision)
-    entry = BACKENDS[backend]
+    entry = backend_entry(backend)
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be at least 1, got {threads}")
     try:
-        module = cast(_BackendModule, importlib.import_module(entry.module, __name__))
+        module = importlib.import_module(entry.module, __name__)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith(__name__.partition(".")[0]):
             raise
@@ -85,12 +120,16 @@ def open_graphs(
             f'backend "{backend}" needs the package {error.name}; '
             f'install the "{entry.extra}" extra: pip install "yolor-edge[{entry.extra}]"'
         ) from error
+    if entry.flavour:
+        wanted = [part for part in files if parts is None or part in parts]
+        chosen = bundle.choose_precision(precision, backend)
+        return dict(cast(_EngineModule, module).open_parts(bundle, wanted, chosen, entry.flavour))
     graphs: dict[str, Graph] = {}
     try:
         for part, path in files.items():
             if parts is not None and part not in parts:
                 continue
-            graphs[part] = module.open_graph(path, threads)
+            graphs[part] = cast(_GraphModule, module).open_graph(path, threads)
     except BaseException:
         for graph in graphs.values():
             graph.close()

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from ..cuda import Device, Stream
 
 Array = NDArray[Any]
 
@@ -55,6 +58,71 @@ class Graph(Protocol):
 
     def close(self) -> None:
         """Free what the graph holds; it cannot run afterwards."""
+        ...
+
+
+@runtime_checkable
+class ClonableGraph(Graph, Protocol):
+    """A graph that takes one call at a time, and whose weights its clones share."""
+
+    def clone(self) -> ClonableGraph:
+        """The same graph with memory of its own for a call, to be closed for itself.
+
+        Raises:
+            BackendError: If there is no memory for it.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class DeviceTensor:
+    """An array in a device's memory, contiguous.
+
+    Attributes:
+        address: Where it begins.
+        shape: Its axes.
+        dtype: In numpy's words.
+    """
+
+    address: int
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@runtime_checkable
+class DeviceGraph(ClonableGraph, Protocol):
+    """A graph whose inputs and outputs may stay on its device."""
+
+    @property
+    def device(self) -> Device:
+        """Where it runs."""
+        ...
+
+    def input_on_device(self, name: str, shape: tuple[int, ...]) -> DeviceTensor:
+        """The graph's own memory for its one input of free shape, or for one of fixed shape; to be filled by a kernel.
+
+        Raises:
+            UsageError: If there is no such input, or it does not take this shape.
+        """
+        ...
+
+    def run_on_device(
+        self, stream: Stream, feed: Mapping[str, DeviceTensor], captured: bool = False
+    ) -> dict[str, DeviceTensor]:
+        """Run once, in a stream; returns before it is done.
+
+        Args:
+            stream: Where. What fills the inputs is in it already, or it waits for that.
+            feed: Every input. Those of `input_on_device` are fastest, since what was captured reads from there.
+            captured: Whether the caller is capturing the stream, after at least one run without.
+
+        Returns:
+            All outputs, in the graph's own memory, valid from when the stream comes there until the next run.
+
+        Raises:
+            UsageError: If an input is missing, or of another dtype or shape, or another thread is at work in the graph.
+            BackendError: If running fails.
+        """
         ...
 
 

@@ -1,9 +1,10 @@
 """A GPU: memory, streams, events, captured graphs and kernels, in its primary context.
 
 The primary context is the one that TensorRT and the runtime API of CUDA use, so that all share one memory; no other is
-ever made. Every call here makes it current on the calling thread for as long as it lasts, so any thread may call; around
-many calls in a row `with device.current():` does so once. Work that is put into a stream runs later, and what it reads
-and writes has to live until the stream was synchronised. Nothing here is freed by the garbage collector alone: close it.
+ever made. Every call here makes it current on the calling thread for as long as it lasts, so any thread may call;
+around many calls in a row `with device.current():` does so once. Work that is put into a stream runs later, and what it
+reads and writes has to live until the stream was synchronised. Nothing here is freed by the garbage collector alone:
+close it.
 """
 
 from __future__ import annotations
@@ -246,8 +247,8 @@ class Device:
             raise CudaError(
                 f"{self.info.name}: allocating {_mib(nbytes)} of {kind} memory{what}",
                 OUT_OF_MEMORY,
-                f"{_mib(free)} of {_mib(total)} are free; end other programs that use the GPU, or take a smaller batch, "
-                "input size or precision",
+                f"{_mib(free)} of {_mib(total)} are free; end other programs that use the GPU, or take a smaller "
+                "batch, input size or precision",
             ) from error
 
 

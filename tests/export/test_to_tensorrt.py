@@ -204,7 +204,7 @@ def test_a_request_that_cannot_be_is_misuse(boxes_bundle: Bundle, options: dict[
 
 
 def test_stubs_of_tensorrt_are_not_taken_for_tensorrt(boxes_bundle: Bundle) -> None:
-    from yolor_edge.export.tensorrt_flavours import installed_flavours
+    from yolor_edge.runtime.tensorrt_package import installed_flavours
 
     if "tensorrt" in installed_flavours():
         pytest.skip("TensorRT itself is installed here")

@@ -1,0 +1,101 @@
+"""ONNX Runtime on an NVIDIA GPU, through its CUDA provider."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from ..errors import BackendError, UsageError
+from .base import Array, TensorInfo, feed_complaints
+from .onnxruntime_backend import _first_line, _info
+
+PROVIDER = "CUDAExecutionProvider"
+_CURE = (
+    'pip install "yolor-edge[onnxruntime-gpu]" in place of onnxruntime; yolor-edge doctor says what this machine has'
+)
+
+
+class OnnxRuntimeCudaGraph:
+    """An ONNX file in a session whose every node runs on the GPU. Threads may share it.
+
+    ONNX Runtime by itself goes on with the CPU where its CUDA provider does not load, or for nodes it lacks; both are
+    errors here.
+
+    Args:
+        path: The ONNX file.
+        device_index: Among the GPUs that this process sees.
+
+    Raises:
+        BackendError: If the installed ONNX Runtime has no CUDA provider, it does not start, or it refuses the file.
+    """
+
+    def __init__(self, path: Path, device_index: int = 0):
+        if PROVIDER not in onnxruntime.get_available_providers():
+            raise BackendError(
+                f"the installed onnxruntime {onnxruntime.__version__} has no CUDA provider, and this backend runs on "
+                f"nothing else: {_CURE}"
+            )
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # what goes wrong is raised, not logged
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        # The same arithmetic as on the CPU: TF32 would leave products of float32 with ten bits.
+        provider = (PROVIDER, {"device_id": str(device_index), "use_tf32": "0"})
+        try:
+            session = onnxruntime.InferenceSession(os.fspath(path), options, providers=[provider])
+        except Exception as error:  # ONNX Runtime has no common class for what it raises
+            raise BackendError(
+                f"{path}: ONNX Runtime cannot run all of it on the GPU ({_first_line(error)})"
+            ) from error
+        active = session.get_providers()
+        if not active or active[0] != PROVIDER:
+            raise BackendError(
+                f"{path}: ONNX Runtime did not start its CUDA provider and would run on {', '.join(active) or 'nothing'}; "
+                "its CUDA and cuDNN libraries are missing or of another version, see its CUDA requirements"
+            )
+        self.path = path
+        self._device_index = device_index
+        self._session: onnxruntime.InferenceSession | None = session
+        self.inputs: Mapping[str, TensorInfo] = {x.name: _info(x) for x in session.get_inputs()}
+        self.outputs: Mapping[str, TensorInfo] = {x.name: _info(x) for x in session.get_outputs()}
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """What a report should say."""
+        return {"device": f"GPU {self._device_index}", "provider": PROVIDER}
+
+    def run(self, feed: Mapping[str, Array], wanted: Sequence[str] | None = None) -> dict[str, Array]:
+        """Run once and return the wanted outputs by name; see `Graph.run`. Others stay on the device."""
+        if self._session is None:
+            raise BackendError(f"{self.path.name}: the graph is closed")
+        complaints = feed_complaints(self.inputs, feed)
+        names = list(self.outputs) if wanted is None else list(wanted)
+        complaints += [f"there is no output {name!r}" for name in names if name not in self.outputs]
+        if complaints:
+            raise UsageError(f"{self.path.name}: {'; '.join(complaints)}")
+        binding: Any = self._session.io_binding()
+        try:
+            for name, array in feed.items():
+                binding.bind_cpu_input(name, np.ascontiguousarray(array))
+            for name in self.outputs:  # memory for their shapes, which may be free, is found by the session
+                binding.bind_output(
+                    name, "cpu" if name in names else "cuda", self._device_index if name not in names else 0
+                )
+            self._session.run_with_iobinding(binding)
+            answers = dict(zip(self.outputs, binding.get_outputs(), strict=True))
+            return {name: answers[name].numpy() for name in names}
+        except Exception as error:
+            raise BackendError(f"{self.path.name}: ONNX Runtime failed ({_first_line(error)})") from error
+
+    def close(self) -> None:
+        """Free the session."""
+        self._session = None
+
+
+def open_graph(path: Path, threads: int | None) -> OnnxRuntimeCudaGraph:
+    """Open one ONNX file on the first GPU; `threads` is of no matter there."""
+    return OnnxRuntimeCudaGraph(path)
