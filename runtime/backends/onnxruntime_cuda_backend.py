@@ -54,8 +54,8 @@ class OnnxRuntimeCudaGraph:
         active = session.get_providers()
         if not active or active[0] != PROVIDER:
             raise BackendError(
-                f"{path}: ONNX Runtime did not start its CUDA provider and would run on {', '.join(active) or 'nothing'}; "
-                "its CUDA and cuDNN libraries are missing or of another version, see its CUDA requirements"
+                f"{path}: ONNX Runtime did not start its CUDA provider and would run on {', '.join(active) or 'nothing'};"
+                " its CUDA and cuDNN libraries are missing or of another version, see its CUDA requirements"
             )
         self.path = path
         self._device_index = device_index
@@ -82,9 +82,8 @@ class OnnxRuntimeCudaGraph:
             for name, array in feed.items():
                 binding.bind_cpu_input(name, np.ascontiguousarray(array))
             for name in self.outputs:  # memory for their shapes, which may be free, is found by the session
-                binding.bind_output(
-                    name, "cpu" if name in names else "cuda", self._device_index if name not in names else 0
-                )
+                place = ("cpu", 0) if name in names else ("cuda", self._device_index)
+                binding.bind_output(name, *place)
             self._session.run_with_iobinding(binding)
             answers = dict(zip(self.outputs, binding.get_outputs(), strict=True))
             return {name: answers[name].numpy() for name in names}

@@ -136,23 +136,24 @@ def test_a_stream_tells_whether_it_is_done(device: Device) -> None:
 
 
 def test_a_captured_graph_does_its_work_each_time_it_is_launched(device: Device) -> None:
-    with device.stream() as stream, device.allocate(4) as buffer:
-        with device.pinned((4,), "u1") as given, device.pinned((4,), "u1") as back:
-            given.array[:], back.array[:] = 1, 0
+    stream, buffer = device.stream(), device.allocate(4)
+    given, back = device.pinned((4,), "u1"), device.pinned((4,), "u1")
+    given.array[:], back.array[:] = 1, 0
 
-            def work() -> None:
-                device.to_device(buffer, given.array, stream)
-                device.to_host(back.array, buffer, stream)
+    def work() -> None:
+        device.to_device(buffer, given.array, stream)
+        device.to_host(back.array, buffer, stream)
 
-            graph = device.capture(stream, work)
-            stream.synchronize()
-            assert back.array.tolist() == [0] * 4  # nothing was done
-            for value in (5, 6):
-                given.array[:] = value
-                graph.launch(stream)
-                stream.synchronize()
-                assert back.array.tolist() == [value] * 4
-            graph.close()
+    graph = device.capture(stream, work)
+    stream.synchronize()
+    assert back.array.tolist() == [0] * 4  # nothing was done
+    for value in (5, 6):
+        given.array[:] = value
+        graph.launch(stream)
+        stream.synchronize()
+        assert back.array.tolist() == [value] * 4
+    for owned in (graph, buffer, given, back, stream):
+        owned.close()
 
 
 def test_what_cannot_be_captured_is_an_error_and_leaves_the_stream_usable(device: Device) -> None:
@@ -190,25 +191,26 @@ def test_kernels_take_buffers_scalars_and_structures(device: Device, image: byte
 
 
 def test_kernels_are_captured_with_their_arguments(device: Device, image: bytes) -> None:
-    with device.stream() as stream, device.allocate(8) as given, device.allocate(8) as answer:
-        with device.load_module(image) as module:
-            scale = module.function("scale")
-            device.to_device(given, np.float32([1, 2]), stream)
-            graph = device.capture(
-                stream,
-                lambda: device.launch(
-                    scale, 1, 2, [given, answer, np.float32(3), np.bool_(False), Pair(0, 2)], stream=stream
-                ),
-            )
-            found = np.empty(2, np.float32)
-            for _ in range(2):
-                graph.launch(stream)
-                device.to_host(found, answer, stream)
-                stream.synchronize()
-                assert found.tolist() == [3, 6]
-                device.fill(answer, 0, 8, stream)
-            graph.close()
-            del scale
+    stream, given, answer = device.stream(), device.allocate(8), device.allocate(8)
+    module = device.load_module(image)
+    scale = module.function("scale")
+    device.to_device(given, np.float32([1, 2]), stream)
+
+    def work() -> None:
+        arguments = [given, answer, np.float32(3), np.bool_(False), Pair(0, 2)]
+        device.launch(scale, 1, 2, arguments, stream=stream)
+
+    graph = device.capture(stream, work)
+    found = np.empty(2, np.float32)
+    for _ in range(2):
+        graph.launch(stream)
+        device.to_host(found, answer, stream)
+        stream.synchronize()
+        assert found.tolist() == [3, 6]
+        device.fill(answer, 0, 8, stream)
+    del scale, work
+    for owned in (graph, module, given, answer, stream):
+        owned.close()
 
 
 def test_a_module_for_no_gpu_is_refused(device: Device, tmp_path: Path) -> None:

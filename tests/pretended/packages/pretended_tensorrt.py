@@ -208,13 +208,13 @@ class Context:
         if _fails("enqueue"):
             self.engine.logger.log(_Severity.ERROR, "IExecutionContext::enqueueV3: Error Code 1: Cuda Runtime (launch)")
             return False
-        addresses, shapes = dict(self.addresses), dict(self.shapes)
+        engine, addresses, shapes = self.engine, dict(self.addresses), dict(self.shapes)
 
         def work(_: object) -> None:
-            feed = {n: _view(addresses[n], shapes[n], self.engine.types[n]) for n in self.engine.inputs}
-            answers = self.engine.session.run(self.engine.outputs, feed)
-            for name, answer in zip(self.engine.outputs, answers, strict=True):
-                _view(addresses[name], answer.shape, self.engine.types[name])[...] = answer
+            feed = {n: _view(addresses[n], shapes[n], engine.types[n]) for n in engine.inputs}
+            answers = engine.session.run(engine.outputs, feed)
+            for name, answer in zip(engine.outputs, answers, strict=True):
+                _view(addresses[name], answer.shape, engine.types[name])[...] = answer
 
         call = _HOST_FUNCTION(work)
         self.kept.append(call)  # the stream, or a captured graph, may call it at any time
