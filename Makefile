@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 KERNELS := $(wildcard runtime/csrc/*.cpp runtime/csrc/*.hpp)
+CUDA_KERNELS := $(wildcard runtime/csrc/cuda/*)
 PACKAGING := setup.py pyproject.toml constraints.txt scripts/make-venv.sh $(KERNELS)
 STAGES := train export runtime benchmarks
 PYTHON_CODE := setup.py yolor_edge $(STAGES) tests
@@ -28,12 +29,12 @@ test: $(VENV)/.made-for-dev  ## run the tests
 lint: $(VENV)/.made-for-dev  ## check layout and style of Python and C++
 	$(BIN)/ruff format --check $(PYTHON_CODE)
 	$(BIN)/ruff check $(PYTHON_CODE)
-	$(BIN)/clang-format --dry-run --Werror $(KERNELS) $(wildcard tests/native/*.cpp)
+	$(BIN)/clang-format --dry-run --Werror $(KERNELS) $(CUDA_KERNELS) $(wildcard tests/native/*.?pp)
 
 format: $(VENV)/.made-for-dev  ## lay out Python and C++
 	$(BIN)/ruff check --fix-only $(PYTHON_CODE)
 	$(BIN)/ruff format $(PYTHON_CODE)
-	$(BIN)/clang-format -i $(KERNELS) $(wildcard tests/native/*.cpp)
+	$(BIN)/clang-format -i $(KERNELS) $(CUDA_KERNELS) $(wildcard tests/native/*.?pp)
 
 typecheck: $(VENV)/.made-for-dev build/typing  ## check types with pyright
 	$(BIN)/pyright

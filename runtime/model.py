@@ -17,9 +17,9 @@ from .bundle import Bundle, ModelSpec
 from .captioning import CaptionDecoder, CaptionOptions, CaptionWriter
 from .errors import BackendError, BundleError, UsageError
 from .graph_contract import graph_complaints
-from .host_vision import HostVision
 from .images import read_image
 from .native_captioning import NativeCaptionDecoder
+from .open_vision import open_vision
 from .results import Caption, Result
 from .slots import Request, Slot, Vision
 
@@ -35,6 +35,7 @@ class Model:
         graphs: "vision", and with the caption task "caption_prefill" and "caption_step". They are closed with
             it.
         caption_decoder: Writes the captions instead of the graphs, which may be missing then.
+        post_processing: See `load`.
 
     Raises:
         BundleError: If a graph is missing or its inputs or outputs do not fit the spec; every complaint at
@@ -42,14 +43,18 @@ class Model:
     """
 
     def __init__(
-        self, spec: ModelSpec, graphs: Mapping[str, Graph], caption_decoder: NativeCaptionDecoder | None = None
+        self,
+        spec: ModelSpec,
+        graphs: Mapping[str, Graph],
+        caption_decoder: NativeCaptionDecoder | None = None,
+        post_processing: str | None = None,
     ):
         complaints = spec.complaints() + graph_complaints(spec, graphs, caption_decoder)
         if complaints:
             raise BundleError(f"{spec.name}: {'; '.join(complaints)}; export the model again")
         self.spec = spec
         self._graphs = dict(graphs)
-        self._vision: Vision = HostVision(spec, graphs["vision"])
+        self._vision: Vision = open_vision(spec, graphs["vision"], post_processing)
         self._is_closed = False
         self._of_thread = threading.local()
         self._caption_decoder: CaptionWriter | None = caption_decoder
@@ -165,6 +170,7 @@ def load(
     precision: str = "fp32",
     threads: int | None = None,
     caption_decoder: str | None = None,
+    post_processing: str | None = None,
 ) -> Model:
     """Open a bundle and make its network ready to answer.
 
@@ -176,6 +182,8 @@ def load(
         caption_decoder: What writes captions: "native", the extension with float32 weights; "native-int8", the
             same with int8 weights, faster and now and then of another word; "graph", the backend with the bundle's
             decoder graphs. None for "native" where the bundle holds its weights, else "graph".
+        post_processing: What letterboxes pictures and turns heads into answers: "gpu", CUDA kernels beside the graph, or
+            "cpu"; None for "gpu" with the TensorRT backends and "cpu" with the others. Answers are the same.
 
     Returns:
         The model; a context manager that closes it.
@@ -189,7 +197,7 @@ def load(
     native = _native_caption_decoder(opened, caption_decoder)
     graphs = open_graphs(opened, backend, precision, threads, None if native is None else ("vision",))
     try:
-        return Model(opened.spec, graphs, native)
+        return Model(opened.spec, graphs, native, post_processing)
     except BundleError as error:
         for graph in graphs.values():
             graph.close()

@@ -29,6 +29,7 @@ from .kernel_set import Exchange, KernelSet, PictureTables
 from .launches import Detections, Head
 
 _FLOATS = ("float32", "float16")
+_WHOLE = {"cells": ("int32",), "semantic_map": ("uint8",)}
 _MOST_CAPTURED = 24  # graphs of a slot; more kinds of request than that are started again
 _BLOCKS_PER_MULTIPROCESSOR = 8  # of the masks' kernel
 
@@ -39,8 +40,9 @@ def device_complaints(spec: ModelSpec, graph: DeviceGraph) -> list[str]:
     if len(spec.strides) > kernel_parameters.MOST_LEVELS:
         found.append(f"{len(spec.strides)} strides, at most {kernel_parameters.MOST_LEVELS} are handled on the GPU")
     for name, info in (*graph.inputs.items(), *graph.outputs.items()):
-        if name not in ("cells", "semantic_map") and info.dtype not in _FLOATS:
-            found.append(f"{name!r} is {info.dtype}, the GPU's kernels take {' or '.join(_FLOATS)}")
+        taken = _WHOLE.get(name, _FLOATS)
+        if info.dtype not in taken:
+            found.append(f"{name!r} is {info.dtype}, the GPU's kernels take {' or '.join(taken)}")
     prototypes = graph.outputs.get("prototypes")
     if prototypes is not None and not _at_most(prototypes.shape[1], kernel_parameters.MOST_CHANNELS):
         found.append(f"{prototypes.shape[1]} prototypes, at most {kernel_parameters.MOST_CHANNELS} fit")
@@ -68,6 +70,7 @@ class DeviceVision:
         self._graph: DeviceGraph | None = graph
         self._clones: list[DeviceGraph] = []
         self._idle = [graph]
+        self._slots: set[DeviceSlot] = set()
         self._kernels = KernelSet(graph.device, image)
 
     def slot(self) -> DeviceSlot:
@@ -80,17 +83,22 @@ class DeviceVision:
         except IndexError:
             own = graph.clone()
             self._clones.append(own)
-        try:
-            return DeviceSlot(self._spec, own, self._kernels, free=lambda: self._idle.append(own))
-        except BaseException:
+
+        def let_go(slot: DeviceSlot) -> None:
+            self._slots.discard(slot)
             self._idle.append(own)
-            raise
+
+        slot = DeviceSlot(self._spec, own, self._kernels, let_go)
+        self._slots.add(slot)
+        return slot
 
     def close(self) -> None:
-        """Free the graph, its clones and the kernels."""
+        """Free the slots, the graph, its clones and the kernels."""
         graph, self._graph = self._graph, None
         if graph is None:
             return
+        for slot in list(self._slots):
+            slot.close()
         self._kernels.close()
         for one in (*self._clones, graph):
             one.close()
@@ -98,16 +106,21 @@ class DeviceVision:
 
 
 class DeviceSlot:
-    """One picture in flight; see `slots.Slot`."""
+    """One picture in flight; see `slots.Slot`.
 
-    def __init__(self, spec: ModelSpec, graph: DeviceGraph, kernels: KernelSet, free: Callable[[], None] | None = None):
+    Args:
+        spec: What the model is.
+        graph: For this slot alone.
+        kernels: Shared by all slots.
+        let_go: Called with the slot when it is closed, also if it could not be made.
+    """
+
+    def __init__(self, spec: ModelSpec, graph: DeviceGraph, kernels: KernelSet, let_go: Callable[[DeviceSlot], None]):
         self._spec = spec
         self._graph = graph
         self._kernels = kernels
-        self._free = free
+        self._let_go: Callable[[DeviceSlot], None] | None = let_go
         self._device = device = graph.device
-        batch = graph.inputs["images"].shape[0]
-        self._input = graph.input_on_device("images", (batch if isinstance(batch, int) else 1, 3, *spec.input_size))
         self._owned: list[Any] = []
         self._stages: dict[Hashable, CapturedGraph | None] = {}
         self._outputs: Mapping[str, DeviceTensor] = {}
@@ -120,6 +133,9 @@ class DeviceSlot:
         self._map: Exchange | None = None
         self._leaders: Any = None
         try:
+            batch = graph.inputs["images"].shape[0]
+            shape = (batch if isinstance(batch, int) else 1, 3, *spec.input_size)
+            self._input = graph.input_on_device("images", shape)
             self._stream = self._own(device.stream())
             self._fetching = self._own(device.stream())
             self._has_memory, self._has_boxes, self._has_masks, self._has_map = (
@@ -226,9 +242,9 @@ class DeviceSlot:
                 thing.close()
         self._tables = self._picture = self._memory = self._work = self._tiles = self._map = self._leaders = None
         self._owned, self._outputs, self._placed = [], {}, None
-        free, self._free = self._free, None
-        if free is not None:
-            free()
+        let_go, self._let_go = self._let_go, None
+        if let_go is not None:
+            let_go(self)
 
     # What is put into the stream.
 

@@ -3,7 +3,9 @@
 The wheel holds their source. What a GPU runs is made by NVRTC, the compiler as a library, which comes with the CUDA
 toolkit, with JetPack and as a package of PyPI, or by nvcc where there is no NVRTC. That takes a second or two once; the
 result lies in a cache under the digest of the source, the GPU's architecture and the compiler's version. So no build
-has to be chosen among those for every CUDA version and GPU, and a new GPU needs no new wheel.
+has to be chosen among those for every CUDA version and GPU, and a new GPU needs no new wheel. For devices without any
+compiler, YOLOR_EDGE_CUDA_KERNELS names a cubin, fatbin or PTX made elsewhere:
+nvcc -fatbin --fmad=false -std=c++17 -arch=sm_87 -o kernels.fatbin runtime/csrc/cuda/kernels.cu
 """
 
 from __future__ import annotations
@@ -60,8 +62,14 @@ def kernel_image(compute_capability: str, cache: Path | None = None, compiler: C
 
     Raises:
         BackendMissingError: If there is no compiler.
-        BackendError: If it fails.
+        BackendError: If it fails, or the file that YOLOR_EDGE_CUDA_KERNELS names cannot be read.
     """
+    given = os.environ.get("YOLOR_EDGE_CUDA_KERNELS")
+    if given and compiler is None:
+        try:
+            return Path(given).read_bytes()
+        except OSError as error:
+            raise BackendError(f"YOLOR_EDGE_CUDA_KERNELS={given}: cannot be read ({error.strerror})") from error
     chosen = compiler or find_compiler()
     folder = cache or cache_folder()
     key = hashlib.sha256(f"{source_digest()} {' '.join(OPTIONS)} {chosen.name}".encode()).hexdigest()[:16]

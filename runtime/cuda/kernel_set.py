@@ -143,8 +143,8 @@ class Exchange:
             self._device.to_device(self._on_device, self.host[:nbytes], stream)
 
     def close(self) -> None:
-        """Free it."""
-        self.host = self.host[:0]
+        """Free it; it is of no size then."""
+        self.host, self.nbytes = self.host[:0], 0
         self._on_host.close()
         if self._on_device is not None:
             self._on_device.close()

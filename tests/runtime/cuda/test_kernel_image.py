@@ -163,3 +163,11 @@ def test_source_that_does_not_compile_is_told_in_one_line(tmp_path: Path, monkey
     assert "\n" not in str(error.value)
     with pytest.raises(BackendError, match=r'cannot compile the kernels for sm_87: .*"nonsense" is undefined'):
         Nvcc(nvcc()).compile("sm_87")
+
+
+def test_an_image_made_elsewhere_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("YOLOR_EDGE_CUDA_KERNELS", str(tmp_path / "kernels.fatbin"))
+    with pytest.raises(BackendError, match=r"YOLOR_EDGE_CUDA_KERNELS=.*: cannot be read \(No such file"):
+        images.kernel_image("sm_87")
+    (tmp_path / "kernels.fatbin").write_bytes(b"made elsewhere")
+    assert images.kernel_image("sm_87") == b"made elsewhere"
