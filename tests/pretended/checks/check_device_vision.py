@@ -19,13 +19,17 @@ from yolor_edge.runtime import CaptionOptions, Model, load
 from yolor_edge.runtime.backends import open_graphs
 from yolor_edge.runtime.backends.base import DeviceGraph
 from yolor_edge.runtime.bundle import Bundle
+from yolor_edge.runtime.cuda import open_device
 from yolor_edge.runtime.cuda.device_vision import DeviceVision
 from yolor_edge.runtime.errors import BackendError, UsageError
+from yolor_edge.runtime.graph_options import GraphOptions
 from yolor_edge.runtime.host_vision import HostVision
 from yolor_edge.runtime.slots import Request, Slot, Vision
 
+from ...runtime.optioned_graph import OptionedGraph
 from ...runtime.tiny_bundle import write_tiny_bundle
 from ..engines import add_engine
+from ..graph_on_device import GraphOnDevice
 
 DRIVER = ctypes.CDLL("libcuda.so.1")
 DRIVER.fake_cuda_replays.restype = ctypes.c_long
@@ -125,6 +129,40 @@ def test_answers_are_those_of_the_cpu_whatever_comes(bundle: Bundle) -> None:
     ours.close()
     device.close()
     host.close()
+
+
+class OnHost:
+    """The same graph for what gives images in float32, and wants heads in memory of the host."""
+
+    def __init__(self, graph: GraphOnDevice):
+        self.graph, self.outputs = graph, graph.outputs
+        self.inputs = {n: dataclasses.replace(info, dtype="float32") for n, info in graph.inputs.items()}
+
+    def run(self, feed: Any, wanted: Any = None) -> dict[str, Any]:
+        return self.graph.run({n: array.astype(self.graph.inputs[n].dtype) for n, array in feed.items()}, wanted)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize(
+    "options", [GraphOptions(), GraphOptions(batch=2), GraphOptions(top_k=60), GraphOptions(2, 60, True)]
+)
+def test_graphs_with_options_and_heads_in_float16(bundle: Bundle, options: GraphOptions, half: bool) -> None:
+    spec = dataclasses.replace(bundle.spec, graph=options)
+    plain = open_graphs(bundle, threads=1, parts=("vision",))["vision"]
+    with open_device() as gpu:
+        graph = GraphOnDevice(OptionedGraph(plain, options) if options != GraphOptions() else plain, gpu, half)
+        device, host = DeviceVision(spec, graph), HostVision(spec, OnHost(graph))
+        ours, theirs = device.slot(), host.slot()
+        request = Request.of(spec, score_threshold=0.01)
+        for seed in range(4):
+            expected = answers_of(theirs, picture(seed), request)
+            expected["caption_memory"] = expected["caption_memory"].astype(np.float32)
+            assert_same(answers_of(ours, picture(seed), request), expected)
+            assert len(expected["boxes"]) > 0
+        device.close()
 
 
 def test_what_is_asked_for_again_is_one_launch_a_stage(bundle: Bundle) -> None:
