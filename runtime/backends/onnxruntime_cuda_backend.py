@@ -53,9 +53,10 @@ class OnnxRuntimeCudaGraph:
             ) from error
         active = session.get_providers()
         if not active or active[0] != PROVIDER:
+            instead = ", ".join(active) or "nothing"
             raise BackendError(
-                f"{path}: ONNX Runtime did not start its CUDA provider and would run on {', '.join(active) or 'nothing'};"
-                " its CUDA and cuDNN libraries are missing or of another version, see its CUDA requirements"
+                f"{path}: ONNX Runtime did not start its CUDA provider and would run on {instead}; its CUDA and "
+                "cuDNN libraries are missing or of another version, see its CUDA requirements"
             )
         self.path = path
         self._device_index = device_index

@@ -170,6 +170,8 @@ class _Loaded:
                 f"; {free >> 20} of {total >> 20} MiB of {self.device.info.name} are free, end other programs that use "
                 "the GPU or build with a smaller batch"
             )
+        elif "cudadriver" in said:
+            reason += "; the driver is too old for this TensorRT, update it"
         return BackendError(f"{self.name}: TensorRT {what} ({reason})")
 
     def _made(self, make: Any, *arguments: Any) -> Any:

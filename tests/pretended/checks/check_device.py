@@ -113,7 +113,9 @@ def test_events_order_streams_and_tell_time(device: Device) -> None:
         device.stream() as one,
         device.stream() as other,
         device.allocate(4) as buffer,
-        device.pinned((4,), "u1") as back,device.event() as start, device.event() as end
+        device.pinned((4,), "u1") as back,
+        device.event() as start,
+        device.event() as end,
     ):
         start.record(one)
         device.fill(buffer, 3, 4, one)
@@ -193,12 +195,11 @@ def test_kernels_take_buffers_scalars_and_structures(device: Device, image: byte
 def test_kernels_are_captured_with_their_arguments(device: Device, image: bytes) -> None:
     stream, given, answer = device.stream(), device.allocate(8), device.allocate(8)
     module = device.load_module(image)
-    scale = module.function("scale")
     device.to_device(given, np.float32([1, 2]), stream)
 
     def work() -> None:
         arguments = [given, answer, np.float32(3), np.bool_(False), Pair(0, 2)]
-        device.launch(scale, 1, 2, arguments, stream=stream)
+        device.launch(module.function("scale"), 1, 2, arguments, stream=stream)
 
     graph = device.capture(stream, work)
     found = np.empty(2, np.float32)
@@ -208,7 +209,6 @@ def test_kernels_are_captured_with_their_arguments(device: Device, image: bytes)
         stream.synchronize()
         assert found.tolist() == [3, 6]
         device.fill(answer, 0, 8, stream)
-    del scale, work
     for owned in (graph, module, given, answer, stream):
         owned.close()
 

@@ -286,7 +286,9 @@ def test_a_missing_engine_names_the_command(bundle: Bundle) -> None:
 def test_an_engine_for_another_gpu_is_never_loaded(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     add_engine(bundle, targets=("sm_87",), gpu="Orin")
     monkeypatch.setenv("PRETENDED_TENSORRT", "deserialise")
-    with pytest.raises(EngineMismatchError, match=r"built for sm_87, here it is sm_86; built on the GPU Orin, here it is P"):
+    with pytest.raises(
+        EngineMismatchError, match=r"built for sm_87, here it is sm_86; built on the GPU Orin, here it is P"
+    ):
         open_graphs(bundle, "tensorrt", parts=("vision",))
 
 
@@ -296,9 +298,12 @@ def test_an_engine_for_another_gpu_is_never_loaded(bundle: Bundle, monkeypatch: 
         ("runtime", r"TensorRT 10\.13\.0\.35 cannot load it \(pybind11::init\(\): factory function returned nullptr\)"),
         (
             "deserialise",
-            r"TensorRT 10\.13\.0\.35 cannot load it \(IRuntime::deserializeCudaEngine: Error Code 1: Version tag does not",
+            r"TensorRT 10\.13\.0\.35 cannot load it \(IRuntime::deserializeCudaEngine: Error Code 1: Version tag",
         ),
-        ("context", r"cannot make an execution context \(.*out of memory\); 64 of 64 MiB of Pretended GPU are free, end"),
+        (
+            "context",
+            r"cannot make an execution context \(.*out of memory\); 64 of 64 MiB of Pretended GPU are free, end",
+        ),
     ],
 )
 def test_an_engine_that_does_not_load_is_one_line(
@@ -328,7 +333,9 @@ def test_too_little_memory_is_told(bundle: Bundle, monkeypatch: pytest.MonkeyPat
     add_engine(bundle, batches=(1, 500))
     monkeypatch.setenv("FAKE_CUDA_MIB", "20")
     graph = device_graph(bundle)
-    with pytest.raises(BackendError, match=r"allocating 35\.2 MiB of GPU memory for images of vision\.fp32.* failed: 19\.\d"):
+    with pytest.raises(
+        BackendError, match=r"allocating 35\.2 MiB of GPU memory for images of vision\.fp32.* failed: 19\.\d"
+    ):
         graph.run({"images": np.zeros((500, 3, *INPUT_SIZE), np.float32)})
     graph.run({"images": np.zeros((1, 3, *INPUT_SIZE), np.float32)})
     graph.close()
@@ -353,7 +360,9 @@ def test_kernels_compiled_for_the_gpu_are_kept(bundle: Bundle) -> None:
 def test_no_gpu_is_no_fallback(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     add_engine(bundle)
     monkeypatch.setenv("FAKE_CUDA_NONE", "1")
-    with pytest.raises(BackendError, match=r"there is no GPU 0 here .*no CUDA-capable device.*; yolor-edge doctor says"):
+    with pytest.raises(
+        BackendError, match=r"there is no GPU 0 here .*no CUDA-capable device.*; yolor-edge doctor says"
+    ):
         load(bundle, "tensorrt")
 
 
