@@ -24,7 +24,7 @@ from ..results import InstanceMasks
 from ..slots import Request
 from ..spec import ModelSpec
 from . import kernel_parameters, launches
-from .device import CapturedGraph
+from .device import CapturedGraph, Stream
 from .kernel_set import Exchange, KernelSet, PictureTables
 from .launches import Detections, Head
 
@@ -170,21 +170,7 @@ class DeviceSlot:
             picture = self._picture = self._at_least(self._picture, image.size, "the picture")
             np.copyto(picture.host[: image.size].reshape(image.shape), image)
             picture.send(image.size, self._stream)
-            tables, channels = self._tables, 3 if image.ndim == 3 else 1
-            assert tables is not None
-            launch = launches.letterbox(
-                picture.address,
-                channels,
-                "interleaved",
-                channels * image.shape[1],
-                self._input.address,
-                self._input.dtype == "float16",
-                tables.rows,
-                tables.columns,
-                self._spec.preprocess,
-                placed,
-            )
-            self._kernels.put(launch, self._stream)
+            self._put_letterbox(3 if image.ndim == 3 else 1)
 
     def infer(self, tasks: tuple[str, ...]) -> None:
         """Put the graph into the stream, and the way of the caption memory to the host."""
@@ -213,7 +199,7 @@ class DeviceSlot:
             if "boxes" in request.tasks:
                 self._put_boxes(request)
             if "masks" in request.tasks:
-                self._put_masks(request)
+                self._put_masks()
             if "semantic" in request.tasks:
                 self._put_map()
             if "boxes" in request.tasks:
@@ -221,7 +207,7 @@ class DeviceSlot:
                 answers.update(found)
                 lap("boxes")
                 if "masks" in request.tasks:
-                    answers["masks"] = self._fetch_masks(request, views)
+                    answers["masks"] = self._fetch_masks(views)
                     lap("masks")
             if "semantic" in request.tasks:
                 answers["semantic_map"] = self._fetch_map()
@@ -246,7 +232,56 @@ class DeviceSlot:
         if let_go is not None:
             let_go(self)
 
+    # For those who measure.
+
+    @property
+    def stream(self) -> Stream:
+        """Where everything happens."""
+        return self._stream
+
+    def stages(self, request: Request) -> dict[str, Callable[[], object]]:
+        """What a picture in colour, once it has been through, puts into the stream: each stage by itself, by name."""
+        found: dict[str, Callable[[], object]] = {
+            "letterbox": lambda: self._put_letterbox(3),
+            "network": lambda: self._graph.run_on_device(self._stream, {"images": self._input}),
+        }
+        if "boxes" in request.tasks:
+            found["boxes"] = lambda: self._put_boxes(request)
+        if "masks" in request.tasks:
+            found["masks"] = self._put_masks
+        if "semantic" in request.tasks:
+            found["semantic"] = self._put_map
+        return found
+
+    def heads(self) -> dict[str, Array]:
+        """The network's outputs for the last picture, brought to the host."""
+        found: dict[str, Array] = {}
+        for name, tensor in self._outputs.items():
+            found[name] = np.empty(tensor.shape, tensor.dtype)
+            self._device.to_host(found[name], tensor.address, self._stream)
+        self._stream.synchronize()
+        return found
+
     # What is put into the stream.
+
+    def _put_letterbox(self, channels: int) -> None:
+        placed, tables, picture = self._placed, self._tables, self._picture
+        assert placed is not None
+        assert tables is not None
+        assert picture is not None
+        launch = launches.letterbox(
+            picture.address,
+            channels,
+            "interleaved",
+            channels * placed.image_size[1],
+            self._input.address,
+            self._input.dtype == "float16",
+            tables.rows,
+            tables.columns,
+            self._spec.preprocess,
+            placed,
+        )
+        self._kernels.put(launch, self._stream)
 
     def _put_boxes(self, request: Request) -> None:
         limit = self._limit(request)
@@ -274,7 +309,7 @@ class DeviceSlot:
         self._run(("boxes", self._placed, options, self._addresses("class_logits", "box_bins", "cells")), put)
         self._has_boxes.record(self._stream)
 
-    def _put_masks(self, request: Request) -> None:
+    def _put_masks(self) -> None:
         placed = self._placed
         assert placed is not None
         if self._tiles is None:  # room for masks of four whole pictures, to begin with
@@ -349,7 +384,7 @@ class DeviceSlot:
         }
         return found, views
 
-    def _fetch_masks(self, request: Request, views: Mapping[str, Array]) -> InstanceMasks:
+    def _fetch_masks(self, views: Mapping[str, Array]) -> InstanceMasks:
         placed, tiles = self._placed, self._tiles
         assert placed is not None
         assert tiles is not None
@@ -361,7 +396,7 @@ class DeviceSlot:
             tiles.close()
             self._tiles = None
             tiles = self._tiles = Exchange(self._device, total + total // 2, "masks")
-            self._put_masks(request)
+            self._put_masks()
         self._fetching.wait(self._has_masks)  # beside the semantic map's kernels
         tiles.fetch(total, self._fetching)
         self._fetching.synchronize()
