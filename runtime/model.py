@@ -182,8 +182,8 @@ def load(
         caption_decoder: What writes captions: "native", the extension with float32 weights; "native-int8", the
             same with int8 weights, faster and now and then of another word; "graph", the backend with the bundle's
             decoder graphs. None for "native" where the bundle holds its weights, else "graph".
-        post_processing: What letterboxes pictures and turns heads into answers: "gpu", CUDA kernels beside the graph, or
-            "cpu"; None for "gpu" with the TensorRT backends and "cpu" with the others. Answers are the same.
+        post_processing: What letterboxes pictures and turns heads into answers: "gpu", CUDA kernels beside the graph,
+            or "cpu"; None for "gpu" with the TensorRT backends and "cpu" with the others. Answers are the same.
 
     Returns:
         The model; a context manager that closes it.

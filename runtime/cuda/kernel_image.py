@@ -35,13 +35,12 @@ OPTIONS = ("--fmad=false", "--std=c++17")
 
 
 class Compiler(Protocol):
-    """Makes an image of the kernels.
+    """Makes an image of the kernels."""
 
-    Attributes:
-        name: With its version, for the cache and for people.
-    """
-
-    name: str
+    @property
+    def name(self) -> str:
+        """With its version, for the cache and for people."""
+        ...
 
     def compile(self, compute_capability: str) -> bytes:
         """A cubin for a GPU such as "sm_87", or PTX for the driver to finish where it is newer than the compiler.

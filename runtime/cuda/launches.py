@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
+from ..backends.base import Array
 from ..preprocess import Letterbox, PreprocessRule
 from . import kernel_parameters as parameters
 from .kernel_parameters import SAMPLE_BYTES, TAP_BYTES
@@ -127,10 +129,10 @@ class Detections:
         return self.address + self.offsets(self.capacity)[name]
 
     @classmethod
-    def views(cls, block: np.ndarray, capacity: int) -> dict[str, np.ndarray]:
+    def views(cls, block: NDArray[np.uint8], capacity: int) -> dict[str, Array]:
         """The summary and the arrays that the host reads, as views of the block's bytes."""
         offsets = cls.offsets(capacity)
-        found = {"summary": block[: parameters.SUMMARY.itemsize].view(parameters.SUMMARY)}
+        found: dict[str, Array] = {"summary": block[: parameters.SUMMARY.itemsize].view(parameters.SUMMARY)}
         for name, dtype, shape in cls.FIELDS[: cls.READ]:
             nbytes = capacity * dtype.itemsize * math.prod(shape)
             found[name] = block[offsets[name] : offsets[name] + nbytes].view(dtype).reshape(capacity, *shape)

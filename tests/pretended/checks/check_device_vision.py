@@ -65,7 +65,7 @@ def picture(seed: int, size: tuple[int, int] = (50, 70), grey: bool = False) -> 
     image = generator.integers(80, 150, (height, width, 3), np.uint8)
     for _ in range(4):
         y, x = int(generator.integers(0, height - 4)), int(generator.integers(0, width - 4))
-        colour = np.uint8([0, 0, 0])
+        colour = np.zeros(3, np.uint8)
         colour[generator.integers(0, 3)] = 255
         image[y : y + height // 3, x : x + width // 3] = colour
     return np.ascontiguousarray(image[:, :, 0]) if grey else image

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from yolor_edge.runtime.backends.base import Array
 from yolor_edge.runtime.cuda import launches
 from yolor_edge.runtime.cuda.launches import AxisTables, Detections, Head
 from yolor_edge.runtime.preprocess import Letterbox, PreprocessRule
 
 from .emulated import Emulator, address
-
-Array = NDArray[np.generic]
 
 
 def head(array: Array) -> Head:

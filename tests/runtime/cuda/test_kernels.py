@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -62,16 +64,16 @@ def assert_same_boxes(found: Found, class_logits, box_bins, placed: Letterbox, *
     ],
 )
 @pytest.mark.parametrize("channels", [1, 3])
-def test_letterbox_is_that_of_the_cpu(emulator: Emulator, image_size, input_size, channels: int):
+def test_letterbox_is_that_of_the_cpu(
+    emulator: Emulator, image_size: tuple[int, int], input_size: tuple[int, int], channels: int
+):
+    height, width = input_size
     generator = np.random.default_rng(0)
     image = generator.integers(0, 256, (*image_size, channels), np.uint8)
     for rule in (PreprocessRule(input_size), PreprocessRule(input_size, 7, "BGR", 1.0)):
-        expected = _native.letterbox(
-            image, *input_size, rule.pad_value, swap_rb=rule.channel_order == "RGB", scale=rule.scale
-        )
-        twin = letterbox_twin.letterbox(
-            image, *input_size, rule.pad_value, rule.channel_order == "RGB", np.float32(rule.scale)
-        )
+        swap_rb = rule.channel_order == "RGB"
+        expected = _native.letterbox(image, height, width, rule.pad_value, swap_rb=swap_rb, scale=rule.scale)
+        twin = letterbox_twin.letterbox(image, height, width, rule.pad_value, swap_rb, rule.scale)
         np.testing.assert_array_equal(letterboxed(emulator, image, rule), expected)
         np.testing.assert_array_equal(expected, twin)
         half = letterboxed(emulator, image, rule, half=True)
@@ -81,7 +83,8 @@ def test_letterbox_is_that_of_the_cpu(emulator: Emulator, image_size, input_size
 def test_letterbox_reads_what_cameras_give(emulator: Emulator):
     generator = np.random.default_rng(1)
     rule = PreprocessRule((64, 96))
-    for layout, shape in (("nv12", (75, 60)), ("yuyv", (51, 60, 2))):
+    cameras: tuple[tuple[Literal["nv12", "yuyv"], tuple[int, ...]], ...] = (("nv12", (75, 60)), ("yuyv", (51, 60, 2)))
+    for layout, shape in cameras:
         image = generator.integers(0, 256, shape, np.uint8)
         expected = _native.letterbox(image, 64, 96, layout=layout)
         np.testing.assert_array_equal(letterboxed(emulator, image, rule, layout=layout), expected)
@@ -132,13 +135,14 @@ def test_boxes_are_those_of_the_cpu(emulator: Emulator, seed: int, half: bool):
         with np.errstate(over="ignore"):
             logits, bins = logits.astype(np.float16), bins.astype(np.float16)
     placed = Letterbox.of([(50, 120), (300, 200), (128, 128)][seed % 3], size)
-    for options in (
+    requests: tuple[dict[str, Any], ...] = (
         {},
         {"score_threshold": 0.001, "iou_threshold": 0.5},
         {"score_threshold": 0.6, "class_agnostic": True},
         {"score_threshold": 0.0, "max_detections": 7},
         {"score_threshold": 0.01, "max_candidates": 33},
-    ):
+    )
+    for options in requests:
         found = found_boxes(emulator, logits, bins, STRIDES, placed, **options)
         assert_same_boxes(found, logits, bins, placed, **options)
 
@@ -164,8 +168,8 @@ def test_more_candidates_than_a_portion_are_taken_best_first(emulator: Emulator)
     generator = np.random.default_rng(4)
     logits = np.zeros((2, 8400), np.float32)
     bins = generator.normal(0, 3, (4 * 4, 8400)).astype(np.float32)
-    for values in (logits, generator.choice(np.float32([0.0, -0.0, 1.0, 2.5]), logits.shape)):
-        options = {"iou_threshold": 0.02, "max_detections": 150}
+    for values in (logits, generator.choice(np.array([0.0, -0.0, 1.0, 2.5], np.float32), logits.shape)):
+        options: dict[str, Any] = {"iou_threshold": 0.02, "max_detections": 150}
         found = found_boxes(emulator, values, bins, STRIDES, placed, **options)
         assert found.summary["candidates"] == 16800
         assert_same_boxes(found, values, bins, placed, **options)
@@ -176,7 +180,7 @@ def test_no_more_than_the_candidates_allowed_are_looked_at(emulator: Emulator):
     placed = Letterbox.of((320, 320), size)
     logits, bins = random_heads(5, size, classes=2, bins=4, mean=1.0)
     for max_candidates in (0, 1, 2047, 2048, 2049, 3000):
-        options = {"max_candidates": max_candidates, "iou_threshold": 0.9, "max_detections": 4000}
+        options: dict[str, Any] = {"max_candidates": max_candidates, "iou_threshold": 0.9, "max_detections": 4000}
         found = found_boxes(emulator, logits, bins, STRIDES, placed, **options)
         assert_same_boxes(found, logits, bins, placed, **options)
 
