@@ -24,6 +24,7 @@ import torch
 
 from ..export.calibration import CalibrationSet, calibrate
 from ..export.fold import fold
+from ..export.to_fp16 import convert, halve_around_int8
 from ..export.to_int8 import quantize
 from ..export.to_onnx import export_part
 from ..runtime.backends.base import Graph
@@ -48,7 +49,7 @@ Opener = Callable[[Path, int | None], Graph]
 
 def measure(size: Size, input_size: tuple[int, int], runs: int, folder: Path) -> list[dict[str, Any]]:
     """Time one network size; a row for each precision and backend, the first of them fp32 in ONNX Runtime."""
-    files = _graphs(size, input_size, folder)
+    files = write_graphs(size, input_size, folder)
     openers: list[tuple[str, str, Opener]] = [
         ("fp32", "onnxruntime", open_graph),
         *((f"int8-{dialect}", "onnxruntime", open_graph) for dialect in INT8_DIALECTS),
@@ -86,8 +87,8 @@ def measure(size: Size, input_size: tuple[int, int], runs: int, folder: Path) ->
     return rows
 
 
-def _graphs(size: Size, input_size: tuple[int, int], folder: Path) -> dict[str, Path]:
-    """The vision graph of a random network in fp32 and both dialects of int8."""
+def write_graphs(size: Size, input_size: tuple[int, int], folder: Path) -> dict[str, Path]:
+    """The vision graph of a random network in fp32, fp16 and both dialects of int8, by kind."""
     torch.manual_seed(0)
     config = NetworkConfig(
         size=size,
@@ -104,6 +105,9 @@ def _graphs(size: Size, input_size: tuple[int, int], folder: Path) -> dict[str, 
     pictures = CalibrationSet(sorted((scenes / "train").iterdir()), PreprocessRule(input_size))
     ranges = calibrate(vision, pictures, "minmax").ranges
     models = {"fp32": vision, **{f"int8-{d}": quantize(vision, ranges, d).model for d in INT8_DIALECTS}}
+    # Nothing stays in fp32 for its range: what was never trained fades out, as no trained network does.
+    models["int8-s8s8"] = halve_around_int8(models["int8-s8s8"], ())
+    models["fp16"] = convert(vision, ())
     files = {}
     for kind, model in models.items():
         files[kind] = folder / f"{size}.{kind}.onnx"

@@ -105,6 +105,7 @@ def meet_budget(
     max_drop: float,
     keep_float: Collection[str] = (),
     progress: Callable[[str], None] | None = None,
+    finish: Callable[[onnx.ModelProto], onnx.ModelProto] | None = None,
 ) -> tuple[Quantized, BudgetReport]:
     """Quantise a vision graph so that no score drops by more than `max_drop`.
 
@@ -118,6 +119,7 @@ def meet_budget(
         max_drop: Largest drop of any score, absolute.
         keep_float: Layers to keep in float in any case.
         progress: Called with one line per step.
+        finish: What becomes of a quantised graph before it is scored and given back, such as fp16 around its int8.
 
     Raises:
         AccuracyError: If not even the search's last try, half of all layers in float, meets the budget.
@@ -133,6 +135,8 @@ def meet_budget(
     def attempt(count: int) -> bool:
         if count not in tries:
             quantized = quantize(model, ranges, dialect, [*keep_float, *ranking[:count]])
+            if finish is not None:
+                quantized = replace(quantized, model=finish(quantized.model))
             scores = score(quantized.model) if score else {}
             tries[count] = (quantized, scores)
             if scores:

@@ -170,6 +170,22 @@ class CalibrationSet:
     def __len__(self) -> int:
         return len(self.files)
 
+    def require_readable(self) -> None:
+        """Decode every picture once, so that one which is damaged is told before anything else is done.
+
+        Raises:
+            CalibrationError: About the first that cannot be decoded, with how many more cannot.
+        """
+        failures = []
+        for file in self.files:
+            try:
+                read_image(file)
+            except ImageError as error:
+                failures.append(str(error))
+        if failures:
+            more = f" ({len(failures) - 1} more of {len(self.files)} neither)" if len(failures) > 1 else ""
+            raise CalibrationError(f"{failures[0]}{more}; correct the list of --calibration")
+
     def tensors(self) -> Iterator[NDArray[np.float32]]:
         """The network's input (batch, 3, H, W) for every picture, in order."""
         for file in self.files:

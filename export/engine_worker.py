@@ -15,7 +15,8 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-from ..runtime.errors import YolorEdgeError
+from ..runtime.errors import EngineBuildError, YolorEdgeError
+from .build_needs import free_disk_bytes, no_room
 from .tensorrt_flavours import BuildJob, load_toolkit
 
 _REPORT_SECONDS = 0.25
@@ -33,7 +34,7 @@ def main() -> int:
     except YolorEdgeError as error:
         answer = {"error": str(error), "kind": type(error).__name__}
     except MemoryError:
-        answer = {"error": "out of memory", "kind": "MemoryError"}
+        answer = {"error": f"out of memory at {peak_memory_mib()} MiB", "kind": "MemoryError"}
     except OSError as error:
         answer = {"error": error.strerror or str(error), "kind": "OSError", "errno": error.errno}
     _send(answers, answer)
@@ -63,7 +64,10 @@ def build_to_file(request: dict[str, Any], answers: TextIO) -> dict[str, Any]:
         _send(answers, {"phase": phase, "done": done, "total": total, "peak_mib": peak_memory_mib()})
 
     built = toolkit.build(job, report)
-    size = _write(Path(request["out"]), built.plan)
+    out, size = Path(request["out"]), memoryview(built.plan).nbytes
+    if size > (free := free_disk_bytes(out.parent)):
+        raise EngineBuildError(no_room(out.parent, Path(job.graph).name, f"{size / 1e6:.1f} MB", free))
+    size = _write(out, built.plan)
     if built.timing_cache is not None and request.get("timing_cache_out"):
         _write(Path(request["timing_cache_out"]), built.timing_cache)
     return {"bytes": size, "profiles": built.profiles, "layers": built.layers, "peak_mib": peak_memory_mib()}

@@ -42,7 +42,7 @@ from .calibration import (
     scales_summary,
 )
 from .probe import open_model
-from .to_fp16 import to_fp16
+from .to_fp16 import halve_around_int8, nodes_out_of_range, to_fp16
 
 SCALES_FILE = "calibration.json"
 # Pictures that layers' noise is measured on: a ranking needs no more.
@@ -151,7 +151,7 @@ def check_inputs(options: PrecisionOptions, spec: ModelSpec) -> None:
     if options.scales is not None:
         refuse_held_out(Calibration.load(options.scales).images, held_out)
     if options.calibration is not None:
-        CalibrationSet(calibration_files(options.calibration), spec.preprocess, held_out)
+        CalibrationSet(calibration_files(options.calibration), spec.preprocess, held_out).require_readable()
 
 
 def add_precisions(
@@ -250,6 +250,8 @@ def _add_int8(
     reference = exact.scores(model) if dataset else {}
     if dataset is None:
         say("int8 is not scored: give --data to hold it to a budget")
+    # For TensorRT what is not int8 is fp16, and OpenVINO reads that as fast; ONNX Runtime has no fp16 on a CPU.
+    in_fp32 = nodes_out_of_range(model, ({"images": tensor} for tensor in inputs))
     reports: list[BudgetReport] = []
     quantised: dict[str, onnx.ModelProto] = {}
     try:
@@ -264,6 +266,7 @@ def _add_int8(
                 options.max_drop,
                 options.keep_float,
                 say,
+                (lambda graph: halve_around_int8(graph, in_fp32)) if dialect == "s8s8" else None,
             )
             quantised[dialect] = found.model
             reports.append(report)
@@ -291,6 +294,10 @@ def _add_int8(
         graphs["vision"][kind] = file
         added.accuracy[kind] = report.to_json()
         say(f"{file}: {(folder / file).stat().st_size / 1e6:.1f} MB")
+        if report.dialect == "s8s8":
+            added.accuracy[kind]["kept_in_fp32"] = in_fp32
+            for node, why in in_fp32.items():
+                say(f"  {node} stays in fp32: {why}")
 
 
 def _dataset(options: PrecisionOptions) -> CocoDataset | None:

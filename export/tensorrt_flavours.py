@@ -21,7 +21,11 @@ from typing import TYPE_CHECKING, Any, cast
 from ..runtime.cuda_device import CudaDevice, cuda_device
 from ..runtime.engines import is_compute_capability
 from ..runtime.errors import BackendError, EngineBuildError, UsageError
+<<<<<<< HEAD
 from ..runtime.tensorrt_package import FLAVOURS, as_stubs_say, import_flavour, installed_flavours, one_line
+=======
+from .build_needs import less_memory, workspace_limit_mib
+>>>>>>> main
 
 if TYPE_CHECKING:
     import tensorrt  # as its stubs describe it
@@ -31,11 +35,15 @@ Ranges = Mapping[str, Sequence[tuple[int, int, int] | None]]
 # name of the phase, steps done, steps there are
 Report = Callable[[str, int, int], None]
 
-_LOW_MEMORY_WORKSPACE_MIB = 256
 # How TensorRT for RTX tells of a layer that multiplies matrices or convolves, with the type of what goes in.
 _LAYER_LINE = re.compile(r"LayerType: (?:correlation|deconv|gemm|runtime_fusion), Inputs: \[ \{[^}]*?Datatype: (\w+)")
 # How the parser warns that it takes unsigned values for signed ones, which gives other answers.
 _UNSIGNED_WARNING = "Defaulting to INT8"
+# How TensorRT tells of memory of the GPU that a kernel asked for and did not get.
+_REFUSED_MIB = re.compile(r"Tactic Device request: (\d+)MB Available: (\d+)MB")
+_REFUSED_BYTES = re.compile(r"Requested amount of GPU memory \((\d+) bytes\)")
+# What is said where the workspace is too small. TensorRT for RTX tells a size too, which is not the one it needs.
+_STARVED = ("outofmemory", "out of memory", "no tactics to implement", "could not find any implementation")
 _TYPE_NAMES = {"Float": "fp32", "Half": "fp16", "Int8": "int8"}
 _OLDEST = (10, 3)
 _TURING = "sm_75"
@@ -258,11 +266,10 @@ class Toolkit:
 
     def _set_limits(self, config: tensorrt.IBuilderConfig, job: BuildJob) -> None:
         trt = self._trt
-        workspace = job.workspace_mib
+        workspace = workspace_limit_mib(job.low_memory, job.workspace_mib)
         if job.low_memory:
             config.builder_optimization_level = 1
             config.max_aux_streams = 0
-            workspace = _LOW_MEMORY_WORKSPACE_MIB if workspace is None else workspace
         if workspace is not None:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace << 20)
         if job.exact_float32:
@@ -312,6 +319,7 @@ def _error_log(module: object):
             super().__init__()
             self.errors: list[str] = []
             self.takes_unsigned_for_signed = False
+            self.refused = ""
             self.layers: collections.Counter[str] = collections.Counter()
 
         def log(self, severity: tensorrt.ILogger.Severity, msg: str) -> None:
@@ -319,6 +327,10 @@ def _error_log(module: object):
                 self.errors.append(one_line(msg))
             elif _UNSIGNED_WARNING in msg:
                 self.takes_unsigned_for_signed = True
+            if found := _REFUSED_MIB.search(msg):
+                self.refused = f"a kernel asked for {found[1]} MiB of GPU memory and {found[2]} were free"
+            elif found := _REFUSED_BYTES.search(msg):
+                self.refused = f"{int(found[1]) >> 20} MiB of GPU memory were asked for and not free"
             for kind in _LAYER_LINE.findall(msg):  # all layers come in one message
                 self.layers[_TYPE_NAMES.get(kind) or str(kind).lower()] += 1
 
@@ -400,6 +412,11 @@ def _build_error(log: Any, job: BuildJob) -> str:
         return f"{reason}; Turing needs fp16 graphs, so leave {_TURING} out of --target or build in fp16"
     if job.frozen and "timing cache" in said:
         return f"{reason}; a kernel is not in the timing cache, build once without --frozen"
-    if "out of memory" in said or "outofmemory" in said.replace(" ", ""):
-        return f"{reason}; try --low-memory or a smaller --workspace"
+    if log.refused:
+        return f"out of memory, {log.refused}; {less_memory(job.low_memory, job.workspace_mib)}"
+    limit = workspace_limit_mib(job.low_memory, job.workspace_mib)
+    if limit is not None and any(words in said for words in _STARVED):
+        return f"{reason}; a workspace of {limit} MiB may be too small for it, build with --workspace {2 * limit}"
+    if any(words in said for words in _STARVED[:2]):
+        return f"out of memory ({reason}); {less_memory(job.low_memory, job.workspace_mib)}"
     return reason

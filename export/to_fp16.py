@@ -3,6 +3,10 @@
 What stays in fp32 is found by looking. Every tensor of the fp32 graph is read on real pictures: one that comes near the
 largest fp16 number, or lies altogether where fp16 has lost its precision, keeps the node that gives it and the nodes
 that read it in fp32. What is fed and what leaves the graph stays float32, so that all precisions have one contract.
+
+What an int8 graph leaves in float becomes fp16 the same way, with float16 scales in its Q/DQ pairs: so nothing stands
+between a DequantizeLinear and the convolution that TensorRT folds it into, as a Cast would (NVIDIA Model Optimizer
+takes such Casts out for that reason).
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ..runtime.backends.base import Array
+from .graph_view import GraphView
 from .probe import open_probe
 
 # Other pictures than those looked at go further: one more bit of room below 65504, where fp16 ends.
@@ -24,6 +29,8 @@ SMALLEST = 2.0**-17
 # Inputs that an operation wants in float32 or as whole numbers, whatever the type of its data.
 _UNTYPED_INPUTS = {"Resize": (1, 2), "Reshape": (1,), "Unsqueeze": (1,), "Squeeze": (1,), "Slice": (1, 2, 3, 4)}
 _FLOATS = (TensorProto.FLOAT,)
+# From here on a scale may be float16, which makes what a DequantizeLinear gives float16.
+_OPSET_OF_HALF_SCALES = 19
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,32 @@ def to_fp16(model: onnx.ModelProto, feeds: Iterable[Mapping[str, Array]], keep_f
         if any(node.name == entry or node.name.startswith((f"{entry}.", f"{entry}/")) for entry in keep_float):
             kept.setdefault(node.name, "asked for")
     return Halved(convert(model, kept), kept)
+
+
+def halve_around_int8(model: onnx.ModelProto, out_of_range: Collection[str]) -> onnx.ModelProto:
+    """Write what is not int8 in a graph with signed Q/DQ pairs in FP16, scales too.
+
+    Args:
+        model: A graph as `to_int8.quantize` writes it in s8s8, whose scales are float16 numbers; not changed.
+        out_of_range: Nodes to keep in fp32, as `nodes_out_of_range` finds them in the fp32 graph. What quantises for
+            them alone stays in fp32 with them.
+    """
+    raised = onnx.ModelProto()
+    raised.CopyFrom(model)
+    for opset in raised.opset_import:
+        if opset.domain == "":
+            opset.version = max(opset.version, _OPSET_OF_HALF_SCALES)
+    view = GraphView(raised)
+    kept = set(out_of_range)
+    for node in raised.graph.node:
+        if node.op_type == "DequantizeLinear":
+            if all(reader.name in kept for reader in view.consumers.get(node.output[0], ())):
+                kept.add(node.name)
+        elif node.op_type == "QuantizeLinear":
+            producer = view.producers.get(node.input[0])
+            if producer is not None and producer.name in out_of_range:
+                kept.add(node.name)
+    return convert(raised, kept)
 
 
 def nodes_out_of_range(model: onnx.ModelProto, feeds: Iterable[Mapping[str, Array]]) -> dict[str, str]:
@@ -113,6 +146,10 @@ def convert(model: onnx.ModelProto, kept: Collection[str]) -> onnx.ModelProto:
         return given
 
     for node in graph.node:
+        if node.op_type == "Cast":  # takes any type, and gives the one that it names
+            node.input[:] = [constant(name, is_half=False) if name in weights else name for name in node.input]
+            nodes.append(node)
+            continue
         computes_half = node.name not in kept
         untyped = _UNTYPED_INPUTS.get(node.op_type, ())
         for i, name in enumerate(node.input):

@@ -9,6 +9,9 @@ Concat, so that joining costs nothing (NVIDIA, "Working with Quantized Types": Q
 `u8s8`, for ONNX Runtime on x86, whose kernels multiply unsigned by signed: unsigned with a zero point, and pairs behind
 the convolution and the sigmoid too, because a convolution runs in int8 there only if what it gives is quantised.
 
+The scales of `s8s8` are float16 numbers, so that what is not int8 can be fp16 without giving other answers
+(`to_fp16.halve_around_int8`).
+
 What is predicted (the last convolution of every head) stays in float. In `s8s8` so does the first convolution, since
 symmetric int8 would cost every pixel its lowest bit; unsigned int8 holds pixels exactly.
 """
@@ -146,7 +149,7 @@ def _activation_scales(
     for name, group in tensors.items():
         low, high = bounds[group]
         if dialect == "s8s8":
-            found[name] = (np.float32(max(-low, high, _TINY) / 127), 0)
+            found[name] = (_as_halves(np.array(max(-low, high, _TINY) / 127))[()], 0)
         else:
             scale = max(high - low, _TINY) / 255
             found[name] = (np.float32(scale), int(np.clip(round(-low / scale), 0, 255)))
@@ -229,7 +232,8 @@ def _quantize_weights(
         # The bias counts in units of both scales: a channel with next to no weights would not hold it in 32 bits.
         bias = view.weight(conv.input[2]).astype(np.float64)
         largest = np.maximum(largest, 127 * np.abs(bias) / (float(input_scale) * _LARGEST_BIAS))
-    scale = (np.maximum(largest, _TINY) / 127).astype(np.float32)
+    scale = np.maximum(largest, _TINY) / 127
+    scale = _as_halves(scale) if dialect == "s8s8" else scale.astype(np.float32)
     levels = np.rint(weight / scale.astype(np.float64)[:, None, None, None]).clip(-127, 127).astype(np.int8)
     inputs = [
         constant(f"{name}/q", levels),
@@ -250,3 +254,11 @@ def _quantize_weights(
         nodes.append(helper.make_node("DequantizeLinear", inputs, [f"{name}/dq"], f"{name}/DequantizeLinear", axis=0))
         conv.input[2] = f"{name}/dq"
     return nodes
+
+
+def _as_halves(scales: NDArray[np.float64]) -> NDArray[np.float32]:
+    """The next float16 numbers that are no smaller, so that nothing more is clipped; float32 beyond their range."""
+    with np.errstate(over="ignore"):
+        halves = scales.astype(np.float16)
+        halves = np.where(halves.astype(np.float64) < scales, np.nextafter(halves, np.float16(np.inf)), halves)
+    return np.where(np.isfinite(halves), halves, scales).astype(np.float32)

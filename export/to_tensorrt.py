@@ -12,6 +12,7 @@ import math
 import os
 import platform
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,7 @@ from ..runtime.bundle import Bundle
 from ..runtime.engines import ENGINES_FOLDER, Engine, EngineRecord, graph_kind, write_record
 from ..runtime.errors import EngineBuildError, EngineMismatchError, UsageError, YolorEdgeError
 from ..runtime.files import replacing_file, sha256_of
+from .build_needs import check_room, free_memory_mib, less_memory, needs_of
 from .tensorrt_flavours import BuildJob, Ranges, Toolkit, load_toolkit
 
 Progress = Callable[[str], None]
@@ -104,6 +106,12 @@ def build_engines(
     toolkit = load_toolkit(flavour)
     chosen = toolkit.check_targets(targets)
     say(f"{toolkit.flavour} {toolkit.version} for {', '.join(chosen)}")
+    if precision == "int8" and toolkit.is_rtx:
+        # As its layers tell (1.7): a fused fp16 convolution writes fp16 once, an int8 one fp32 for a kernel to read.
+        say(
+            "TensorRT for RTX does not fuse int8 convolutions with the SiLU behind them: expect no gain over fp16, and "
+            "of a small network a larger engine"
+        )
     built = []
     for part, kind in kinds.items():
         graph = opened.graphs[part][kind]
@@ -235,7 +243,9 @@ def _build(bundle: Bundle, toolkit: Toolkit, unbuilt: EngineRecord, frozen: bool
         timing_cache=str(timing) if timing else None,
         frozen=frozen,
     )
-    say(f"{unbuilt.graph}: building")
+    needs = needs_of(toolkit.flavour, Path(job.graph))
+    for line in check_room(needs, folder, unbuilt.graph, job.low_memory, job.workspace_mib):
+        say(f"{unbuilt.graph}: {line}")
     started = time.perf_counter()
     with contextlib.ExitStack() as files:
         plan = files.enter_context(replacing_file(folder / f"{unbuilt.key}.engine"))
@@ -282,6 +292,7 @@ def _run_worker(graph: str, request: Mapping[str, Any], say: Progress, folder: P
     """
     command = [sys.executable, "-m", f"{__package__}.engine_worker"]
     started = time.perf_counter()
+    free_before = free_memory_mib()
     last: dict[str, Any] = {}
     next_line = _SECONDS_BETWEEN_LINES
     with (
@@ -300,7 +311,7 @@ def _run_worker(graph: str, request: Mapping[str, Any], say: Progress, folder: P
                 if "result" in answer:
                     return answer["result"]
                 if "error" in answer:
-                    raise _worker_error(graph, answer, folder)
+                    raise _worker_error(graph, answer, folder, request["job"])
                 last, elapsed = answer, time.perf_counter() - started
                 if elapsed >= next_line:
                     next_line = elapsed + _SECONDS_BETWEEN_LINES
@@ -312,24 +323,29 @@ def _run_worker(graph: str, request: Mapping[str, Any], say: Progress, folder: P
                 process.kill()
         printed.seek(0)
         words = printed.read().decode(errors="replace").strip().splitlines()
+        if code == -signal.SIGKILL:
+            raise EngineBuildError(f"{graph}: {_killed(last.get('peak_mib'), free_before, request['job'])}")
         raise EngineBuildError(f"{graph}: {_death(code, last.get('peak_mib'), words)}")
 
 
-def _worker_error(graph: str, answer: Mapping[str, Any], folder: Path) -> Exception:
+def _worker_error(graph: str, answer: Mapping[str, Any], folder: Path, job: Mapping[str, Any]) -> Exception:
     if answer.get("errno") is not None:
         return OSError(answer["errno"], os.strerror(answer["errno"]), str(folder))
     known = getattr(errors, answer["kind"], None)
     if isinstance(known, type) and issubclass(known, YolorEdgeError):
         return known(answer["error"])
-    return EngineBuildError(f"{graph}: {answer['error']}; try --low-memory or a smaller --workspace")
+    return EngineBuildError(f"{graph}: {answer['error']}; {less_memory(job['low_memory'], job['workspace_mib'])}")
+
+
+def _killed(peak_mib: int | None, free_before: int | None, job: Mapping[str, Any]) -> str:
+    at = f" at {peak_mib} MiB" if peak_mib else ""
+    before = f" ({free_before} MiB were free when it began)" if free_before is not None else ""
+    cure = less_memory(job["low_memory"], job["workspace_mib"])
+    return f"out of memory{at}{before}: the builder was killed, as the system does when memory runs out; {cure}"
 
 
 def _death(code: int, peak_mib: int | None, printed: Sequence[str]) -> str:
     at = f" at {peak_mib} MiB" if peak_mib else ""
-    if code == -9:
-        return (
-            f"the builder was killed{at}, as the system does when memory runs out; try --low-memory or --workspace 256"
-        )
     how = f"signal {-code}" if code < 0 else f"code {code}"
     said = f" ({printed[-1]})" if printed else ""
     return f"the builder ended with {how}{at}{said}"

@@ -47,7 +47,7 @@ class OnnxRuntimeGraph:
         # Idle threads of one graph would otherwise keep spinning on the cores that the next stage needs.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
-            session = onnxruntime.InferenceSession(os.fspath(path), options, providers=PROVIDERS)
+            session = _session(path, options)
         except Exception as error:  # ONNX Runtime has no common class for what it raises
             raise BackendError(f"{path}: ONNX Runtime cannot load it ({_first_line(error)})") from error
         self.path = path
@@ -78,6 +78,21 @@ class OnnxRuntimeGraph:
 def open_graph(path: Path, threads: int | None) -> OnnxRuntimeGraph:
     """Open one ONNX file; see `OnnxRuntimeGraph`."""
     return OnnxRuntimeGraph(path, threads)
+
+
+def _session(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    """A session of a file.
+
+    ONNX Runtime (1.32) folds Q/DQ pairs into operators that take float32 scales, those with float16 scales too, and
+    then refuses the graph that it made. Such a graph, meant for TensorRT and OpenVINO, is run pair by pair.
+    """
+    try:
+        return onnxruntime.InferenceSession(os.fspath(path), options, providers=PROVIDERS)
+    except Exception as error:
+        if "float16" not in str(error) or "QLinear" not in str(error):
+            raise
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    return onnxruntime.InferenceSession(os.fspath(path), options, providers=PROVIDERS)
 
 
 def _info(argument: Any) -> TensorInfo:

@@ -132,8 +132,9 @@ def _write_unsigned(model: openvino.Model) -> None:
         for reader in list(node.output(0).get_target_inputs()):
             back = reader.get_node()
             if back.get_type_name() == "Convert":
-                shift = operations.convert(operations.constant(np.array(128, np.uint8)), "f32")
-                shifted = operations.subtract(operations.convert(unsigned, "f32"), shift)
+                kind = back.get_output_element_type(0)  # float16 where the scale is
+                shift = operations.convert(operations.constant(np.array(128, np.uint8)), kind)
+                shifted = operations.subtract(operations.convert(unsigned, kind), shift)
                 back.output(0).replace(shifted.output(0))
     model.validate_nodes_and_infer_types()
 

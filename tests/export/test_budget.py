@@ -101,6 +101,27 @@ def test_the_fewest_layers_that_meet_it_go_to_float(
 
 
 @pytest.mark.usefixtures("measured_once")
+def test_what_is_scored_and_given_back_is_the_finished_graph(
+    vision: onnx.ModelProto, calibration: Calibration, inputs: list[Array]
+) -> None:
+    seen: list[str] = []
+
+    def score(graph: onnx.ModelProto) -> dict[str, float]:
+        seen.append(graph.doc_string)
+        return dict(FP32)
+
+    def finish(graph: onnx.ModelProto) -> onnx.ModelProto:
+        finished = onnx.ModelProto()
+        finished.CopyFrom(graph)
+        finished.doc_string = "finished"
+        return finished
+
+    found, _ = meet_budget(vision, calibration.ranges, "s8s8", inputs, score, FP32, 0.01, finish=finish)
+    assert (seen, found.model.doc_string) == (["finished"], "finished")
+    assert found.int8
+
+
+@pytest.mark.usefixtures("measured_once")
 def test_a_budget_that_cannot_be_met_says_so(
     vision: onnx.ModelProto, calibration: Calibration, inputs: list[Array], noise: dict[str, dict[str, float]]
 ) -> None:

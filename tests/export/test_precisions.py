@@ -91,6 +91,21 @@ def test_a_bundle_with_every_precision_opens_runs_and_verifies(
         report = bundle.accuracy[kind]
         assert {"box AP", "mask AP", "mIoU", "CIDEr"} == set(report["scores"]) == set(report["reference"])
         assert report["int8_flops_share"] > 0.9 and report["layers"]
+    # What is not int8 is fp16 for TensorRT, but for what leaves its range; ONNX Runtime's stays in fp32.
+    floats = {}
+    for kind in ("int8-s8s8", "int8-u8s8"):
+        model = onnx.load(bundle.path / bundle.graphs["vision"][kind])
+        weights = {weight.name: weight.data_type for weight in model.graph.initializer}
+        convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+        floats[kind] = {
+            (node.name, weights[node.input[2]])
+            for node in convolutions
+            if len(node.input) > 2 and weights.get(node.input[2]) in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+        }
+    kept = bundle.accuracy["int8-s8s8"]["kept_in_fp32"]
+    assert {kind for _, kind in floats["int8-u8s8"]} == {onnx.TensorProto.FLOAT}
+    assert {name for name, kind in floats["int8-s8s8"] if kind == onnx.TensorProto.FLOAT} <= set(kept)
+    assert onnx.TensorProto.FLOAT16 in {kind for _, kind in floats["int8-s8s8"]}
     assert bundle.provenance["calibration"]["images"] == 3
     for precision in ("fp16", "int8"):
         with load(bundle, precision=precision, threads=1) as model:
@@ -195,6 +210,11 @@ def test_unknown_layers_are_refused_for_fp16_too(exported: Exported, tmp_path: P
         ({"calibration": "{list}"}, CalibrationError, r"nowhere\.jpg: no such picture; correct the list"),
         ({"scales": "{list}"}, CalibrationError, "is not a file of scales"),
         (
+            {"calibration": "{damaged}"},
+            CalibrationError,
+            r"a\.jpg: .* \(1 more of 3 neither\); correct the list of --calibration$",
+        ),
+        (
             {"calibration": "{train}", "data": "{data}"},
             CalibrationError,
             "one of the pictures that the result is scored",
@@ -206,9 +226,14 @@ def test_what_int8_is_given_is_looked_at_before_the_export(
 ) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "list.txt").write_text("nowhere.jpg\n")
+    (tmp_path / "damaged").mkdir()
+    whole = next(iter((exported.data / "train").iterdir())).read_bytes()
+    for name, content in (("a", b"no picture"), ("b", whole), ("c", whole[: len(whole) // 2])):
+        (tmp_path / "damaged" / f"{name}.jpg").write_bytes(content)
     places = {
         "empty": tmp_path / "empty",
         "list": tmp_path / "list.txt",
+        "damaged": tmp_path / "damaged",
         "train": exported.data / "train",
         "data": exported.data,
     }

@@ -6,6 +6,8 @@ that parses but is quietly computed in float is found out.
 
 from __future__ import annotations
 
+import importlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -184,6 +186,57 @@ def test_scales_in_float32_may_be_cast_to_float16(toolkit: Toolkit, tmp_path: Pa
     half = [graph.op("Cast", [name], to=TensorProto.FLOAT16) for name in (source, weight)]
     answer = graph.op("Cast", [graph.op("Conv", half, pads=[1, 1, 1, 1])], to=TensorProto.FLOAT)
     assert layers(toolkit, graph.model(answer, opset=18), tmp_path) == {"int8": 1}
+
+
+# What comes out of an int8 convolution, which is why int8 gains nothing here that fp16 would not.
+
+
+def weights_of_one_scale(g: Int8Graph) -> str:
+    values = g.keep(g.random.integers(-127, 128, (CHANNELS, CHANNELS, 3, 3)).astype(np.int8))
+    weight = g.op("DequantizeLinear", [values, g.keep(np.asarray(0.004, g.kind)), g.keep(ZERO)])
+    return g.silu(g.op("Conv", [g.pair(g.image), weight], pads=[1, 1, 1, 1]))
+
+
+def float_convolutions(g: Int8Graph) -> str:
+    answer = g.image
+    for _ in range(3):
+        weight = g.keep(g.random.normal(size=(CHANNELS, CHANNELS, 3, 3)).astype(g.kind))
+        bias = g.keep(g.random.normal(size=CHANNELS).astype(g.kind))
+        answer = g.silu(g.op("Conv", [answer, weight, bias], pads=[1, 1, 1, 1]))
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        (one, [("correlation", "Int8", "Float")]),
+        (weights_of_one_scale, [("correlation", "Int8", "Half")]),
+        (float_convolutions, [("runtime_fusion", "Half", "Half")] * 2 + [("correlation", "Half", "Half")]),
+    ],
+)
+def test_int8_convolutions_are_not_fused_with_their_silu(
+    pattern: Pattern, expected: list[tuple[str, str, str]]
+) -> None:
+    """With a scale per channel they write float32 for another kernel; what is fp16 writes SiLU's values at once."""
+    trt: Any = importlib.import_module("tensorrt_rtx")
+
+    class Log(trt.ILogger):
+        text = ""
+
+        def log(self, severity: object, msg: str) -> None:
+            self.text += f"{msg}\n"
+
+    graph, log = Int8Graph(), Log()
+    builder = trt.Builder(log)
+    network = builder.create_network(0)
+    assert trt.OnnxParser(network, log).parse(graph.model(pattern(graph)).SerializeToString())
+    config = builder.create_builder_config()
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(trt.ComputeCapability.SM86, 0)
+    assert builder.build_serialized_network(network, config) is not None
+    layer = r"LayerType: (correlation|runtime_fusion), Inputs: .*?Datatype: (\w+).*?Outputs: .*?Datatype: (\w+)"
+    assert re.findall(layer, log.text) == expected
 
 
 # Taken without a word, and computed in float.

@@ -213,7 +213,23 @@ def test_a_free_axis_that_nothing_explains_is_refused() -> None:
             "Turing needs fp16 graphs, so leave sm_75 out of --target or build in fp16",
         ),
         ("no kernel for\nconv", {}, "cannot build it: no kernel for conv$"),
-        ("Out of memory (1 GiB)", {}, r"Out of memory \(1 GiB\); try --low-memory or a smaller --workspace"),
+        ("Out of memory (1 GiB)", {}, r"out of memory \(Out of memory \(1 GiB\)\); build with --low-memory, and with"),
+        (
+            "Tactic Device request: 9385MB Available: 7649MB. Device memory is insufficient to use tactic.",
+            {},
+            r"out of memory, a kernel asked for 9385 MiB of GPU memory and 7649 were free; build with --low-memory",
+        ),
+        (
+            "Requested amount of GPU memory (15485030400 bytes) could not be allocated.",
+            {"low_memory": True},
+            "out of memory, 14767 MiB of GPU memory were asked for and not free; build with --workspace 128, or end",
+        ),
+        (
+            "Could not find any implementation for node conv",
+            {"workspace_mib": 8},
+            "node conv; a workspace of 8 MiB may be too small for it, build with --workspace 16$",
+        ),
+        ("Could not find any implementation for node conv", {}, "node conv$"),
         ("Timing cache miss at conv", {"frozen": True}, "not in the timing cache, build once without --frozen"),
     ],
 )

@@ -94,7 +94,8 @@ def test_weights_have_a_symmetric_scale_per_channel(vision: onnx.ModelProto, qua
     scale = constants["backbone.stage2.exit.conv.weight/scale"]
     assert levels.dtype == np.int8 and levels.min() >= -127
     assert not constants["backbone.stage2.exit.conv.weight/zero"].any()
-    np.testing.assert_allclose(np.abs(own).reshape(len(own), -1).max(1) / 127, scale, rtol=1e-6)
+    exact = np.abs(own).reshape(len(own), -1).max(1) / 127
+    np.testing.assert_allclose(exact, scale, rtol=1e-3 if is_signed(quantized) else 1e-6)
     assert np.abs(levels * scale[:, None, None, None] - own).max() <= scale.max() / 2 * 1.001
 
 
@@ -134,6 +135,36 @@ def test_a_pair_reads_scalars(quantized: Quantized) -> None:
     for node in quantized.model.graph.node:
         if node.op_type == "QuantizeLinear":
             assert [list(constants[name].dims) for name in node.input[1:]] == [[], []]
+
+
+def test_signed_scales_are_float16_numbers_that_clip_nothing(
+    vision: onnx.ModelProto, quantized: Quantized, calibration: Calibration
+) -> None:
+    if not is_signed(quantized):
+        pytest.skip("unsigned activations are for a runtime without fp16")
+    weights = GraphView(vision)
+    for constant in quantized.model.graph.initializer:
+        name, _, kind = constant.name.rpartition("/")
+        if kind != "scale":
+            continue
+        scale = numpy_helper.to_array(constant)
+        assert scale.dtype == np.float32
+        np.testing.assert_array_equal(scale.astype(np.float16).astype(np.float32), scale)
+        if name in weights.weights:
+            own = weights.weight(name)
+            assert (scale * 127 >= np.abs(own).reshape(len(own), -1).max(1) * (1 - 1e-6)).all()
+        elif name in calibration.ranges and name.endswith("act/Mul"):
+            assert scale * 127 >= calibration.ranges[name][1] * (1 - 1e-6)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-12, 1e9])
+def test_a_scale_beyond_what_float16_holds(vision: onnx.ModelProto, calibration: Calibration, size: float) -> None:
+    """None that rounds to nothing, which engines refuse, and none that is infinite."""
+    ranges = {name: (-size, size) for name in calibration.ranges}
+    constants = {w.name: w for w in quantize(vision, ranges, "s8s8").model.graph.initializer}
+    scale = float(numpy_helper.to_array(constants["backbone.stem.1.act/Mul/scale"]))
+    assert 0 < scale < np.inf
+    assert scale * 127 >= size * (1 - 1e-6)
 
 
 def test_a_channel_of_dead_weights_keeps_its_bias(vision: onnx.ModelProto, calibration: Calibration) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import importlib
+import io
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +16,7 @@ from typing import Any
 import onnx
 import pytest
 from onnx import helper
-from yolor_edge.export import to_tensorrt
+from yolor_edge.export import build_needs, engine_worker, to_tensorrt
 from yolor_edge.export.engine_worker import peak_memory_mib
 from yolor_edge.export.tensorrt_flavours import Toolkit
 from yolor_edge.export.to_tensorrt import BuiltEngine, build_engines, profile_ranges
@@ -87,6 +89,8 @@ def test_the_demo_checkpoint_builds_in_every_precision_for_four_targets(demo_bun
                     demo_bundle, record.part, precision, "tensorrt_rtx", record.version, target, batch=1
                 )
                 assert found == entry.engine
+    (told,) = [line for line in lines if "no gain over fp16" in line]
+    assert told.startswith("TensorRT for RTX does not fuse int8 convolutions")
     vision = {precision: engines[0].engine.record for precision, engines in built.items()}
     assert [record.graph for record in vision.values()] == [
         demo_bundle.graphs["vision"][kind] for kind in ("fp32", "fp16", "int8-s8s8")
@@ -97,6 +101,7 @@ def test_the_demo_checkpoint_builds_in_every_precision_for_four_targets(demo_bun
     assert layers["fp32"] == {"fp32": convolutions}
     assert layers["fp16"].get("fp16", 0) >= 0.5 * convolutions
     assert layers["int8"].get("int8", 0) >= 0.8 * convolutions
+    assert layers["int8"].keys() == {"int8", "fp16"}
     assert vision["fp16"].engine_bytes < vision["fp32"].engine_bytes
     assert vision["fp32"].profiles == ({"images": [[1, 3, 224, 288]] * 3},)
     step = built["fp16"][2].engine.record
@@ -109,12 +114,52 @@ def test_the_demo_checkpoint_builds_in_every_precision_for_four_targets(demo_bun
     # The captions of the int8 build are those of the fp16 build, and nothing is built twice.
     assert [entry.engine for entry in built["int8"][1:]] == [entry.engine for entry in built["fp16"][1:]]
     assert [entry.is_new for entry in built["int8"]] == [True, False, False]
-    again = build(demo_bundle, "int8", targets=TARGETS, frozen=True, progress=lines.append)
+    again = build(demo_bundle, "int8", targets=TARGETS, frozen=True)
     assert not any(entry.is_new for entry in again)
     with pytest.raises(EngineMismatchError, match=r"built for sm_80, sm_86, sm_89, sm_120, here it is sm_121"):
         find_engine(demo_bundle, "vision", "int8", "tensorrt_rtx", step.version, "sm_121")
     assert not [name for name in files_of(demo_bundle) if name.startswith(".")]
     assert Bundle.open(demo_bundle.path).digest == demo_bundle.digest
+
+
+@pytest.fixture(scope="session")
+def optioned_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The demo checkpoint with all that a graph can do beside the network, in every precision."""
+    from yolor_edge.export.graph_options import GraphOptions
+    from yolor_edge.export.precisions import PrecisionOptions
+    from yolor_edge.export.to_onnx import export_bundle
+    from yolor_edge.train.scenes import write_scenes
+
+    from .exported import one_torch_thread
+
+    folder = tmp_path_factory.mktemp("optioned")
+    pictures = write_scenes(folder / "scenes", images=3, seed=4) / "train"
+    with one_torch_thread():
+        return export_bundle(
+            DEMO,
+            folder / "bundle",
+            tasks=("boxes", "masks", "semantic"),
+            precisions=PrecisionOptions(precisions=("fp16", "int8"), calibration=pictures),
+            options=GraphOptions(batch=2, top_k=300, semantic_map=True),
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("precision", "kinds"), [("fp16", {"fp16"}), ("int8", {"int8", "fp16"})])
+def test_graphs_with_top_k_and_semantic_map_build(optioned_bundle: Bundle, precision: str, kinds: set[str]) -> None:
+    (vision,) = build(optioned_bundle, precision, batches=(2,))
+    assert vision.engine.record.build["layers"].keys() == kinds
+    # TensorRT gives the cells and the map in the types that the bundle promises.
+    trt: Any = importlib.import_module("tensorrt_rtx")
+
+    logger = trt.Logger(trt.Logger.ERROR)
+    network = trt.Builder(logger).create_network(0)
+    assert trt.OnnxParser(network, logger).parse_from_file(str(optioned_bundle.path / vision.engine.record.graph))
+    found = {o.name: (str(o.dtype), tuple(o.shape)) for o in map(network.get_output, range(network.num_outputs))}
+    assert found["cells"] == ("DataType.INT32", (2, 300))
+    assert found["semantic_map"] == ("DataType.UINT8", (2, 224, 288))
+    assert found["class_logits"][0] == "DataType.FLOAT"
+    assert found.keys() == optioned_bundle.tensors["vision"]["outputs"].keys()
 
 
 def test_each_batch_is_a_profile_and_low_memory_has_one(boxes_bundle: Bundle) -> None:
@@ -284,6 +329,38 @@ def shifted_int8(boxes_bundle: Bundle) -> Bundle:
 # Machines that give out.
 
 
+def test_a_workspace_that_is_too_small_says_which_to_give(boxes_bundle: Bundle) -> None:
+    model = onnx.load(boxes_bundle.path / "vision.fp32.onnx")
+    bundle = with_vision(boxes_bundle, model.SerializeToString())
+    with pytest.raises(
+        EngineBuildError, match=r"a workspace of 1 MiB may be too small for it, build with --workspace 2"
+    ):
+        build(bundle, batches=(256,), workspace_mib=1)
+    assert files_of(bundle) == []
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_disk_too_small_for_the_engine_is_refused_in_numbers(
+    boxes_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Before the build by the size of the graph, after it by that of the engine."""
+    if moment == "before":
+        monkeypatch.setattr(build_needs, "free_disk_bytes", lambda folder: 100)
+        match = r"engines: the engine of vision\.fp32\.onnx takes at least 0\.\d MB and 0\.0 MB are free on this disk"
+    else:
+        monkeypatch.setattr(to_tensorrt, "_run_worker", _worker_without_room)
+        match = r"engines: the engine of vision\.fp32\.onnx takes \d\.\d MB and 0\.0 MB are free on this disk"
+    with pytest.raises(EngineBuildError, match=match):
+        build(boxes_bundle)
+    assert not (boxes_bundle.path / "engines").exists() or files_of(boxes_bundle) == []
+
+
+def _worker_without_room(graph: str, request: dict[str, Any], say: Any, folder: Path) -> dict[str, Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_worker, "free_disk_bytes", lambda folder: 100)
+        return engine_worker.build_to_file(request, io.StringIO())
+
+
 def test_a_full_disk_is_an_error_of_the_system_and_leaves_nothing(
     boxes_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -302,7 +379,15 @@ def test_a_full_disk_is_an_error_of_the_system_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("end", "match"),
     [
-        ("kill -9 $$", r"the builder was killed at 812 MiB, as the system does .* --low-memory"),
+        (
+            "kill -9 $$",
+            r"out of memory at 812 MiB( \(\d+ MiB were free when it began\))?: the builder was killed, as the system "
+            r"does when memory runs out; build with --low-memory, and with --workspace 128 if that is not enough$",
+        ),
+        (
+            """echo '{"error": "out of memory at 900 MiB", "kind": "MemoryError"}'; exit 1""",
+            r"^vision\.fp32\.onnx: out of memory at 900 MiB; build with --low-memory, and with --workspace 128",
+        ),
         ("kill -11 $$", r"the builder ended with signal 11 at 812 MiB \(it hurts\)$"),
         ("exit 5", r"the builder ended with code 5 at 812 MiB \(it hurts\)$"),
     ],
@@ -327,7 +412,7 @@ def test_an_interruption_leaves_nothing(boxes_bundle: Bundle, monkeypatch: pytes
     monkeypatch.setattr(to_tensorrt, "_SECONDS_BETWEEN_LINES", 0.0)
 
     def interrupt(line: str) -> None:
-        if " MiB" in line:
+        if " s, " in line:  # of a step
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

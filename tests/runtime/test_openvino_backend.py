@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 from yolor_edge.runtime.backends import graph_files, open_graphs
 from yolor_edge.runtime.backends.base import Graph
 from yolor_edge.runtime.backends.onnxruntime_backend import OnnxRuntimeGraph
@@ -122,9 +122,14 @@ def test_a_caption_step_takes_any_beam_and_any_past(tiny_bundle: Bundle) -> None
 
 
 class _Signed:
-    """A graph of signed 8-bit Q/DQ pairs and convolutions with 8-bit weights, a scale a channel."""
+    """A graph of signed 8-bit Q/DQ pairs and convolutions with 8-bit weights, a scale a channel.
 
-    def __init__(self) -> None:
+    Args:
+        kind: Of the scales, and so of what is between the pairs.
+    """
+
+    def __init__(self, kind: type[np.floating[Any]]) -> None:
+        self.kind = kind
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
         self.rng = np.random.default_rng(1)
@@ -138,36 +143,40 @@ class _Signed:
         return output
 
     def pair(self, name: str, scale: float) -> str:
-        parameters = [self.weight(f"{name}/scale", np.float32(scale)), self.weight(f"{name}/zero", np.int8(0))]
+        parameters = [self.weight(f"{name}/scale", self.kind(scale)), self.weight(f"{name}/zero", np.int8(0))]
         levels = self.node("QuantizeLinear", [name, *parameters], f"{name}/q")
         return self.node("DequantizeLinear", [levels, *parameters], f"{name}/dq")
 
     def conv(self, source: str, output: str, channels: int) -> str:
         inputs = [
             self.weight(f"{output}/w", self.rng.integers(-127, 128, (8, channels, 3, 3), dtype=np.int8)),
-            self.weight(f"{output}/scale", self.rng.uniform(0.001, 0.01, 8).astype(np.float32)),
+            self.weight(f"{output}/scale", self.rng.uniform(0.001, 0.01, 8).astype(self.kind)),
             self.weight(f"{output}/zero", np.zeros(8, np.int8)),
         ]
         weights = self.node("DequantizeLinear", inputs, f"{output}/dq", axis=0)
-        bias = self.weight(f"{output}/b", self.rng.normal(0, 0.5, 8).astype(np.float32))
+        bias = self.weight(f"{output}/b", self.rng.normal(0, 0.5, 8).astype(self.kind))
         return self.node("Conv", [source, weights, bias], output, pads=[1, 1, 1, 1])
 
     def silu(self, source: str) -> str:
         return self.node("Mul", [source, self.node("Sigmoid", [source], f"{source}/sigmoid")], f"{source}/act")
 
     def save(self, path: Path) -> None:
+        number = helper.np_dtype_to_tensor_dtype(np.dtype(self.kind))
         x, y = (
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", channels, 16, 16])
+            helper.make_tensor_value_info(name, number, ["n", channels, 16, 16])
             for name, channels in (("x", 4), ("y", 8))
         )
         graph = helper.make_graph(self.nodes, "int8", [x], [y], self.weights)
-        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9), path)
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float16])
 @pytest.mark.parametrize("branches", [0, 1, 2, 3])
-def test_a_signed_int8_graph_gives_what_its_scales_say(tmp_path: Path, branches: int) -> None:
+def test_a_signed_int8_graph_gives_what_its_scales_say(
+    tmp_path: Path, branches: int, kind: type[np.floating[Any]]
+) -> None:
     """Convolutions one after the other and, joined by a Concat, side by side."""
-    graph = _Signed()
+    graph = _Signed(kind)
     joined = []
     source = graph.pair("x", 0.02)
     for i in range(branches):
@@ -177,9 +186,9 @@ def test_a_signed_int8_graph_gives_what_its_scales_say(tmp_path: Path, branches:
         source = graph.pair(graph.node("Concat", joined, "joined", axis=1), 0.03)
     graph.conv(source, "y", 8 * branches or 4)
     graph.save(tmp_path / "int8.onnx")
-    x = np.random.default_rng(2).normal(0, 1, (2, 4, 16, 16)).astype(np.float32)
-    found = OpenVinoGraph(tmp_path / "int8.onnx", 1).run({"x": x})["y"]
-    expected = OnnxRuntimeGraph(tmp_path / "int8.onnx", 1).run({"x": x})["y"]
+    x = np.random.default_rng(2).normal(0, 1, (2, 4, 16, 16)).astype(kind)
+    found = OpenVinoGraph(tmp_path / "int8.onnx", 1).run({"x": x})["y"].astype(np.float32)
+    expected = OnnxRuntimeGraph(tmp_path / "int8.onnx", 1).run({"x": x})["y"].astype(np.float32)
     # A value halfway between two levels may go to either.
     assert np.linalg.norm(found - expected) < 0.01 * np.linalg.norm(expected)
 
