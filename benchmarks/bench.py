@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..runtime.backends import graph_files
+from ..runtime.backends import backend_entry, graph_files
 from ..runtime.bundle import Bundle
 from ..runtime.captioning import CaptionOptions
 from ..runtime.errors import UsageError
@@ -32,6 +32,8 @@ from .measure import WarmUp, measure
 from .report import Report
 
 Progress = Callable[[str, int, int], None]
+
+_NO_TRANSFERS = "none, everything runs on the CPU"
 
 
 def bench(
@@ -129,9 +131,10 @@ def bench(
         accuracy = None
         if dataset is not None:
             accuracy = _accuracy(model, dataset, limit, caption, progress)
-        spec = model.spec
+        spec, facts = model.spec, model.facts
     rule = warmup or WarmUp()
     graph_paths = graph_files(opened, backend, precision).values()
+    on_gpu = backend_entry(backend).needs_gpu
     limits = spec.thresholds
     report = Report(
         identity={
@@ -141,7 +144,7 @@ def bench(
             "files_sha256": {
                 path.name: opened.files.get(path.relative_to(opened.path).as_posix(), "unknown") for path in graph_paths
             },
-            "backend": f"{backend}-cpu",
+            "backend": backend if on_gpu else f"{backend}-cpu",
             "precision": precision,
             "commit": source_commit(),
             "command": command or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
@@ -172,7 +175,8 @@ def bench(
             "seed": "none, nothing is drawn at random",
             "timed": "from the path of a picture file, in the file cache, to the result in memory",
             "clock": "time.perf_counter_ns",
-            "transfers": "none, everything runs on the CPU",
+            "transfers": "the picture to the GPU and raw heads back, in the stage network" if on_gpu else _NO_TRANSFERS,
+            **({"on_device": facts} if facts else {}),
             "state_before": before,
         },
         cold=cold,

@@ -21,11 +21,8 @@ from typing import TYPE_CHECKING, Any, cast
 from ..runtime.cuda_device import CudaDevice, cuda_device
 from ..runtime.engines import is_compute_capability
 from ..runtime.errors import BackendError, EngineBuildError, UsageError
-<<<<<<< HEAD
 from ..runtime.tensorrt_package import FLAVOURS, as_stubs_say, import_flavour, installed_flavours, one_line
-=======
 from .build_needs import less_memory, workspace_limit_mib
->>>>>>> main
 
 if TYPE_CHECKING:
     import tensorrt  # as its stubs describe it

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from ..runtime.bundle import Bundle
 from ..runtime.engines import ENGINES_FOLDER, Engine, EngineRecord, graph_kind, write_record
 from ..runtime.errors import EngineBuildError, EngineMismatchError, UsageError, YolorEdgeError
 from ..runtime.files import replacing_file, sha256_of
+from ..runtime.missing_engines import EngineBuilder
 from .build_needs import check_room, free_memory_mib, less_memory, needs_of
 from .tensorrt_flavours import BuildJob, Ranges, Toolkit, load_toolkit
 
@@ -65,6 +66,7 @@ def build_engines(
     workspace_mib: int | None = None,
     low_memory: bool = False,
     frozen: bool = False,
+    parts: Collection[str] | None = None,
     progress: Progress | None = None,
 ) -> list[BuiltEngine]:
     """Build the engines of every part of a bundle, or find them in its cache.
@@ -82,10 +84,11 @@ def build_engines(
         workspace_mib: Most scratch memory of one kernel in MiB; None for the builder's own limit.
         low_memory: Build with less memory, and perhaps a slower engine.
         frozen: Fail rather than measure anew: only engines and kernels that are cached.
+        parts: Of the bundle, those to build; None for all.
         progress: Called with lines of progress.
 
     Returns:
-        One engine for each part.
+        One engine for each of the parts.
 
     Raises:
         UsageError: If an argument cannot be, or the bundle has no graph of this precision.
@@ -102,7 +105,7 @@ def build_engines(
         raise UsageError(f"the workspace must be at least 1 MiB, got {workspace_mib}")
     for size in sizes:
         _check_size(opened, size, precision)
-    kinds = {part: graph_kind(opened, part, precision) for part in opened.graphs}
+    kinds = {part: graph_kind(opened, part, precision) for part in opened.graphs if parts is None or part in parts}
     toolkit = load_toolkit(flavour)
     chosen = toolkit.check_targets(targets)
     say(f"{toolkit.flavour} {toolkit.version} for {', '.join(chosen)}")
@@ -145,6 +148,20 @@ def build_engines(
             continue
         built.append(BuiltEngine(_build(opened, toolkit, record, frozen, say), is_new=True))
     return built
+
+
+def build_missing(progress: Progress | None = None) -> EngineBuilder:
+    """What `runtime.load` may build missing engines with: as `yolor-edge build` does by default, for the device here.
+
+    Args:
+        progress: Called with lines of progress.
+    """
+
+    def build(bundle: Bundle, precision: str, flavour: str, parts: Sequence[str], compute_capability: str) -> object:
+        targets = (compute_capability,) if flavour == "tensorrt_rtx" else ()  # tensorrt always builds for the GPU here
+        return build_engines(bundle, precision, targets, flavour=flavour, parts=parts, progress=progress)
+
+    return build
 
 
 def profile_ranges(bundle: Bundle, part: str, batches: Sequence[int], one_profile: bool = False) -> list[Ranges]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _native
-from .backends.base import Array, ClonableGraph, Graph
+from .backends.base import Array, ClonableGraph, Graph, StagedGraph
 from .errors import BackendError
 from .graph_contract import MASK_STRIDE, SEMANTIC_STRIDE, outputs_of
 from .preprocess import Letterbox, preprocess
@@ -35,6 +36,7 @@ class HostVision:
         self._graph: Graph | None = graph
         self._clones: list[Graph] = []
         self._idle = [graph] if isinstance(graph, ClonableGraph) else []
+        self._slots: weakref.WeakSet[HostSlot] = weakref.WeakSet()
 
     def slot(self) -> HostSlot:
         """Memory for one more picture in flight."""
@@ -48,10 +50,14 @@ class HostVision:
         except IndexError:
             own = graph.clone()
             self._clones.append(own)
-        return HostSlot(self._spec, own, free=lambda: self._idle.append(own))
+        slot = HostSlot(self._spec, own, free=lambda: self._idle.append(own))
+        self._slots.add(slot)
+        return slot
 
     def close(self) -> None:
         """Free the graph and its clones."""
+        for slot in list(self._slots):
+            slot.close()  # its memory may be the graph's
         for graph in (self._graph, *self._clones):
             if graph is not None:
                 graph.close()
@@ -66,7 +72,7 @@ class HostSlot:
         self._spec = spec
         self._graph = graph
         self._free = free
-        self._tensor = np.empty((3, *spec.input_size), np.float32)  # written anew for every picture
+        self._tensor: NDArray[np.float32] | None = _input_memory(spec, graph)  # written anew for every picture
         self._letterbox: Letterbox | None = None
         self._heads: Mapping[str, Array] = {}
 
@@ -78,10 +84,14 @@ class HostSlot:
     def prepare(self, image: NDArray[np.uint8]) -> None:
         """Letterbox the picture."""
         self._heads = {}
+        if self._tensor is None:
+            raise BackendError(f"{self._spec.name}: the model is closed")
         _, self._letterbox = preprocess(image, self._spec.preprocess, out=self._tensor)
 
     def infer(self, tasks: tuple[str, ...]) -> None:
         """Run the graph."""
+        if self._tensor is None:
+            raise BackendError(f"{self._spec.name}: the model is closed")
         wanted = [name for task in tasks for name in outputs_of(self._spec, task)]
         self._heads = run_one(self._graph, self._tensor[np.newaxis], wanted)
 
@@ -106,6 +116,7 @@ class HostSlot:
     def close(self) -> None:
         """Free the memory, and let the next slot have the graph."""
         self._heads = {}
+        self._tensor = None
         free, self._free = self._free, None
         if free is not None:
             free()
@@ -154,3 +165,12 @@ class HostSlot:
         return _native.semantic_argmax(
             self._heads["semantic_logits"][0], letterbox.image_size, letterbox.geometry, SEMANTIC_STRIDE
         )
+
+
+def _input_memory(spec: ModelSpec, graph: Graph) -> NDArray[np.float32]:
+    """(3, H, W) float32: the graph's own, where it has one for a single picture, so that nothing is copied there."""
+    if isinstance(graph, StagedGraph) and spec.graph.batch in (None, 1):
+        memory = graph.host_input("images", (1, 3, *spec.input_size))
+        if memory.dtype == np.float32:
+            return memory[0]
+    return np.empty((3, *spec.input_size), np.float32)

@@ -11,13 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .backends import open_graphs
-from .backends.base import Graph
+from . import missing_engines
+from .backends import BACKENDS, open_graphs
+from .backends.base import Graph, ReportingGraph
 from .bundle import Bundle, ModelSpec
 from .captioning import CaptionDecoder, CaptionOptions, CaptionWriter
+from .device_choices import chosen_caption_decoder
 from .errors import BackendError, BundleError, UsageError
 from .graph_contract import graph_complaints
 from .images import read_image
+from .missing_engines import EngineBuilder
 from .native_captioning import NativeCaptionDecoder
 from .open_vision import open_vision
 from .results import Caption, Result
@@ -67,6 +70,11 @@ class Model:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def facts(self) -> dict[str, dict[str, str]]:
+        """What a report should say of the parts that run on a device: engine, device, how they are launched."""
+        return {part: dict(g.facts) for part, g in self._graphs.items() if isinstance(g, ReportingGraph)}
 
     def close(self) -> None:
         """Free the graphs; the model cannot predict afterwards. Closing twice is harmless."""
@@ -170,6 +178,7 @@ def load(
     precision: str = "fp32",
     threads: int | None = None,
     caption_decoder: str | None = None,
+    build_if_missing: EngineBuilder | None = None,
     post_processing: str | None = None,
 ) -> Model:
     """Open a bundle and make its network ready to answer.
@@ -181,7 +190,10 @@ def load(
         threads: CPU threads; None for as many as this process may run on. The native caption decoder uses one.
         caption_decoder: What writes captions: "native", the extension with float32 weights; "native-int8", the
             same with int8 weights, faster and now and then of another word; "graph", the backend with the bundle's
-            decoder graphs. None for "native" where the bundle holds its weights, else "graph".
+            decoder graphs. None for what `benchmarks.caption_choice` found fastest on this GPU, else "native" where
+            the bundle holds its weights, else "graph".
+        build_if_missing: Builds the engines that a TensorRT backend needs and that are not there; without it, nothing
+            is built.
         post_processing: What letterboxes pictures and turns heads into answers: "gpu", CUDA kernels beside the graph,
             or "cpu"; None for "gpu" with the TensorRT backends and "cpu" with the others. Answers are the same.
 
@@ -192,16 +204,39 @@ def load(
         BundleError: If the folder is not a whole and unaltered bundle.
         UsageError: If the backend is unknown, or the bundle lacks the precision or the caption decoder.
         BackendError: If the backend is not installed or refuses a graph.
+        EngineMismatchError: If the backend runs engines and there is none that fits.
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    caption_decoder = _caption_decoder_choice(opened, backend, precision, caption_decoder)
     native = _native_caption_decoder(opened, caption_decoder)
-    graphs = open_graphs(opened, backend, precision, threads, None if native is None else ("vision",))
+    parts = None if native is None else ("vision",)
+    if build_if_missing is not None:
+        missing_engines.build_if_missing(opened, backend, precision, parts or tuple(opened.graphs), build_if_missing)
+    graphs = open_graphs(opened, backend, precision, threads, parts)
     try:
         return Model(opened.spec, graphs, native, post_processing)
     except BundleError as error:
         for graph in graphs.values():
             graph.close()
         raise BundleError(f"{opened.path}: {error}") from error
+
+
+def needed_parts(bundle: Bundle, backend: str, precision: str, caption_decoder: str | None = None) -> tuple[str, ...]:
+    """The parts of a bundle whose graphs or engines `load` opens, told the same.
+
+    Raises:
+        UsageError: If there is no such caption decoder, or the bundle lacks its weights.
+    """
+    choice = _caption_decoder_choice(bundle, backend, precision, caption_decoder)
+    return tuple(bundle.graphs) if _native_caption_decoder(bundle, choice) is None else ("vision",)
+
+
+def _caption_decoder_choice(bundle: Bundle, backend: str, precision: str, asked: str | None) -> str | None:
+    """What was asked for, else what was measured to be fastest here."""
+    entry = BACKENDS.get(backend)  # one that is unknown is told of when its graphs are opened
+    if asked is not None or entry is None or not entry.flavour:
+        return asked
+    return chosen_caption_decoder(bundle, backend, bundle.choose_precision(precision, backend))
 
 
 def _native_caption_decoder(bundle: Bundle, choice: str | None) -> NativeCaptionDecoder | None:

@@ -24,7 +24,14 @@ from .comparison import (
     compare_results,
     tolerances_from_json,
 )
-from .errors import BackendError, BackendMissingError, BundleError, UsageError, YolorEdgeError
+from .errors import (
+    BackendError,
+    BackendMissingError,
+    BundleError,
+    EngineMismatchError,
+    UsageError,
+    YolorEdgeError,
+)
 from .golden import GOLDEN_FOLDER, Answers, answers_of, captions_of, read_golden, write_golden
 from .model import Model
 from .native_captioning import NativeCaptionDecoder
@@ -244,15 +251,15 @@ def verify_everything(
             except BundleError:
                 raise
             except YolorEdgeError as error:
-                if _needs_gpu(name):
+                if _needs_gpu(name) and (backend is None or isinstance(error, EngineMismatchError)):
                     skipped.append(Skipped(what, str(error)))
-                elif isinstance(error, BackendError):
+                elif isinstance(error, BackendError) and not _needs_gpu(name):
                     failure = Check("", "loading and running", str(error), "no error", False)
                     verifications.append(Verification(name, kind, (failure,)))
                 else:
                     raise
-    why = "no backend runs engines yet" if has_gpu() else "needs a GPU, and there is none here"
-    skipped += [Skipped(engine, why) for engine in _cached_engines(opened)]
+    why = "no backend runs it here" if has_gpu() else "needs a GPU, and there is none here"
+    skipped += [Skipped(engine, why) for engine in _cached_engines(opened, verifications)]
     if not verifications:
         reasons = "; ".join(f"{one.what}: {one.why}" for one in skipped)
         raise BackendError(f"{opened.path}: nothing of it can be replayed here ({reasons})")
@@ -265,15 +272,21 @@ def has_gpu() -> bool:
 
 
 def _needs_gpu(backend: str) -> bool:
-    return backend.startswith("tensorrt")
+    return backend in BACKENDS and BACKENDS[backend].needs_gpu
 
 
 def _dialect_held(bundle: Bundle) -> str:
     return "u8s8" if "int8-u8s8" in bundle.graphs["vision"] else "s8s8"
 
 
-def _cached_engines(bundle: Bundle) -> list[str]:
-    return [f"engines/{file.name}" for file in sorted(bundle.path.glob("engines/*.engine"))]
+def _cached_engines(bundle: Bundle, verifications: Iterable[Verification]) -> list[str]:
+    """The engines of flavours and precisions that were not replayed."""
+    replayed = {(one.precision, BACKENDS[one.backend].flavour) for one in verifications if one.backend in BACKENDS}
+    return [
+        f"engines/{file.name}"
+        for file in sorted(bundle.path.glob("engines/*.engine"))
+        if not any(f".{precision}.{flavour}-" in file.name for precision, flavour in replayed if flavour)
+    ]
 
 
 def _golden_files(bundle: Bundle) -> list[Path]:

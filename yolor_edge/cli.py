@@ -325,6 +325,7 @@ def _add_verify(commands: Any) -> None:
     parser.add_argument("--precision", metavar="P", help="only this precision (default: all that the bundle holds)")
     parser.add_argument("--threads", type=int, metavar="T", help="CPU threads (default: all cores)")
     parser.add_argument("--each", action="store_true", help="show every input, not only the worst of each stage")
+    _add_build_if_missing(parser)
     _add_json(parser)
 
 
@@ -569,9 +570,22 @@ def _add_backend(parser: argparse.ArgumentParser) -> None:
         help="of a bundle's graphs: fp32, fp16, int8, or auto, which the bundle recommends (default: fp32)",
     )
     parser.add_argument("--threads", type=int, metavar="T", help="CPU threads of a bundle (default: all cores)")
+    _add_build_if_missing(parser)
+
+
+def _add_build_if_missing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--build-if-missing",
+        action="store_true",
+        help="build the TensorRT engines that are missing for this device first; without it nothing is built",
+    )
 
 
 def _backend(arguments: argparse.Namespace) -> dict[str, Any]:
+    if arguments.build_if_missing:
+        from .missing_engines import build_as_asked
+
+        build_as_asked(arguments, _say)
     return {"backend": arguments.backend, "precision": arguments.precision, "threads": arguments.threads}
 
 

@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -70,7 +70,31 @@ def _build(arguments: argparse.Namespace) -> int:
             frozen=arguments.frozen,
             progress=cli._say,
         )
+    _measure_captions(built, arguments, cli._say)
     return cli._print(arguments, {"engines": [engine.to_json() for engine in built]}, _table(built))
+
+
+def _measure_captions(built: Sequence[BuiltEngine], arguments: argparse.Namespace, say: Callable[[str], None]) -> None:
+    """Find out which caption decoder is fastest on the GPU here, if there is one and anything new was built."""
+    from .runtime.cuda_device import cuda_device
+
+    if cuda_device() is None or not any(one.is_new for one in built):
+        return
+    from .benchmarks.caption_choice import choose_caption_decoder
+    from .runtime.backends import BACKENDS
+    from .runtime.bundle import Bundle
+    from .runtime.errors import YolorEdgeError
+
+    flavour = built[0].engine.record.flavour
+    backend = next(name for name, entry in BACKENDS.items() if entry.flavour == flavour)
+    try:
+        bundle = Bundle.open(arguments.bundle)
+        choice = choose_caption_decoder(bundle, backend, arguments.precision, beam_size=arguments.beam, progress=say)
+    except YolorEdgeError as error:  # the engines are there all the same
+        say(f"captions: which decoder is fastest here was not measured ({error})")
+    else:
+        if choice is not None:
+            say(f"captions: {choice.decoder} is the fastest on {choice.device}, and used there from now on")
 
 
 def _table(built: Sequence[BuiltEngine]) -> str:

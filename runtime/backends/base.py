@@ -62,6 +62,16 @@ class Graph(Protocol):
 
 
 @runtime_checkable
+class ReportingGraph(Protocol):
+    """A graph with something to say for a report."""
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """By name, such as the device that it runs on."""
+        ...
+
+
+@runtime_checkable
 class ClonableGraph(Graph, Protocol):
     """A graph that takes one call at a time, and whose weights its clones share."""
 
@@ -70,6 +80,27 @@ class ClonableGraph(Graph, Protocol):
 
         Raises:
             BackendError: If there is no memory for it.
+        """
+        ...
+
+
+@runtime_checkable
+class StagedGraph(ClonableGraph, Protocol):
+    """A graph that has inputs copied to its device, or read there by it, from memory of the host that is its own."""
+
+    def host_input(self, name: str, shape: tuple[int, ...]) -> Array:
+        """Memory for an input: `run` takes an array that lies there as it is.
+
+        Args:
+            name: The one input of free shape, or one where none is free.
+            shape: Of that input.
+
+        Returns:
+            To be written between two runs, and not touched any more once the graph is closed.
+
+        Raises:
+            UsageError: If there is no such input, or it does not take this shape.
+            BackendError: If the graph is closed.
         """
         ...
 

@@ -24,7 +24,7 @@ class OnnxRuntimeCudaGraph:
     """An ONNX file in a session whose every node runs on the GPU. Threads may share it.
 
     ONNX Runtime by itself goes on with the CPU where its CUDA provider does not load, or for nodes it lacks; both are
-    errors here.
+    errors here. Only shapes, where a graph computes with them, are always computed on the CPU.
 
     Args:
         path: The ONNX file.
@@ -42,7 +42,8 @@ class OnnxRuntimeCudaGraph:
             )
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # what goes wrong is raised, not logged
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        is_strict = not _computes_shapes(path)
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", str(int(is_strict)))
         # The same arithmetic as on the CPU: TF32 would leave products of float32 with ten bits.
         provider = (PROVIDER, {"device_id": str(device_index), "use_tf32": "0"})
         try:
@@ -99,3 +100,8 @@ class OnnxRuntimeCudaGraph:
 def open_graph(path: Path, threads: int | None) -> OnnxRuntimeCudaGraph:
     """Open one ONNX file on the first GPU; `threads` is of no matter there."""
     return OnnxRuntimeCudaGraph(path)
+
+
+def _computes_shapes(path: Path) -> bool:
+    """Whether a graph has nodes of the type "Shape", as a field of the file's protocol buffer (4, of five bytes)."""
+    return b"\x22\x05Shape" in path.read_bytes()

@@ -9,6 +9,7 @@ they are launched one by one, which `facts` and a warning tell.
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -61,20 +62,17 @@ def open_parts(
         EngineMismatchError: If there is no engine for this bundle and GPU; with the command that builds it.
     """
     module = import_flavour(flavour)
-    device = open_device(device_index)
-    try:
+    graphs: dict[str, TensorrtGraph] = {}
+    with open_device(device_index) as device:  # open all the while, so that its context is made once
         # All are found before one is loaded.
         engines = {part: find_part(bundle, part, precision, flavour, module, device) for part in parts}
-    finally:
-        device.close()
-    graphs: dict[str, TensorrtGraph] = {}
-    try:
-        for part, engine in engines.items():
-            graphs[part] = TensorrtGraph(_Loaded(bundle, engine, module, open_device(device_index)))
-    except BaseException:
-        for graph in graphs.values():
-            graph.close()
-        raise
+        try:
+            for part, engine in engines.items():
+                graphs[part] = TensorrtGraph(_Loaded(bundle, engine, module, open_device(device_index)))
+        except BaseException:
+            for graph in graphs.values():
+                graph.close()
+            raise
     return graphs
 
 
@@ -84,7 +82,8 @@ def find_part(bundle: Bundle, part: str, precision: str, flavour: str, module: M
     Raises:
         EngineMismatchError: If there is none.
     """
-    batches = {"vision": bundle.spec.graph.batch or 1}
+    # Where the graph fixes the batch, every engine of it has that one.
+    batches = {} if bundle.spec.graph.batch else {"vision": 1}
     return find_engine(
         *(bundle, part, precision, flavour, str(module.__version__), device.info.compute_capability),
         gpu=None if flavour == "tensorrt_rtx" else device.info.name,
@@ -123,7 +122,7 @@ class _Loaded:
                 # Both live as long as the engine, which refers to them.
                 self._logger = logger(module, self.complaints)
                 self._runtime = self._made(trt.Runtime, self._logger)
-                self.plan = self._made(self._runtime.deserialize_cuda_engine, engine.read())
+                self.plan: tensorrt.ICudaEngine = self._made(self._runtime.deserialize_cuda_engine, engine.read())
             self._config = self._rtx_config() if self.is_rtx else None
             self.tensors = self._tensors()
         except BaseException:
@@ -251,7 +250,8 @@ class _Loaded:
     def _forget(self) -> None:
         """Free everything, in the order that TensorRT wants."""
         with contextlib.suppress(BackendError), self.device.current():
-            self.plan = self._config = self._caches = self._runtime = None  # type: ignore[assignment]
+            for name in ("plan", "_config", "_caches", "_runtime"):
+                self.__dict__.pop(name, None)
         self.device.close()
 
 
@@ -324,13 +324,13 @@ class TensorrtGraph:
             lane.enqueue(self._stream)
             return lane.fetch(names, self._stream)
 
+    def host_input(self, name: str, shape: tuple[int, ...]) -> Array:
+        """The host's memory that `run` takes this input from without a copy; see `StagedGraph.host_input`."""
+        return self._lane_of_input(name, shape).host_view(name, shape)
+
     def input_on_device(self, name: str, shape: tuple[int, ...]) -> DeviceTensor:
         """The memory that `run_on_device` reads this input from if it is to be fastest, for inputs of this shape."""
-        self._open()
-        free = dict.fromkeys(self._profiles[0], shape)
-        if name not in self.inputs or (free and name not in free) or len(free) > 1:
-            raise UsageError(f"{self._name}: {name!r} is not its only input of free shape")
-        return self._lane(self._profile_of(free)).tensor(name, shape)
+        return self._lane_of_input(name, shape).tensor(name, shape)
 
     def run_on_device(
         self, stream: Stream, feed: Mapping[str, DeviceTensor], captured: bool = False
@@ -379,6 +379,14 @@ class TensorrtGraph:
             yield
         finally:
             self._at_work.release()
+
+    def _lane_of_input(self, name: str, shape: tuple[int, ...]) -> _Lane:
+        """The lane that runs when this input has this shape, which has to say so for itself."""
+        self._open()
+        free = dict.fromkeys(self._profiles[0], shape)
+        if name not in self.inputs or (free and name not in free) or len(free) > 1:
+            raise UsageError(f"{self._name}: {name!r} is not its only input of free shape")
+        return self._lane(self._profile_of(free))
 
     def _lane(self, profile: int) -> _Lane:
         if profile not in self._lanes:
@@ -432,6 +440,7 @@ class _Lane:
         self._staging: dict[str, HostArray] = {}
         self._addresses: dict[str, int] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
+        self._output_shapes: dict[str, tuple[int, ...]] = {}
         self._captured: CapturedGraph | None = None
         self._captured_at: dict[str, int] = {}
         self._runs = 0
@@ -441,9 +450,11 @@ class _Lane:
         self._context: tensorrt.IExecutionContext | None = loaded.context()
         try:
             with self._device.current():
-                if profile > 0 and not self._running.set_optimization_profile_async(profile, stream.number):
-                    raise loaded.failure(f"refuses its profile {profile}")
-                stream.synchronize()
+                # Only an engine's first context has the first profile by itself.
+                if shapes and self._running.active_optimization_profile != profile:
+                    if not self._running.set_optimization_profile_async(profile, stream.number):
+                        raise loaded.failure(f"refuses its profile {profile}")
+                    stream.synchronize()
                 self.set_shapes({name: largest for name, (_, _, largest) in shapes.items()})
                 self._allocate()
         except BaseException:
@@ -470,7 +481,12 @@ class _Lane:
 
     def output_shape(self, name: str) -> tuple[int, ...]:
         """Of an output, for the inputs as they were told."""
-        return tuple(int(n) for n in self._running.get_tensor_shape(name))
+        shape = self._output_shapes.get(name)
+        if shape is None:
+            shape = tuple(int(n) for n in self._running.get_tensor_shape(name))
+            if self._is_fixed:
+                self._output_shapes[name] = shape
+        return shape
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> DeviceTensor:
         """A tensor in this lane's own memory."""
@@ -493,8 +509,9 @@ class _Lane:
         self.set_shapes({name: array.shape for name, array in feed.items()})
         self.set_addresses({name: self._memory[name].address for name in feed})
         for name, array in feed.items():
-            target = self._host_view(name, array.shape)
-            np.copyto(target, array)
+            target = self.host_view(name, array.shape)
+            if array.ctypes.data != target.ctypes.data:  # else it was written there already
+                np.copyto(target, array)
             memory = self._memory[name]
             if isinstance(memory, DeviceBuffer):
                 self._device.to_device(memory, target, stream)
@@ -524,7 +541,7 @@ class _Lane:
         Raises:
             CudaError: If the device failed.
         """
-        views = {name: self._host_view(name, self.output_shape(name)) for name in names}
+        views = {name: self.host_view(name, self.output_shape(name)) for name in names}
         for name, view in views.items():
             memory = self._memory[name]
             if isinstance(memory, DeviceBuffer):
@@ -573,13 +590,13 @@ class _Lane:
             if self._device.info.is_integrated:
                 self._memory[name] = self._device.mapped(shape, info.dtype, purpose)
             else:
-                nbytes = max(1, int(np.prod(shape)) * np.dtype(info.dtype).itemsize)
+                nbytes = max(1, math.prod(shape) * np.dtype(info.dtype).itemsize)
                 self._memory[name] = self._device.allocate(nbytes, purpose)
                 self._staging[name] = self._device.pinned(shape, info.dtype, purpose)
         self.set_addresses({name: memory.address for name, memory in self._memory.items()})
 
-    def _host_view(self, name: str, shape: tuple[int, ...]) -> Array:
+    def host_view(self, name: str, shape: tuple[int, ...]) -> Array:
         """The front of what the host sees of a tensor, in this shape."""
         memory = self._memory[name]
         whole = memory if isinstance(memory, HostArray) else self._staging[name]
-        return whole.array.reshape(-1)[: int(np.prod(shape))].reshape(shape)
+        return whole.array.reshape(-1)[: math.prod(shape)].reshape(shape)

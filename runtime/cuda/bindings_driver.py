@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
-from cuda.bindings import driver as _cuda
+from cuda.bindings import driver as _cuda  # pyright: ignore  # compiled without types
 
 from ..backends.base import Array
 from .driver import CudaError, DeviceInfo, Handle
 
-cuda = cast(Any, _cuda)  # compiled without types
+cuda = cast(Any, _cuda)
 
 
 class BindingsDriver:
@@ -75,7 +75,7 @@ class BindingsDriver:
     def allocate_host(self, nbytes: int, mapped: bool) -> tuple[Handle, Array, int]:
         flags = cuda.CU_MEMHOSTALLOC_DEVICEMAP if mapped else 0
         pointer = int(_ask(cuda.cuMemHostAlloc, nbytes, flags))
-        array = np.frombuffer((ctypes.c_uint8 * nbytes).from_address(pointer), np.uint8)
+        array = np.frombuffer(cast(Any, (ctypes.c_uint8 * nbytes).from_address(pointer)), np.uint8)
         address = int(_ask(cuda.cuMemHostGetDevicePointer, pointer, 0)) if mapped else 0
         return pointer, array, address
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -39,13 +40,18 @@ def add_engine(
         **changes,
     }
     record = EngineRecord(**fields)
-    plan = changes.get("plan") or plan_of(str(graph), [_profile(graph, span) for span in _spans(part, batches)])
+    plan = changes.get("plan") or plan_of(str(graph), _profiles(graph, part, batches))
     path = bundle.path / "engines" / f"{record.key}.engine"
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(plan)
     record = dataclasses.replace(record, engine_sha256=sha256_of(path), engine_bytes=len(plan))
     write_record(bundle, record)
     return Engine(path, record)
+
+
+def _profiles(graph: Path, part: str, batches: Sequence[int]) -> list[dict[str, Any]]:
+    profiles = [_profile(graph, span) for span in _spans(part, batches)]
+    return [profile for profile in profiles if profile]
 
 
 def _spans(part: str, batches: Sequence[int]) -> list[dict[str, tuple[int, int]]]:

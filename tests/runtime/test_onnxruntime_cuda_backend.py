@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
+from onnx import TensorProto, helper
 from yolor_edge.runtime import load
 from yolor_edge.runtime.backends import open_graphs
 from yolor_edge.runtime.bundle import Bundle
@@ -97,13 +100,26 @@ def test_a_model_answers_through_bound_memory(
     image = np.full((50, 70, 3), 114, np.uint8)
     image[10:30, 20:40] = (0, 0, 255)
     with load(tiny_bundle, threads=1) as model:
-        expected = model.predict(image)
+        expected: Any = model.predict(image)
     told = pretended()
     with load(tiny_bundle, "onnxruntime-cuda") as model:
-        found = model.predict(image)
+        found: Any = model.predict(image)
     assert np.array_equal(found.boxes, expected.boxes) and found.caption == expected.caption
     assert told.providers == [("CUDAExecutionProvider", {"device_id": "0", "use_tf32": "0"})]
-    assert told.options.get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
+
+
+def test_graphs_that_compute_shapes_may_do_so_on_the_cpu(
+    tmp_path: Path, pretended: Callable[..., types.SimpleNamespace]
+) -> None:
+    nodes = [helper.make_node("Shape", ["x"], ["y"])]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2])
+    y = helper.make_tensor_value_info("y", TensorProto.INT64, [2])
+    model = helper.make_model(helper.make_graph(nodes, "g", [x], [y]), ir_version=9)
+    (tmp_path / "shapes.onnx").write_bytes(model.SerializeToString())
+    told = pretended()
+    module = importlib.import_module(MODULE)
+    module.open_graph(tmp_path / "shapes.onnx", None).close()
+    assert told.options.get_session_config_entry("session.disable_cpu_ep_fallback") == "0"
 
 
 def test_outputs_that_are_not_wanted_stay_on_the_gpu(
@@ -111,6 +127,7 @@ def test_outputs_that_are_not_wanted_stay_on_the_gpu(
 ) -> None:
     told = pretended()
     graph = open_graphs(tiny_bundle, "onnxruntime-cuda", parts=("vision",))["vision"]
+    assert told.options.get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
     images = np.zeros((1, 3, *INPUT_SIZE), np.float32)
     assert list(graph.run({"images": images}, ["prototypes"])) == ["prototypes"]
     bound = told.bindings[-1].outputs

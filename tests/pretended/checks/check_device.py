@@ -195,7 +195,7 @@ def test_kernels_take_buffers_scalars_and_structures(device: Device, image: byte
 def test_kernels_are_captured_with_their_arguments(device: Device, image: bytes) -> None:
     stream, given, answer = device.stream(), device.allocate(8), device.allocate(8)
     module = device.load_module(image)
-    device.to_device(given, np.float32([1, 2]), stream)
+    device.to_device(given, np.array([1, 2], np.float32), stream)
 
     def work() -> None:
         arguments = [given, answer, np.float32(3), np.bool_(False), Pair(0, 2)]

@@ -7,16 +7,19 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from yolor_edge.runtime import CaptionOptions, load
 from yolor_edge.runtime.backends import graph_files, open_graphs
 from yolor_edge.runtime.backends.base import ClonableGraph, DeviceGraph, DeviceTensor
-from yolor_edge.runtime.bundle import Bundle
+from yolor_edge.runtime.bundle import Bundle, write_bundle
 from yolor_edge.runtime.errors import BackendError, EngineMismatchError, UsageError
+from yolor_edge.runtime.graph_options import GraphOptions
 
 from ...runtime.tiny_bundle import INPUT_SIZE, write_tiny_bundle
 from ..engines import add_engine
@@ -66,10 +69,10 @@ def test_a_model_answers_as_with_onnxruntime(bundle: Bundle, backend: str) -> No
         add_engine(bundle, part, FLAVOURS[backend])
     options = CaptionOptions(beam_size=3)
     with load(bundle, threads=1) as model:
-        expected = model.predict(picture(), caption=options)
+        expected: Any = model.predict(picture(), caption=options)
     with load(bundle, backend) as model:
         for _ in range(3):  # plain, captured, launched
-            found = model.predict(picture(), caption=options)
+            found: Any = model.predict(picture(), caption=options)
             assert np.array_equal(found.boxes, expected.boxes) and len(found.boxes) > 0
             assert np.array_equal(found.scores, expected.scores)
             assert np.array_equal(found.masks.full(), expected.masks.full())
@@ -98,6 +101,35 @@ def test_every_batch_it_was_built_for(
     graph.close()
     with pytest.raises(BackendError, match="the graph is closed"):
         graph.run({"images": images[:1]})
+
+
+def test_outputs_keep_their_types_and_a_fixed_batch_its_number(tmp_path: Path) -> None:
+    bundle = write_tiny_bundle(tmp_path / "tiny", ("boxes",))
+    file = bundle.path / "vision.fp32.onnx"
+    model = onnx.load(file)
+    for name, kind in (("half", 10), ("byte", 2), ("whole", 6), ("flag", 9)):
+        model.graph.node.append(onnx.helper.make_node("Cast", ["class_logits"], [name], to=kind))
+        model.graph.output.append(onnx.helper.make_tensor_value_info(name, kind, [2, 3, None]))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 2
+    onnx.save(model, file)
+    spec = replace(bundle.spec, graph=GraphOptions(batch=2))
+    bundle = write_bundle(bundle.path, spec, bundle.graphs, provenance={})
+    add_engine(bundle, batches=(1,))
+    graph, plain = device_graph(bundle), open_graphs(bundle, threads=1)["vision"]
+    assert graph.inputs["images"].shape == (2, 3, *INPUT_SIZE)
+    kinds = {name: info.dtype for name, info in graph.outputs.items()}
+    assert kinds["half"] == "float16" and kinds["byte"] == "uint8"
+    assert kinds["whole"] == "int32" and kinds["flag"] == "bool"
+    feed = {"images": np.random.default_rng(3).random((2, 3, *INPUT_SIZE), np.float32)}
+    expected = plain.run(feed)
+    for _ in range(3):
+        found = graph.run(feed)
+        assert all(np.array_equal(found[n], expected[n]) and found[n].dtype == expected[n].dtype for n in expected)
+    graph.close()
+    with load(bundle, threads=1) as one, load(bundle, "tensorrt") as other:
+        boxes: list[Any] = [model.predict(picture()).boxes for model in (one, other)]
+    assert np.array_equal(*boxes) and len(boxes[0]) > 0
 
 
 def test_only_wanted_outputs_come_and_stay_the_callers(bundle: Bundle, images: np.ndarray[Any, Any]) -> None:
@@ -188,6 +220,7 @@ def test_a_kernel_may_write_the_input_and_read_the_outputs(bundle: Bundle, image
         own = graph.input_on_device("images", (1, 3, *INPUT_SIZE))
         foreign = DeviceTensor(elsewhere.address, own.shape, own.dtype)
         assert own.dtype == "float32" and own.shape == (1, 3, *INPUT_SIZE)
+        answers: dict[str, DeviceTensor] = {}
         for i, tensor in enumerate((own, own, own, foreign, own, foreign)):
             image = images[i % 4 : i % 4 + 1]
             device.to_device(tensor.address, image, stream)
@@ -219,6 +252,26 @@ def test_a_kernel_may_write_the_input_and_read_the_outputs(bundle: Bundle, image
             graph.input_on_device("tokens", (1,))
     stream.close()
     graph.close()
+
+
+def test_a_picture_is_letterboxed_into_memory_that_the_device_takes_as_it_is(
+    bundle: Bundle, images: np.ndarray[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_engine(bundle)
+    plain = open_graphs(bundle, threads=1)["vision"]
+    for integrated in (False, True):
+        if integrated:
+            monkeypatch.setenv("FAKE_CUDA_INTEGRATED", "1")
+        graph: Any = device_graph(bundle)
+        memory = graph.host_input("images", (1, 3, *INPUT_SIZE))
+        assert (memory.ctypes.data == graph.input_on_device("images", memory.shape).address) is integrated
+        for image in (images[:1], images[1:2]):
+            memory[...] = image
+            monkeypatch.setattr(np, "copyto", None)
+            found = graph.run({"images": memory})
+            monkeypatch.undo()
+            assert np.array_equal(found["prototypes"], plain.run({"images": image})["prototypes"])
+        graph.close()
 
 
 def test_clones_share_the_engine_and_nothing_else(bundle: Bundle, images: np.ndarray[Any, Any]) -> None:
@@ -266,12 +319,15 @@ def test_slots_at_work_at_once_have_a_context_each(bundle: Bundle) -> None:
     one.infer(("boxes",))
     other.infer(("semantic",))
     one.close()
+    with pytest.raises(BackendError, match="tiny: the model is closed"):
+        one.prepare(picture())  # its memory is the next one's
     again = vision.slot()
     again.prepare(picture())
     again.infer(("boxes",))
-    for slot in (other, again):
-        slot.close()
+    other.close()
     vision.close()
+    with pytest.raises(BackendError, match="tiny: the model is closed"):
+        again.prepare(picture())  # its memory is gone
 
 
 def test_a_missing_engine_names_the_command(bundle: Bundle) -> None:

@@ -57,7 +57,7 @@ class IProgressMonitor:
     pass
 
 
-DataType = enum.Enum("DataType", [*_DTYPES])
+DataType: Any = enum.Enum("DataType", [*_DTYPES])
 TensorIOMode = enum.Enum("TensorIOMode", ["NONE", "INPUT", "OUTPUT"])
 TensorLocation = enum.Enum("TensorLocation", ["DEVICE", "HOST"])
 ProfilingVerbosity = enum.Enum("ProfilingVerbosity", ["DETAILED"])
@@ -95,6 +95,8 @@ class Runtime:
 
 
 class Engine:
+    has_context = False
+
     def __init__(self, logger: ILogger, content: dict[str, Any]):
         self.logger = logger
         self.profiles = content["profiles"]
@@ -168,7 +170,9 @@ class Context:
         global contexts_living
         contexts_living += 1
         self.engine = engine
-        self.profile = 0
+        # Of an engine's contexts the first has a profile by itself.
+        self.active_optimization_profile = -1 if engine.has_context else 0
+        engine.has_context = True
         self.shapes = {
             name: shape for name, shape in engine.shapes.items() if name in engine.inputs and -1 not in shape
         }
@@ -180,11 +184,11 @@ class Context:
         contexts_living -= 1
 
     def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
-        self.profile = profile
+        self.active_optimization_profile = profile
         return True
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        low, _, high = self.engine.get_tensor_profile_shape(name, self.profile)
+        low, _, high = self.engine.get_tensor_profile_shape(name, self.active_optimization_profile)
         if not all(a <= n <= b for a, n, b in zip(low, shape, high, strict=True)):
             self.engine.logger.log(_Severity.ERROR, f"{name}: {shape} is not from {low} to {high}")
             return False
@@ -196,7 +200,8 @@ class Context:
             return self.shapes[name]
         # As ONNX Runtime finds it, since its inference knows the shapes of what the graph computes.
         zeros = {n: np.zeros(shape, _DTYPES[self.engine.types[n]]) for n, shape in self.shapes.items()}
-        return self.engine.session.run([name], zeros)[0].shape
+        answer: Any = self.engine.session.run([name], zeros)[0]
+        return answer.shape
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         self.addresses[name] = address
@@ -212,7 +217,7 @@ class Context:
 
         def work(_: object) -> None:
             feed = {n: _view(addresses[n], shapes[n], engine.types[n]) for n in engine.inputs}
-            answers = engine.session.run(engine.outputs, feed)
+            answers: Any = engine.session.run(engine.outputs, feed)
             for name, answer in zip(engine.outputs, answers, strict=True):
                 _view(addresses[name], answer.shape, engine.types[name])[...] = answer
 
@@ -229,7 +234,8 @@ class Context:
 def _view(address: int, shape: tuple[int, ...], kind: str) -> np.ndarray[Any, Any]:
     dtype = np.dtype(_DTYPES[kind])
     nbytes = max(1, int(np.prod(shape)) * dtype.itemsize)
-    return np.frombuffer((ctypes.c_uint8 * nbytes).from_address(address), np.uint8).view(dtype).reshape(shape)
+    memory: Any = (ctypes.c_uint8 * nbytes).from_address(address)
+    return np.frombuffer(memory, np.uint8).view(dtype).reshape(shape)
 
 
 class Network:

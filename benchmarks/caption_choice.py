@@ -1,0 +1,73 @@
+"""Which caption decoder is fastest beside a GPU: the native one on the CPU, or the graphs as engines on the GPU."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+
+from ..runtime.backends import backend_entry
+from ..runtime.bundle import Bundle
+from ..runtime.captioning import CaptionOptions
+from ..runtime.cuda_device import cuda_device
+from ..runtime.device_choices import CaptionChoice, write_choice
+from ..runtime.errors import BackendError, BundleError
+from ..runtime.golden import GOLDEN_FOLDER, read_golden
+from ..runtime.model import load
+
+# Both write the same words, up to the precision of the graphs; the decoder with int8 weights may not.
+CANDIDATES = ("native", "graph")
+WARMUP = 3
+
+
+def choose_caption_decoder(
+    bundle: Bundle,
+    backend: str,
+    precision: str = "fp16",
+    runs: int = 20,
+    beam_size: int = CaptionOptions.beam_size,
+    progress: Callable[[str], None] | None = None,
+) -> CaptionChoice | None:
+    """Time captions of the golden pictures with every decoder in turn, and keep the fastest in the bundle's cache.
+
+    Args:
+        bundle: With engines of all its parts for this device.
+        backend: One that runs on the GPU.
+        precision: Of the graphs.
+        runs: Captions that count, for each decoder.
+        beam_size: Of the search.
+        progress: Called with lines of text.
+
+    Returns:
+        The choice, which `load` follows from now on; None where there is nothing to choose.
+
+    Raises:
+        BundleError: If the bundle holds no golden pictures.
+        BackendError: If there is no GPU, or a decoder fails.
+        EngineMismatchError: If an engine is missing.
+    """
+    backend_entry(backend)
+    if "caption" not in bundle.spec.tasks or "fp32" not in bundle.caption_weights:
+        return None
+    device = cuda_device()
+    if device is None:
+        raise BackendError("there is no GPU here to measure captions on")
+    names = sorted(name for name in bundle.files if name.startswith(f"{GOLDEN_FOLDER}/"))
+    if not names:
+        raise BundleError(f"{bundle.path}: holds no golden pictures to measure captions on; export it again")
+    pictures = [read_golden(bundle.path / name)[0] for name in names]
+    options = CaptionOptions(beam_size=beam_size)
+    chosen = bundle.choose_precision(precision, backend)
+    medians: dict[str, float] = {}
+    for decoder in CANDIDATES:
+        with load(bundle, backend, chosen, caption_decoder=decoder) as model:
+            times = [
+                model.predict(pictures[i % len(pictures)], ("caption",), caption=options).timings_ms["caption"]
+                for i in range(WARMUP + runs)
+            ]
+        medians[decoder] = round(statistics.median(times[WARMUP:]), 3)
+        if progress is not None:
+            progress(f"captions by {decoder}: {medians[decoder]:.2f} ms, median of {runs}")
+    fastest = min(medians, key=lambda decoder: medians[decoder])
+    choice = CaptionChoice(backend, chosen, device.name, fastest, medians, beam_size, bundle.digest)
+    write_choice(bundle, choice)
+    return choice
