@@ -78,13 +78,26 @@ def boxes_opencv(heads: Heads, score: float, iou: float, limit: int) -> tuple[Fo
     return (boxes[kept], scores[kept], class_ids[kept]), cells[kept]
 
 
+def cleared_frames(n: int, size: tuple[int, int], out: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
+    """(n, H, W) bool of zeros: `out` cleared, or new memory."""
+    if out is None:
+        return np.zeros((n, *size), bool)
+    out.fill(False)
+    return out
+
+
 def masks_opencv(
-    heads: Heads, found: Found, cells: NDArray[np.intp], size: tuple[int, int], content: tuple[int, int, int, int]
+    heads: Heads,
+    found: Found,
+    cells: NDArray[np.intp],
+    size: tuple[int, int],
+    content: tuple[int, int, int, int],
+    out: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.bool_]:
     """(n, H, W) bool: products in numpy, OpenCV's resize of each plane's content, zeros outside the box."""
     height, width = size
     logits = heads.coefficients[:, cells].T @ heads.prototypes.reshape(32, -1)
-    masks = np.zeros((len(cells), height, width), bool)
+    masks = cleared_frames(len(cells), size, out)
     y0, y1, x0, x1 = content
     scale = np.array([width / (x1 - x0), height / (y1 - y0)] * 2) / 4
     boxes = ((found[0] - np.array([x0, y0, x0, y0]) * 4) * scale).round().astype(int)

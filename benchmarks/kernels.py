@@ -27,12 +27,21 @@ from ..runtime.preprocess import Letterbox
 from ..runtime.results import InstanceMasks, MaskCanvas
 from . import kernel_peers as peers
 from .kernel_inputs import SIZE, STRIDES, Heads, draw_heads, draw_picture, draw_semantic, with_weak_candidates
+from .kernel_plot import plot
 from .machine import describe_machine, describe_state
 
 INPUT = (SIZE, SIZE)
 PICTURE = (720, 1280)
 IOU = 0.65
 Work = Callable[[], Any]
+MASK_KINDS = {
+    "640": "masks 640x640",
+    "tiles": "masks 720x1280, tiles",
+    "frames": "masks 720x1280, frames in memory used again",
+    "new frames": "masks 720x1280, frames in new memory",
+}
+"""Forms of masks and what they are called. New memory costs everybody as much, which is most of our time and sets a
+floor for the ratio; whoever wants frames again and again uses the same memory, as the peers do in the row before."""
 
 
 @dataclass
@@ -104,7 +113,7 @@ def decode(heads: Heads, score: float, limit: int = 300) -> tuple[NDArray[Any], 
 def make_masks(heads: Heads, found: tuple[NDArray[Any], ...], size: tuple[int, int]) -> InstanceMasks:
     """Our masks of boxes found, in a picture of `size`."""
     letterbox = Letterbox.of(size, INPUT)
-    coefficients = np.ascontiguousarray(heads.coefficients[:, found[3]].T)
+    coefficients = heads.coefficients[:, found[3]].T
     boxes = letterbox.boxes_to_image(found[0])
     crops = _native.mask_crops(heads.prototypes, coefficients, boxes, size, letterbox.geometry)
     return InstanceMasks(crops, size)
@@ -128,8 +137,14 @@ def letterbox_row() -> Row:
     )
 
 
-def detection_rows(heads: Heads, score: float, label: str, goals: Mapping[str, float]) -> list[Row]:
-    """Boxes, then boxes with masks at every size that `goals` names: "boxes", "640", "tiles", "frames"."""
+def detection_rows(
+    heads: Heads, score: float, label: str, goals: Mapping[str, float], is_same_asked: bool = False
+) -> list[Row]:
+    """Boxes, then boxes with masks in every form that `goals` names: "boxes", "640", "tiles", "frames", "new frames".
+
+    Raises:
+        ValueError: If the same detections are asked for, and a peer finds others.
+    """
     edgefirst = peers.EdgeFirst.open()
     ours = decode(heads, score)
     theirs, _ = peers.boxes_opencv(heads, score, IOU, 300)
@@ -142,17 +157,21 @@ def detection_rows(heads: Heads, score: float, label: str, goals: Mapping[str, f
         with_prototypes = edgefirst.boxes(heads, score, IOU, 300, masks=True)
         boxes, scores, classes, _ = works["edgefirst"]()
         agreement += "; " + _same_boxes("edgefirst", ours, (boxes * SIZE, scores, classes))
+    if is_same_asked and agreement.count(f"all {len(ours[1])} detections the same") != len(works):
+        raise ValueError(f"{label}: the same detections are asked of everybody, but {agreement}")
     rows = [Row(f"{label}, boxes", {"ours": lambda: decode(heads, score)}, works, goals["boxes"], agreement)]
     canvas = MaskCanvas()
-    for kind in ("640", "tiles", "frames"):
+    frames, peer_frames = (np.zeros((len(ours[1]), *PICTURE), bool) for _ in range(2))
+    for kind in MASK_KINDS:
         if kind not in goals:
             continue
         size = INPUT if kind == "640" else PICTURE
         content = (0, 160, 0, 160) if kind == "640" else (35, 125, 0, 160)
+        out = peer_frames if kind == "frames" else None
 
-        def opencv(size: tuple[int, int] = size, content: Any = content) -> Any:
+        def opencv(size: tuple[int, int] = size, content: Any = content, out: Any = out) -> Any:
             found, cells = opencv_boxes()
-            return peers.masks_opencv(heads, found, cells, size, content)
+            return peers.masks_opencv(heads, found, cells, size, content, out)
 
         def tiles(size: tuple[int, int] = size) -> InstanceMasks:
             return make_masks(heads, decode(heads, score), size)
@@ -161,24 +180,33 @@ def detection_rows(heads: Heads, score: float, label: str, goals: Mapping[str, f
         agreement = "opencv: " + _same_masks(ours, tiles().full(), theirs, opencv())
         mine: dict[str, Work] = {"ours": tiles}
         if kind == "frames":
-            # The peers make new frames every time, so that is what is compared; a canvas stands beside it.
-            mine = {"ours": lambda: tiles(PICTURE).full(), "ours, reused canvas": lambda: tiles(PICTURE).full(canvas)}
+            mine = {
+                "ours": lambda: tiles(PICTURE).full(canvas),
+                "ours, all cleared": lambda: tiles(PICTURE).full(out=frames),
+                "ours, as bits": lambda: tiles(PICTURE).full_bits(),
+            }
+        elif kind == "new frames":
+            mine = {"ours": lambda: tiles(PICTURE).full()}
         if edgefirst is not None and with_prototypes is not None:
             make = edgefirst.masks(with_prototypes, size)
             decoded = with_prototypes()
             found = decoded[0] * SIZE, decoded[1], decoded[2]
-            framed = lambda make=make, found=found, size=size: frames_of(make(), found[0], size)  # noqa: E731
+            framed = lambda make=make, found=found, size=size, out=out: frames_of(make(), found[0], size, out)  # noqa: E731
             agreement += "; edgefirst: " + _same_masks(ours, tiles().full(), found, framed())
-            works["edgefirst"] = framed if kind == "frames" else make
-        where = "masks 640x640" if kind == "640" else f"masks 720x1280, {kind}"
-        rows.append(Row(f"{label}, boxes + {where}", mine, works, goals[kind], agreement))
+            works["edgefirst"] = framed if "frames" in kind else make
+        rows.append(Row(f"{label}, boxes + {MASK_KINDS[kind]}", mine, works, goals[kind], agreement))
     return rows
 
 
-def frames_of(tiles: list[NDArray[np.uint8]], boxes: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.bool_]:
+def frames_of(
+    tiles: list[NDArray[np.uint8]],
+    boxes: NDArray[np.float32],
+    size: tuple[int, int],
+    out: NDArray[np.bool_] | None = None,
+) -> NDArray[np.bool_]:
     """Tiles of (h, w, 1) bytes put into (n, H, W) bool frames at their boxes, which are in pixels of the input."""
     corners = Letterbox.of(size, INPUT).boxes_to_image(boxes).round().astype(int)
-    frames = np.zeros((len(tiles), *size), bool)
+    frames = peers.cleared_frames(len(tiles), size, out)
     for frame, tile, (left, top, _, _) in zip(frames, tiles, corners, strict=True):
         part = frame[top : top + tile.shape[0], left : left + tile.shape[1]]
         np.greater(tile[: part.shape[0], : part.shape[1], 0], 127, out=part)
@@ -202,23 +230,39 @@ def semantic_row(name: str, logits: NDArray[np.float32], goal: float) -> Row:
 def curves(rounds: int) -> list[dict[str, Any]]:
     """Our medians against the number of objects and the size of the picture, at the level in use."""
     points = []
+    canvas = MaskCanvas()
     for objects in (1, 10, 100, 300):
         heads = draw_heads(objects, objects, 8 * objects)
         found = decode(heads, 0.25)
+        tiles = make_masks(heads, found, PICTURE)
         works = {
             "boxes": lambda heads=heads: decode(heads, 0.25),
             "masks 640x640": lambda heads=heads, found=found: make_masks(heads, found, INPUT),
-            "masks 720x1280, tiles": lambda heads=heads, found=found: make_masks(heads, found, PICTURE),
+            "masks 720x1280": lambda heads=heads, found=found: make_masks(heads, found, PICTURE),
+            "masks 720x1280 to frames": lambda tiles=tiles: tiles.full(canvas),
+            "masks 720x1280 to bits": lambda tiles=tiles: tiles.full_bits(),
+            "masks 720x1280 to RLE": lambda tiles=tiles: tiles.rle(),
+            "masks 720x1280 to polygons": lambda tiles=tiles: tiles.coco_polygons(),
         }
         row = Row(f"{objects} objects", works, {}, 0.0)
         row.measure(rounds)
         points.append({"objects": objects, "boxes_kept": len(found[1]), "median_ms": row.summary()["median_ms"]})
     logits, tensor = draw_semantic(0, 8), np.empty((3, *INPUT), np.float32)
+    heads = draw_heads(4, 50, 687)
+    found = decode(heads, 0.25)
     for size in ((360, 640), (720, 1280), (1080, 1920), (2160, 3840)):
         image, geometry = draw_picture(0, *size), Letterbox.of(size, INPUT).geometry
+        nv12, yuyv = (np.ascontiguousarray(image.ravel()[: size[0] * size[1] * k // 2]) for k in (3, 4))
+        nv12, yuyv = nv12.reshape(-1, size[1]), yuyv.reshape(*size, 2)
+        out = np.empty(size, np.uint8)
         works = {
-            "letterbox": lambda image=image: _native.letterbox(image, *INPUT, out=tensor),
-            "semantic": lambda size=size, geometry=geometry: _native.semantic_argmax(logits, size, geometry),
+            "letterbox of BGR": lambda image=image: _native.letterbox(image, *INPUT, out=tensor),
+            "letterbox of NV12": lambda image=nv12: _native.letterbox(image, *INPUT, out=tensor, layout="nv12"),
+            "letterbox of YUYV": lambda image=yuyv: _native.letterbox(image, *INPUT, out=tensor, layout="yuyv"),
+            "semantic map": lambda size=size, geometry=geometry, out=out: _native.semantic_argmax(
+                logits, size, geometry, out=out
+            ),
+            "64 masks": lambda size=size: make_masks(heads, found, size),
         }
         row = Row(f"{size[1]}x{size[0]}", works, {}, 0.0)
         row.measure(rounds)
@@ -226,15 +270,29 @@ def curves(rounds: int) -> list[dict[str, Any]]:
     return points
 
 
-def run(rounds: int) -> dict[str, Any]:
-    """Compare, measure and sum up everything; `report_text` shows it."""
+def run(rounds: int, is_sweep: bool = False) -> dict[str, Any]:
+    """Compare, measure and sum up everything, or for a sweep our curves alone; `report_text` shows it."""
     cv2.setNumThreads(1)
+    if is_sweep:
+        state = describe_state()
+        return {
+            "schema": 1,
+            "command": f"python -m yolor_edge.benchmarks.kernels --sweep --rounds {rounds}",
+            "simd_level": _native.simd_level(),
+            "threads": 1,
+            "absent_peers": [],
+            "machine": describe_machine(),
+            "state_before": state,
+            "state_after": describe_state(),
+            "rows": [],
+            "curves": curves(rounds),
+        }
     heads = draw_heads(4, 50, 687)
     weak = with_weak_candidates(heads, 1, 19454)
     rows = [
         letterbox_row(),
-        *detection_rows(heads, 0.25, "687 candidates", {"boxes": 0.35, "640": 0.25, "tiles": 0.25, "frames": 0.25}),
-        *detection_rows(weak, 0.001, "19454 candidates", {"boxes": 0.35, "640": 0.35}),
+        *detection_rows(heads, 0.25, "687 candidates", {"boxes": 0.35, **dict.fromkeys(MASK_KINDS, 0.25)}),
+        *detection_rows(weak, 0.001, "19454 candidates", {"boxes": 0.35, "640": 0.35}, is_same_asked=True),
         semantic_row("semantic (173, 80, 80) to 640x640", draw_semantic(0, 8), 0.25),
         semantic_row("the same from pure noise", draw_semantic(0, 0), 0.25),
     ]
@@ -259,13 +317,11 @@ def run(rounds: int) -> dict[str, Any]:
 
 def report_text(report: Mapping[str, Any]) -> str:
     """The tables of a report, in Markdown."""
-    lines = [
-        f"Kernels on one thread of {report['machine']['cpu']['model']}, instruction set {report['simd_level']}: median"
-        " (minimum) in milliseconds of processor time. The ratio is of our median to the best peer's (of the minima).",
-        "",
-        "| work | ours | peers | ratio | wanted |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+    where = f"{report['machine']['cpu']['model']}, instruction set {report['simd_level']}"
+    lines = [f"Kernels on one thread of {where}: median (minimum) in milliseconds of processor time."]
+    if report["rows"]:
+        lines[0] += " The ratio is of our median to the best peer's (of the minima)."
+        lines += ["", "| work | ours | peers | ratio | wanted |", "| --- | --- | --- | --- | --- |"]
     for row in report["rows"]:
         times = {n: f"{m:.3g} ({row['minimum_ms'][n]:.3g})" for n, m in row["median_ms"].items()}
         ours = ", ".join(v if n == "ours" else f"{v} {n[6:]}" for n, v in times.items() if n.startswith("ours"))
@@ -276,22 +332,28 @@ def report_text(report: Mapping[str, Any]) -> str:
     for point in report["curves"]:
         name = f"{point['objects']} objects" if "objects" in point else "{1} x {0}".format(*point["picture"])
         lines.append(f"| {name} | {', '.join(f'{n} {v:.3g}' for n, v in point['median_ms'].items())} |")
-    lines += ["", *(f"- {row['work']}: {row['agreement']}" for row in report["rows"])]
+    if report["rows"]:
+        lines += ["", *(f"- {row['work']}: {row['agreement']}" for row in report["rows"])]
     if report["absent_peers"]:
         lines += ["", f"Not installed, so left out: {', '.join(report['absent_peers'])}."]
     return "\n".join(lines) + "\n"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure and write kernels.json and kernels.md."""
+    """Measure and write kernels.json, kernels.md and kernels.svg."""
     parser = argparse.ArgumentParser(description="Time our kernels beside OpenCV, numpy, torch and edgefirst-decoder.")
-    parser.add_argument("--out", type=Path, default=Path("."), help="folder for kernels.json and kernels.md")
+    parser.add_argument("--out", type=Path, default=Path("."), help="folder for kernels.json, kernels.md, kernels.svg")
     parser.add_argument("--rounds", type=int, default=15, help="rounds of three calls each")
+    parser.add_argument(
+        "--sweep", action="store_true", help="measure our own cost against objects and picture size alone"
+    )
     options = parser.parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    report = run(options.rounds)
+    report = run(options.rounds, options.sweep)
     options.out.mkdir(parents=True, exist_ok=True)
     write_atomically(options.out / "kernels.json", json.dumps(report, indent=1) + "\n")
+    where = f"{report['machine']['cpu']['model']}, {report['simd_level']}, one thread"
+    write_atomically(options.out / "kernels.svg", plot(report["curves"], f"Cost of the kernels: {where}"))
     text = report_text(report)
     write_atomically(options.out / "kernels.md", text)
     print(text)

@@ -1,10 +1,19 @@
 """Kernels of the runtime, in C++.
 
-All of them leave their inputs as they were, take strided and read-only arrays, return new arrays, keep
-nothing of a call but working memory, one per thread, and let other Python threads run meanwhile. Heads may be
-float16, which every kernel widens to float32 first. Sizes are (height, width); boxes are xyxy
-float32. Pixel i covers [i, i + 1) and its centre is i + 0.5. `geometry` is `Letterbox.geometry`: (scale_y,
-scale_x, pad_top, pad_left).
+All of them leave their inputs as they were, take strided and read-only arrays, return new arrays, and let other
+Python threads run meanwhile. A call keeps nothing but working memory, one per thread, which the next one uses: after
+the first, only results are allocated; of a buffer that grew beyond 4 MiB nothing is kept.
+
+Heads are read where they lie, in float32 or float16, or in bytes given as (array of uint8 or int8, scale, zero_point):
+numbers are then (byte - zero_point) * scale in float32. Any strides will do without a copy, negative ones and 0 too;
+the last axis side by side is fastest, for class logits the first one as well. Only an array whose elements lie askew
+in memory is copied. The answer is that for the same numbers in float32, to the bit.
+
+`threads`, 1 to 64, is how many a call may use: its own and those of workers that the process keeps for all calls. The
+answer is the same to the bit for every number. A forked child starts workers of its own.
+
+Sizes are (height, width); boxes are xyxy float32. Pixel i covers [i, i + 1) and its centre is i + 0.5. `geometry` is
+`Letterbox.geometry`: (scale_y, scale_x, pad_top, pad_left).
 
 The inner loops are compiled for several instruction sets, of which the best that the processor has is chosen
 when the first kernel runs; the environment variable YOLOR_EDGE_SIMD or `set_simd_level` names a lower one.
@@ -21,7 +30,12 @@ from typing import Any, Literal, final
 import numpy as np
 from numpy.typing import NDArray
 
-Head = NDArray[np.float32] | NDArray[np.float16]
+Head = (
+    NDArray[np.float32]
+    | NDArray[np.float16]
+    | tuple[NDArray[np.uint8], float, int]
+    | tuple[NDArray[np.int8], float, int]
+)
 
 def simd_levels() -> list[str]:
     """Instruction sets this processor has, of "portable", "avx2", "avx512"; lowest first.
@@ -54,6 +68,7 @@ def letterbox(
     out: NDArray[np.float32] | None = None,
     scale: float = ...,
     layout: Literal["interleaved", "nv12", "yuyv"] = "interleaved",
+    threads: int = 1,
 ) -> NDArray[np.float32]:
     """Resize an image with padding into the tensor a network takes.
 
@@ -69,6 +84,7 @@ def letterbox(
         layout: "interleaved" as above. Of a camera, "nv12": (h * 3 / 2, w), the rows of Y, then those of U and V
             alternating; or "yuyv": (h, w, 2). Both are narrow-range BT.601, rows packed, even lengths, and are
             first converted to BGR as OpenCV does, a row at a time.
+        threads: Used at most.
 
     Returns:
         (3, height, width) float32. Bilinear in fixed point, so that every implementation of the rule is equal
@@ -96,6 +112,7 @@ def decode_boxes(
     max_candidates: int = 30000,
     class_agnostic: bool = False,
     cells: NDArray[np.int32] | None = None,
+    threads: int = 1,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32], NDArray[np.int32]]:
     """Decode the box heads of one image and suppress overlapping boxes.
 
@@ -107,13 +124,15 @@ def decode_boxes(
         strides: Of the levels; each divides both lengths of `input_size`.
         input_size: Of the network.
         score_threshold: A (cell, class) pair is a candidate when sigmoid(logit) is strictly above it,
-            compared on logits. At or below 0 everything but NaN passes, at or above 1 nothing does.
+            compared on logits, of float16 and bytes on the elements as they are. At or below 0 everything but NaN
+            passes, at or above 1 nothing does.
         iou_threshold: A box goes when its IoU with a better one is strictly above it; 0 to 1.
         max_detections: Boxes returned at most.
-        max_candidates: Candidates considered at most, the best ones.
+        max_candidates: Candidates considered at most, the best ones; memory goes with them, however many there are.
         class_agnostic: Whether boxes of different classes suppress each other.
         cells: (K,) int32, the cells that the columns of the heads are of, which then have K columns instead of N;
             None where they are all cells.
+        threads: Used at most, to look through the logits and to decode boxes.
 
     Returns:
         boxes (n, 4) float32 in pixels of the input, not clipped; scores (n,) float32; class_ids (n,) int32;
@@ -152,6 +171,7 @@ def mask_crops(
     image_size: tuple[int, int],
     geometry: tuple[float, float, int, int],
     stride: int = 4,
+    threads: int = 1,
 ) -> list[tuple[int, int, NDArray[np.uint8]]]:
     """Turn mask coefficients into one mask per box, each as large as its box.
 
@@ -162,6 +182,7 @@ def mask_crops(
         image_size: Of the image.
         geometry: Of its letterbox.
         stride: Pixels of the input per prototype point.
+        threads: Used at most, each for whole masks.
 
     Returns:
         N times (y0, x0, crop): crop is uint8 of 0 and 1, its upper left pixel at (y0, x0) of the image. It
@@ -182,6 +203,15 @@ def paste_crops(
         erase: Write zeros instead.
     """
 
+def paste_bits(frames: NDArray[np.uint8], crops: Sequence[tuple[int, int, NDArray[np.uint8]]], width: int) -> None:
+    """Set the bits of frames[i] where (y0, x0, crop) number i is 1: eight pixels of a row a byte, the first highest.
+
+    Args:
+        frames: (N, H, (width + 7) // 8) uint8, contiguous; other bits stay as they are.
+        crops: N of them, of 0 and 1, as `mask_crops` returns them; each lies inside its frame.
+        width: Of the frames, in pixels.
+    """
+
 def rle_codes(crops: Sequence[tuple[int, int, NDArray[np.uint8]]], image_size: tuple[int, int]) -> list[dict[str, Any]]:
     """COCO's compressed run-length code of each (y0, x0, crop), 0 outside the crop.
 
@@ -198,6 +228,8 @@ def semantic_argmax(
     image_size: tuple[int, int],
     geometry: tuple[float, float, int, int],
     stride: int = 8,
+    out: NDArray[np.uint8] | None = None,
+    threads: int = 1,
 ) -> NDArray[np.uint8]:
     """The class with the highest logit at every pixel of the image, interpolated bilinearly and exactly.
 
@@ -206,6 +238,8 @@ def semantic_argmax(
         image_size: Of the image.
         geometry: Of its letterbox.
         stride: Pixels of the input per grid point.
+        out: (H, W) uint8 to write into, contiguous, apart from `logits`; a new array where None.
+        threads: Used at most, each for strips of the map.
 
     Returns:
         (H, W) uint8; equal values go to the lowest class.

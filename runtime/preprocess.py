@@ -97,27 +97,53 @@ class PreprocessRule:
             raise UsageError(f"scale must be a positive number, got {self.scale}")
 
 
+PixelLayout = Literal["interleaved", "nv12", "yuyv"]
+"""How the bytes of an image mean pixels; see `_native.letterbox`."""
+
+
+def image_size_of(image: NDArray[np.uint8], layout: PixelLayout = "interleaved") -> tuple[int, int]:
+    """(height, width) in pixels of an image of some layout: an NV12 picture has half as many rows again."""
+    height, width = image.shape[:2]
+    return (height * 2 // 3 if layout == "nv12" else height), width
+
+
 def preprocess(
-    image: NDArray[np.uint8], rule: PreprocessRule, out: NDArray[np.float32] | None = None
+    image: NDArray[np.uint8],
+    rule: PreprocessRule,
+    out: NDArray[np.float32] | None = None,
+    layout: PixelLayout = "interleaved",
+    threads: int = 1,
 ) -> tuple[NDArray[np.float32], Letterbox]:
     """Turn one image into the tensor the network takes.
 
     Args:
-        image: (h, w, 3) uint8 in BGR order, or (h, w) grey; at least one pixel; any strides; not changed.
+        image: (h, w, 3) uint8 in BGR order, or (h, w) grey; at least one pixel; any strides; not changed. With
+            another layout what a camera gives: "nv12", (h * 3 / 2, w), or "yuyv", (h, w, 2).
         rule: What the network was trained with.
         out: (3, H, W) float32 to write into, contiguous; a new array where None.
+        layout: How the bytes of the image mean pixels.
+        threads: Used at most, 1 to 64; the result is the same.
 
     Returns:
         The (3, H, W) float32 tensor, and the letterbox that maps results back to pixels of the image.
 
     Raises:
-        ValueError: If the image or `out` has another dtype or shape, or the image has no pixels.
+        ValueError: If the image or `out` has another dtype or shape, or the image has no pixels, or there is no such
+            layout.
     """
     height, width = rule.input_size
     tensor = _native.letterbox(
-        image, height, width, rule.pad_value, swap_rb=rule.channel_order == "RGB", out=out, scale=rule.scale
+        image,
+        height,
+        width,
+        rule.pad_value,
+        swap_rb=rule.channel_order == "RGB",
+        out=out,
+        scale=rule.scale,
+        layout=layout,
+        threads=threads,
     )
-    return tensor, Letterbox.of((image.shape[0], image.shape[1]), rule.input_size)
+    return tensor, Letterbox.of(image_size_of(image, layout), rule.input_size)
 
 
 def _as_boxes(boxes: NDArray[np.floating]) -> NDArray[np.float64]:

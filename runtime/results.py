@@ -33,18 +33,50 @@ class InstanceMasks:
         """(y0, x0, crop) for each box: crop is (ch, cw) uint8 of 0 and 1, everything outside it is 0."""
         return self._crops
 
-    def full(self, canvas: MaskCanvas | None = None) -> NDArray[np.bool_]:
+    def full(self, canvas: MaskCanvas | None = None, out: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
         """(N, H, W) bool at the size of the image; row i belongs to box i. N may be 0.
 
+        New memory for N x H x W bytes costs several times what the masks do, since the system clears it; whoever
+        needs frames again and again hands over the memory to write into, as one of
+
         Args:
-            canvas: Memory to write into, which saves fetching and clearing N x H x W bytes every time; the array
-                returned is then its own and changes with the next masks written there.
+            canvas: Memory of which only what the last masks covered is cleared; the array returned is the canvas's
+                own and changes with the next masks written there.
+            out: (N, H, W) bool, contiguous and writable; all of it is written. It is what is returned.
+
+        Raises:
+            ValueError: If both are given, or `out` is of another kind.
         """
         if canvas is not None:
+            if out is not None:
+                raise ValueError("masks go into a canvas or into out, not into both")
             return canvas.draw(self)
-        masks = np.zeros((len(self), *self.image_size), bool)
-        _native.paste_crops(masks, self._crops)
-        return masks
+        if out is None:
+            out = np.zeros((len(self), *self.image_size), bool)
+        else:
+            _check_frames(out, (len(self), *self.image_size), np.bool_)
+            out.fill(False)
+        _native.paste_crops(out, self._crops)
+        return out
+
+    def full_bits(self, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        """(N, H, (W + 7) // 8) uint8: `np.packbits(self.full(), axis=2)`, made without the bytes.
+
+        Args:
+            out: Memory to write into, contiguous and writable; all of it is written. It is what is returned.
+
+        Raises:
+            ValueError: If `out` is of another kind.
+        """
+        height, width = self.image_size
+        shape = (len(self), height, (width + 7) // 8)
+        if out is None:
+            out = np.zeros(shape, np.uint8)
+        else:
+            _check_frames(out, shape, np.uint8)
+            out.fill(0)
+        _native.paste_bits(out, self._crops, width)
+        return out
 
     def areas(self) -> NDArray[np.int64]:
         """(N,) int64, pixels in each mask."""
@@ -65,6 +97,25 @@ class InstanceMasks:
                 outlines, _ = cv2.findContours(crop, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=(x0, y0))
             found.append([np.float32(outline[:, 0] + 0.5) for outline in outlines])
         return found
+
+    def coco_polygons(self) -> list[list[list[float]]]:
+        """For each mask its outlines as COCO's `segmentation` holds them: [x1, y1, x2, y2, ...] each.
+
+        They run along the edges of the pixels, so that pycocotools makes the same mask of them again, but for
+        holes, which such lists cannot hold and which are filled. A mask without pixels has an empty list.
+        """
+        import cv2  # here, since results are read without it too
+
+        found = []
+        for y0, x0, crop in self._crops:
+            # In a crop of twice the size each pixel has a quarter for each of its corners: an outline goes through
+            # the quarters along the border, and each stands for its corner.
+            quarters = np.repeat(np.repeat(crop, 2, axis=0), 2, axis=1)
+            outlines: Any = ()
+            if crop.size:
+                outlines, _ = cv2.findContours(quarters, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+            found.append([_corners(outline[:, 0]) + np.array([x0, y0]) for outline in outlines])
+        return [[outline.ravel().astype(float).tolist() for outline in outlines] for outlines in found]
 
     def rle(self) -> list[dict[str, Any]]:
         """One COCO run-length code per mask: {"size": [height, width], "counts": compressed string}."""
@@ -204,6 +255,20 @@ class Result:
                 ]
         answer["timings_ms"] = {stage: round(value, 3) for stage, value in self.timings_ms.items()}
         return answer
+
+
+def _check_frames(out: NDArray[Any], shape: tuple[int, ...], dtype: type[np.generic]) -> None:
+    if out.shape != shape or out.dtype != dtype:
+        wanted = np.dtype(dtype).name
+        raise ValueError(f"out must be {wanted} of shape {shape}, got {out.dtype} of shape {out.shape}")
+    if not (out.flags.c_contiguous and out.flags.writeable):
+        raise ValueError("out must be C-contiguous and writable; call numpy.empty for one that is")
+
+
+def _corners(quarters: NDArray[np.int32]) -> NDArray[np.int32]:
+    """(P, 2) x, y of an outline's quarter pixels to the corners of pixels that they stand for, each once."""
+    corners = (quarters + 1) // 2
+    return corners[(corners != np.roll(corners, 1, axis=0)).any(axis=1)]
 
 
 def rle_from_crop(crop: NDArray[np.uint8], y0: int, x0: int, image_size: tuple[int, int]) -> dict[str, Any]:

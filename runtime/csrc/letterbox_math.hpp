@@ -44,15 +44,37 @@ YOLOR_EDGE_HD uint8_t saturated(int32_t value) {
     return static_cast<uint8_t>(clamped<int32_t>(value, 0, 255));
 }
 
-/// One pixel of narrow-range BT.601 to BGR. Source: OpenCV, modules/imgproc/src/color_yuv.simd.hpp
-YOLOR_EDGE_HD void write_bgr(int32_t y, int32_t u, int32_t v, uint8_t* bgr) {
+/// Narrow-range BT.601 to BGR in fixed point of 20 bits. Source: OpenCV,
+/// modules/imgproc/src/color_yuv.simd.hpp
+constexpr int32_t kLumaFactor = 1220542;
+constexpr int32_t kBlueOfU = 2116026, kGreenOfU = -409993, kGreenOfV = -852492, kRedOfV = 1673527;
+
+struct ChromaTerms {
+    int32_t blue, green, red;  // what two neighbouring pixels have in common, with a half for rounding
+};
+
+YOLOR_EDGE_HD ChromaTerms chroma_terms(int32_t u, int32_t v) {
     constexpr int32_t kHalf = 1 << 19;
-    const int32_t luma = (y < 16 ? 0 : y - 16) * 1220542;
     u -= 128;
     v -= 128;
-    bgr[0] = saturated((luma + kHalf + 2116026 * u) >> 20);
-    bgr[1] = saturated((luma + kHalf - 852492 * v - 409993 * u) >> 20);
-    bgr[2] = saturated((luma + kHalf + 1673527 * v) >> 20);
+    return {kHalf + kBlueOfU * u, kHalf + kGreenOfV * v + kGreenOfU * u, kHalf + kRedOfV * v};
+}
+
+YOLOR_EDGE_HD int32_t luma_term(int32_t y) {
+    return (y < 16 ? 0 : y - 16) * kLumaFactor;
+}
+
+YOLOR_EDGE_HD uint8_t colour_of(int32_t luma, int32_t chroma) {
+    return saturated((luma + chroma) >> 20);
+}
+
+/// One pixel.
+YOLOR_EDGE_HD void write_bgr(int32_t y, int32_t u, int32_t v, uint8_t* bgr) {
+    const int32_t luma = luma_term(y);
+    const ChromaTerms chroma = chroma_terms(u, v);
+    bgr[0] = colour_of(luma, chroma.blue);
+    bgr[1] = colour_of(luma, chroma.green);
+    bgr[2] = colour_of(luma, chroma.red);
 }
 
 }  // namespace yolor_edge

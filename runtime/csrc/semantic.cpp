@@ -142,12 +142,69 @@ struct RuleOutBelow {
 
 #ifdef YOLOR_EDGE_X86
 
-/// The same with one bit a class: `ruled_out` holds 16 classes a word.
+// The same with one bit a class: `ruled_out` holds 16 classes a word.
+
+/// What is ruled out of a block of 16 classes: where the leader is in the block, those before it that it is
+/// above, those after it that are not above it, and never itself.
+inline uint16_t ruled_out_of_block(int64_t block, int64_t leader, unsigned not_above,
+                                   unsigned below) noexcept {
+    const int64_t leader_block = leader / kClassLanes;
+    if (block != leader_block) return static_cast<uint16_t>(block < leader_block ? below : not_above);
+    const auto lane = static_cast<unsigned>(leader % kClassLanes);
+    const unsigned lower = (1u << lane) - 1;
+    const unsigned higher = ~(lower | (1u << lane));
+    return static_cast<uint16_t>((below & lower) | (not_above & higher));
+}
+
+void rule_out_below_sse2(const Corners& corners, int64_t padded, int64_t leader, uint16_t* ruled_out) {
+    __m128 lead[4];
+    for (int k = 0; k < 4; ++k) lead[k] = _mm_set1_ps(corners.at[k][leader]);
+    for (int64_t block = 0; block < padded / kClassLanes; ++block) {
+        unsigned not_above = 0, below = 0;
+        for (int part = 0; part < 16; part += 4) {
+            const int64_t first = block * kClassLanes + part;
+            __m128 is_not_above = _mm_cmpge_ps(lead[0], _mm_loadu_ps(corners.at[0] + first));
+            __m128 is_below = _mm_cmpgt_ps(lead[0], _mm_loadu_ps(corners.at[0] + first));
+            for (int k = 1; k < 4; ++k) {
+                const __m128 values = _mm_loadu_ps(corners.at[k] + first);
+                is_not_above = _mm_and_ps(is_not_above, _mm_cmpge_ps(lead[k], values));
+                is_below = _mm_and_ps(is_below, _mm_cmpgt_ps(lead[k], values));
+            }
+            not_above |= static_cast<unsigned>(_mm_movemask_ps(is_not_above)) << part;
+            below |= static_cast<unsigned>(_mm_movemask_ps(is_below)) << part;
+        }
+        ruled_out[block] =
+            static_cast<uint16_t>(ruled_out[block] | ruled_out_of_block(block, leader, not_above, below));
+    }
+}
+
+YOLOR_EDGE_AVX2 void rule_out_below_avx2(const Corners& corners, int64_t padded, int64_t leader,
+                                         uint16_t* ruled_out) {
+    __m256 lead[4];
+    for (int k = 0; k < 4; ++k) lead[k] = _mm256_set1_ps(corners.at[k][leader]);
+    for (int64_t block = 0; block < padded / kClassLanes; ++block) {
+        unsigned not_above = 0, below = 0;
+        for (int part = 0; part < 16; part += 8) {
+            const int64_t first = block * kClassLanes + part;
+            __m256 is_not_above = _mm256_cmp_ps(lead[0], _mm256_loadu_ps(corners.at[0] + first), _CMP_GE_OQ);
+            __m256 is_below = _mm256_cmp_ps(lead[0], _mm256_loadu_ps(corners.at[0] + first), _CMP_GT_OQ);
+            for (int k = 1; k < 4; ++k) {
+                const __m256 values = _mm256_loadu_ps(corners.at[k] + first);
+                is_not_above = _mm256_and_ps(is_not_above, _mm256_cmp_ps(lead[k], values, _CMP_GE_OQ));
+                is_below = _mm256_and_ps(is_below, _mm256_cmp_ps(lead[k], values, _CMP_GT_OQ));
+            }
+            not_above |= static_cast<unsigned>(_mm256_movemask_ps(is_not_above)) << part;
+            below |= static_cast<unsigned>(_mm256_movemask_ps(is_below)) << part;
+        }
+        ruled_out[block] =
+            static_cast<uint16_t>(ruled_out[block] | ruled_out_of_block(block, leader, not_above, below));
+    }
+}
+
 YOLOR_EDGE_AVX512 void rule_out_below_avx512(const Corners& corners, int64_t padded, int64_t leader,
                                              uint16_t* ruled_out) {
     __m512 lead[4];
     for (int k = 0; k < 4; ++k) lead[k] = _mm512_set1_ps(corners.at[k][leader]);
-    const int64_t leader_block = leader / kClassLanes;
     for (int64_t block = 0; block < padded / kClassLanes; ++block) {
         __mmask16 not_above = 0xffff;
         __mmask16 below = 0xffff;
@@ -156,15 +213,19 @@ YOLOR_EDGE_AVX512 void rule_out_below_avx512(const Corners& corners, int64_t pad
             not_above = _mm512_mask_cmp_ps_mask(not_above, lead[k], values, _CMP_GE_OQ);
             below = _mm512_mask_cmp_ps_mask(below, lead[k], values, _CMP_GT_OQ);
         }
-        if (block < leader_block) {
-            not_above = below;
-        } else if (block == leader_block) {
-            const auto lane = static_cast<unsigned>(leader % kClassLanes);
-            const auto lower = static_cast<__mmask16>((1u << lane) - 1);
-            const auto higher = static_cast<__mmask16>(~(lower | (1u << lane)));
-            not_above = static_cast<__mmask16>((below & lower) | (not_above & higher));
-        }
-        ruled_out[block] = static_cast<uint16_t>(ruled_out[block] | not_above);
+        ruled_out[block] =
+            static_cast<uint16_t>(ruled_out[block] | ruled_out_of_block(block, leader, not_above, below));
+    }
+}
+
+void rule_out_below(const Corners& corners, int64_t padded, int64_t leader, uint16_t* ruled_out) {
+    switch (simd_level()) {
+        case SimdLevel::avx512:
+            return rule_out_below_avx512(corners, padded, leader, ruled_out);
+        case SimdLevel::avx2:
+            return rule_out_below_avx2(corners, padded, leader, ruled_out);
+        default:
+            return rule_out_below_sse2(corners, padded, leader, ruled_out);
     }
 }
 
@@ -184,20 +245,16 @@ class Contenders {
     void find(const Corners& corners, const std::array<int32_t, 4>& leaders) {
         count_ = 0;
 #ifdef YOLOR_EDGE_X86
-        if (simd_level() == SimdLevel::avx512) {
-            std::fill(ruled_out_.begin(), ruled_out_.end(), uint16_t{0});
-            for_each_distinct(leaders, [&](int32_t leader) {
-                rule_out_below_avx512(corners, padded_, leader, ruled_out_.data());
-            });
-            for (size_t block = 0; block < ruled_out_.size(); ++block) {
-                auto left = static_cast<unsigned>(static_cast<uint16_t>(~ruled_out_[block]));
-                for (; left != 0; left &= left - 1) {
-                    ids_[count_++] = static_cast<int32_t>(block * kClassLanes) + __builtin_ctz(left);
-                }
+        std::fill(ruled_out_.begin(), ruled_out_.end(), uint16_t{0});
+        for_each_distinct(
+            leaders, [&](int32_t leader) { rule_out_below(corners, padded_, leader, ruled_out_.data()); });
+        for (size_t block = 0; block < ruled_out_.size(); ++block) {
+            auto left = static_cast<unsigned>(static_cast<uint16_t>(~ruled_out_[block]));
+            for (; left != 0; left &= left - 1) {
+                ids_[count_++] = static_cast<int32_t>(block * kClassLanes) + __builtin_ctz(left);
             }
-            return;
         }
-#endif
+#else
         std::fill(is_ruled_out_.begin(), is_ruled_out_.end(), uint8_t{0});
         for_each_distinct(leaders, [&](int32_t leader) {
             dispatch_lanes<RuleOutBelow>(corners, padded_, static_cast<int64_t>(leader),
@@ -211,6 +268,7 @@ class Contenders {
                 if (is_ruled_out_[static_cast<size_t>(c)] == 0) ids_[count_++] = static_cast<int32_t>(c);
             }
         }
+#endif
     }
 
     const int32_t* ids() const noexcept { return ids_.data(); }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,6 +59,44 @@ def test_a_report_names_the_best_peer_and_who_is_absent() -> None:
     assert "| 5 x 4 | letterbox 1 |" in text
     assert "- adding: same" in text
     assert "Not installed, so left out: torch." in text
+
+
+def test_a_peer_that_finds_others_is_not_measured(heads: kernel_inputs.Heads, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = peers.boxes_opencv
+
+    def one_less(*arguments: Any) -> Any:
+        found, cells = honest(*arguments)
+        return tuple(part[1:] for part in found), cells[1:]
+
+    monkeypatch.setattr(peers, "boxes_opencv", one_less)
+    monkeypatch.setattr(peers.EdgeFirst, "open", lambda: None)
+    with pytest.raises(ValueError, match="687: the same detections are asked of everybody, but opencv: 63 detections"):
+        kernels.detection_rows(heads, 0.25, "687", {"boxes": 1.0}, is_same_asked=True)
+    assert len(kernels.detection_rows(heads, 0.25, "687", {"boxes": 1.0})) == 1
+
+
+def test_frames_of_every_kind_are_the_same(heads: kernel_inputs.Heads, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers.EdgeFirst, "open", lambda: None)
+    _, reused, new = kernels.detection_rows(heads, 0.25, "687", {"boxes": 1.0, "frames": 1.0, "new frames": 1.0})
+    expected = new.ours["ours"]()
+    for _ in range(2):
+        np.testing.assert_array_equal(reused.ours["ours"](), expected)
+        np.testing.assert_array_equal(reused.ours["ours, all cleared"](), expected)
+        np.testing.assert_array_equal(reused.ours["ours, as bits"](), np.packbits(expected, axis=2))
+        np.testing.assert_array_equal(reused.peers["opencv + numpy"](), new.peers["opencv + numpy"]())
+
+
+def test_a_sweep_measures_our_kernels_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    points = [
+        {"objects": 1, "median_ms": {"boxes": 0.5}},
+        {"picture": [4, 5], "median_ms": {"letterbox": 1.0}},
+    ]
+    monkeypatch.setattr(kernels, "curves", lambda rounds: points)
+    assert kernels.main(["--sweep", "--rounds", "1", "--out", str(tmp_path)]) == 0
+    report = json.loads((tmp_path / "kernels.json").read_text())
+    assert (report["rows"], report["curves"]) == ([], points)
+    assert "| 1 objects | boxes 0.5 |" in (tmp_path / "kernels.md").read_text()
+    assert "letterbox" in (tmp_path / "kernels.svg").read_text()
 
 
 def test_an_absent_package_is_none() -> None:

@@ -215,6 +215,30 @@ def test_many_candidates():
     assert_same_detections(actual, expected)  # the first 50 are found among the best 2000
 
 
+@pytest.mark.parametrize("max_candidates", [1, 100, 900])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_the_best_of_many_more_candidates_ties_and_all(max_candidates, order):
+    """Far more pass than are wanted: those that cannot be among them go while the rest are looked through."""
+    class_logits, box_bins = random_heads(0, (256, 256), classes=30)
+    class_logits = np.round(class_logits * 2) / 2
+    options: dict[str, Any] = {"score_threshold": -1.0, "max_candidates": max_candidates, "max_detections": 60}
+    expected = reference.decode_boxes(class_logits, box_bins, STRIDES, (256, 256), **options)
+    lying = np.asarray(class_logits, order=order)
+    assert_same_detections(_native.decode_boxes(lying, box_bins, STRIDES, (256, 256), **options), expected)
+
+
+def test_no_candidates():
+    class_logits, box_bins = random_heads(0, (64, 96))
+    class_logits[:] = -9
+    found = _native.decode_boxes(class_logits, box_bins, STRIDES, (64, 96))
+    assert [(a.shape, a.dtype) for a in found] == [
+        ((0, 4), np.float32),
+        ((0,), np.float32),
+        ((0,), np.int32),
+        ((0,), np.int32),
+    ]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
 import pytest
 from yolor_edge.runtime import _native
 from yolor_edge.runtime.errors import UsageError
-from yolor_edge.runtime.preprocess import Letterbox, PreprocessRule, preprocess
+from yolor_edge.runtime.preprocess import Letterbox, PreprocessRule, image_size_of, preprocess
 
 from ..reference import letterbox as reference
 from .manners import assert_lets_threads_run
@@ -256,6 +256,19 @@ def test_preprocess_follows_the_rule():
     tensor, _ = preprocess(image, rule, out=out)
     assert tensor is out
     np.testing.assert_array_equal(out, reference.letterbox(image, 32, 64, 0, swap_rb=False, scale=1.0))
+
+
+@pytest.mark.parametrize(("layout", "shape"), [("nv12", (36, 40)), ("yuyv", (24, 40, 2))])
+def test_preprocess_takes_a_camera_s_bytes(layout, shape):
+    image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    rule = PreprocessRule((32, 64), channel_order="BGR")
+    tensor, letterbox = preprocess(image, rule, layout=layout, threads=2)
+    assert letterbox == Letterbox.of((24, 40), (32, 64))
+    colour = cv2.cvtColor(image, cv2.COLOR_YUV2BGR_NV12 if layout == "nv12" else cv2.COLOR_YUV2BGR_YUYV)
+    np.testing.assert_array_equal(tensor, preprocess(colour, rule)[0])
+    assert image_size_of(image, layout) == (24, 40)
+    with pytest.raises(ValueError, match="layout must be interleaved, nv12 or yuyv, got rgb"):
+        preprocess(image, rule, layout=cast(Any, "rgb"))
 
 
 @pytest.mark.parametrize(

@@ -171,6 +171,10 @@ def test_values_that_are_not_finite():
         prototypes[0, 1, 1] = value
         ((_, _, crop),) = _native.mask_crops(prototypes, np.ones((1, 1), np.float32), box, (16, 16), IDENTITY)
         np.testing.assert_array_equal(np.unique(crop), [1] if value > 0 else [0, 1])  # it has a sign, no more
+    for value, expected in ((np.nan, 0), (np.inf, 1), (-np.inf, 0)):
+        coefficients = np.full((1, 1), value, np.float32)
+        ((_, _, crop),) = _native.mask_crops(np.ones_like(prototypes), coefficients, box, (16, 16), IDENTITY)
+        assert (crop == expected).all()
 
 
 @pytest.mark.parametrize(

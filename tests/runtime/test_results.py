@@ -97,6 +97,77 @@ def test_bits_and_polygons() -> None:
     assert no_outlines == none_either == []
 
 
+def random_masks(seed: int) -> InstanceMasks:
+    rng = np.random.default_rng(seed)
+    size = (int(rng.integers(1, 30)), int(rng.integers(1, 40)))
+    crops = []
+    for _ in range(5):
+        y0, x0 = int(rng.integers(0, size[0])), int(rng.integers(0, size[1]))
+        shape = int(rng.integers(0, size[0] - y0 + 1)), int(rng.integers(0, size[1] - x0 + 1))
+        crops.append((y0, x0, rng.integers(0, 2, shape, dtype=np.uint8)))
+    return InstanceMasks(crops, size)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_frames_in_memory_of_the_caller_and_in_bits(seed: int) -> None:
+    masks = random_masks(seed)
+    full = masks.full()
+    out = np.ones_like(full)
+    assert masks.full(out=out) is out
+    np.testing.assert_array_equal(out, full)
+    bits = masks.full_bits()
+    np.testing.assert_array_equal(bits, np.packbits(full, axis=2))
+    reused = np.full_like(bits, 255)
+    assert masks.full_bits(out=reused) is reused
+    np.testing.assert_array_equal(reused, bits)
+
+
+def test_memory_that_frames_do_not_fit() -> None:
+    masks = InstanceMasks([(0, 0, np.ones((2, 2), np.uint8))], (4, 9))
+    with pytest.raises(ValueError, match=re.escape("out must be bool of shape (1, 4, 9), got bool of shape (1, 4, 8)")):
+        masks.full(out=np.zeros((1, 4, 8), bool))
+    floats: Any = np.zeros((1, 4, 2))
+    with pytest.raises(ValueError, match=re.escape("out must be uint8 of shape (1, 4, 2), got float64")):
+        masks.full_bits(out=floats)
+    with pytest.raises(ValueError, match="out must be C-contiguous and writable"):
+        masks.full(out=np.zeros((1, 4, 18), bool)[..., ::2])
+    with pytest.raises(ValueError, match="masks go into a canvas or into out, not into both"):
+        masks.full(MaskCanvas(), out=np.zeros((1, 4, 9), bool))
+    with pytest.raises(ValueError, match=re.escape("frames must have shape (N, height, 2), got (1, 4, 3)")):
+        _native.paste_bits(np.zeros((1, 4, 3), np.uint8), masks.crops(), 9)
+    with pytest.raises(ValueError, match="every crop must lie inside the image"):
+        _native.paste_bits(np.zeros((1, 1, 2), np.uint8), masks.crops(), 9)
+
+
+def filled(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """A mask without its holes, which pixels that touch at a corner close off too."""
+    import cv2
+
+    outside = np.pad(mask, 1).astype(np.uint8)
+    cv2.floodFill(outside, None, (0, 0), (2,), flags=4)
+    return (outside != 2)[1:-1, 1:-1]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_coco_makes_the_same_masks_of_polygons(seed: int) -> None:
+    masks = random_masks(seed)
+    height, width = masks.image_size
+    for outlines, mask in zip(masks.coco_polygons(), masks.full(), strict=True):
+        again = np.zeros((height, width), bool)
+        for outline in outlines:
+            assert len(outline) >= 8
+            again |= coco_masks.decode(coco_masks.frPyObjects([outline], height, width))[..., 0].astype(bool)
+        np.testing.assert_array_equal(again, filled(mask.astype(np.uint8)))
+
+
+def test_the_polygon_of_a_pixel_is_its_border() -> None:
+    masks = InstanceMasks([(3, 5, np.ones((1, 1), np.uint8)), (0, 0, np.zeros((0, 0), np.uint8))], (9, 9))
+    ((outline,), nothing) = masks.coco_polygons()
+    assert json.loads(json.dumps(outline)) == outline
+    assert sorted(zip(outline[::2], outline[1::2], strict=True)) == [(5, 3), (5, 4), (6, 3), (6, 4)]
+    assert nothing == []
+
+
 @pytest.mark.parametrize(("y0", "x0"), [(-1, 0), (0, -1), (3, 0), (0, 4)])
 def test_crops_outside_the_image_are_refused(y0: int, x0: int) -> None:
     masks = InstanceMasks([(y0, x0, np.ones((2, 2), np.uint8))], (4, 5))
