@@ -215,10 +215,12 @@ def load(
     graphs = open_graphs(opened, backend, precision, threads, parts)
     try:
         return Model(opened.spec, graphs, native, post_processing)
-    except BundleError as error:
+    except BaseException as error:
         for graph in graphs.values():
             graph.close()
-        raise BundleError(f"{opened.path}: {error}") from error
+        if isinstance(error, BundleError):
+            raise BundleError(f"{opened.path}: {error}") from error
+        raise
 
 
 def needed_parts(bundle: Bundle, backend: str, precision: str, caption_decoder: str | None = None) -> tuple[str, ...]:

@@ -39,10 +39,11 @@ def device_complaints(spec: ModelSpec, graph: DeviceGraph) -> list[str]:
     found = []
     if len(spec.strides) > kernel_parameters.MOST_LEVELS:
         found.append(f"{len(spec.strides)} strides, at most {kernel_parameters.MOST_LEVELS} are handled on the GPU")
-    for name, info in (*graph.inputs.items(), *graph.outputs.items()):
+    infos = {**graph.inputs, **graph.outputs}
+    for name in ("images", *(name for task in spec.tasks for name in outputs_of(spec, task))):
         taken = _WHOLE.get(name, _FLOATS)
-        if info.dtype not in taken:
-            found.append(f"{name!r} is {info.dtype}, the GPU's kernels take {' or '.join(taken)}")
+        if name in infos and infos[name].dtype not in taken:
+            found.append(f"{name!r} is {infos[name].dtype}, the GPU's kernels take {' or '.join(taken)}")
     prototypes = graph.outputs.get("prototypes")
     if prototypes is not None and not _at_most(prototypes.shape[1], kernel_parameters.MOST_CHANNELS):
         found.append(f"{prototypes.shape[1]} prototypes, at most {kernel_parameters.MOST_CHANNELS} fit")
