@@ -26,7 +26,8 @@
 #define __device__
 #define __host__
 #define __forceinline__ inline
-#define __shared__ static
+// In a section of their own, whose bounds the linker knows.
+#define __shared__ static __attribute__((section("emulated_shared")))
 #define __launch_bounds__(threads)
 #define __syncthreads() emulator::barrier(__FILE__, __LINE__)
 
@@ -34,6 +35,9 @@ struct Index3 {
     unsigned x, y, z;
 };
 static Index3 threadIdx, blockIdx, blockDim, gridDim;
+
+extern "C" __attribute__((visibility("hidden"))) char __start_emulated_shared[];
+extern "C" __attribute__((visibility("hidden"))) char __stop_emulated_shared[];
 
 namespace emulator {
 
@@ -125,6 +129,9 @@ inline void run_grid(const unsigned* grid, const unsigned* block, const std::fun
     std::iota(blocks.begin(), blocks.end(), 0u);
     std::shuffle(blocks.begin(), blocks.end(), order);
     for (const unsigned number : blocks) {
+        // What a block finds in shared memory is not what the last one left there.
+        std::memset(__start_emulated_shared, static_cast<int>(order()),
+                    static_cast<size_t>(__stop_emulated_shared - __start_emulated_shared));
         blockIdx = {number % grid[0], number / grid[0] % grid[1], number / (grid[0] * grid[1])};
         run_block();
     }

@@ -247,7 +247,6 @@ __device__ inline void write_detections(const SelectParameters& p, int32_t candi
         detections += all_detections;
         bytes += all_bytes;
         blocks += all_blocks;
-        __syncthreads();
     }
     if (threadIdx.x == 0) {
         *p.summary = {bytes, static_cast<int32_t>(detections), candidates, kept,
