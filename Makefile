@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 KERNELS := $(wildcard runtime/csrc/*.cpp runtime/csrc/*.hpp)
-CUDA_KERNELS := $(wildcard runtime/csrc/cuda/*)
+CPP_FILES := $(KERNELS) $(wildcard runtime/csrc/cuda/*) $(wildcard runtime/csrc/c_api/*.h runtime/csrc/c_api/*.?pp tests/native/*.c* tests/native/*.hpp examples/cpp/*.?pp)
 PACKAGING := setup.py pyproject.toml constraints.txt scripts/make-venv.sh $(KERNELS)
 STAGES := train export runtime benchmarks
 PYTHON_CODE := setup.py yolor_edge $(STAGES) tests
@@ -16,7 +16,7 @@ PYTHON_CODE := setup.py yolor_edge $(STAGES) tests
 .NOTPARALLEL:
 
 help:  ## list what can be made
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z0-9]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 venv: $(VENV)/.made-for-dev  ## set up .venv with everything, tools for development included
 
@@ -29,12 +29,12 @@ test: $(VENV)/.made-for-dev  ## run the tests
 lint: $(VENV)/.made-for-dev  ## check layout and style of Python and C++
 	$(BIN)/ruff format --check $(PYTHON_CODE)
 	$(BIN)/ruff check $(PYTHON_CODE)
-	$(BIN)/clang-format --dry-run --Werror $(KERNELS) $(CUDA_KERNELS) $(wildcard tests/native/*.?pp)
+	$(BIN)/clang-format --dry-run --Werror $(CPP_FILES)
 
 format: $(VENV)/.made-for-dev  ## lay out Python and C++
 	$(BIN)/ruff check --fix-only $(PYTHON_CODE)
 	$(BIN)/ruff format $(PYTHON_CODE)
-	$(BIN)/clang-format -i $(KERNELS) $(CUDA_KERNELS) $(wildcard tests/native/*.?pp)
+	$(BIN)/clang-format -i $(CPP_FILES)
 
 typecheck: $(VENV)/.made-for-dev build/typing  ## check types with pyright
 	$(BIN)/pyright
@@ -59,6 +59,8 @@ $(VENV)/.made-for-demo: $(PACKAGING)
 $(VENV)/.made-for-dev: $(PACKAGING)
 	scripts/make-venv.sh $(VENV) $(PYTHON) train,export,onnxruntime,bench,dev
 	@touch $@ $(VENV)/.made-for-demo
+
+include native.mk
 
 NATIVE := $(filter-out runtime/csrc/bindings%,$(filter %.cpp,$(KERNELS)))
 SANITIZE := $(CXX) -std=c++17 -O1 -g -Wall -Wextra -Werror -Wno-maybe-uninitialized -ffp-contract=off -fno-sanitize-recover=all -Iruntime/csrc -pthread

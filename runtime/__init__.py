@@ -12,8 +12,11 @@ from .errors import BackendError, BundleError, ImageError, UsageError, YolorEdge
 from .images import read_image
 from .model import Model, load
 from .results import Caption, InstanceMasks, Result
+from .stream import Stream
+from .stream_answers import Answer, StreamStatistics
 
 __all__ = [
+    "Answer",
     "BackendError",
     "Bundle",
     "BundleError",
@@ -24,6 +27,8 @@ __all__ = [
     "Model",
     "ModelSpec",
     "Result",
+    "Stream",
+    "StreamStatistics",
     "UsageError",
     "YolorEdgeError",
     "load",

@@ -1,4 +1,4 @@
-"""Reading and writing pictures: any file OpenCV knows becomes BGR uint8, or one clear line says why not."""
+"""Reading, checking and writing pictures: any file OpenCV knows becomes BGR uint8, or one clear line says why not."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ImageError, UsageError
 from .files import write_atomically
+
+if TYPE_CHECKING:
+    import cv2  # otherwise with the first picture: a program that hands over arrays never loads it
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
@@ -72,6 +74,8 @@ def decode_image(data: bytes, name: str, apply_orientation: bool = True) -> NDAr
     if not data:
         raise ImageError(f"{name}: the file is empty (0 bytes); copy or download it again")
     _check_complete(data, name)
+    import cv2
+
     flags = cv2.IMREAD_COLOR if apply_orientation else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     buffer = np.frombuffer(data, np.uint8)
     try:
@@ -82,6 +86,22 @@ def decode_image(data: bytes, name: str, apply_orientation: bool = True) -> NDAr
     if image is None:
         raise ImageError(f"{name}: damaged, or not a picture in a format that is read (JPEG, PNG, BMP, TIFF, WebP)")
     return np.ascontiguousarray(image, np.uint8)
+
+
+def check_image(image: object) -> None:
+    """Refuse anything but a uint8 picture.
+
+    Raises:
+        UsageError: Saying what it is instead.
+    """
+    if not isinstance(image, np.ndarray):
+        raise UsageError(f"image must be a numpy array or the path of a picture, got {type(image).__name__}")
+    if image.dtype != np.uint8:
+        raise UsageError(f"image must be uint8 with values 0 to 255, got {image.dtype}")
+    if not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
+        raise UsageError(f"image must have shape (height, width, 3) in BGR order or (height, width), got {image.shape}")
+    if image.size == 0:
+        raise UsageError(f"image must have at least one pixel, got shape {image.shape}")
 
 
 def write_image(path: str | os.PathLike[str], image: NDArray[np.uint8], quality: int = 92) -> None:
@@ -96,6 +116,8 @@ def write_image(path: str | os.PathLike[str], image: NDArray[np.uint8], quality:
         UsageError: If the suffix names no format that can be written, or the picture does not fit the format.
         OSError: If the disk refuses.
     """
+    import cv2
+
     path = Path(path)
     options = {".jpg": [cv2.IMWRITE_JPEG_QUALITY, quality], ".jpeg": [cv2.IMWRITE_JPEG_QUALITY, quality]}
     options[".webp"] = [cv2.IMWRITE_WEBP_QUALITY, quality]
@@ -126,6 +148,8 @@ def quiet_opencv() -> Iterator[None]:
     leaves.
     """
     global _quiet_depth, _loud_level
+    import cv2
+
     logging: Any = cv2.utils.logging if hasattr(cv2.utils, "logging") else cv2  # OpenCV 5, else 4
     with _quiet_lock:
         if _quiet_depth == 0:

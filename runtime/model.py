@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import threading
-import time
+import weakref
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,19 +18,23 @@ from .captioning import CaptionDecoder, CaptionOptions, CaptionWriter
 from .device_choices import chosen_caption_decoder
 from .errors import BackendError, BundleError, UsageError
 from .graph_contract import graph_complaints
-from .images import read_image
+from .images import check_image, read_image
 from .missing_engines import EngineBuilder
 from .native_captioning import NativeCaptionDecoder
 from .open_vision import open_vision
-from .results import Caption, Result
-from .slots import Request, Slot, Vision
+from .parts import ModelParts, SlotPool, Stopwatch
+from .results import Result
+from .slots import Request
+from .stream import Stream, StreamOptions, StreamSource
 
 # What may write captions: the extension with weights in a precision, or the bundle's graphs.
 CAPTION_DECODERS = {"native": "fp32", "native-int8": "int8", "graph": None}
 
 
 class Model:
-    """A network ready to answer. Threads may share it where the backend's graphs allow it; ONNX Runtime's do.
+    """A network ready to answer. Threads may share it: each call at a time has memory of its own for its picture.
+
+    A model works only in the process that loaded it, not in a fork. An interrupted call (Ctrl-C) leaves it usable.
 
     Args:
         spec: What the model is.
@@ -55,15 +58,36 @@ class Model:
         complaints = spec.complaints() + graph_complaints(spec, graphs, caption_decoder)
         if complaints:
             raise BundleError(f"{spec.name}: {'; '.join(complaints)}; export the model again")
-        self.spec = spec
-        self._graphs = dict(graphs)
-        self._vision: Vision = open_vision(spec, graphs["vision"], post_processing)
-        self._is_closed = False
-        self._of_thread = threading.local()
-        self._caption_decoder: CaptionWriter | None = caption_decoder
+        captions: CaptionWriter | None = caption_decoder
         if caption_decoder is None and "caption" in spec.tasks and spec.caption is not None:
-            prefill, step = graphs["caption_prefill"], graphs["caption_step"]
-            self._caption_decoder = CaptionDecoder(spec.caption, prefill, step)
+            captions = CaptionDecoder(spec.caption, graphs["caption_prefill"], graphs["caption_step"])
+        vision = open_vision(spec, graphs["vision"], post_processing)
+        parts = dict(graphs)
+
+        def free() -> None:
+            vision.close()
+            for graph in parts.values():
+                graph.close()
+
+        def facts() -> dict[str, dict[str, str]]:
+            return {part: dict(g.facts) for part, g in parts.items() if isinstance(g, ReportingGraph)}
+
+        self._own(ModelParts(spec, vision, captions, free, facts))
+
+    @classmethod
+    def of(cls, parts: ModelParts) -> Model:
+        """A model of these parts, which are freed with the last model of them."""
+        model = cls.__new__(cls)
+        model._own(parts)
+        return model
+
+    def _own(self, parts: ModelParts) -> None:
+        parts.shared.hold()
+        self.spec = parts.spec
+        self._parts = parts
+        self._slots = SlotPool(parts)
+        self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
+        self._is_closed = False
 
     def __enter__(self) -> Model:
         return self
@@ -74,14 +98,42 @@ class Model:
     @property
     def facts(self) -> dict[str, dict[str, str]]:
         """What a report should say of the parts that run on a device: engine, device, how they are launched."""
-        return {part: dict(g.facts) for part, g in self._graphs.items() if isinstance(g, ReportingGraph)}
+        return self._parts.facts()
+
+    def __reduce__(self) -> NoReturn:
+        raise UsageError(
+            f"{self.spec.name}: a model can be neither pickled nor copied; load it in each worker process, and use "
+            "clone() within this one"
+        )
 
     def close(self) -> None:
-        """Free the graphs; the model cannot predict afterwards. Closing twice is harmless."""
+        """Stop the model's streams and let go of the graphs; it cannot predict afterwards. Closing twice is harmless.
+
+        Graphs are freed when the last of the model and its clones is closed, and no call in another thread is at work
+        any more. In a fork of the process that loaded the model nothing is freed.
+        """
+        if self._is_closed:
+            return
         self._is_closed = True
-        self._vision.close()
-        for graph in self._graphs.values():
-            graph.close()
+        if not self._parts.home.is_here:
+            return
+        for stream in list(self._streams):
+            stream.end_with_model(f"{self.spec.name}: the model was closed while its stream ran")
+        self._slots.close()
+        self._parts.shared.let_go()
+
+    def clone(self) -> Model:
+        """Another model of the same network, for another camera or thread.
+
+        It shares weights, sessions or engine, and the caption decoder's mapped weights, and has the memory for its
+        pictures to itself. It is closed for itself; what is shared lives until the last is closed.
+
+        Raises:
+            UsageError: In a fork of the process that loaded the model.
+            BackendError: If the model is closed.
+        """
+        self._check_usable()
+        return Model.of(self._parts)
 
     def predict(
         self,
@@ -111,11 +163,12 @@ class Model:
             The answers, in pixels of the image passed in.
 
         Raises:
-            UsageError: If an argument is not as described. It is a ValueError as well.
+            UsageError: If an argument is not as described, or this is a fork of the process that loaded the model. It
+                is a ValueError as well.
             ImageError: If `image` is a path that cannot be read as a picture.
             BackendError: If the network cannot run, or the model is closed.
         """
-        stages = _Stopwatch()
+        stages = Stopwatch()
         request = Request.of(
             self.spec,
             tasks,
@@ -129,47 +182,70 @@ class Model:
             image = read_image(image)
             stages.lap("decode")
         check_image(image)
+        self._check_usable()
+        with self._parts.shared.held(), self._slots.lent() as slot:
+            return self._parts.answer(slot, image, request, stages)
+
+    def stream(
+        self,
+        source: StreamSource,
+        tasks: Collection[str] | None = None,
+        *,
+        in_flight: int = 2,
+        drop: str = "auto",
+        caption_every: int | str = 1,
+        wait_for_captions: bool | None = None,
+        score_threshold: float | None = None,
+        iou_threshold: float | None = None,
+        max_detections: int | None = None,
+        class_agnostic: bool = False,
+        caption: CaptionOptions | None = None,
+    ) -> Stream:
+        """Answer for every picture of a source, in order, with reading, network and captions side by side.
+
+        Args:
+            source: Whatever `open_source` takes; a `Source`; or any iterable of `Frame` or of pictures, (h, w, 3) uint8
+                BGR or (h, w) grey, of any sizes.
+            tasks: As for `predict`, like the arguments not named here.
+            in_flight: Pictures worked on at once, each with its own memory on the device. With 1 a picture takes as
+                long as with `predict`, and only reading runs beside it; more raise the pictures per second.
+            drop: What happens when pictures come faster than answers: "oldest" leaves out the oldest that is waiting,
+                "none" lets the source wait, "auto" is "oldest" for what is live (a camera or an address) and "none" for
+                files and iterables.
+            caption_every: Caption every so many pictures, or those that show another scene than the one captioned last
+                ("scene-change", see `SceneChange`). Others carry the last caption, see `Answer`.
+            wait_for_captions: Whether the answer of a captioned picture waits for its caption. Otherwise a caption is
+                written beside the pictures that follow, and comes with the first of them that finds it done; one whose
+                turn comes while another is being written waits for it, and is left out if a later one waits too. None
+                to wait where every picture is captioned or none may be dropped.
+
+        Returns:
+            An iterator over `Answer`; a context manager that stops it.
+
+        Raises:
+            UsageError: If an argument is not as described, or nothing is at the source. It is a ValueError as well.
+            ImageError: If a video or camera cannot be opened.
+            BackendError: If the model is closed.
+        """
+        request = Request.of(
+            self.spec,
+            tasks,
+            score_threshold=score_threshold,
+            iou_threshold=iou_threshold,
+            max_detections=max_detections,
+            class_agnostic=class_agnostic,
+            caption=caption,
+        )
+        options = StreamOptions(in_flight, drop, caption_every, wait_for_captions)
+        self._check_usable()
+        stream = Stream(self._parts, self._slots, source, request, options)
+        self._streams.add(stream)
+        return stream
+
+    def _check_usable(self) -> None:
+        self._parts.home.check()
         if self._is_closed:
             raise BackendError(f"{self.spec.name}: the model is closed")
-        slot = self._slot_of_thread()
-        slot.prepare(image)
-        stages.lap("preprocess")
-        slot.infer(request.tasks)
-        stages.lap("network")
-        answers = slot.finish(request, stages.lap)
-        if "caption" in request.tasks:
-            answers["caption"], times = self._caption(slot.caption_memory, request.caption)
-            stages.lap("caption")
-            stages.ms.update(times)
-        return self._result((image.shape[0], image.shape[1]), answers, stages.finished())
-
-    def _slot_of_thread(self) -> Slot:
-        """This thread's memory for a picture, kept from call to call."""
-        slot = getattr(self._of_thread, "slot", None)
-        if slot is None:
-            slot = self._of_thread.slot = self._vision.slot()
-        return slot
-
-    def _result(self, image_size: tuple[int, int], answers: Mapping[str, Any], timings_ms: dict[str, float]) -> Result:
-        return Result(
-            image_size=image_size,
-            class_names=self.spec.class_names,
-            semantic_names=self.spec.semantic_names,
-            category_ids=self.spec.category_ids,
-            timings_ms=timings_ms,
-            **answers,
-        )
-
-    def _caption(self, memory: NDArray[np.float32], options: CaptionOptions) -> tuple[Caption, dict[str, float]]:
-        """The caption, and its own stages by name."""
-        if self._caption_decoder is None:  # the constructor has checked that a caption task has its decoder
-            raise BackendError(f"{self.spec.name}: has no caption decoder")
-        caption, times = self._caption_decoder.write(memory, options)
-        return caption, {
-            "caption_first_token": times.first_token_ms,
-            "caption_per_token": times.per_token_ms,
-            "caption_tokens": times.tokens,
-        }
 
 
 def load(
@@ -260,36 +336,3 @@ def _native_caption_decoder(bundle: Bundle, choice: str | None) -> NativeCaption
             f'{bundle.path}: holds no caption weights in {precision}; load with caption_decoder="graph" or export again'
         )
     return NativeCaptionDecoder(bundle.spec.caption, bundle.path / bundle.caption_weights[precision])
-
-
-class _Stopwatch:
-    """Milliseconds of each stage since the one before, and of all together."""
-
-    def __init__(self) -> None:
-        self.ms: dict[str, float] = {}
-        self._started = self._lap_started = time.perf_counter_ns()
-
-    def lap(self, stage: str) -> None:
-        now = time.perf_counter_ns()
-        self.ms[stage] = (now - self._lap_started) / 1e6
-        self._lap_started = now
-
-    def finished(self) -> dict[str, float]:
-        self.ms["total"] = (time.perf_counter_ns() - self._started) / 1e6
-        return self.ms
-
-
-def check_image(image: object) -> None:
-    """Refuse anything but a uint8 picture.
-
-    Raises:
-        UsageError: Saying what it is instead.
-    """
-    if not isinstance(image, np.ndarray):
-        raise UsageError(f"image must be a numpy array or the path of a picture, got {type(image).__name__}")
-    if image.dtype != np.uint8:
-        raise UsageError(f"image must be uint8 with values 0 to 255, got {image.dtype}")
-    if not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
-        raise UsageError(f"image must have shape (height, width, 3) in BGR order or (height, width), got {image.shape}")
-    if image.size == 0:
-        raise UsageError(f"image must have at least one pixel, got shape {image.shape}")

@@ -2,7 +2,8 @@
 
 A `Vision` is the part of a network from pixels to boxes, masks and semantic map, wherever it is computed. It gives
 slots. A slot holds the memory of one picture in flight, and its stages are called in their order; by one thread at a
-time, not always the same. Several slots of one vision may be at work at once, which is what a stream overlaps.
+time, not always the same. Several slots of one vision may be at work at once, which is what a stream overlaps; where
+the network takes one picture at a time, they take turns.
 """
 
 from __future__ import annotations

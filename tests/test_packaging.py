@@ -22,12 +22,13 @@ SOURCES = (
         "LICENSE",
         "MANIFEST.in",
         "Makefile",
+        "native.mk",
         "README.md",
         "constraints.txt",
         "pyproject.toml",
         "setup.py",
     ),
-    *("scripts", "tests", "yolor_edge", *STAGES),
+    *("examples", "scripts", "tests", "yolor_edge", *STAGES),
 )
 
 
@@ -76,13 +77,9 @@ def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_source_distribution_has_all_that_a_build_needs(sdist: Path) -> None:
     names = {path.relative_to(sdist).as_posix() for path in sdist.rglob("*") if path.is_file()}
-    for pattern in (
-        "runtime/csrc/*.cpp",
-        "runtime/csrc/*.hpp",
-        "runtime/csrc/cuda/*",
-        "runtime/*.pyi",
-        "runtime/backends/*.py",
-    ):
+    patterns = ["runtime/csrc/cuda/*", "runtime/csrc/**/*.[ch]*", "runtime/csrc/**/*.map"]
+    patterns += ["runtime/*.pyi", "runtime/backends/*.py"]
+    for pattern in [*patterns, "examples/cpp/*", "tests/native/*.cpp", "native.mk"]:
         expected = {path.relative_to(ROOT).as_posix() for path in ROOT.glob(pattern)}
         assert expected <= names
         assert expected
@@ -114,6 +111,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     needed = re.findall(r"^Requires-Dist: ([\w-]+)[^;\n]*$", metadata, re.MULTILINE)
     assert sorted(needed) == ["numpy", "opencv-python-headless"]
     assert "License-Expression: Apache-2.0" in metadata
+    assert wheel.stat().st_size < 2_000_000
 
 
 @pytest.mark.slow

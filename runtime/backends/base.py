@@ -31,7 +31,10 @@ class TensorInfo:
 
 
 class Graph(Protocol):
-    """One part of a network, ready to run. Implementations accept calls from several threads, or say so."""
+    """One part of a network, ready to run.
+
+    Implementations accept calls from several threads at once, or refuse the second by `guards.OneAtATime`.
+    """
 
     @property
     def inputs(self) -> Mapping[str, TensorInfo]:

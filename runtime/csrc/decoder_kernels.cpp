@@ -63,11 +63,13 @@ constexpr DecoderKernels kPortable{"portable",        matmul_f32,     matmul_i8,
 
 }  // namespace
 
-const char* const kDecoderKernelNames[] = {"portable", "neon", "avx2", "avx512", "avx512vnni", nullptr};
+const char* const kDecoderKernelNames[] = {"portable", "neon",       "neondot", "avx2",
+                                           "avx512",   "avx512vnni", nullptr};
 
 const DecoderKernels* decoder_kernels(const char* name) noexcept {
     if (std::strcmp(name, "portable") == 0) return &kPortable;
     if (std::strcmp(name, "neon") == 0) return neon_decoder_kernels();
+    if (std::strcmp(name, "neondot") == 0) return neon_dot_decoder_kernels();
     if (std::strcmp(name, "avx2") == 0) return avx2_decoder_kernels();
     if (std::strcmp(name, "avx512") == 0) return avx512_decoder_kernels();
     if (std::strcmp(name, "avx512vnni") == 0) return avx512vnni_decoder_kernels();

@@ -67,7 +67,7 @@ struct DecoderKernels {
 };
 
 /// The kernels of an instruction set, or null where this processor lacks it (or the build has none for it).
-/// Names, from the plainest on: "portable", "neon", "avx2", "avx512", "avx512vnni".
+/// Names, from the plainest on: "portable", "neon", "neondot", "avx2", "avx512", "avx512vnni".
 const DecoderKernels* decoder_kernels(const char* name) noexcept;
 
 /// The fastest kernels that this processor runs.
@@ -81,6 +81,7 @@ const DecoderKernels* avx2_decoder_kernels() noexcept;
 const DecoderKernels* avx512_decoder_kernels() noexcept;
 const DecoderKernels* avx512vnni_decoder_kernels() noexcept;
 const DecoderKernels* neon_decoder_kernels() noexcept;
+const DecoderKernels* neon_dot_decoder_kernels() noexcept;
 
 }  // namespace yolor_edge
 

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "cpu_features.hpp"
 #include "half.hpp"
 
 namespace yolor_edge {
@@ -36,16 +37,18 @@ struct HeadView {
 /// How the elements of a head become numbers, for code written once for all types.
 struct FloatElements {
     using Element = float;
-    static float value(float element, const HeadView&) noexcept { return element; }
+    static YOLOR_EDGE_INLINE float value(float element, const HeadView&) noexcept { return element; }
 };
 struct HalfElements {
     using Element = uint16_t;
-    static float value(uint16_t element, const HeadView&) noexcept { return half_to_float(element); }
+    static YOLOR_EDGE_INLINE float value(uint16_t element, const HeadView&) noexcept {
+        return half_to_float(element);
+    }
 };
 template <class Byte>
 struct ByteElements {
     using Element = Byte;
-    static float value(Byte element, const HeadView& head) noexcept {
+    static YOLOR_EDGE_INLINE float value(Byte element, const HeadView& head) noexcept {
         return static_cast<float>(static_cast<int32_t>(element) - head.zero_point) * head.scale;
     }
 };
@@ -65,7 +68,18 @@ decltype(auto) with_elements(HeadType type, Visit&& visit) {
     }
 }
 
-/// `n` numbers of a row, from `column` on.
-void read_row(const HeadView& head, int64_t channel, int64_t row, int64_t column, int64_t n, float* values);
+/// `n` numbers of a row, from `column` on, of each of the first `channels`; channel k's begin at values[k *
+/// values_apart].
+void read_rows(const HeadView& head, int64_t channels, int64_t row, int64_t column, int64_t n, float* values,
+               int64_t values_apart);
+
+/// The same of one channel.
+inline void read_row(const HeadView& head, int64_t channel, int64_t row, int64_t column, int64_t n,
+                     float* values) {
+    HeadView one = head;
+    const auto bytes = head.type == HeadType::float32 ? 4 : head.type == HeadType::float16 ? 2 : 1;
+    one.data = static_cast<const char*>(head.data) + channel * head.channel_stride * bytes;
+    read_rows(one, 1, row, column, n, values, 0);
+}
 
 }  // namespace yolor_edge

@@ -236,9 +236,7 @@ void compute_logits(const Frames& frames, int64_t y0, int64_t y1, int64_t x0, in
     }
     scratch->points.resize(static_cast<size_t>(frames.channels * row_stride));
     for (int64_t y = y0; y <= y1; ++y) {
-        for (int64_t k = 0; k < frames.channels; ++k) {
-            read_row(prototypes, k, y, x0, width, scratch->points.data() + k * row_stride);
-        }
+        read_rows(prototypes, frames.channels, y, x0, width, scratch->points.data(), row_stride);
         const GridWindow window{scratch->points.data(), row_stride, 0, 1, width, row_stride};
         dispatch<ComputeLogits>(window, frames.channels, coefficients,
                                 scratch->logits.data() + (y - y0) * row_stride);

@@ -396,9 +396,7 @@ void load_row(const Frames& frames, int64_t padded, int64_t index, Scratch* scra
     } else {
         plane_size = frames.grid_width;
         scratch->widened.resize(static_cast<size_t>(frames.classes * plane_size));
-        for (int64_t c = 0; c < frames.classes; ++c) {
-            read_row(frames.logits, c, index, 0, plane_size, scratch->widened.data() + c * plane_size);
-        }
+        read_rows(frames.logits, frames.classes, index, 0, plane_size, scratch->widened.data(), plane_size);
         source = scratch->widened.data();
     }
     dispatch<FindLeaders>(source, frames.classes, plane_size, frames.grid_width, scratch->best.data(),

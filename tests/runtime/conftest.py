@@ -10,6 +10,7 @@ import pytest
 from yolor_edge.runtime import _native
 from yolor_edge.runtime.bundle import Bundle
 
+from .c_library import CLibrary, build_library
 from .tiny_bundle import write_tiny_bundle
 
 
@@ -23,6 +24,20 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def own_bundle(tiny_bundle: Bundle, tmp_path: Path) -> Path:
     """A copy of the tiny bundle that the test may spoil."""
     return Path(shutil.copytree(tiny_bundle.path, tmp_path / "tiny"))
+
+
+@pytest.fixture(scope="session")
+def c_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a freshly built libyolor_edge.so and libyolor_edge.a."""
+    folder = tmp_path_factory.mktemp("library")
+    build_library(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def c(c_library: Path) -> CLibrary:
+    """The library, to be called."""
+    return CLibrary(c_library / "libyolor_edge.so")
 
 
 @pytest.fixture(params=_native.simd_levels())

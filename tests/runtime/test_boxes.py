@@ -220,10 +220,10 @@ def test_many_candidates():
 def test_the_best_of_many_more_candidates_ties_and_all(max_candidates, order):
     """Far more pass than are wanted: those that cannot be among them go while the rest are looked through."""
     class_logits, box_bins = random_heads(0, (256, 256), classes=30)
-    class_logits = np.round(class_logits * 2) / 2
+    class_logits[:] = np.round(class_logits * 2) / 2
     options: dict[str, Any] = {"score_threshold": -1.0, "max_candidates": max_candidates, "max_detections": 60}
     expected = reference.decode_boxes(class_logits, box_bins, STRIDES, (256, 256), **options)
-    lying = np.asarray(class_logits, order=order)
+    lying: Any = np.asarray(class_logits, order=order)
     assert_same_detections(_native.decode_boxes(lying, box_bins, STRIDES, (256, 256), **options), expected)
 
 

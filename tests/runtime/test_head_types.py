@@ -99,8 +99,8 @@ def test_boxes_from_heads_that_lie_otherwise(dtype: str) -> None:
     assert len(expected[1]) > 20
     codes = logits[0] if isinstance(logits, tuple) else logits
     for name in lying_otherwise(codes):
-        other = [change(head, lambda array, name=name: lying_otherwise(array)[name]) for head in (logits, bins)]
-        assert_same(_native.decode_boxes(*other, STRIDES, SIZE, 0.05), expected)
+        first, second = (change(head, lambda array, name=name: lying_otherwise(array)[name]) for head in (logits, bins))
+        assert_same(_native.decode_boxes(first, second, STRIDES, SIZE, 0.05), expected)
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -152,10 +152,10 @@ def test_masks(dtype: str) -> None:
     assert_same(crops_of(_native.mask_crops(prototypes, coefficients, boxes, (120, 150), GEOMETRY)), expected)
     codes = prototypes[0] if isinstance(prototypes, tuple) else prototypes
     for name in lying_otherwise(codes):
-        other = [
+        first, second = (
             change(head, lambda array, name=name: lying_otherwise(array)[name]) for head in (prototypes, coefficients)
-        ]
-        assert_same(crops_of(_native.mask_crops(*other, boxes, (120, 150), GEOMETRY)), expected)
+        )
+        assert_same(crops_of(_native.mask_crops(first, second, boxes, (120, 150), GEOMETRY)), expected)
 
 
 @pytest.mark.parametrize("classes", [3, 40])

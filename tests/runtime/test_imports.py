@@ -1,7 +1,8 @@
-"""The runtime stays light, checked in fresh interpreters: no torch, and no backend before it is asked for."""
+"""The runtime stays light, checked in fresh interpreters: no torch, and no backend or OpenCV before it is needed."""
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -28,7 +29,21 @@ def test_importing_the_runtime_imports_nothing_heavy() -> None:
         "heavy = {'torch', 'onnx', 'onnxruntime', 'openvino', 'safetensors', 'pycocotools', 'tensorrt', 'pycuda'}\n"
         "print(sorted(heavy & set(sys.modules)), 'cv2' in sys.modules)"
     )
-    assert run_python(code) == "[] True"
+    assert run_python(code) == "[] False"
+
+
+def test_importing_the_runtime_loads_few_modules() -> None:
+    """What it adds to Python and numpy: its own files and a handful of the standard library's."""
+    code = (
+        "import sys, numpy\n"
+        "before = set(sys.modules)\n"
+        "import yolor_edge.runtime\n"
+        "print(sorted({name.partition('.')[0] for name in set(sys.modules) - before}))"
+    )
+    added = set(ast.literal_eval(run_python(code)))
+    assert "yolor_edge" in added
+    outside = {name for name in added - set(sys.stdlib_module_names) if not name.startswith("_")}
+    assert outside == {"numpy", "yolor_edge"}
 
 
 def test_importing_every_file_of_the_runtime_needs_no_other_stage(tiny_bundle: Bundle) -> None:
@@ -42,16 +57,16 @@ def test_importing_every_file_of_the_runtime_needs_no_other_stage(tiny_bundle: B
     assert run_python(code) == "[]\nFalse"
 
 
-def test_loading_and_predicting_leaves_torch_out(tiny_bundle: Bundle, tmp_path: Path) -> None:
+def test_loading_and_predicting_leaves_torch_and_opencv_out(tiny_bundle: Bundle, tmp_path: Path) -> None:
     np.save(tmp_path / "image.npy", np.full((50, 70, 3), 114, np.uint8))
     code = (
         "import sys, numpy\n"
         "from yolor_edge.runtime import load\n"
         "with load(sys.argv[1], threads=1) as model:\n"
         "    result = model.predict(numpy.load(sys.argv[2]))\n"
-        "print(result.semantic_map.shape, 'torch' in sys.modules, 'onnxruntime' in sys.modules)"
+        "print(result.semantic_map.shape, [name in sys.modules for name in ('torch', 'cv2', 'onnxruntime')])"
     )
-    assert run_python(code, str(tiny_bundle.path), str(tmp_path / "image.npy")) == "(50, 70) False True"
+    assert run_python(code, str(tiny_bundle.path), str(tmp_path / "image.npy")) == "(50, 70) [False, False, True]"
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])

@@ -16,7 +16,6 @@ from yolor_edge.runtime.captioning import CaptionOptions
 from yolor_edge.runtime.errors import BackendError, BundleError, ImageError, UsageError
 from yolor_edge.runtime.images import write_image
 from yolor_edge.runtime.model import Model, load
-from yolor_edge.runtime.preprocess import preprocess
 
 from .tiny_bundle import MAX_LENGTH, VOCABULARY, coloured_patch, log_probs_of, tiny_spec, write_tiny_bundle
 
@@ -165,9 +164,11 @@ def test_timings_add_up(model: Model) -> None:
 
 
 def caption_context(model: Model, image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """(V,) mean of the caption memory, computed through the vision graph alone."""
-    tensor, _ = preprocess(image, model.spec.preprocess)
-    return model._graphs["vision"].run({"images": tensor[None]}, ["caption_memory"])["caption_memory"][0].mean(axis=0)
+    """(V,) mean of the caption memory, computed through the vision part alone."""
+    slot = model._parts.slot()
+    slot.prepare(image)
+    slot.infer(("caption",))
+    return slot.caption_memory[0].mean(axis=0)
 
 
 def every_sentence(context: np.ndarray[Any, Any], longest: int) -> list[tuple[float, tuple[int, ...]]]:

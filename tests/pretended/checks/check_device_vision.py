@@ -356,4 +356,4 @@ def test_a_model_uses_them_where_its_graph_is_on_the_gpu(bundle: Bundle) -> None
 
 
 def _vision_of(model: Model) -> Vision:
-    return model._vision
+    return model._parts._vision

@@ -1,0 +1,67 @@
+# The kernels without Python: a library with a C interface, and the same kernels on 64-bit ARM.
+# BUILD=... says where to, CXXFLAGS=... is added to what is needed; CROSS and EMULATE choose the compiler and the emulator for ARM.
+
+BUILD ?= build
+CROSS ?= aarch64-linux-gnu-
+EMULATE ?= qemu-aarch64
+OBJCOPY ?= objcopy
+NATIVE_FLAGS := -std=c++17 -O3 -fPIC -pthread -Wall -Wextra -Werror -fvisibility=hidden -fno-gnu-unique \
+	-ffp-contract=off -Iruntime/csrc -Iruntime/csrc/c_api
+NATIVE_SOURCES := $(filter-out runtime/csrc/bindings%,$(wildcard runtime/csrc/*.cpp))
+NATIVE_HEADERS := native.mk $(wildcard runtime/csrc/*.hpp runtime/csrc/c_api/*.h runtime/csrc/c_api/*.hpp)
+KERNEL_OBJECTS := $(NATIVE_SOURCES:runtime/csrc/%.cpp=%.o)
+C_API_SOURCES := $(wildcard runtime/csrc/c_api/*.cpp)
+LIBRARY_OBJECTS := $(KERNEL_OBJECTS) $(C_API_SOURCES:runtime/csrc/%.cpp=%.o)
+ABI_VERSION := $(shell sed -n 's/^.define YOLOR_EDGE_ABI_VERSION //p' runtime/csrc/c_api/yolor_edge.h)
+
+.PHONY: library aarch64
+
+library: $(BUILD)/libyolor_edge.so $(BUILD)/libyolor_edge.a  ## build the kernels as a library with a C interface
+
+$(BUILD)/libyolor_edge.so: $(addprefix $(BUILD)/native/,$(LIBRARY_OBJECTS)) runtime/csrc/c_api/yolor_edge.map
+	$(CXX) -shared -pthread $(CXXFLAGS) $(LDFLAGS) -Wl,-soname,$(@F).$(ABI_VERSION) -Wl,--no-undefined \
+		-Wl,--version-script=runtime/csrc/c_api/yolor_edge.map -o $@.$(ABI_VERSION) $(filter %.o,$^)
+	ln -sf $(@F).$(ABI_VERSION) $@
+
+# One object, so that what is not of the interface can be made local; its groups taken apart, so that the linker
+# does not drop local copies of templates in favour of the program's.
+$(BUILD)/libyolor_edge.a: $(addprefix $(BUILD)/native/,$(LIBRARY_OBJECTS))
+	$(LD) -r --force-group-allocation -o $(BUILD)/native/libyolor_edge.o $^
+	$(OBJCOPY) --wildcard --keep-global-symbol='yolor_edge_*' $(BUILD)/native/libyolor_edge.o
+	rm -f $@
+	$(AR) rcs $@ $(BUILD)/native/libyolor_edge.o
+
+# Objects, once for this machine and once for ARM.
+$(BUILD)/native/%.o: runtime/csrc/%.cpp $(NATIVE_HEADERS)
+	@mkdir -p $(@D)
+	$(CXX) $(NATIVE_FLAGS) $(CXXFLAGS) -c -o $@ $<
+
+$(BUILD)/aarch64/%.o: runtime/csrc/%.cpp $(NATIVE_HEADERS)
+	@mkdir -p $(@D)
+	$(CROSS)g++ $(NATIVE_FLAGS) $(CXXFLAGS) -c -o $@ $<
+
+$(BUILD)/native/test-%: tests/native/%.cpp $(addprefix $(BUILD)/native/,$(KERNEL_OBJECTS))
+	$(CXX) $(NATIVE_FLAGS) $(CXXFLAGS) -o $@ $^
+
+# Static, so that the emulator needs no ARM libraries beside it.
+$(BUILD)/aarch64/test-%: tests/native/%.cpp $(addprefix $(BUILD)/aarch64/,$(KERNEL_OBJECTS))
+	$(CROSS)g++ $(NATIVE_FLAGS) $(CXXFLAGS) -static -o $@ $^
+
+# The emulated processor is an old one first, without the dot product instructions, then one that has them.
+aarch64: $(BUILD)/native/test-kernels $(BUILD)/native/test-decoder $(BUILD)/aarch64/test-kernels $(BUILD)/aarch64/test-decoder  ## compare the kernels on emulated 64-bit ARM with this machine's
+	$(BUILD)/native/test-kernels 20 $(BUILD)/native/kernels.answers
+	$(EMULATE) $(BUILD)/aarch64/test-kernels 20 $(BUILD)/aarch64/kernels.answers
+	cmp $(BUILD)/native/kernels.answers $(BUILD)/aarch64/kernels.answers
+	$(BUILD)/native/test-decoder write $(BUILD)/native/decoder.answers
+	for cpu in cortex-a53 max; do \
+		$(EMULATE) -cpu $$cpu $(BUILD)/aarch64/test-decoder write $(BUILD)/aarch64/decoder-$$cpu.answers && \
+		$(BUILD)/native/test-decoder compare $(BUILD)/native/decoder.answers $(BUILD)/aarch64/decoder-$$cpu.answers || exit 1; \
+	done
+
+# From plain C, for `make sanitize`, whose flags these are.
+sanitize: build/sanitize/c_api
+
+build/sanitize/c_api: tests/native/c_api.c $(CPP_FILES)
+	@mkdir -p $(@D)
+	$(CC) -std=c99 -pedantic -O1 -g -Wall -Wextra -Werror -fsanitize=address,undefined -Iruntime/csrc/c_api -c -o $@.o $<
+	$(SANITIZE) -fsanitize=address,undefined -o $@ $@.o $(NATIVE) $(wildcard runtime/csrc/c_api/*.cpp)

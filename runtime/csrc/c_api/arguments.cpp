@@ -1,0 +1,125 @@
+#include "arguments.hpp"
+
+#include <cmath>
+#include <cstdio>
+
+#include "half.hpp"
+
+namespace yolor_edge::c_api {
+namespace {
+
+constexpr size_t kLongestError = 1024;
+thread_local char last_error[kLongestError] = "";
+
+constexpr int64_t kMostElements = int64_t{1} << 40;
+
+void require_head(const char* name, const yolor_edge_head* head) {
+    require_known(name, head);
+    const std::string what(name);
+    require_given((what + ".data").c_str(), head->data);
+    int64_t elements = 1;
+    for (const int64_t length : {head->channels, head->rows, head->columns}) {
+        if (length < 1 || length > kMostElements / elements) {
+            throw std::invalid_argument(
+                what +
+                " must have channels, rows and columns of at least 1 and at most 2^40 "
+                "elements, got " +
+                std::to_string(head->channels) + ", " + std::to_string(head->rows) + ", " +
+                std::to_string(head->columns));
+        }
+        elements *= length;
+    }
+    require_between((what + ".dtype").c_str(), YOLOR_EDGE_FLOAT32, YOLOR_EDGE_INT8, head->dtype);
+    if (head->dtype < YOLOR_EDGE_UINT8) return;
+    require_between((what + ".zero_point").c_str(), -128, 255, head->zero_point);
+    if (!(std::isfinite(head->scale) && head->scale > 0.0)) {
+        throw std::invalid_argument(what + ".scale must be a number above 0, got " +
+                                    std::to_string(head->scale));
+    }
+}
+
+/// One element after the other, each by `value`.
+template <class Element, class Value>
+void gather(const yolor_edge_head& head, const Value& value, float* to) {
+    const auto* from = static_cast<const Element*>(head.data);
+    for (int64_t channel = 0; channel < head.channels; ++channel) {
+        for (int64_t row = 0; row < head.rows; ++row) {
+            const Element* first = from + channel * head.channel_stride + row * head.row_stride;
+            for (int64_t i = 0; i < head.columns; ++i) *to++ = value(first[i * head.column_stride]);
+        }
+    }
+}
+
+}  // namespace
+
+yolor_edge_status fail(yolor_edge_status status, const char* what) noexcept {
+    std::snprintf(last_error, sizeof last_error, "%s", what);
+    return status;
+}
+
+Floats::Floats(const char* name, const yolor_edge_head* head) {
+    require_head(name, head);
+    const bool is_packed = head->column_stride == 1 && head->row_stride == head->columns &&
+                           head->channel_stride == head->rows * head->columns;
+    if (head->dtype == YOLOR_EDGE_FLOAT32 && is_packed) {
+        data_ = static_cast<const float*>(head->data);
+        return;
+    }
+    copy_.resize(static_cast<size_t>(head->channels * head->rows * head->columns));
+    data_ = copy_.data();
+    const auto scale = static_cast<float>(head->scale);
+    const auto zero_point = static_cast<int32_t>(head->zero_point);
+    const auto of_byte = [=](auto byte) {
+        return static_cast<float>(static_cast<int32_t>(byte) - zero_point) * scale;
+    };
+    if (head->dtype == YOLOR_EDGE_FLOAT32) {
+        gather<float>(*head, [](float value) { return value; }, copy_.data());
+    } else if (head->dtype == YOLOR_EDGE_UINT8) {
+        gather<uint8_t>(*head, of_byte, copy_.data());
+    } else if (head->dtype == YOLOR_EDGE_INT8) {
+        gather<int8_t>(*head, of_byte, copy_.data());
+    } else if (is_packed) {
+        widen_half(static_cast<const uint16_t*>(head->data), copy_.size(), copy_.data());
+    } else {
+        const auto widened = [](uint16_t half) {
+            float value;
+            widen_half(&half, 1, &value);
+            return value;
+        };
+        gather<uint16_t>(*head, widened, copy_.data());
+    }
+}
+
+void require_frame(const yolor_edge_frame* frame) {
+    require_given("frame", frame);
+    const bool is_sound = frame->image_height >= 1 && frame->image_height <= kLargestSide &&
+                          frame->image_width >= 1 && frame->image_width <= kLargestSide &&
+                          std::isfinite(frame->scale_y) && std::isfinite(frame->scale_x) &&
+                          frame->scale_y > 0.0 && frame->scale_x > 0.0 && frame->pad_top >= 0 &&
+                          frame->pad_left >= 0;
+    if (!is_sound) throw std::invalid_argument("frame must be filled by yolor_edge_frame_of first");
+}
+
+Axes axes_of(const yolor_edge_frame* frame, int64_t stride, const yolor_edge_head& grid) {
+    require_frame(frame);
+    require_at_least("stride", 1, stride);
+    return {{frame->scale_y, frame->pad_top, stride, grid.rows},
+            {frame->scale_x, frame->pad_left, stride, grid.columns}};
+}
+
+void give_text(const std::string& text, char* target, size_t capacity, size_t* length) {
+    require_given("length", length);
+    *length = text.size();
+    if (capacity <= text.size()) {
+        throw Failure(YOLOR_EDGE_TOO_SMALL, "capacity must be at least " + std::to_string(text.size() + 1) +
+                                                ", got " + std::to_string(capacity));
+    }
+    require_given("text", target);
+    std::memcpy(target, text.c_str(), text.size() + 1);
+}
+
+}  // namespace yolor_edge::c_api
+
+const char* yolor_edge_last_error(void) {
+    return yolor_edge::c_api::last_error;
+}

@@ -1,0 +1,257 @@
+/// The C interface of bundles; see yolor_edge.h.
+#include <cerrno>
+#include <cstdio>
+#include <map>
+#include <memory>
+#include <utility>
+
+#include "arguments.hpp"
+#include "json.hpp"
+
+using namespace yolor_edge;
+using namespace yolor_edge::c_api;
+
+struct yolor_edge_bundle {
+    std::string name;
+    std::vector<int64_t> strides;
+    std::vector<std::string> class_names, semantic_names, words;
+    std::map<std::pair<std::string, std::string>, std::string> files;  // by what and precision
+    yolor_edge_bundle_info info{};                                     // pointers into this bundle
+};
+
+namespace {
+
+constexpr double kSchema = 1;
+constexpr size_t kLargestFile = 64 << 20;
+constexpr double kMostPixels = 1 << 20;
+constexpr double kMany = 1 << 24;
+
+std::string read_text(const std::string& path) {
+    const auto refuse = [&](const std::string& what) {
+        throw Failure(YOLOR_EDGE_BAD_FILE, path + ": " + what);
+    };
+    const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), std::fclose);
+    if (file == nullptr) {
+        refuse("cannot be read (" + std::string(std::strerror(errno)) +
+               "); name a folder as `yolor-edge export` writes it");
+    }
+    std::string text;
+    char part[1 << 14];
+    size_t count = 0;
+    while ((count = std::fread(part, 1, sizeof part, file.get())) > 0 && text.size() < kLargestFile)
+        text.append(part, count);
+    if (std::ferror(file.get()) != 0) refuse("cannot be read");
+    if (text.size() >= kLargestFile) refuse("is too large for the description of a bundle");
+    return text;
+}
+
+/// Takes typed values out of one object, complaining with its name.
+class Reader {
+  public:
+    Reader(const Json& object, std::string where) : object_(object), where_(std::move(where)) {}
+
+    const Json& get(const char* key, Json::Kind kind, const char* expected) const {
+        const Json* value = object_.find(key);
+        if (value == nullptr || value->kind != kind) refuse(key, expected);
+        return *value;
+    }
+    bool has(const char* key) const {
+        const Json* value = object_.find(key);
+        return value != nullptr && value->kind != Json::Kind::null;
+    }
+    Reader section(const char* key) const {
+        return {get(key, Json::Kind::object, "an object"), where_ + "." + key};
+    }
+    const std::string& text(const char* key) const { return get(key, Json::Kind::text, "a string").text; }
+    bool flag(const char* key) const { return get(key, Json::Kind::boolean, "true or false").is_true; }
+    double number(const char* key) const { return get(key, Json::Kind::number, "a number").number; }
+
+    int64_t whole(const char* key, double lowest, double highest) const {
+        return whole_of(get(key, Json::Kind::number, "a whole number"), key, lowest, highest);
+    }
+    std::vector<int64_t> wholes(const char* key, double lowest, double highest) const {
+        std::vector<int64_t> found;
+        for (const Json& item : get(key, Json::Kind::list, "a list of whole numbers").items)
+            found.push_back(whole_of(item, key, lowest, highest));
+        return found;
+    }
+    std::vector<std::string> texts(const char* key) const {
+        std::vector<std::string> found;
+        for (const Json& item : get(key, Json::Kind::list, "a list of strings").items) {
+            if (item.kind != Json::Kind::text) refuse(key, "a list of strings");
+            found.push_back(item.text);
+        }
+        return found;
+    }
+
+    [[noreturn]] void refuse(const std::string& key, const std::string& expected) const {
+        throw std::invalid_argument(where_ + ": \"" + key + "\" must be " + expected);
+    }
+
+  private:
+    int64_t whole_of(const Json& value, const char* key, double lowest, double highest) const {
+        if (value.is_whole && value.number >= lowest && value.number <= highest)
+            return static_cast<int64_t>(value.number);
+        refuse(key, "a whole number from " + std::to_string(static_cast<int64_t>(lowest)) + " to " +
+                        std::to_string(static_cast<int64_t>(highest)));
+    }
+
+    const Json& object_;
+    std::string where_;
+};
+
+void read_model(const Reader& model, yolor_edge_bundle* bundle) {
+    yolor_edge_bundle_info& info = bundle->info;
+    bundle->name = model.text("name");
+    for (const std::string& task : model.texts("tasks")) {
+        const int64_t bit = task == "boxes"      ? YOLOR_EDGE_BOXES
+                            : task == "masks"    ? YOLOR_EDGE_MASKS
+                            : task == "semantic" ? YOLOR_EDGE_SEMANTIC
+                            : task == "caption"  ? YOLOR_EDGE_CAPTION
+                                                 : 0;
+        if (bit == 0) model.refuse("tasks", "of boxes, masks, semantic and caption");
+        info.tasks |= bit;
+    }
+    const Reader rule = model.section("preprocess");
+    const std::vector<int64_t> size = rule.wholes("input_size", 1, kMostPixels);
+    if (size.size() != 2) rule.refuse("input_size", "(height, width)");
+    info.input_height = size[0];
+    info.input_width = size[1];
+    info.pad_value = rule.whole("pad_value", 0, 255);
+    const std::string& order = rule.text("channel_order");
+    if (order != "RGB" && order != "BGR") rule.refuse("channel_order", "\"RGB\" or \"BGR\"");
+    info.swap_rb = order == "RGB" ? 1 : 0;
+    info.scale = rule.number("scale");
+    bundle->strides = model.wholes("strides", 1, kMostPixels);
+    info.bins = model.whole("reg_max", 1, kMany);
+    bundle->class_names = model.texts("class_names");
+    bundle->semantic_names = model.texts("semantic_names");
+    const Reader thresholds = model.section("thresholds");
+    info.score_threshold = thresholds.number("score");
+    info.iou_threshold = thresholds.number("iou");
+    info.max_detections = thresholds.whole("max_detections", 0, kMany);
+    if (model.has("graph")) {  // which bundles written before there were options do not have
+        const Reader graph = model.section("graph");
+        info.batch = graph.has("batch") ? graph.whole("batch", 1, kMany) : 0;
+        info.top_k = graph.has("top_k") ? graph.whole("top_k", 1, kMany) : 0;
+        info.is_map_in_graph = graph.flag("semantic_map") ? 1 : 0;
+    }
+    if (!model.has("caption")) return;
+    const Reader caption = model.section("caption");
+    bundle->words = caption.texts("vocabulary");
+    const auto last = static_cast<double>(bundle->words.size()) - 1.0;
+    info.max_length = caption.whole("max_length", 1, kMany);
+    info.pad_id = caption.whole("pad_id", 0, last);
+    info.unk_id = caption.whole("unk_id", 0, last);
+    info.bos_id = caption.whole("bos_id", 0, last);
+    info.eos_id = caption.whole("eos_id", 0, last);
+}
+
+void read_files(const Json& whole, const std::string& folder, yolor_edge_bundle* bundle) {
+    const auto note = [&](const std::string& what, const Json& by_precision) {
+        for (const auto& [precision, name] : by_precision.members) {
+            if (name.kind == Json::Kind::text && name.text.find('/') == std::string::npos)
+                bundle->files[{what, precision}] = folder + "/" + name.text;
+        }
+    };
+    if (const Json* graphs = whole.find("graphs")) {
+        for (const auto& [what, by_precision] : graphs->members) note(what, by_precision);
+    }
+    if (const Json* weights = whole.find("caption_weights")) note("caption_weights", *weights);
+}
+
+std::unique_ptr<yolor_edge_bundle> read_bundle(const std::string& folder) {
+    const std::string path = folder + "/bundle.json";
+    try {
+        const Json whole = parse_json(read_text(path));
+        const Reader reader(whole, "bundle");
+        const double schema = reader.number("schema_version");
+        if (schema > kSchema) {
+            throw std::invalid_argument("schema " + std::to_string(static_cast<int64_t>(schema)) +
+                                        " is newer than this library reads (" +
+                                        std::to_string(static_cast<int64_t>(kSchema)) +
+                                        "); link a newer one");
+        }
+        auto bundle = std::make_unique<yolor_edge_bundle>();
+        read_model(reader.section("model"), bundle.get());
+        read_files(whole, folder, bundle.get());
+        yolor_edge_bundle_info& info = bundle->info;
+        info.size = sizeof info;
+        info.name = bundle->name.c_str();
+        info.strides = bundle->strides.data();
+        info.stride_count = static_cast<int64_t>(bundle->strides.size());
+        info.class_count = static_cast<int64_t>(bundle->class_names.size());
+        info.semantic_count = static_cast<int64_t>(bundle->semantic_names.size());
+        info.word_count = static_cast<int64_t>(bundle->words.size());
+        return bundle;
+    } catch (const std::invalid_argument& error) {
+        throw Failure(YOLOR_EDGE_BAD_FILE, path + ": " + error.what());
+    }
+}
+
+const char* name_at(const std::vector<std::string>& names, int64_t i) {
+    return i >= 0 && i < static_cast<int64_t>(names.size()) ? names[static_cast<size_t>(i)].c_str() : nullptr;
+}
+
+}  // namespace
+
+yolor_edge_status yolor_edge_bundle_open(const char* folder, yolor_edge_bundle** bundle) {
+    return guarded([&] {
+        require_given("bundle", bundle);
+        *bundle = nullptr;
+        require_given("folder", folder);
+        *bundle = read_bundle(folder).release();
+    });
+}
+
+void yolor_edge_bundle_close(yolor_edge_bundle* bundle) {
+    delete bundle;
+}
+
+yolor_edge_status yolor_edge_bundle_describe(const yolor_edge_bundle* bundle, yolor_edge_bundle_info* info,
+                                             size_t size) {
+    return guarded([&] {
+        require_given("bundle", bundle);
+        give("info", bundle->info, info, size);
+    });
+}
+
+const char* yolor_edge_bundle_class_name(const yolor_edge_bundle* bundle, int64_t i) {
+    return bundle != nullptr ? name_at(bundle->class_names, i) : nullptr;
+}
+
+const char* yolor_edge_bundle_semantic_name(const yolor_edge_bundle* bundle, int64_t i) {
+    return bundle != nullptr ? name_at(bundle->semantic_names, i) : nullptr;
+}
+
+const char* yolor_edge_bundle_word(const yolor_edge_bundle* bundle, int64_t i) {
+    return bundle != nullptr ? name_at(bundle->words, i) : nullptr;
+}
+
+const char* yolor_edge_bundle_file(const yolor_edge_bundle* bundle, const char* what, const char* precision) {
+    if (bundle == nullptr || what == nullptr || precision == nullptr) return nullptr;
+    // Compared as they are: what does not throw cannot leave an exception.
+    for (const auto& [key, path] : bundle->files) {
+        if (key.first == what && key.second == precision) return path.c_str();
+    }
+    return nullptr;
+}
+
+yolor_edge_status yolor_edge_bundle_text(const yolor_edge_bundle* bundle, const int64_t* tokens,
+                                         int64_t count, char* text, size_t capacity, size_t* length) {
+    return guarded([&] {
+        require_given("bundle", bundle);
+        require_at_least("count", 0, count);
+        if (count > 0) require_given("tokens", tokens);
+        const yolor_edge_bundle_info& info = bundle->info;
+        std::string made;
+        for (int64_t i = 0; i < count; ++i) {
+            const int64_t token = tokens[i];
+            require_between("tokens", 0, info.word_count - 1, token);
+            if (token == info.pad_id || token == info.bos_id || token == info.eos_id) continue;
+            if (!made.empty()) made += ' ';
+            made += bundle->words[static_cast<size_t>(token)];
+        }
+        give_text(made, text, capacity, length);
+    });
+}

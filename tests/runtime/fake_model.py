@@ -1,0 +1,119 @@
+"""A model whose network is a hook: what happens in each stage of each picture is up to the test."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from yolor_edge.runtime.captioning import CaptionOptions, CaptionTimes
+from yolor_edge.runtime.model import Model
+from yolor_edge.runtime.parts import ModelParts
+from yolor_edge.runtime.results import Caption
+from yolor_edge.runtime.slots import Request
+
+from .tiny_bundle import tiny_spec
+
+LONG = 30.0  # seconds that nothing here takes, unless it hangs
+
+Hook = Callable[[str, int], object]
+
+
+def picture(number: int) -> NDArray[np.uint8]:
+    """A picture that is known by its number."""
+    return np.full((4, 4, 3), number, np.uint8)
+
+
+class FakeModel:
+    """A model, and what it was asked for.
+
+    Args:
+        hook: Called with each stage ("prepare", "infer", "finish", "caption") and the number of the picture.
+        tasks: Of the model.
+    """
+
+    def __init__(self, hook: Hook = lambda stage, number: None, tasks: tuple[str, ...] = ("boxes", "caption")):
+        self.hook = hook
+        self.stages: list[tuple[str, int]] = []  # those that are done, as they ended
+        self.slots: list[FakeSlot] = []
+        self.is_freed = False
+        parts = ModelParts(tiny_spec(tasks), self, self, self._free)
+        self.model = Model.of(parts)
+
+    def pass_stage(self, stage: str, number: int) -> None:
+        self.hook(stage, number)
+        self.stages.append((stage, number))
+
+    def slot(self) -> FakeSlot:
+        self.hook("slot", len(self.slots))
+        self.slots.append(FakeSlot(self))
+        return self.slots[-1]
+
+    def close(self) -> None:
+        raise AssertionError("the parts are freed by what they were given for it")
+
+    def write(self, memory: NDArray[np.float32], options: CaptionOptions) -> tuple[Caption, CaptionTimes]:
+        number = int(memory[0, 0, 0])
+        self.pass_stage("caption", number)
+        assert memory[0, 0, 0] == number, "the memory was written over while it was read"
+        return Caption(f"picture {number}", (number,), 0.0, 0.0), CaptionTimes(1.0, 1.0, 1)
+
+    def _free(self) -> None:
+        assert not self.is_freed
+        assert all(not slot.is_at_work for slot in self.slots)
+        self.is_freed = True
+
+
+class FakeSlot:
+    """Sees whether it is used by two threads at once, or after it was closed."""
+
+    def __init__(self, owner: FakeModel):
+        self._owner = owner
+        self.is_at_work = self.is_closed = False
+        self.caption_memory = np.zeros((1, 1, 1), np.float32)
+
+    def prepare(self, image: NDArray[np.uint8]) -> None:
+        assert not self.is_closed
+        self.caption_memory[:] = image.flat[0]
+        self._pass("prepare")
+
+    def infer(self, tasks: tuple[str, ...]) -> None:
+        assert tasks
+        self._pass("infer")
+
+    def finish(self, request: Request, lap: Callable[[str], None]) -> dict[str, Any]:
+        self._pass("finish")
+        if "boxes" not in request.tasks:
+            return {}
+        lap("boxes")
+        scores = np.full(1, self.caption_memory[0, 0, 0], np.float32)
+        return {"boxes": np.zeros((1, 4), np.float32), "scores": scores, "class_ids": np.zeros(1, np.int32)}
+
+    def close(self) -> None:
+        assert not self.is_at_work
+        self.is_closed = True
+
+    def _pass(self, stage: str) -> None:
+        assert not self.is_at_work, "two threads at once"
+        self.is_at_work = True
+        try:
+            self._owner.pass_stage(stage, int(self.caption_memory[0, 0, 0]))
+        finally:
+            self.is_at_work = False
+
+
+def wait_until(condition: Callable[[], object], what: str) -> None:
+    """Return as soon as the condition holds; fail where it does not within `LONG` seconds."""
+    until = time.monotonic() + LONG
+    while not condition():
+        if time.monotonic() > until:
+            raise AssertionError(f"waited in vain until {what}")
+        time.sleep(0.001)
+
+
+def stream_threads() -> list[str]:
+    """Names of the threads of streams that are alive."""
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("yolor-edge-")]
