@@ -39,7 +39,7 @@ format: $(VENV)/.made-for-dev  ## lay out Python and C++
 typecheck: $(VENV)/.made-for-dev build/typing  ## check types with pyright
 	$(BIN)/pyright
 
-sanitize: build/sanitize/address build/sanitize/thread  ## run the kernels under address, undefined and thread sanitizers
+sanitize: $(foreach what,address thread,build/sanitize/$(what) build/sanitize/captions-$(what))  ## run the kernels under address, undefined and thread sanitizers
 	for run in $^; do echo $$run && $$run || exit 1; done
 
 wheel: $(VENV)/.made-for-dev  ## build a wheel into dist
@@ -70,6 +70,14 @@ build/sanitize/address: tests/native/kernels.cpp $(KERNELS)
 	$(SANITIZE) -fsanitize=address,undefined -o $@ $< $(NATIVE)
 
 build/sanitize/thread: tests/native/kernels.cpp $(KERNELS)
+	@mkdir -p $(@D)
+	$(SANITIZE) -fsanitize=thread -o $@ $< $(NATIVE)
+
+build/sanitize/captions-address: tests/native/captions.cpp $(KERNELS)
+	@mkdir -p $(@D)
+	$(SANITIZE) -fsanitize=address,undefined -o $@ $< $(NATIVE)
+
+build/sanitize/captions-thread: tests/native/captions.cpp $(KERNELS)
 	@mkdir -p $(@D)
 	$(SANITIZE) -fsanitize=thread -o $@ $< $(NATIVE)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..runtime.backends import backend_entry, graph_files
+from ..runtime.backends.base import usable_cores
 from ..runtime.bundle import Bundle
 from ..runtime.captioning import CaptionOptions
 from ..runtime.errors import UsageError
@@ -20,14 +21,7 @@ from ..runtime.images import write_image
 from ..runtime.model import Model, load
 from ..runtime.sources import open_source
 from ..runtime.verify import GOLDEN_FOLDER, read_golden
-from .machine import (
-    busy_share,
-    describe_machine,
-    describe_state,
-    peak_memory_bytes,
-    source_commit,
-    usable_cores,
-)
+from .machine import busy_share, describe_machine, describe_state, peak_memory_bytes, source_commit
 from .measure import WarmUp, measure
 from .report import Report
 
@@ -50,6 +44,8 @@ def bench(
     precision: str = "fp32",
     threads: int | None = None,
     beam_size: int = CaptionOptions.beam_size,
+    caption_decoder: str | None = None,
+    caption_budget_ms: float | None = None,
     score_threshold: float | None = None,
     warmup: WarmUp | None = None,
     maximum_seconds: float | None = None,
@@ -72,6 +68,8 @@ def bench(
         precision: Of the graphs.
         threads: CPU threads; None for as many as this process may run on.
         beam_size: Of the caption search; 1 is greedy.
+        caption_decoder: What writes captions, as in `load`.
+        caption_budget_ms: Time for a caption, as in `CaptionOptions`; None for no limit.
         score_threshold: Boxes score above this while timing; None for the model's default.
         warmup: When to begin counting; None for the defaults.
         maximum_seconds: End the counted runs after this time; None for no limit.
@@ -92,7 +90,7 @@ def bench(
         raise UsageError(f"{folder}: is a file, expected a folder to write the report to")
     if limit is not None and limit < 1:
         raise UsageError(f"limit must be at least 1, got {limit}")
-    caption = CaptionOptions(beam_size=beam_size)
+    caption = CaptionOptions(beam_size=beam_size, budget_ms=caption_budget_ms)
     before = {**describe_state(), "cpu_busy_share": busy_share()}
     dataset = _open_dataset(data, split)
 
@@ -103,12 +101,12 @@ def bench(
     was_imported = backend in sys.modules
     started = time.perf_counter_ns()
     precision = opened.choose_precision(precision, backend)
-    load(opened, backend, precision, threads).close()
+    load(opened, backend, precision, threads, caption_decoder).close()
     cold["first_load_ms"] = _milliseconds_since(started)
     cold["first_load_imports_backend"] = not was_imported
     started = time.perf_counter_ns()
     with contextlib.ExitStack() as stack:
-        model = stack.enter_context(load(opened, backend, precision, threads))
+        model = stack.enter_context(load(opened, backend, precision, threads, caption_decoder))
         cold["load_ms"] = _milliseconds_since(started)
         if dataset is not None:
             from ..train.evaluate import shared_tasks
@@ -172,6 +170,8 @@ def bench(
             "iou_threshold": limits.iou,
             "max_detections": limits.max_detections,
             "caption_beam_size": beam_size,
+            "caption_decoder": caption_decoder or ("native" if "fp32" in opened.caption_weights else "graph"),
+            "caption_budget_ms": "none" if caption_budget_ms is None else caption_budget_ms,
             "seed": "none, nothing is drawn at random",
             "timed": "from the path of a picture file, in the file cache, to the result in memory",
             "clock": "time.perf_counter_ns",
@@ -200,7 +200,7 @@ def _pictures(
     if images is not None:
         source = open_source(images)
         if source.kind != "images":
-            raise UsageError(f"{images}: is a video or a camera; a report needs pictures")
+            raise UsageError(f"{source.name}: is a video or a camera; a report needs pictures")
         yield list(source.files), {"origin": "files", "path": os.fspath(images)}
     elif dataset is not None:
         files = [dataset[i].path for i in range(len(dataset))]

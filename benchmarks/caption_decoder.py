@@ -1,10 +1,12 @@
-"""Captions against ONNX Runtime: the native decoder and the exported step graphs, interleaved in one process.
+"""Captions against other runtimes: the native decoder, ONNX Runtime on the exported step graphs and, where it is
+installed (extra `peers`), CTranslate2 on the same layers, interleaved in one process.
 
     python -m yolor_edge.benchmarks.caption_decoder --out benchmarks/results/caption-decoder.json
     python -m yolor_edge.benchmarks.caption_decoder --agreement demo/checkpoint --scenes 500 --out ...
 
-Both search with the same state machine and write the same number of tokens (the end of sentence is forbidden until the
-last one). What counts is the ratio within a round: the machine may be busy with other things.
+All write the same number of tokens (the end of sentence is forbidden until the last one); ours and ONNX Runtime search
+with the same state machine. What counts is the ratio within a round: the machine may be busy with other things. Beside
+them stands the floor: what reading the weights once a step and multiplying would take at the speeds measured here.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +27,11 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from ..export.caption_weights import write_caption_weights
+from ..export.caption_weights import dims_of, write_caption_weights
 from ..export.to_onnx import export_part
 from ..runtime.backends.onnxruntime_backend import open_graph
 from ..runtime.bundle import CaptionSpec
+from ..runtime.caption_weights import CaptionDims, tensor_shapes
 from ..runtime.captioning import CaptionDecoder, CaptionOptions, CaptionWriter
 from ..runtime.files import write_atomically
 from ..runtime.native_captioning import NativeCaptionDecoder
@@ -38,6 +42,7 @@ from ..train.caption_decoder import sine_positions
 from ..train.checkpoint import Checkpoint
 from ..train.scene_drawing import draw_scene
 from ..train.torch_backend import TorchGraph, parts_of, spec_of
+from . import ctranslate2_peer
 from .machine import describe_machine
 
 # Vocabulary, width, layers, heads, feed-forward, memory (height, width).
@@ -48,6 +53,8 @@ SIZES: dict[str, tuple[int, int, int, int, int, tuple[int, int]]] = {
 }
 OURS = ("native", "native-int8")
 PEERS = ("onnxruntime", "onnxruntime-int8")
+# Of a CTranslate2 model with an encoder layer more than it needs.
+DEEPER = " with a layer more"
 
 
 class _Prefill(torch.nn.Module):
@@ -72,8 +79,8 @@ class _Step(torch.nn.Module):
         return self.decoder.step(tokens, past_keys, past_values, cross_keys, cross_values)
 
 
-def build(name: str, folder: Path, tokens: int) -> tuple[CaptionSpec, dict[str, CaptionWriter], NDArray[np.float32]]:
-    """Every writer of one size with the same random weights, and an image memory."""
+def build(name: str, folder: Path, tokens: int) -> tuple[CaptionDims, dict[str, CaptionWriter], NDArray[np.float32]]:
+    """Every writer of one size with the same random weights, their sizes, and an image memory."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     from ..runtime.backends.base import TensorInfo
@@ -116,40 +123,119 @@ def build(name: str, folder: Path, tokens: int) -> tuple[CaptionSpec, dict[str, 
     spec = CaptionSpec((*SPECIALS, *(f"w{i}" for i in range(vocabulary - len(SPECIALS)))), max_length=tokens)
     writers: dict[str, CaptionWriter] = {peer: CaptionDecoder(spec, *pair) for peer, pair in graphs.items()}
     parameters = {key: value.numpy() for key, value in decoder.state_dict().items()}
+    dims = dims_of(parameters, memory, heads)
     for ours, precision in zip(OURS, ("fp32", "int8"), strict=True):
         write_caption_weights(folder / f"{precision}.bin", parameters, where.numpy(), heads, precision)
         writers[ours] = NativeCaptionDecoder(spec, folder / f"{precision}.bin")
     image = np.random.default_rng(0).normal(0, 1, (1, memory, width)).astype(np.float32)
-    return spec, writers, image
+    return dims, writers, image
+
+
+def peers(name: str, folder: Path, tokens: int) -> dict[str, ctranslate2_peer.CTranslate2Decoder]:
+    """CTranslate2 in both precisions; once more with an encoder layer more."""
+    vocabulary, width, layers, heads, feed_forward, (height, breadth) = SIZES[name]
+    torch.manual_seed(0)
+    decoder = TorchDecoder(vocabulary, width, layers, heads, feed_forward, tokens + 1).eval()
+    parameters = {key: value.numpy() for key, value in decoder.state_dict().items()}
+    memory = height * breadth
+    image = np.random.default_rng(0).normal(0, 1, (memory, width)).astype(np.float32)
+    found = {}
+    for extra, suffix in ((1, ""), (2, DEEPER)):
+        model = folder / f"ctranslate2{suffix}"
+        ctranslate2_peer.write_model(model, parameters, layers, heads, image, extra)
+        for kind, key in (("float32", "ctranslate2"), ("int8", "ctranslate2-int8")):
+            found[key + suffix] = ctranslate2_peer.CTranslate2Decoder(model, kind, memory, vocabulary, tokens)
+    return found
+
+
+def read_speed(size: int) -> float:
+    """Bytes a second at which one core reads `size` bytes over and over."""
+    halves = np.ones((2, max(size // 8, 1 << 12)), np.float32)
+    return halves.nbytes / _least_seconds(lambda: np.dot(halves[0], halves[1]), 15)
+
+
+def product_speed() -> float:
+    """Float32 multiplications a second, each with an addition, of one core."""
+    size = 768
+    matrix = np.ones((size, size), np.float32)
+    return size**3 / _least_seconds(lambda: matrix @ matrix, 7)
+
+
+def _least_seconds(work: Callable[[], Any], repetitions: int) -> float:
+    times = []
+    for _ in range(repetitions):
+        started = time.perf_counter_ns()
+        work()
+        times.append(time.perf_counter_ns() - started)
+    return min(times) / 1e9
+
+
+def floor_ms(dims: CaptionDims, precision: str, beam: int, tokens: int) -> float:
+    """What cannot be undercut: each step reads its weights, keys and values once or multiplies, whichever takes longer.
+
+    In int8 a register holds four times as many factors, and the instruction for them is taken to be as fast.
+    """
+    prefill = tuple(f".cross_attention.{name}.weight" for name in ("key", "value"))
+    elements = items = 0
+    for name, (dtype, shape) in tensor_shapes(dims, precision).items():
+        if name.endswith(".weight") and len(shape) > 2 and not name.endswith(prefill):
+            elements += int(np.prod(shape))
+            items = np.dtype(dtype).itemsize
+    elements += 2 * dims.layers * dims.memory * dims.width
+    products = product_speed() * (4 if precision == "int8" else 1)
+    step = max(elements * items / read_speed(elements * items), beam * elements / products)
+    first = 2 * dims.layers * dims.memory * dims.width**2 / products
+    return 1e3 * (first + tokens * step)
 
 
 def compare_speed(name: str, beams: tuple[int, ...], tokens: int, rounds: int) -> list[dict[str, Any]]:
     """Milliseconds of each writer in turn, round after round; the ratio is the median of the rounds' ratios."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        _, writers, memory = build(name, Path(folder), tokens)
+        dims, writers, memory = build(name, Path(folder), tokens)
+        others = peers(name, Path(folder), tokens) if ctranslate2_peer.is_installed() else {}
         for beam in beams:
             options = CaptionOptions(beam_size=beam, min_length=tokens - 1)
-            times: dict[str, list[float]] = {writer: [] for writer in writers}
-            answers = {writer: one.write(memory, options)[0].token_ids for writer, one in writers.items()}
+            calls: dict[str, Callable[[], Any]] = {
+                key: partial(one.write, memory, options) for key, one in writers.items()
+            }
+            calls |= {key: partial(one.write, beam) for key, one in others.items()}
+            answers = {key: one.write(memory, options)[0].token_ids for key, one in writers.items()}
+            times: dict[str, list[float]] = {key: [] for key in calls}
+            for call in calls.values():
+                call()
             for _ in range(rounds):
-                for writer, one in writers.items():
+                for key, call in calls.items():
                     started = time.perf_counter_ns()
-                    one.write(memory, options)
-                    times[writer].append((time.perf_counter_ns() - started) / 1e6)
+                    call()
+                    times[key].append((time.perf_counter_ns() - started) / 1e6)
+            taken_off = {}
+            for key in others:
+                if key.endswith(DEEPER):
+                    deeper, plain = times.pop(key), key.removesuffix(DEEPER)
+                    taken_off[plain] = max(
+                        0.0, statistics.median(a - b for a, b in zip(deeper, times[plain], strict=True))
+                    )
+            for key, layer in taken_off.items():
+                times[key] = [value - layer for value in times[key]]
             ratios = {
                 f"{ours} / {peer}": statistics.median(a / b for a, b in zip(times[ours], times[peer], strict=True))
-                for ours, peer in zip(OURS, PEERS, strict=True)
+                for ours in OURS
+                for peer in times
+                if peer not in OURS and peer.endswith("-int8") == ours.endswith("-int8")
             }
+            floors = {ours: floor_ms(dims, key, beam, tokens) for ours, key in zip(OURS, ("fp32", "int8"), strict=True)}
             rows.append(
                 {
                     "decoder": name,
                     "beam_size": beam,
                     "tokens": tokens,
                     "rounds": rounds,
-                    "median_ms": {writer: round(statistics.median(values), 3) for writer, values in times.items()},
-                    "least_ms": {writer: round(min(values), 3) for writer, values in times.items()},
+                    "median_ms": {key: round(statistics.median(values), 3) for key, values in times.items()},
+                    "least_ms": {key: round(min(values), 3) for key, values in times.items()},
+                    "encoder_layer_taken_off_ms": {key: round(value, 3) for key, value in taken_off.items()},
                     "median_ratio": {pair: round(value, 3) for pair, value in ratios.items()},
+                    "floor_ms": {ours: round(value, 3) for ours, value in floors.items()},
                     "fp32_same_tokens": answers["native"] == answers["onnxruntime"],
                 }
             )
@@ -194,6 +280,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--agreement", type=Path, metavar="CHECKPOINT", help="compare answers instead of speed")
     parser.add_argument("--scenes", type=int, default=500)
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--append", action="store_true", help="keep what the file says of other sizes and beams")
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
     report: dict[str, Any] = {
@@ -207,6 +294,11 @@ def main(arguments: list[str] | None = None) -> None:
         report["speed"] = [
             row for name in chosen.sizes for row in compare_speed(name, beams, chosen.tokens, chosen.rounds)
         ]
+        if chosen.append and chosen.out.exists():
+            kept = json.loads(chosen.out.read_text())["speed"]
+            measured = {(row["decoder"], row["beam_size"]) for row in report["speed"]}
+            report["speed"] += [row for row in kept if (row["decoder"], row["beam_size"]) not in measured]
+            report["speed"].sort(key=lambda row: (list(SIZES).index(row["decoder"]), row["beam_size"]))
     write_atomically(chosen.out, json.dumps(report, indent=1) + "\n")
 
 

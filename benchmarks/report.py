@@ -339,7 +339,12 @@ class Report:
             tokens = [run.caption_tokens for run in measured.runs if run.caption_tokens is not None]
             average = sum(tokens) / len(tokens) if tokens else 0.0
             beam = protocol["caption_beam_size"]
-            rows.append(["caption", f"beam size {beam}; {average:.1f} decoder runs on average"])
+            rows.append(
+                [
+                    "caption",
+                    f"{protocol['caption_decoder']} decoder, beam size {beam}; {average:.1f} decoder runs on average",
+                ]
+            )
         rows.append(["seed", protocol["seed"]])
         return _markdown_table(rows)
 

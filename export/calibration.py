@@ -127,7 +127,9 @@ def calibration_files(source: str | Path) -> list[Path]:
         return files
     found = open_source(str(source))
     if found.kind != "images":
-        raise UsageError(f"{source}: is a video or a camera; calibration needs pictures, a folder or a list of them")
+        raise UsageError(
+            f"{found.name}: is a video or a camera; calibration needs pictures, a folder or a list of them"
+        )
     return list(found.files)
 
 

@@ -50,7 +50,12 @@ def write_caption_weights(
         weight = np.concatenate([parameters[f"{source}.weight"] for source in sources])
         bias = np.concatenate([parameters[f"{source}.bias"] for source in sources])
         tensors[f"{name}.bias"] = in_whole_blocks(bias)
-        if kind == "int8":
+        if kind == "two digits":
+            digits, scales = quantise_finely(weight)
+            tensors[f"{name}.weight"] = np.stack([pack_int8(digit) for digit in digits])
+            tensors[f"{name}.scales"] = in_whole_blocks(scales)
+            tensors[f"{name}.sums"] = np.stack([in_whole_blocks(digit.sum(1, dtype=np.int32)) for digit in digits])
+        elif kind == "int8":
             quantised, scales = quantise_outputs(weight)
             tensors[f"{name}.weight"] = pack_int8(quantised)
             tensors[f"{name}.scales"] = in_whole_blocks(scales)
@@ -71,8 +76,9 @@ def write_caption_weights(
         linear(f"{at}.feed_forward.out", f"{at}.feed_forward.3")
         for n in range(3):
             norm(f"{at}.norms.{n}")
-    linear("output.0", "output.0", kind="fp32")
-    linear("output.1", "output.2", kind="fp32")
+    fine = "two digits" if precision == "int8" else precision
+    linear("output.0", "output.0", kind=fine)
+    linear("output.1", "output.2", kind=fine)
     linear("output.2", "output.4")
     if precision == "int8":
         tensors["output.2.exact"] = parameters["output.4.weight"]
@@ -142,3 +148,13 @@ def quantise_outputs(weight: Floats) -> tuple[NDArray[np.int8], Floats]:
         least = np.minimum(errors, least)
     quantised = np.clip(np.rint(weight / scales[:, None]), -127, 127).astype(np.int8)
     return quantised, scales.astype(np.float32)
+
+
+def quantise_finely(weight: Floats) -> tuple[NDArray[np.int8], Floats]:
+    """(out, in) weights as two digits (2, out, in) in -127..127 and a scale (out,): (255 * first + second) * scale."""
+    peaks = np.abs(weight).max(1)
+    peaks[peaks == 0] = 32512
+    scales = (peaks / np.float32(32512)).astype(np.float32)
+    whole = np.clip(np.rint(weight / scales[:, None]), -32512, 32512)
+    first = np.rint(whole / 255)
+    return np.stack([first, whole - 255 * first]).astype(np.int8), scales

@@ -3,7 +3,7 @@
 Layout, all numbers little-endian:
 
     0   8 bytes   magic, b"YECAPTN\\0"
-    8   uint32    version of the layout, 1
+    8   uint32    version of the layout, 2
     12  uint32    length of the header in bytes
     16  header    JSON: "precision" ("fp32" or "int8"), "dims", "norm_epsilon", and "tensors", which maps a name to its
                   "dtype", "shape" and "offset" from the start of the file
@@ -12,8 +12,9 @@ Layout, all numbers little-endian:
 A linear layer is stored packed, 16 outputs together (`runtime/csrc/decoder_kernels.hpp` says why), outputs filled up
 with zeros to whole blocks: in fp32 as `weight` (out / 16, in, 16); in int8 as `weight` (out / 16, in / 4, 16, 4) with
 `scales` and `sums` of each output. `bias` is float32 in both, as is everything that is no linear layer. An int8 file
-keeps the first two output layers in fp32, since their errors go straight into the choice of words, and has the last
-one twice: packed in int8, to find the likeliest words, and as plain rows `output.2.exact`, to compute those few from.
+keeps the first two output layers in nearly 16 bits, since their errors go straight into the choice of words: two such
+matrices one after the other, weight = (255 * first + second) * scale, with the sums of both. The last layer it has
+twice: packed in int8, to find the likeliest words, and as plain rows `output.2.exact`, to compute those few from.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from numpy.typing import NDArray
 from .errors import BundleError
 
 MAGIC = b"YECAPTN\0"
-VERSION = 1
+VERSION = 2
 ALIGNMENT = 64
 BLOCK = 16
 PRECISIONS = ("fp32", "int8")
@@ -93,7 +94,11 @@ def tensor_shapes(dims: CaptionDims, precision: str) -> dict[str, TensorShape]:
 
     def linear(name: str, inputs: int, outputs: int, kind: str = precision) -> None:
         blocks = math.ceil(outputs / BLOCK)
-        if kind == "int8":
+        if kind == "two digits":
+            shapes[f"{name}.weight"] = ("int8", (2, blocks, math.ceil(inputs / 4), BLOCK, 4))
+            shapes[f"{name}.scales"] = ("float32", (blocks * BLOCK,))
+            shapes[f"{name}.sums"] = ("int32", (2, blocks * BLOCK))
+        elif kind == "int8":
             shapes[f"{name}.weight"] = ("int8", (blocks, math.ceil(inputs / 4), BLOCK, 4))
             shapes[f"{name}.scales"] = ("float32", (blocks * BLOCK,))
             shapes[f"{name}.sums"] = ("int32", (blocks * BLOCK,))
@@ -113,8 +118,9 @@ def tensor_shapes(dims: CaptionDims, precision: str) -> dict[str, TensorShape]:
         linear(f"{layer}.feed_forward.out", dims.feed_forward, width)
         for n in range(3):
             norm(f"{layer}.norms.{n}")
-    linear("output.0", width, dims.hidden, "fp32")
-    linear("output.1", dims.hidden, dims.hidden, "fp32")
+    fine = "two digits" if precision == "int8" else precision
+    linear("output.0", width, dims.hidden, fine)
+    linear("output.1", dims.hidden, dims.hidden, fine)
     linear("output.2", dims.hidden, dims.vocabulary)
     if precision == "int8":
         shapes["output.2.exact"] = ("float32", (dims.vocabulary, dims.hidden))

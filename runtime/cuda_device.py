@@ -53,3 +53,54 @@ def _ask(driver: ctypes.CDLL, index: int) -> CudaDevice | None:
     if failed:
         return None
     return CudaDevice(name.value.decode(errors="replace"), f"sm_{major.value}{minor.value}")
+
+
+@dataclass(frozen=True)
+class CudaDriver:
+    """NVIDIA's driver and the GPUs behind it.
+
+    Attributes:
+        cuda: The newest CUDA it can run, such as "12.6"; None where it does not say.
+        devices: The GPUs, each with its bytes of memory (None where it does not say), in the driver's order.
+        error: Why it does not answer, in its own words; None if it does.
+    """
+
+    cuda: str | None
+    devices: tuple[tuple[CudaDevice, int | None], ...] = ()
+    error: str | None = None
+
+
+def cuda_driver() -> CudaDriver | None:
+    """All that the driver tells, or None where there is no driver; creates no context on any GPU."""
+    for library in _LIBRARIES:
+        try:
+            driver = ctypes.CDLL(library)
+        except OSError:
+            continue
+        return _driver_and_devices(driver)
+    return None
+
+
+def _driver_and_devices(driver: ctypes.CDLL) -> CudaDriver:
+    number, count = ctypes.c_int(), ctypes.c_int()
+    cuda = None
+    if driver.cuDriverGetVersion(ctypes.byref(number)) == 0:  # 12060 for 12.6
+        cuda = f"{number.value // 1000}.{number.value % 1000 // 10}"
+    failed = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    if failed:
+        return CudaDriver(cuda, error=_error_name(driver, failed))
+    asked = ((_ask(driver, index), _memory(driver, index)) for index in range(count.value))
+    return CudaDriver(cuda, tuple((device, memory) for device, memory in asked if device is not None))
+
+
+def _memory(driver: ctypes.CDLL, index: int) -> int | None:
+    handle, total = ctypes.c_int(), ctypes.c_size_t()
+    failed = driver.cuDeviceGet(ctypes.byref(handle), index) or driver.cuDeviceTotalMem_v2(ctypes.byref(total), handle)
+    return None if failed else total.value
+
+
+def _error_name(driver: ctypes.CDLL, code: int) -> str:
+    name = ctypes.c_char_p()
+    if driver.cuGetErrorName(code, ctypes.byref(name)) or name.value is None:
+        return f"error {code}"
+    return name.value.decode(errors="replace")

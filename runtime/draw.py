@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import colorsys
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,15 +10,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from .lettering import FAINT, INK, PAPER, Colour, text_width, wrapped, write_text
 from .results import Result
 
-Colour = tuple[int, int, int]  # BGR, as OpenCV draws
-
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
-_FONT_HEIGHT = 22.0  # pixels of a capital letter at font scale 1, measured
-_PAPER: Colour = (30, 27, 26)
-_INK: Colour = (238, 236, 234)
-_FAINT: Colour = (160, 156, 152)
 _GAP = 6
 # Weak enough that the object keeps the colour that the caption speaks of; the outline carries the shape.
 _MASK_STRENGTH = 0.25
@@ -83,7 +76,7 @@ def draw(image: NDArray[np.uint8], result: Result, options: DrawOptions | None =
         canvas = _stacked(canvas, _caption_bar(result.caption.text, canvas.shape[1], letter_height, lines))
     height, width = canvas.shape[:2]
     return np.asarray(
-        cv2.copyMakeBorder(canvas, 0, height % 2, 0, width % 2, cv2.BORDER_CONSTANT, value=_PAPER), np.uint8
+        cv2.copyMakeBorder(canvas, 0, height % 2, 0, width % 2, cv2.BORDER_CONSTANT, value=PAPER), np.uint8
     )
 
 
@@ -99,25 +92,6 @@ def distinct_colour(index: int, is_background: bool = False) -> Colour:
         saturation, value = (0.85, 0.65, 0.95)[index % 3], (1.0, 0.92, 0.82)[(index // 3) % 3]
     red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
     return round(blue * 255), round(green * 255), round(red * 255)
-
-
-def wrapped(text: str, width: int, letter_height: float) -> list[str]:
-    """`text` in lines at most `width` pixels wide, broken at spaces, or inside a word that is too long."""
-    lines: list[str] = []
-    line = ""
-    for word in text.split():
-        longer = f"{line} {word}" if line else word
-        if _text_width(longer, letter_height) <= width:
-            line = longer
-            continue
-        if line:
-            lines.append(line)
-        line = word
-        while _text_width(line, letter_height) > width and len(line) > 1:
-            fitting = max(1, sum(_text_width(line[: n + 1], letter_height) <= width for n in range(len(line))))
-            lines.append(line[:fitting])
-            line = line[fitting:]
-    return [*lines, line] if line or not lines else lines
 
 
 def _display_scale(image_size: tuple[int, int]) -> float:
@@ -194,13 +168,13 @@ def _label(
 ) -> None:
     """Write `text` on a plate above the corner, or inside the box where there is no room above. In place."""
     pad = max(3, round(letter_height * 0.35))
-    width = _text_width(text, letter_height) + 2 * pad
+    width = text_width(text, letter_height) + 2 * pad
     height = round(letter_height) + 2 * pad
     left = max(0, min(corner[0] - thickness // 2, panel.shape[1] - width))
     top = corner[1] - height if corner[1] >= height else max(0, corner[1])
     cv2.rectangle(panel, (left, top), (left + width - 1, top + height - 1), colour, cv2.FILLED)
     ink = (20, 20, 20) if _luminance(colour) > 120 else (255, 255, 255)
-    _write(panel, text, (left + pad, top + pad), letter_height, ink)
+    write_text(panel, text, (left + pad, top + pad), letter_height, ink)
 
 
 def _semantic_panel(
@@ -247,7 +221,7 @@ def _legend(
     x, row = margin, 0
     for class_id, pixels in result.semantic_areas():
         text = f"{result.semantic_names[class_id]} {max(1, round(100 * pixels / total))}%"
-        needed = swatch + _GAP + _text_width(text, letter_height) + 2 * margin
+        needed = swatch + _GAP + text_width(text, letter_height) + 2 * margin
         if x > margin and x + needed > width:
             x, row = margin, row + 1
         if row >= (rows or 3):
@@ -255,12 +229,12 @@ def _legend(
         places.append((x, row, text, class_id))
         x += needed
     used = rows or max(1, 1 + max((place[1] for place in places), default=0))
-    strip = np.full((used * line_height + margin, width, 3), _PAPER, np.uint8)
+    strip = np.full((used * line_height + margin, width, 3), PAPER, np.uint8)
     for x, row, text, class_id in places:
         top = margin // 2 + row * line_height + (line_height - swatch) // 2
         colour = tuple(int(part) for part in colours[class_id])
         cv2.rectangle(strip, (x, top), (x + swatch - 1, top + swatch - 1), colour, cv2.FILLED)
-        _write(strip, text, (x + swatch + _GAP, top + (swatch - letter_height) // 2), letter_height, _FAINT)
+        write_text(strip, text, (x + swatch + _GAP, top + (swatch - letter_height) // 2), letter_height, FAINT)
     return strip
 
 
@@ -271,10 +245,10 @@ def _caption_bar(text: str, width: int, letter_height: int, lines: int | None) -
     if lines is not None and len(broken) > lines:
         broken = [*broken[: lines - 1], broken[lines - 1] + " ..."]
     line_height = round(size * 1.9)
-    bar = np.full(((lines or len(broken)) * line_height + margin, width, 3), _PAPER, np.uint8)
+    bar = np.full(((lines or len(broken)) * line_height + margin, width, 3), PAPER, np.uint8)
     for i, line in enumerate(broken):
         top = margin // 2 + i * line_height + (line_height - size) // 2
-        _write(bar, line, (margin, top), size, _INK)
+        write_text(bar, line, (margin, top), size, INK)
     return bar
 
 
@@ -284,29 +258,14 @@ def _joined(panels: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
         return panels[0]
     height, width = panels[0].shape[:2]
     if width > 2 * height:
-        between = np.full((_GAP, width, 3), _PAPER, np.uint8)
+        between = np.full((_GAP, width, 3), PAPER, np.uint8)
         return np.vstack([panels[0], between, panels[1]])
-    between = np.full((height, _GAP, 3), _PAPER, np.uint8)
+    between = np.full((height, _GAP, 3), PAPER, np.uint8)
     return np.hstack([panels[0], between, panels[1]])
 
 
 def _stacked(upper: NDArray[np.uint8], lower: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.vstack([upper, lower])
-
-
-def _write(panel: NDArray[np.uint8], text: str, corner: tuple[int, int], letter_height: float, colour: Colour) -> None:
-    """Write with the upper left corner of the capitals at `corner`, in place."""
-    at = (corner[0], corner[1] + math.ceil(letter_height))
-    cv2.putText(panel, text, at, _FONT, letter_height / _FONT_HEIGHT, colour, _stroke(letter_height), cv2.LINE_AA)
-
-
-def _text_width(text: str, letter_height: float) -> int:
-    (width, _), _ = cv2.getTextSize(text, _FONT, letter_height / _FONT_HEIGHT, _stroke(letter_height))
-    return width
-
-
-def _stroke(letter_height: float) -> int:
-    return 2 if letter_height >= 16 else 1
 
 
 def _luminance(colour: Colour) -> float:

@@ -223,6 +223,72 @@ def find_engine(
     )
 
 
+@dataclass(frozen=True)
+class EngineFit:
+    """An engine of the cache and what keeps it from being used here.
+
+    Attributes:
+        path: The engine file.
+        record: What it was built for; None where that cannot be read.
+        complaints: Why it is not used here, in words; empty if it fits.
+        is_damaged: It would not be used anywhere: altered, or without its record.
+    """
+
+    path: Path
+    record: EngineRecord | None
+    complaints: tuple[str, ...]
+    is_damaged: bool = False
+
+
+def judge_engines(
+    bundle: Bundle, versions: Mapping[str, str], compute_capability: str | None, gpu: str | None = None
+) -> tuple[EngineFit, ...]:
+    """Every engine of a bundle's cache, judged like `find_engine` does.
+
+    Args:
+        bundle: Opened.
+        versions: The full version of each flavour that is installed here.
+        compute_capability: Of the GPU here, such as "sm_86"; None where there is none.
+        gpu: Its name.
+    """
+    folder = bundle.path / ENGINES_FOLDER
+    engines = sorted(
+        {file.with_suffix(".engine") for suffix in ("engine", "json") for file in folder.glob(f"*.{suffix}")}
+    )
+    return tuple(_judged(bundle, engine, versions, compute_capability, gpu) for engine in engines)
+
+
+def _judged(
+    bundle: Bundle, engine: Path, versions: Mapping[str, str], compute_capability: str | None, gpu: str | None
+) -> EngineFit:
+    try:
+        record = EngineRecord.read(engine.with_suffix(".json"))
+    except EngineMismatchError as error:
+        return EngineFit(engine, None, (str(error),), is_damaged=True)
+    damage = _damage(engine, record)
+    if damage:
+        return EngineFit(engine, record, tuple(damage), is_damaged=True)
+    found = []
+    try:
+        graph = bundle.graphs[record.part][graph_kind(bundle, record.part, record.precision)]
+    except UsageError as error:
+        return EngineFit(engine, record, (str(error),))
+    if record.flavour not in versions:
+        found.append(f"needs {record.flavour} {record.version}, which is not installed")
+    if compute_capability is None:
+        found.append(f"needs an NVIDIA GPU ({', '.join(record.targets)}), there is none here")
+    wanted = _Wanted(
+        *(record.part, record.precision, bundle.files[graph]),
+        *(record.flavour, versions.get(record.flavour, record.version)),
+        # Without a GPU the complaint is the one above, not one more about its kind.
+        compute_capability or next(iter(record.targets), ""),
+        *(gpu, None, None),
+        system=platform.system(),
+        architecture=platform.machine(),
+    )
+    return EngineFit(engine, record, (*found, *wanted.complaints(record)))
+
+
 def build_command(
     bundle: Path,
     precision: str,

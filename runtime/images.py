@@ -135,9 +135,12 @@ def write_image(path: str | os.PathLike[str], image: NDArray[np.uint8], quality:
 
 
 _SILENT = 0  # OpenCV's LOG_LEVEL_SILENT
+# Read by OpenCV once, when it first opens a video or a stream. FFMPEG's messages have addresses in them.
+_FFMPEG_LEVEL, _FFMPEG_SILENT = "OPENCV_FFMPEG_LOGLEVEL", "-8"
 _quiet_lock = threading.Lock()
 _quiet_depth = 0
 _loud_level = 0
+_sets_ffmpeg = False
 
 
 @contextlib.contextmanager
@@ -145,9 +148,9 @@ def quiet_opencv() -> Iterator[None]:
     """Keep OpenCV from writing to stderr inside the block: what goes wrong is reported in our own words.
 
     The level is a global of OpenCV's; it is lowered when the first thread enters and restored when the last
-    leaves.
+    leaves. A level that the user set for FFMPEG stays.
     """
-    global _quiet_depth, _loud_level
+    global _quiet_depth, _loud_level, _sets_ffmpeg
     import cv2
 
     logging: Any = cv2.utils.logging if hasattr(cv2.utils, "logging") else cv2  # OpenCV 5, else 4
@@ -155,6 +158,9 @@ def quiet_opencv() -> Iterator[None]:
         if _quiet_depth == 0:
             _loud_level = logging.getLogLevel()
             logging.setLogLevel(_SILENT)
+            _sets_ffmpeg = _FFMPEG_LEVEL not in os.environ
+            if _sets_ffmpeg:
+                os.environ[_FFMPEG_LEVEL] = _FFMPEG_SILENT
         _quiet_depth += 1
     try:
         yield
@@ -163,6 +169,8 @@ def quiet_opencv() -> Iterator[None]:
             _quiet_depth -= 1
             if _quiet_depth == 0:
                 logging.setLogLevel(_loud_level)
+                if _sets_ffmpeg:
+                    os.environ.pop(_FFMPEG_LEVEL, None)
 
 
 def _reason(error: cv2.error) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -52,6 +51,8 @@ def grid_of(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     Returns:
         (9, 12, 3) float32 of 0 to 255.
     """
+    import cv2  # here, since the runtime is imported without it where no pictures are compared
+
     rows, columns = (max(1, side // _LOOKED_AT) for side in image.shape[:2])
     small = np.ascontiguousarray(image[::rows, ::columns])
     grid = np.asarray(cv2.resize(small, GRID[::-1], interpolation=cv2.INTER_AREA), np.float32)

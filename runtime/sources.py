@@ -1,23 +1,40 @@
-"""Where pictures come from: an image, a folder, a glob, a video file or a camera, as one stream of frames."""
+"""Where pictures come from: files, folders, globs, videos, cameras, streams and pipelines, as one stream of frames."""
 
 from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from .addresses import SCHEMES, file_stem, is_pipeline, is_url, scheme_of, shown
+from .capture import (
+    FALLBACK_FPS,
+    STDIN,
+    CameraOptions,
+    Capture,
+    RawFrames,
+    bgr,
+    count_of,
+    fps_of,
+    open_capture,
+    reads_a_file,
+    size_of,
+)
 from .errors import ImageError, UsageError
 from .images import IMAGE_SUFFIXES, quiet_opencv, read_image
 
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mjpeg", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"})
-FALLBACK_FPS = 25.0
+_SECONDS_BETWEEN_TRIES = 1.0
 
 
 @dataclass(frozen=True)
@@ -41,14 +58,23 @@ class Frame:
 class Source:
     """An opened source; iterate over it for its frames.
 
+    A camera or a stream that stops is opened again, once a second, for `options.reconnect_seconds`; where that is in
+    vain, the last frame is one with an error, and the frames end. Frames keep their numbers over a gap. A stream that
+    ends and does not know its length is taken for a lost one, and begins anew. A stream may change the size of its
+    frames at any time: each frame is answered for in its own size.
+
     Attributes:
-        kind: "images" are files of any sizes, "video" and "camera" are frames of one size.
-        name: For people and for naming outputs.
-        files: The files behind it; empty for a camera.
+        kind: "images" are files of any sizes, "video" has an end or waits for its reader, "camera" goes on whether
+            frames are taken or not.
+        name: For people and for naming outputs; without user names, passwords and tokens.
+        files: The files behind it; empty for whatever is no file.
         root: What names of frames are relative to.
         expected: Frames it says it has; None where nobody knows.
         fps: Frames per second of a video or a camera.
         camera: Index of the camera.
+        address: The URL or pipeline, secrets included, or "-" for standard input; None for files and cameras.
+        options: What is asked of a camera or a stream.
+        report: Called with one line when a camera or a stream is lost, and when it is back.
     """
 
     kind: Literal["images", "video", "camera"]
@@ -58,6 +84,32 @@ class Source:
     expected: int | None = None
     fps: float = FALLBACK_FPS
     camera: int | None = None
+    address: str | None = field(default=None, repr=False)
+    options: CameraOptions = field(default_factory=CameraOptions)
+    report: Callable[[str], None] | None = field(default=None, repr=False, compare=False)
+    _opened: list[Capture] = field(default_factory=list, repr=False, compare=False)
+    _stopped: threading.Event = field(default_factory=threading.Event, repr=False, compare=False)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether frames that nobody takes are lost: a slow reader drops them rather than fall behind."""
+        return self.kind == "camera"
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it lies on the disk; whatever does not has to be ended from outside."""
+        return self.kind == "images" or (self.address is None and self.camera is None)
+
+    @property
+    def file_stem(self) -> str:
+        """What outputs that are one file for the whole source are called, without a suffix."""
+        if self.camera is not None:
+            return f"camera-{self.camera}"
+        return file_stem(self.name) if self.address is not None else Path(self.name).stem
+
+    def stop(self) -> None:
+        """End a wait for a lost camera, from any thread; the frames end soon after."""
+        self._stopped.set()
 
     def __iter__(self) -> Iterator[Frame]:
         if self.kind == "images":
@@ -73,56 +125,149 @@ class Source:
                 yield Frame(name, None, str(error), index)
 
     def _frames(self) -> Iterator[Frame]:
-        capture = _capture(self.files[0] if self.camera is None else self.camera)
+        capture: Capture | None = self._opened.pop() if self._opened else self._capture()
+        index = 0
+        error = None
         try:
-            index = 0
-            while True:
-                with quiet_opencv():
-                    done, image = capture.read()
-                if not done or image is None:
-                    break
-                pixels = np.asarray(image, np.uint8)
-                if pixels.ndim == 2:
-                    pixels = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR), np.uint8)
-                yield Frame(self.name, pixels, None, index)
-                index += 1
+            while capture is not None:
+                image = _next_image(capture)
+                if image is not None:
+                    yield Frame(self.name, image, None, index)
+                    index += 1
+                    continue
+                capture.release()
+                error = self._end_of(capture, index)
+                capture = (
+                    self._opened_again() if self.kind == "camera" and index and not self._stopped.is_set() else None
+                )
         finally:
-            capture.release()
+            if capture is not None:
+                capture.release()
+        if error is not None and not self._stopped.is_set():
+            yield Frame(self.name, None, error, index)
+
+    def _end_of(self, capture: Capture, index: int) -> str | None:
+        """What is wrong with frames that have ended; None if nothing is."""
+        if isinstance(capture, RawFrames) and capture.missing_bytes:
+            return (
+                f"{self.name}: ends inside a frame, {capture.missing_bytes} bytes are missing; is --camera-size right?"
+            )
         if index == 0:
-            yield Frame(self.name, None, f"{self.name}: gave no frame, it is damaged or in use", 0)
-        elif self.camera is not None:
-            yield Frame(self.name, None, f"{self.name}: stopped giving frames", index)
+            return f"{self.name}: gave no frame, it is damaged or in use"
+        if self.kind != "camera":
+            return None
+        tried = self.options.reconnect_seconds
+        return f"{self.name}: stopped giving frames" + (f" and did not come back within {tried:g} s" if tried else "")
+
+    def _opened_again(self) -> Capture | None:
+        """The capture of a camera that is back and gives frames, or None when the time for that is over."""
+        seconds = self.options.reconnect_seconds
+        if not seconds:
+            return None
+        self._say(f"{self.name}: lost, trying to reach it again for {seconds:g} s")
+        lost = time.monotonic()
+        while (left := lost + seconds - time.monotonic()) > 0:
+            if self._stopped.wait(min(_SECONDS_BETWEEN_TRIES, left)):
+                return None
+            try:
+                capture = self._capture()
+            except ImageError:
+                continue
+            first = _First(capture)
+            if first.is_there:
+                self._say(f"{self.name}: back after {time.monotonic() - lost:.0f} s")
+                return first
+            capture.release()
+        return None
+
+    def _capture(self) -> Capture:
+        return open_capture(self.camera if self.camera is not None else self.address or self.files[0], self.options)
+
+    def _say(self, line: str) -> None:
+        if self.report is not None:
+            self.report(line)
 
 
-def open_source(source: str | os.PathLike[str] | int) -> Source:
+class _First:
+    """A capture whose first frame has been taken, to see that there is one; it is given first."""
+
+    def __init__(self, capture: Capture):
+        self._capture = capture
+        self._first = _next_image(capture)
+        self.is_there = self._first is not None
+
+    def read(self) -> tuple[bool, object]:
+        if self._first is None:
+            return self._capture.read()
+        image, self._first = self._first, None
+        return True, image
+
+    def get(self, propId: int, /) -> float:
+        return self._capture.get(propId)
+
+    def release(self) -> None:
+        self._capture.release()
+
+
+def _next_image(capture: Capture) -> NDArray[np.uint8] | None:
+    """(h, w, 3) uint8 BGR, or None where there is no further frame."""
+    with quiet_opencv():
+        done, image = capture.read()
+    return bgr(image) if done and image is not None else None
+
+
+def open_source(
+    source: str | os.PathLike[str] | int,
+    options: CameraOptions | None = None,
+    report: Callable[[str], None] | None = None,
+) -> Source:
     """Find out what `source` is and make sure that it can be read at all.
 
     Args:
-        source: An image file, a folder of images (not its sub-folders), a glob pattern, a video file, or the
-            index of a camera as a number or digits.
+        source: An image file, a folder of images (not its sub-folders), a glob pattern, a video file; a camera by its
+            index (a number or digits) or its device, such as /dev/video0; the URL of a stream or a video; a GStreamer
+            pipeline, which has " ! " in it or begins with "gst:"; or "-" for bare BGR frames on standard input.
+        options: What is asked of a camera or a stream; None for its own ways.
+        report: Called with one line when a camera or a stream is lost, and when it is back.
 
     Raises:
-        UsageError: If nothing is there, or nothing in it is a picture.
-        ImageError: If a video or camera cannot be opened.
+        UsageError: If nothing is there, nothing in it is a picture, or this OpenCV cannot open such a thing.
+        ImageError: If a video, camera or stream cannot be opened.
     """
+    options = options or CameraOptions()
+    options.check()
     if isinstance(source, int):
-        return _open_camera(source)
+        return _open_camera(source, options, report)
     text = os.fspath(source)
     path = Path(text)
-    if path.is_dir():
+    if text == STDIN:
+        capture = open_capture(STDIN, options)
+        fps = options.fps or FALLBACK_FPS
+        return Source("video", "standard input", fps=fps, address=STDIN, options=options, _opened=[capture])
+    if os.path.isdir(text):  # unlike Path's, it takes a pipeline that is too long for a name
         files = tuple(sorted(x for x in path.iterdir() if x.suffix.lower() in IMAGE_SUFFIXES and x.is_file()))
         if not files:
             raise UsageError(f"{path}: the folder holds no pictures ({', '.join(sorted(IMAGE_SUFFIXES))})")
         return Source("images", str(path), files, path, len(files))
-    if path.is_file():
+    if os.path.isfile(text):
         if path.suffix.lower() in VIDEO_SUFFIXES:
             return _open_video(path)
         return Source("images", str(path), (path,), path.parent, 1)
+    if is_pipeline(text) or is_url(text):
+        return _open_stream(text, options, report)
     if text.isdecimal():
-        return _open_camera(int(text))
+        return _open_camera(int(text), options, report)
+    device = _camera_device(path)
+    if device is not None:
+        return _open_camera(device, options, report)
     if glob.has_magic(text):
         return _open_glob(text)
-    raise UsageError(f"{text}: no such file or folder; give an image, a folder, a glob, a video or a camera index")
+    if re.fullmatch(r"/dev/video\d+", text):
+        raise ImageError(f"{text}: no such camera; yolor-edge doctor lists those that are there")
+    raise UsageError(
+        f"{shown(text)}: no such file or folder; give an image, a folder, a glob, a video, a camera index, "
+        "a URL or a GStreamer pipeline"
+    )
 
 
 def _open_glob(pattern: str) -> Source:
@@ -135,40 +280,53 @@ def _open_glob(pattern: str) -> Source:
 
 
 def _open_video(path: Path) -> Source:
-    capture = _capture(path)
+    capture = open_capture(path)
     try:
-        frames = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        fps = capture.get(cv2.CAP_PROP_FPS)
+        expected, fps = count_of(capture), fps_of(capture)
     finally:
         capture.release()
-    expected = int(frames) if frames > 0 else None
-    return Source("video", path.name, (path,), path.parent, expected, _sane_fps(fps))
+    return Source("video", path.name, (path,), path.parent, expected, fps)
 
 
-def _open_camera(index: int) -> Source:
-    capture = _capture(index)
+def _open_camera(index: int, options: CameraOptions, report: Callable[[str], None] | None) -> Source:
+    """A camera stays open from here on: many need a second to start, and some do not start twice in a row."""
+    capture = open_capture(index, options)
+    fps = fps_of(capture)
+    name = f"camera {index}"
+    if options.size is not None and report is not None:
+        granted = size_of(capture)
+        if granted != options.size and all(granted):
+            wanted = f"{options.size[1]}x{options.size[0]}"
+            report(f"{name}: gives {granted[1]}x{granted[0]}, the nearest to {wanted} that it has")
+    return Source("camera", name, fps=fps, camera=index, options=options, report=report, _opened=[capture])
+
+
+def _open_stream(address: str, options: CameraOptions, report: Callable[[str], None] | None) -> Source:
+    """A stream or a pipeline; one that knows how many frames it has is a video, whose frames all wait to be taken."""
+    if not is_pipeline(address) and scheme_of(address) not in SCHEMES:
+        known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
+        raise UsageError(f"{shown(address)}: unknown kind of address; known are {known}; give a file by its path")
+    capture = open_capture(address, options)
+    expected = count_of(capture)
+    has_end = expected is not None or (is_pipeline(address) and reads_a_file(address))
+    return Source(
+        "video" if has_end else "camera",
+        shown(address),
+        expected=expected,
+        fps=fps_of(capture),
+        address=address,
+        options=options,
+        report=report,
+        _opened=[capture],
+    )
+
+
+def _camera_device(path: Path) -> int | None:
+    """The index of the camera that a device, or a link to one such as in /dev/v4l/by-id, stands for."""
     try:
-        fps = capture.get(cv2.CAP_PROP_FPS)
-    finally:
-        capture.release()
-    return Source("camera", f"camera {index}", fps=_sane_fps(fps), camera=index)
-
-
-def _capture(what: Path | int) -> cv2.VideoCapture:
-    """An opened capture.
-
-    Raises:
-        ImageError: If it cannot be opened.
-    """
-    with quiet_opencv():
-        capture = cv2.VideoCapture(what if isinstance(what, int) else os.fspath(what))
-    if not capture.isOpened():
-        capture.release()
-        if isinstance(what, int):
-            raise ImageError(f"camera {what}: cannot be opened; is it connected, free and permitted?")
-        raise ImageError(f"{what}: cannot be opened as a video; it is damaged or of an unknown format")
-    return capture
-
-
-def _sane_fps(fps: float) -> float:
-    return fps if 1 <= fps <= 1000 else FALLBACK_FPS
+        real = path.resolve(strict=True)
+        is_device = stat.S_ISCHR(real.stat().st_mode)
+    except OSError:
+        return None
+    found = re.fullmatch(r"video(\d+)", real.name)
+    return int(found[1]) if is_device and found else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,20 @@ from yolor_edge import __version__, cli
 
 from .runtime.tiny_bundle import coloured_patch, write_tiny_bundle
 
-COMMANDS = ("scenes", "train", "evaluate", "export", "build", "verify", "diff", "run", "bench", "inspect", "demo")
+COMMANDS = (
+    "scenes",
+    "train",
+    "evaluate",
+    "export",
+    "build",
+    "verify",
+    "diff",
+    "run",
+    "bench",
+    "doctor",
+    "inspect",
+    "demo",
+)
 SMALL = (64, 96)
 
 
@@ -101,7 +115,7 @@ def test_the_examples_in_the_help_can_be_parsed() -> None:
         lines = [line.strip() for line in example.splitlines() if line.strip().startswith("yolor-edge ")]
         assert lines
         for line in lines:
-            assert parser.parse_args(line.split()[1:]).command == command
+            assert parser.parse_args(shlex.split(line)[1:]).command == command
 
 
 def test_help_is_quick_because_it_imports_nothing() -> None:
@@ -287,6 +301,9 @@ def test_run_prints_only_json_when_asked_to(
         ("--tasks wings", "unknown task 'wings'"),
         ("--score-threshold 2", "score threshold must be in [0, 1), got 2.0"),
         ("--beam-size 0", "beam_size must be from 1"),
+        ("--caption-decoder magic", "caption_decoder must be one of native, native-int8, graph, got 'magic'"),
+        ("--caption-decoder native-int8", "holds no caption weights in int8"),
+        ("--caption-budget-ms -1", "budget_ms must be at least 0, got -1.0"),
         ("--backend magic", "unknown backend 'magic'"),
         ("--precision int8", "has no int8 graph"),
         ("--threads 0", "threads must be at least 1"),
@@ -320,6 +337,7 @@ def test_bench_writes_a_report(
     tiny_bundle: Bundle, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     quick = "--runs 12 --warmup-seconds 0 --threads 1 --beam-size 1 --score-threshold 0.5 --seconds 60"
+    quick += " --caption-decoder graph --caption-budget-ms 0"
     notes = tmp_path / "notes.md"
     notes.write_text("before\n<!-- speed -->\nstale\n<!-- /speed -->\nafter\n")
     out = tmp_path / "report"
@@ -328,7 +346,10 @@ def test_bench_writes_a_report(
     assert "end to end" in printed
     assert printed.endswith(f"report: {out / 'report.md'}\n")
     assert "timing 12/12" in err
-    command = json.loads((out / "report.json").read_text())["identity"]["command"]
+    report = json.loads((out / "report.json").read_text())
+    assert (report["protocol"]["caption_decoder"], report["protocol"]["caption_budget_ms"]) == ("graph", 0)
+    assert set(report["measurement"]["runs"]["caption_tokens"]) == {1}
+    command = report["identity"]["command"]
     assert command.startswith(f"yolor-edge bench {tiny_bundle.path} --images {pictures} ")
     text = notes.read_text()
     assert text.startswith(f"before\n<!-- speed -->\n```console\n$ yolor-edge bench {tiny_bundle.path} ")

@@ -86,6 +86,7 @@ def evaluate(
     threads: int | None = None,
     caption: CaptionOptions | None = None,
     progress: Callable[[int, int], None] | None = None,
+    caption_decoder: str | None = None,
 ) -> Evaluation:
     """Score a checkpoint (with torch) or a bundle (without) on a data set in COCO's layout.
 
@@ -97,13 +98,14 @@ def evaluate(
         backend, precision, threads: For a bundle; a checkpoint runs in torch, float32.
         caption: How captions are searched for.
         progress: Called with images done and images in all.
+        caption_decoder: What writes captions, as in `load`; for a bundle.
 
     Raises:
         UsageError: If `path` is neither, or `limit` is not positive.
         DatasetError: If the data set cannot be read, or has other classes than the model.
     """
     dataset = CocoDataset.open(data, split=split, role="val")
-    with _open_model(Path(path), backend, precision, threads) as model:
+    with _open_model(Path(path), backend, precision, threads, caption_decoder) as model:
         return score_model(model, dataset, limit, caption, progress, str(path))
 
 
@@ -173,9 +175,13 @@ def score_model(
     return Evaluation(name or spec.name, str(dataset.root), dataset.split, scores, facts)
 
 
-def _open_model(path: Path, backend: str, precision: str, threads: int | None) -> AbstractContextManager[Model]:
+def _open_model(
+    path: Path, backend: str, precision: str, threads: int | None, caption_decoder: str | None
+) -> AbstractContextManager[Model]:
     if (path / "bundle.json").is_file():
-        return load(Bundle.open(path), backend=backend, precision=precision, threads=threads)
+        return load(
+            Bundle.open(path), backend=backend, precision=precision, threads=threads, caption_decoder=caption_decoder
+        )
     if not path.exists():
         raise UsageError(f"{path}: does not exist; expected the folder of a checkpoint or a bundle")
     # Looked for here, so that a wrong folder is told from a right one where torch is not installed.

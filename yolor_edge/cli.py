@@ -121,7 +121,9 @@ def _parser() -> argparse.ArgumentParser:
     from . import (
         commands_build,
         commands_diff,
+        commands_doctor,
         commands_export,
+        commands_run,
     )  # here, since they take what commands share from this file
 
     for add in (
@@ -134,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
             _add_verify,
             commands_diff.add,
         ),
-        *(_add_run, _add_bench, _add_inspect, _add_demo),
+        *(commands_run.add, _add_bench, commands_doctor.add, _add_inspect, _add_demo),
     ):
         add(commands)
     return parser
@@ -284,7 +286,7 @@ def _add_evaluate(commands: Any) -> None:
     parser.add_argument("--data", required=True, metavar="DIR", help="folder of the data set")
     parser.add_argument("--split", metavar="S", help="split to score on (default: the first that starts with val)")
     parser.add_argument("--limit", type=int, metavar="N", help="score only the first N images")
-    parser.add_argument("--beam-size", type=int, metavar="K", help="of the caption search; 1 is greedy (default: 3)")
+    _add_caption(parser)
     _add_backend(parser)
     _add_into(parser)
     _add_json(parser)
@@ -295,13 +297,17 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from .train.evaluate import evaluate
 
     write = _into(arguments)
-    caption = None if arguments.beam_size is None else CaptionOptions(beam_size=arguments.beam_size)
+    options = _caption(arguments)
+    chosen = options.pop("caption_decoder", None)
+    if "caption_budget_ms" in options:
+        options["budget_ms"] = options.pop("caption_budget_ms")
     found = evaluate(
         arguments.model,
         arguments.data,
         split=arguments.split,
         limit=arguments.limit,
-        caption=caption,
+        caption=CaptionOptions(**options) if options else None,
+        caption_decoder=chosen,
         progress=_counter("scoring"),
         **_backend(arguments),
     )
@@ -337,57 +343,6 @@ def _verify(arguments: argparse.Namespace) -> int:
     return 0 if found.passed else 1
 
 
-def _add_run(commands: Any) -> None:
-    parser = _command(
-        commands,
-        "run",
-        _run,
-        "answer for pictures, a video or a camera, and draw the answers",
-        "Writes annotated pictures, or one MP4 for a video or a camera, and results.jsonl with one JSON "
-        "object for each frame. A picture that cannot be read is reported and skipped, and the exit code is "
-        "1 then. Ctrl-C ends a camera.",
-        "yolor-edge run bundles/scenes holiday.mp4 --out answers",
-    )
-    parser.add_argument("bundle", metavar="BUNDLE", help="folder of the bundle")
-    parser.add_argument("source", metavar="SOURCE", help="picture, folder, glob in quotes, video, or camera index")
-    parser.add_argument("--out", default="yolor-edge-out", metavar="DIR", help="folder (default: yolor-edge-out)")
-    parser.add_argument("--tasks", type=_names, metavar="A,B", help="of boxes, masks, semantic, caption (default: all)")
-    parser.add_argument("--score-threshold", type=float, metavar="X", help="boxes score above this")
-    parser.add_argument("--iou-threshold", type=float, metavar="X", help="of two boxes that overlap more, one goes")
-    parser.add_argument("--max-detections", type=int, metavar="N", help="most boxes of one picture")
-    parser.add_argument("--beam-size", type=int, metavar="K", help="of the caption search; 1 is greedy (default: 3)")
-    parser.add_argument("--max-frames", type=int, metavar="N", help="stop after N frames")
-    parser.add_argument("--no-pictures", action="store_true", help="write only results.jsonl")
-    parser.add_argument("--no-jsonl", action="store_true", help="write only pictures or video")
-    _add_backend(parser)
-    _add_json(parser)
-
-
-def _run(arguments: argparse.Namespace) -> int:
-    from .runtime.run import run
-
-    options = {} if arguments.beam_size is None else {"beam_size": arguments.beam_size}
-    summary = run(
-        arguments.bundle,
-        arguments.source,
-        arguments.out,
-        arguments.tasks,
-        score_threshold=arguments.score_threshold,
-        iou_threshold=arguments.iou_threshold,
-        max_detections=arguments.max_detections,
-        pictures=not arguments.no_pictures,
-        jsonl=not arguments.no_jsonl,
-        max_frames=arguments.max_frames,
-        report=_say if arguments.json else print,
-        **options,
-        **_backend(arguments),
-    )
-    skipped = f", {len(summary.failed)} could not be read" if summary.failed else ""
-    text = f"{summary.done} answered{skipped}, {summary.seconds:.1f} s; see {summary.out}"
-    _print(arguments, summary.to_json(), text)
-    return summary.exit_code
-
-
 def _add_bench(commands: Any) -> None:
     parser = _command(
         commands,
@@ -413,7 +368,7 @@ def _add_bench(commands: Any) -> None:
     parser.add_argument("--limit", type=int, metavar="N", help="score only its first N images")
     parser.add_argument("--tasks", type=_names, metavar="A,B", help="tasks to time (default: all)")
     parser.add_argument("--score-threshold", type=float, metavar="X", help="boxes score above this while timing")
-    parser.add_argument("--beam-size", type=int, metavar="K", help="of the caption search; 1 is greedy (default: 3)")
+    _add_caption(parser)
     _add_backend(parser)
     _add_into(parser)
     _add_json(parser)
@@ -424,7 +379,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     from .benchmarks.measure import WarmUp
 
     write = _into(arguments)
-    options: dict[str, Any] = {} if arguments.beam_size is None else {"beam_size": arguments.beam_size}
+    options = _caption(arguments)
     if arguments.warmup_seconds is not None:
         if not 0 <= arguments.warmup_seconds <= 3600:
             raise _Misuse(f"--warmup-seconds must be from 0 to 3600, got {arguments.warmup_seconds:g}")
@@ -587,6 +542,25 @@ def _backend(arguments: argparse.Namespace) -> dict[str, Any]:
 
         build_as_asked(arguments, _say)
     return {"backend": arguments.backend, "precision": arguments.precision, "threads": arguments.threads}
+
+
+def _add_caption(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--beam-size", type=int, metavar="K", help="of the caption search; 1 is greedy (default: 3)")
+    parser.add_argument(
+        "--caption-decoder",
+        metavar="D",
+        help="what writes a bundle's captions: native, native-int8 (faster, now and then another word) or graph "
+        "(default: native where the bundle has its weights)",
+    )
+    parser.add_argument(
+        "--caption-budget-ms", type=float, metavar="MS", help="a caption not finished by then ends with what it has"
+    )
+
+
+def _caption(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Those of the caption's options that were given."""
+    names = ("beam_size", "caption_decoder", "caption_budget_ms")
+    return {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
+
+from .termination import terminated_like_interrupted
 
 if TYPE_CHECKING:
     from .export.to_tensorrt import BuiltEngine
@@ -56,7 +55,7 @@ def _build(arguments: argparse.Namespace) -> int:
     from . import cli
     from .export.to_tensorrt import build_engines
 
-    with _terminated_like_interrupted():
+    with terminated_like_interrupted():
         built = build_engines(
             arguments.bundle,
             arguments.precision,
@@ -129,20 +128,3 @@ def _numbers(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(
             f'expected whole numbers with commas between, such as 1,4, got "{text}"'
         ) from None
-
-
-@contextlib.contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """Let a termination end the build the way Ctrl-C does, so that it too leaves nothing half-written."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

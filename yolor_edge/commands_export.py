@@ -84,7 +84,7 @@ def _export(arguments: argparse.Namespace) -> int:
         for path in arguments.images:
             source = open_source(path)
             if source.kind != "images":
-                raise _Misuse(f"--images {path}: is a video or a camera; give pictures or folders of them")
+                raise _Misuse(f"--images {source.name}: is a video or a camera; give pictures or folders of them")
             images += source.files
     bundle = export_bundle(
         arguments.checkpoint,

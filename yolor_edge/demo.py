@@ -50,7 +50,7 @@ def demo(
     pictures = Path(images) if images is not None else _shipped("images")
     source = open_source(pictures)
     if source.kind != "images":
-        raise UsageError(f"{pictures}: is a video or a camera; the demo takes pictures, yolor-edge run takes both")
+        raise UsageError(f"{source.name}: is a video or a camera; the demo takes pictures, yolor-edge run takes both")
 
     say(f"1. Export {weights} to {folder / 'bundle'}")
     bundle = export_bundle(

@@ -4,55 +4,25 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <limits>
-#include <new>
 #include <stdexcept>
 #include <utility>
 
+#include "caption_state.hpp"
 #include "scan.hpp"
 
 namespace yolor_edge {
 namespace {
 
 constexpr int64_t kLargestDim = 1 << 24;
-constexpr size_t kAlignment = 64;
 // Words beyond the 2 * beam_size that a search looks at whose logits are made exact as well.
-constexpr int64_t kSpareWords = 16;
+constexpr int64_t kSpareWords = 6;
 
 int64_t now_ns() {
     return std::chrono::duration_cast<std::chrono::nanoseconds>(
                std::chrono::steady_clock::now().time_since_epoch())
         .count();
-}
-
-/// Memory aligned for the widest loads, which grows and never shrinks; what was in it is lost when it grows.
-template <class Value>
-class Buffer {
-  public:
-    Value* take(int64_t count) {
-        if (count > capacity_) {
-            data_.reset();
-            capacity_ = 0;
-            const auto bytes = static_cast<size_t>(count) * sizeof(Value);
-            data_.reset(static_cast<Value*>(::operator new(bytes, std::align_val_t{kAlignment})));
-            std::memset(data_.get(), 0, bytes);
-            capacity_ = count;
-        }
-        return data_.get();
-    }
-    Value* get() const noexcept { return data_.get(); }
-
-  private:
-    struct Free {
-        void operator()(Value* data) const { ::operator delete(data, std::align_val_t{kAlignment}); }
-    };
-    std::unique_ptr<Value, Free> data_;
-    int64_t capacity_ = 0;
-};
-
-/// Stride of rows that are read one below the other: off the powers of two, which would share few cache sets.
-int64_t row_stride(int64_t n) {
-    return whole_blocks(n) + kBlock;
 }
 
 void require_dim(const char* name, int64_t value) {
@@ -91,19 +61,25 @@ DecoderWeights collect_weights(const DecoderDims& dims, bool is_int8, const Tens
     const auto norm = [&](const std::string& name) {
         return NormWeights{floats(name + ".weight", dims.width), floats(name + ".bias", dims.width)};
     };
-    const auto linear = [&](const std::string& name, int64_t in, int64_t out, bool is_small) {
+    enum class Kind { kFloats, kInt8, kTwoDigits };
+    const Kind kind = is_int8 ? Kind::kInt8 : Kind::kFloats;
+    const Kind fine_kind = is_int8 ? Kind::kTwoDigits : Kind::kFloats;
+    const auto linear = [&](const std::string& name, int64_t in, int64_t out, Kind of) {
         const int64_t outputs = whole_blocks(out);
         PackedLinear layer{};
         layer.bias = floats(name + ".bias", outputs);
         layer.in = in;
         layer.out = out;
-        if (is_small) {
-            layer.weights = source(name + ".weight", "int8", outputs * ((in + 3) / 4 * 4));
-            layer.scales = floats(name + ".scales", outputs);
-            layer.sums = static_cast<const int32_t*>(source(name + ".sums", "int32", outputs * 4));
-        } else {
+        if (of == Kind::kFloats) {
             layer.weights = source(name + ".weight", "float32", outputs * in * 4);
+            return layer;
         }
+        const int64_t digits = of == Kind::kTwoDigits ? 2 : 1, size = outputs * ((in + 3) / 4 * 4);
+        const auto* weight = static_cast<const int8_t*>(source(name + ".weight", "int8", digits * size));
+        layer.weights = weight;
+        if (of == Kind::kTwoDigits) layer.rest = weight + size;
+        layer.scales = floats(name + ".scales", outputs);
+        layer.sums = static_cast<const int32_t*>(source(name + ".sums", "int32", digits * outputs * 4));
         return layer;
     };
     DecoderWeights weights{};
@@ -115,46 +91,30 @@ DecoderWeights collect_weights(const DecoderDims& dims, bool is_int8, const Tens
     for (int64_t i = 0; i < dims.layers; ++i) {
         const std::string at = "layers." + std::to_string(i) + ".";
         DecoderLayerWeights layer{};
-        layer.self_in = linear(at + "self_attention.in", dims.width, 3 * dims.width, is_int8);
-        layer.self_out = linear(at + "self_attention.output", dims.width, dims.width, is_int8);
-        layer.cross_query = linear(at + "cross_attention.query", dims.width, dims.width, is_int8);
-        layer.cross_key = linear(at + "cross_attention.key", dims.width, dims.width, is_int8);
-        layer.cross_value = linear(at + "cross_attention.value", dims.width, dims.width, is_int8);
-        layer.cross_out = linear(at + "cross_attention.output", dims.width, dims.width, is_int8);
-        layer.feed_in = linear(at + "feed_forward.in", dims.width, dims.feed_forward, is_int8);
-        layer.feed_out = linear(at + "feed_forward.out", dims.feed_forward, dims.width, is_int8);
+        layer.self_in = linear(at + "self_attention.in", dims.width, 3 * dims.width, kind);
+        layer.self_out = linear(at + "self_attention.output", dims.width, dims.width, kind);
+        layer.cross_query = linear(at + "cross_attention.query", dims.width, dims.width, kind);
+        layer.cross_key = linear(at + "cross_attention.key", dims.width, dims.width, kind);
+        layer.cross_value = linear(at + "cross_attention.value", dims.width, dims.width, kind);
+        layer.cross_out = linear(at + "cross_attention.output", dims.width, dims.width, kind);
+        layer.feed_in = linear(at + "feed_forward.in", dims.width, dims.feed_forward, kind);
+        layer.feed_out = linear(at + "feed_forward.out", dims.feed_forward, dims.width, kind);
+        // One digit where it changes the least: inputs that are never below 0 have 8 bits of it, and output 2
+        // only finds the words that are then computed exactly.
+        layer.feed_out.is_coarse = layer.feed_out.is_positive = true;
         for (int64_t n = 0; n < 3; ++n) layer.norms[n] = norm(at + "norms." + std::to_string(n));
         weights.layers.push_back(layer);
     }
-    weights.output[0] = linear("output.0", dims.width, dims.hidden, false);
-    weights.output[1] = linear("output.1", dims.hidden, dims.hidden, false);
-    weights.output[2] = linear("output.2", dims.hidden, dims.vocabulary, is_int8);
+    weights.output[0] = linear("output.0", dims.width, dims.hidden, fine_kind);
+    weights.output[1] = linear("output.1", dims.hidden, dims.hidden, fine_kind);
+    weights.output[2] = linear("output.2", dims.hidden, dims.vocabulary, kind);
+    weights.is_int8 = is_int8;
     if (is_int8) {
-        weights.output[2].is_coarse = true;
+        weights.output[2].is_coarse = weights.output[2].is_positive = true;
         weights.exact_output = floats("output.2.exact", dims.vocabulary * dims.hidden);
     }
     return weights;
 }
-
-/// What one call works in.
-struct CaptionDecoder::State {
-    int64_t rows = 0;    // sentences there is room for
-    int64_t length = 0;  // tokens there is room for
-    int64_t position = 0;
-
-    // Of the image. Keys of a head: (memory / 16, head width, 16); values: (head width / 16, memory, 16).
-    Buffer<float> cross_keys, cross_values;
-    // (layers, length, rows, width), written once. What position t of sentence r attends to lies in row
-    // slots[t * rows + r].
-    Buffer<float> keys, values;
-    std::vector<int32_t> slots, moved;
-
-    Buffer<float> x, y, mixed, wide, scores, logits;  // rows of the strides below
-    Buffer<uint8_t> high, low;                        // digits of quantised rows
-    Buffer<float> row_scales, normalisers;
-    std::vector<std::pair<float, int64_t>> shortlist;  // (logit, word)
-    Buffer<float> memory, key_input, projected;
-};
 
 class CaptionDecoder::Lease {
   public:
@@ -190,8 +150,24 @@ std::unique_ptr<CaptionDecoder::State> CaptionDecoder::borrow(int64_t rows, int6
     state->position = 0;
     const int64_t depth = dims_.width / dims_.heads;
     const int64_t cross = dims_.layers * dims_.heads;
-    state->cross_keys.take(cross * whole_blocks(dims_.memory) * depth);
-    state->cross_values.take(cross * whole_blocks(depth) * dims_.memory);
+    const int64_t vectors = whole_blocks(dims_.memory), outputs = whole_blocks(depth);
+    if (weights_.is_int8) {
+        state->small_keys.take(cross * vectors * ((depth + 3) / 4 * 4));
+        state->small_values.take(cross * outputs * ((dims_.memory + 3) / 4 * 4));
+        state->key_scales.take(cross * vectors);
+        state->key_sums.take(cross * vectors);
+        state->value_scales.take(cross * outputs);
+        state->value_sums.take(cross * outputs);
+        state->quantised.take(whole_blocks(depth));
+        state->rest.take(rows * whole_blocks(dims_.hidden));
+        state->memory_scales.take(dims_.memory);
+        state->key_input_scales.take(dims_.memory);
+        state->memory_digits.take(dims_.memory * row_stride(dims_.width));
+        state->key_digits.take(dims_.memory * row_stride(dims_.width));
+    } else {
+        state->cross_keys.take(cross * vectors * depth);
+        state->cross_values.take(cross * outputs * dims_.memory);
+    }
     state->keys.take(dims_.layers * length * rows * dims_.width);
     state->values.take(dims_.layers * length * rows * dims_.width);
     state->slots.resize(static_cast<size_t>(length * rows));
@@ -205,11 +181,11 @@ std::unique_ptr<CaptionDecoder::State> CaptionDecoder::borrow(int64_t rows, int6
     state->scores.take(rows * row_stride(std::max(dims_.memory, length)));
     state->logits.take(rows * whole_blocks(dims_.vocabulary));
     state->normalisers.take(rows);
-    state->shortlist.reserve(static_cast<size_t>(2 * rows + kSpareWords));
-    const int64_t most_rows = std::max(rows, dims_.memory);
-    state->high.take(most_rows * row_stride(widest));
-    state->low.take(most_rows * row_stride(widest));
-    state->row_scales.take(most_rows);
+    state->shortlist.reserve(static_cast<size_t>(dims_.vocabulary));
+    state->peaks.take((rows + 1) * scan_parts(dims_.vocabulary));
+    state->high.take(rows * row_stride(std::max(widest, dims_.memory)));
+    state->low.take(rows * row_stride(std::max(widest, dims_.memory)));
+    state->row_scales.take(rows);
     state->memory.take(dims_.memory * width);
     state->key_input.take(dims_.memory * width);
     state->projected.take(dims_.memory * width);
@@ -228,120 +204,49 @@ void CaptionDecoder::linear(State& state, const PackedLinear& layer, const float
                             layer.out, y, y_stride);
         return;
     }
+    if (layer.rest != nullptr) return fine_product(state, layer, x, rows, x_stride, y, y_stride);
+    if (!layer.is_coarse) return product(fine_rows(state, x, rows, x_stride, layer.in), layer, y, y_stride);
     const int64_t stride = row_stride(layer.in);
+    const int32_t shift = layer.is_positive ? 127 : 0;
+    for (int64_t row = 0; row < rows; ++row) {
+        state.row_scales.get()[row] =
+            kernels_.quantise(x + row * x_stride, layer.in, shift, state.high.get() + row * stride);
+    }
+    product({state.high.get(), nullptr, state.row_scales.get(), rows, stride, shift}, layer, y, y_stride);
+}
+
+/// With weights of two digits; the product of the lower digits of both is too small to matter.
+void CaptionDecoder::fine_product(State& state, const PackedLinear& layer, const float* x, int64_t rows,
+                                  int64_t x_stride, float* y, int64_t y_stride) const {
+    QuantisedRows digits = fine_rows(state, x, rows, x_stride, layer.in);
+    for (int64_t row = 0; row < rows; ++row) state.row_scales.get()[row] *= 255.0f;
+    product(digits, layer, y, y_stride);
+    digits.low = nullptr;
+    float* rest = state.rest.get();
+    const int64_t outputs = whole_blocks(layer.out);
+    kernels_.matmul_i8(digits, layer.rest, layer.sums + outputs, layer.scales, nullptr, layer.in, layer.out,
+                       rest, outputs);
+    for (int64_t row = 0; row < rows; ++row)
+        kernels_.add_scaled(y + row * y_stride, 1.0f, rest + row * outputs, layer.out);
+}
+
+void CaptionDecoder::product(const QuantisedRows& x, const PackedLinear& layer, float* y,
+                             int64_t y_stride) const {
+    kernels_.matmul_i8(x, static_cast<const int8_t*>(layer.weights), layer.sums, layer.scales, layer.bias,
+                       layer.in, layer.out, y, y_stride);
+}
+
+/// Rows of two digits, good until the next ones are asked for.
+QuantisedRows CaptionDecoder::fine_rows(State& state, const float* x, int64_t rows, int64_t x_stride,
+                                        int64_t n) const {
+    const int64_t stride = row_stride(n);
     uint8_t* high = state.high.get();
-    uint8_t* low = layer.is_coarse ? nullptr : state.low.get();
-    float* scales = state.row_scales.get();
+    uint8_t* low = state.low.get();
     for (int64_t row = 0; row < rows; ++row) {
-        const float* from = x + row * x_stride;
-        scales[row] = low == nullptr
-                          ? kernels_.quantise(from, layer.in, high + row * stride)
-                          : kernels_.quantise_fine(from, layer.in, high + row * stride, low + row * stride);
+        state.row_scales.get()[row] =
+            kernels_.quantise_fine(x + row * x_stride, n, high + row * stride, low + row * stride);
     }
-    kernels_.matmul_i8({high, low, scales, rows, stride}, static_cast<const int8_t*>(layer.weights),
-                       layer.sums, layer.scales, layer.bias, layer.in, layer.out, y, y_stride);
-}
-
-/// Keys and values of the cross-attention of every layer, packed by head.
-void CaptionDecoder::prefill(State& state, const float* memory) const {
-    const int64_t width = dims_.width, depth = width / dims_.heads, stride = row_stride(width);
-    const auto epsilon = static_cast<float>(dims_.norm_epsilon);
-    float* normed = state.memory.get();
-    float* key_input = state.key_input.get();
-    for (int64_t i = 0; i < dims_.memory; ++i) {
-        kernels_.layer_norm(memory + i * width, weights_.memory_norm.gain, weights_.memory_norm.shift, width,
-                            epsilon, normed + i * stride);
-        std::memcpy(key_input + i * stride, normed + i * stride, static_cast<size_t>(width) * 4);
-        kernels_.add_scaled(key_input + i * stride, 1.0f, weights_.memory_positions + i * width, width);
-    }
-    float* projected = state.projected.get();
-    const int64_t keys_size = whole_blocks(dims_.memory) * depth,
-                  values_size = whole_blocks(depth) * dims_.memory;
-    for (int64_t layer = 0; layer < dims_.layers; ++layer) {
-        const DecoderLayerWeights& weights = weights_.layers[static_cast<size_t>(layer)];
-        linear(state, weights.cross_key, key_input, dims_.memory, stride, projected, stride);
-        for (int64_t head = 0; head < dims_.heads; ++head) {
-            float* keys = state.cross_keys.get() + (layer * dims_.heads + head) * keys_size;
-            for (int64_t block = 0; block < dims_.memory; block += kBlock) {
-                const int64_t count = std::min(kBlock, dims_.memory - block);
-                const float* from = projected + block * stride + head * depth;
-                float* to = keys + block * depth;
-                for (int64_t j = 0; j < depth; ++j) {
-                    for (int64_t i = 0; i < count; ++i) to[j * kBlock + i] = from[i * stride + j];
-                    for (int64_t i = count; i < kBlock; ++i) to[j * kBlock + i] = 0.0f;
-                }
-            }
-        }
-        linear(state, weights.cross_value, normed, dims_.memory, stride, projected, stride);
-        for (int64_t head = 0; head < dims_.heads; ++head) {
-            float* values = state.cross_values.get() + (layer * dims_.heads + head) * values_size;
-            for (int64_t block = 0; block < depth; block += kBlock) {
-                const int64_t count = std::min(kBlock, depth - block);
-                const float* from = projected + head * depth + block;
-                float* to = values + block * dims_.memory;
-                for (int64_t i = 0; i < dims_.memory; ++i) {
-                    for (int64_t j = 0; j < count; ++j) to[i * kBlock + j] = from[i * stride + j];
-                    for (int64_t j = count; j < kBlock; ++j) to[i * kBlock + j] = 0.0f;
-                }
-            }
-        }
-    }
-}
-
-/// From queries, keys and values in `wide` to what each row attends to in `mixed`.
-void CaptionDecoder::self_attention(State& state, int64_t layer, int64_t rows) const {
-    const int64_t width = dims_.width, depth = width / dims_.heads, stride = row_stride(width);
-    const int64_t wide = row_stride(3 * width), now = state.position;
-    const float shrink = 1.0f / std::sqrt(static_cast<float>(depth));
-    float* keys = state.keys.get() + layer * state.length * state.rows * width;
-    float* values = state.values.get() + layer * state.length * state.rows * width;
-    for (int64_t row = 0; row < rows; ++row) {
-        const float* from = state.wide.get() + row * wide;
-        std::memcpy(keys + (now * state.rows + row) * width, from + width, static_cast<size_t>(width) * 4);
-        std::memcpy(values + (now * state.rows + row) * width, from + 2 * width,
-                    static_cast<size_t>(width) * 4);
-    }
-    float* scores = state.scores.get();
-    for (int64_t row = 0; row < rows; ++row) {
-        float* query = state.wide.get() + row * wide;
-        kernels_.scale(query, shrink, width);
-        float* mixed = state.mixed.get() + row * stride;
-        std::fill_n(mixed, width, 0.0f);
-        const auto where = [&](int64_t t) {
-            const int64_t slot = state.slots[static_cast<size_t>(t * state.rows + row)];
-            return (t * state.rows + slot) * width;
-        };
-        for (int64_t head = 0; head < dims_.heads; ++head) {
-            const int64_t offset = head * depth;
-            for (int64_t t = 0; t <= now; ++t)
-                scores[t] = kernels_.dot(query + offset, keys + where(t) + offset, depth);
-            kernels_.softmax(scores, now + 1);
-            for (int64_t t = 0; t <= now; ++t)
-                kernels_.add_scaled(mixed + offset, scores[t], values + where(t) + offset, depth);
-        }
-    }
-}
-
-/// From the queries in `wide` to what each row attends to of the image in `mixed`.
-void CaptionDecoder::cross_attention(State& state, int64_t layer, int64_t rows) const {
-    const int64_t width = dims_.width, depth = width / dims_.heads, stride = row_stride(width);
-    const int64_t keys_size = whole_blocks(dims_.memory) * depth,
-                  values_size = whole_blocks(depth) * dims_.memory;
-    const float shrink = 1.0f / std::sqrt(static_cast<float>(depth));
-    float* queries = state.wide.get();
-    for (int64_t row = 0; row < rows; ++row) kernels_.scale(queries + row * stride, shrink, width);
-    float* scores = state.scores.get();
-    const int64_t scores_stride = row_stride(dims_.memory);
-    for (int64_t head = 0; head < dims_.heads; ++head) {
-        const int64_t at = layer * dims_.heads + head;
-        kernels_.matmul_f32(queries + head * depth, rows, stride, state.cross_keys.get() + at * keys_size,
-                            nullptr, depth, dims_.memory, scores, scores_stride);
-        for (int64_t row = 0; row < rows; ++row) kernels_.softmax(scores + row * scores_stride, dims_.memory);
-        // Whole blocks may reach into the next head's columns, which are written after, or past the row's
-        // width.
-        kernels_.matmul_f32(scores, rows, scores_stride, state.cross_values.get() + at * values_size, nullptr,
-                            dims_.memory, depth, state.mixed.get() + head * depth, stride);
-    }
+    return {high, low, state.row_scales.get(), rows, stride, 0};
 }
 
 /// x = norm(x + y)
@@ -357,27 +262,40 @@ void CaptionDecoder::add_and_norm(State& state, const NormWeights& norm, int64_t
 /// Compute the logits of one row that can decide anything, those of its best words, from float32 weights:
 /// reading a few rows of them costs little, and most of what int8 changes in a sentence it changes in this
 /// last layer.
-void CaptionDecoder::make_best_exact(State& state, const float* hidden, float* logits) const {
+void CaptionDecoder::make_best_exact(State& state, const float* hidden, float* logits, float* peaks) const {
     const int64_t wanted = std::min(2 * state.rows + kSpareWords, dims_.vocabulary);
+    // The wanted-th highest of the parts' peaks is at most the wanted-th best logit, so that only few parts
+    // have to be looked through.
+    const int64_t parts = scan_parts(dims_.vocabulary);
+    float lowest = std::numeric_limits<float>::lowest();
+    if (parts >= wanted) {
+        float* ordered = state.peaks.get() + state.rows * parts;
+        std::copy_n(peaks, parts, ordered);
+        std::nth_element(ordered, ordered + wanted - 1, ordered + parts, std::greater<>());
+        lowest = std::max(lowest, ordered[wanted - 1]);
+    }
     auto& best = state.shortlist;
     best.clear();
-    const auto is_better = [](const auto& a, const auto& b) { return a.first > b.first; };
-    const auto lowest = [&] {
-        return static_cast<int64_t>(best.size()) < wanted ? std::numeric_limits<float>::lowest()
-                                                          : best.front().first;
-    };
-    for_each_at_least(logits, dims_.vocabulary, lowest, [&](int64_t word, float logit) {
-        if (static_cast<int64_t>(best.size()) == wanted) {
-            if (logit <= best.front().first) return;
-            std::pop_heap(best.begin(), best.end(), is_better);
-            best.pop_back();
-        }
-        best.emplace_back(logit, word);
-        std::push_heap(best.begin(), best.end(), is_better);
-    });
+    for_each_at_least(
+        logits, dims_.vocabulary, peaks, [&] { return lowest; },
+        [&](int64_t word, float logit) { best.emplace_back(logit, word); });
+    if (static_cast<int64_t>(best.size()) > wanted) {
+        const auto is_better = [](const auto& a, const auto& b) {
+            return a.first != b.first ? a.first > b.first : a.second < b.second;
+        };
+        std::nth_element(best.begin(), best.begin() + wanted, best.end(), is_better);
+        best.resize(static_cast<size_t>(wanted));
+    }
+    // These rows lie far apart: let all of them be on their way before the first is needed.
+    for (const auto& [logit, word] : best) {
+        const float* row = weights_.exact_output + word * dims_.hidden;
+        for (int64_t i = 0; i < std::min<int64_t>(dims_.hidden, 64); i += 16) __builtin_prefetch(row + i);
+    }
     for (const auto& [logit, word] : best) {
         const float product = kernels_.dot(hidden, weights_.exact_output + word * dims_.hidden, dims_.hidden);
         logits[word] = product + weights_.output[2].bias[word];
+        float& peak = peaks[word / kScanPart];
+        peak = std::max(peak, logits[word]);
     }
 }
 
@@ -421,10 +339,14 @@ void CaptionDecoder::step(State& state, const int64_t* tokens, int64_t rows) con
     for (int64_t row = 0; row < rows; ++row) kernels_.relu(hidden[1] + row * inner, dims_.hidden);
     const int64_t words = whole_blocks(dims_.vocabulary);
     linear(state, weights_.output[2], hidden[1], rows, inner, state.logits.get(), words);
+    const int64_t parts = scan_parts(dims_.vocabulary);
     for (int64_t row = 0; row < rows; ++row) {
         float* logits = state.logits.get() + row * words;
-        if (weights_.exact_output != nullptr) make_best_exact(state, hidden[1] + row * inner, logits);
-        state.normalisers.get()[row] = kernels_.log_sum_exp(logits, dims_.vocabulary);
+        float* peaks = state.peaks.get() + row * parts;
+        kernels_.peaks(logits, dims_.vocabulary, peaks);
+        if (weights_.exact_output != nullptr) make_best_exact(state, hidden[1] + row * inner, logits, peaks);
+        const float most = *std::max_element(peaks, peaks + parts);
+        state.normalisers.get()[row] = kernels_.log_sum_exp(logits, dims_.vocabulary, most);
     }
     ++state.position;
 }
@@ -448,7 +370,8 @@ Writing CaptionDecoder::write(const float* memory, const CaptionOptions& options
 
     const auto advance = [&](const int64_t* tokens, int64_t rows) -> const NextRows& {
         step(state, tokens, rows);
-        return search.advance(state.logits.get(), state.normalisers.get(), dims_.vocabulary, stride);
+        return search.advance(state.logits.get(), state.normalisers.get(), state.peaks.get(),
+                              dims_.vocabulary, stride);
     };
     const NextRows* next = &advance(&options.bos_id, 1);
     Writing writing{{}, now_ns() - started, 0, 1, false};

@@ -2,9 +2,10 @@
 /// memory, from the first token to the last without leaving C++.
 ///
 /// Once an image, the memory is normed and every layer's cross-attention keys and values are made from it and
-/// packed like weights. Then all running sentences take each step together, so that every weight is read once
-/// a step whatever the beam. The self-attention cache stays where it was written; a table says in which row
-/// each position of each sentence lies, so that the beam is reordered by moving a few indices.
+/// packed like weights, in int8 where those are. Then all running sentences take each step together, so that
+/// every weight is read once a step whatever the beam. The self-attention cache stays where it was written; a
+/// table says in which row each position of each sentence lies, so that the beam is reordered by moving a few
+/// indices.
 #pragma once
 
 #include <cstdint>
@@ -34,12 +35,14 @@ struct DecoderDims {
 /// A linear layer in the packing of decoder_kernels.hpp. `scales` and `sums` are null for float32 weights.
 struct PackedLinear {
     const void* weights;
+    const int8_t* rest;   // null, or a second digit of int8 weights: (255 * weights + rest) * scale
     const float* bias;    // (whole_blocks(out),)
     const float* scales;  // (whole_blocks(out),)
-    const int32_t* sums;  // (whole_blocks(out),)
+    const int32_t* sums;  // (whole_blocks(out),), those of the second digit after them
     int64_t in;
     int64_t out;
-    bool is_coarse;  // int8 inputs of one digit rather than two
+    bool is_coarse;    // inputs of one digit rather than two
+    bool is_positive;  // no input is below 0
 };
 
 struct NormWeights {
@@ -57,6 +60,7 @@ struct DecoderLayerWeights {
 
 /// Where the weights lie; the memory is the caller's and outlives the decoder.
 struct DecoderWeights {
+    bool is_int8;
     const float* words;             // (vocabulary, width)
     const float* positions;         // (positions, width)
     const float* memory_positions;  // (memory, width), added to the keys of the cross-attention
@@ -112,12 +116,20 @@ class CaptionDecoder {
     std::unique_ptr<State> borrow(int64_t rows, int64_t length) const;
     void give_back(std::unique_ptr<State> state) const;
     void prefill(State& state, const float* memory) const;
+    void pack_keys(State& state, int64_t layer) const;
+    void pack_values(State& state, int64_t layer) const;
+    void pack_small_keys(State& state, int64_t layer) const;
+    void pack_small_values(State& state, int64_t layer) const;
     void step(State& state, const int64_t* tokens, int64_t rows) const;
     void self_attention(State& state, int64_t layer, int64_t rows) const;
     void cross_attention(State& state, int64_t layer, int64_t rows) const;
     void linear(State& state, const PackedLinear& layer, const float* x, int64_t rows, int64_t x_stride,
                 float* y, int64_t y_stride) const;
-    void make_best_exact(State& state, const float* hidden, float* logits) const;
+    void fine_product(State& state, const PackedLinear& layer, const float* x, int64_t rows, int64_t x_stride,
+                      float* y, int64_t y_stride) const;
+    void product(const QuantisedRows& x, const PackedLinear& layer, float* y, int64_t y_stride) const;
+    QuantisedRows fine_rows(State& state, const float* x, int64_t rows, int64_t x_stride, int64_t n) const;
+    void make_best_exact(State& state, const float* hidden, float* logits, float* peaks) const;
     void add_and_norm(State& state, const NormWeights& norm, int64_t rows) const;
 
     DecoderDims dims_;

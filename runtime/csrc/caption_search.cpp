@@ -102,8 +102,8 @@ int64_t CaptionSearch::smallest_vocabulary() const noexcept {
     return std::max({options_.bos_id, options_.eos_id, options_.pad_id}) + 1;
 }
 
-const NextRows& CaptionSearch::advance(const float* logits, const float* normalisers, int64_t vocabulary_size,
-                                       int64_t stride) {
+const NextRows& CaptionSearch::advance(const float* logits, const float* normalisers, const float* peaks,
+                                       int64_t vocabulary_size, int64_t stride) {
     if (finished_)
         throw std::invalid_argument(
             "this search is finished; start another CaptionSearch for the next caption");
@@ -111,7 +111,7 @@ const NextRows& CaptionSearch::advance(const float* logits, const float* normali
     next_.tokens.clear();
     next_.parents.clear();
     survivors_.clear();
-    const Values step{logits, normalisers, stride};
+    const Values step{logits, normalisers, peaks, stride};
     if (options_.temperature > 0.0) {
         draw_continuations(step);
     } else {
@@ -191,12 +191,20 @@ void CaptionSearch::find_best_continuations(const Values& step) {
         const double base = running_[row].log_prob;
         const float normaliser = step.normalisers != nullptr ? step.normalisers[row] : 0.0f;
         if (std::isnan(normaliser)) continue;
+        // What a value must reach, worked out anew where the worst of the best has changed.
+        float bound = kLowestFinite;
+        double reached = -std::numeric_limits<double>::infinity();
         const auto lowest = [&] {
-            if (best_.size() < wanted) return kLowestFinite;
-            const float bound = lowest_reaching(best_.front().log_prob, base);
-            return std::max(kLowestFinite, normaliser == 0.0f ? bound : lowest_value(bound, normaliser));
+            if (best_.size() < wanted || best_.front().log_prob == reached) return bound;
+            reached = best_.front().log_prob;
+            const float least = lowest_reaching(reached, base);
+            bound = std::max(kLowestFinite, normaliser == 0.0f ? least : lowest_value(least, normaliser));
+            return bound;
         };
-        for_each_at_least(step.values + static_cast<int64_t>(row) * step.stride, vocabulary_size_, lowest,
+        const auto index = static_cast<int64_t>(row);
+        const float* peaks =
+            step.peaks != nullptr ? step.peaks + index * scan_parts(vocabulary_size_) : nullptr;
+        for_each_at_least(step.values + index * step.stride, vocabulary_size_, peaks, lowest,
                           [&](int64_t token, float value) {
                               if (!may_follow(token)) return;
                               const Continuation continuation{base + log_prob_of(value, normaliser, token),

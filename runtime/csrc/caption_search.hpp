@@ -80,15 +80,17 @@ class CaptionSearch {
     ///   log_probs  (rows(), vocabulary_size) row-major
     /// Throws std::invalid_argument if the search is finished.
     const NextRows& advance(const float* log_probs, int64_t vocabulary_size) {
-        return advance(log_probs, nullptr, vocabulary_size, vocabulary_size);
+        return advance(log_probs, nullptr, nullptr, vocabulary_size, vocabulary_size);
     }
 
     /// The same from logits: log_probs of row r are logits - normalisers[r], where a normaliser is the
     /// logarithm of the sum of exp(logits). Only what can rank among the best is normalised. The answer lives
     /// until the next step.
     ///   logits  `stride` floats from row to row
-    const NextRows& advance(const float* logits, const float* normalisers, int64_t vocabulary_size,
-                            int64_t stride);
+    ///   peaks   (rows(), scan_parts(vocabulary_size)) what no logit of each part exceeds, or null; see
+    ///   scan.hpp
+    const NextRows& advance(const float* logits, const float* normalisers, const float* peaks,
+                            int64_t vocabulary_size, int64_t stride);
 
     /// End the search now. Hypotheses are those finished so far or, where there are none, the running rows.
     void stop();
@@ -121,6 +123,7 @@ class CaptionSearch {
     struct Values {
         const float* values;
         const float* normalisers;  // null where values are log-probabilities
+        const float* peaks;        // of the parts of each row, or null
         int64_t stride;
     };
 

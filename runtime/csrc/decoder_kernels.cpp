@@ -7,7 +7,8 @@
 namespace yolor_edge {
 namespace {
 
-YE_ROW_KERNELS(4, , 0)
+YE_QUANTISE_KERNELS(4, , 0)
+YE_ROW_KERNELS(4, )
 
 void matmul_f32(const float* x, int64_t rows, int64_t x_stride, const float* weights, const float* bias,
                 int64_t in, int64_t out, float* y, int64_t y_stride) {
@@ -31,9 +32,8 @@ int32_t product_of(const int8_t* four, const uint8_t* values) {
     return sum;
 }
 
-void matmul_i8(const QuantisedRows& x, const int8_t* weights, const int32_t* /*sums*/,
-               const float* weight_scales, const float* bias, int64_t in, int64_t out, float* y,
-               int64_t y_stride) {
+void matmul_i8(const QuantisedRows& x, const int8_t* weights, const int32_t* sums, const float* weight_scales,
+               const float* bias, int64_t in, int64_t out, float* y, int64_t y_stride) {
     const int64_t groups = (in + 3) / 4;
     for (int64_t block = 0; block < whole_blocks(out); block += kBlock) {
         const int8_t* matrix = weights + block * groups * 4;
@@ -48,7 +48,7 @@ void matmul_i8(const QuantisedRows& x, const int8_t* weights, const int32_t* /*s
                 }
             }
             for (int64_t j = 0; j < kBlock; ++j) {
-                auto whole = static_cast<float>(high[j]);
+                auto whole = static_cast<float>(high[j] + x.shift * sums[block + j]);
                 if (x.low != nullptr) whole = whole * 255.0f + static_cast<float>(low[j]);
                 const float product = whole * (x.scales[row] * weight_scales[block + j]);
                 y[row * y_stride + block + j] = product + (bias != nullptr ? bias[block + j] : 0.0f);
@@ -57,9 +57,10 @@ void matmul_i8(const QuantisedRows& x, const int8_t* weights, const int32_t* /*s
     }
 }
 
-constexpr DecoderKernels kPortable{"portable",        matmul_f32,     matmul_i8,      quantise_row,
-                                   quantise_fine_row, dot_row,        add_scaled_row, scale_row,
-                                   relu_row,          layer_norm_row, softmax_row,    log_sum_exp_row};
+constexpr DecoderKernels kPortable{"portable",        matmul_f32,          matmul_i8,          quantise_row,
+                                   quantise_fine_row, quantise_signed_row, pack_columns_block, dot_row,
+                                   add_scaled_row,    scale_row,           relu_row,           layer_norm_row,
+                                   softmax_row,       log_sum_exp_row,     peaks_row};
 
 }  // namespace
 

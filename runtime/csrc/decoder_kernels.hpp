@@ -10,6 +10,8 @@
 
 #include <cstdint>
 
+#include "scan.hpp"
+
 namespace yolor_edge {
 
 constexpr int64_t kBlock = 16;
@@ -27,6 +29,7 @@ struct QuantisedRows {
     const float* scales;  // (rows,)
     int64_t rows;
     int64_t stride;  // bytes from row to row, of both
+    int32_t shift;   // what `quantise` was given; 0 for rows of two digits
 };
 
 struct DecoderKernels {
@@ -49,11 +52,24 @@ struct DecoderKernels {
                       const float* weight_scales, const float* bias, int64_t in, int64_t out, float* y,
                       int64_t y_stride);
 
-    /// One row to int8, in the form that `matmul_i8` takes; returns the row's factor.
-    float (*quantise)(const float* x, int64_t n, uint8_t* q);
+    /// One row to int8, in the form that `matmul_i8` takes; returns the row's factor. `shift` is 127 if no x
+    /// is below 0, which then have 8 bits, or else 0.
+    float (*quantise)(const float* x, int64_t n, int32_t shift, uint8_t* q);
 
     /// One row to two digits of base 255, nearly 16 bits.
     float (*quantise_fine)(const float* x, int64_t n, uint8_t* high, uint8_t* low);
+
+    /// Packing activations that are multiplied like weights afterwards, see row_math.hpp: a row of a matrix
+    /// to int8 with its sum, the whole numbers filled up with zeros to a multiple of four; returns its
+    /// factor.
+    float (*quantise_signed)(const float* x, int64_t n, int8_t* q, int32_t* sum);
+
+    /// The same for 16 columns of (rows, 16), packed as inputs of 16 outputs.
+    ///   packed  ((rows + 3) / 4, 16, 4)
+    ///   scales  (16,) factor of each column
+    ///   sums    (16,)
+    void (*pack_columns)(const float* x, int64_t rows, int64_t stride, int8_t* packed, float* scales,
+                         int32_t* sums);
 
     /// See row_math.hpp.
     float (*dot)(const float* a, const float* b, int64_t n);
@@ -63,7 +79,11 @@ struct DecoderKernels {
     void (*layer_norm)(const float* x, const float* gain, const float* shift, int64_t n, float epsilon,
                        float* out);
     void (*softmax)(float* x, int64_t n);
-    float (*log_sum_exp)(const float* x, int64_t n);
+    float (*log_sum_exp)(const float* x, int64_t n, float most);
+
+    /// The largest of each kScanPart values, of the last part as many as there are; NaN does not count.
+    ///   peaks  (scan_parts(n),)
+    void (*peaks)(const float* x, int64_t n, float* peaks);
 };
 
 /// The kernels of an instruction set, or null where this processor lacks it (or the build has none for it).
@@ -85,34 +105,50 @@ const DecoderKernels* neon_dot_decoder_kernels() noexcept;
 
 }  // namespace yolor_edge
 
-/// Defines the entries of a table that are not products, for `lanes` floats at a time with the attribute
-/// `target`.
-#define YE_ROW_KERNELS(lanes, target, offset)                                                    \
-    target float quantise_row(const float* x, int64_t n, uint8_t* q) {                           \
-        return row_math::quantise<lanes>(x, n, offset, q);                                       \
-    }                                                                                            \
-    target float quantise_fine_row(const float* x, int64_t n, uint8_t* high, uint8_t* low) {     \
-        return row_math::quantise_fine<lanes>(x, n, offset, high, low);                          \
-    }                                                                                            \
-    target float dot_row(const float* a, const float* b, int64_t n) {                            \
-        return row_math::dot<lanes>(a, b, n);                                                    \
-    }                                                                                            \
-    target void add_scaled_row(float* y, float factor, const float* x, int64_t n) {              \
-        row_math::add_scaled<lanes>(y, factor, x, n);                                            \
-    }                                                                                            \
-    target void scale_row(float* x, float factor, int64_t n) {                                   \
-        row_math::scale<lanes>(x, factor, n);                                                    \
-    }                                                                                            \
-    target void relu_row(float* x, int64_t n) {                                                  \
-        row_math::relu<lanes>(x, n);                                                             \
-    }                                                                                            \
-    target void layer_norm_row(const float* x, const float* gain, const float* shift, int64_t n, \
-                               float epsilon, float* out) {                                      \
-        row_math::layer_norm<lanes>(x, gain, shift, n, epsilon, out);                            \
-    }                                                                                            \
-    target void softmax_row(float* x, int64_t n) {                                               \
-        row_math::softmax<lanes>(x, n);                                                          \
-    }                                                                                            \
-    target float log_sum_exp_row(const float* x, int64_t n) {                                    \
-        return row_math::log_sum_exp<lanes>(x, n);                                               \
+/// Define the entries of a table that are not products, for `lanes` floats at a time with the attribute
+/// `target`; `offset` is added to quantised values.
+#define YE_QUANTISE_KERNELS(lanes, target, offset)                                           \
+    target float quantise_row(const float* x, int64_t n, int32_t shift, uint8_t* q) {        \
+        return row_math::quantise<lanes>(x, n, shift, offset, q);                            \
+    }                                                                                        \
+    target float quantise_fine_row(const float* x, int64_t n, uint8_t* high, uint8_t* low) { \
+        return row_math::quantise_fine<lanes>(x, n, offset, high, low);                      \
+    }
+
+#define YE_ROW_KERNELS(lanes, target)                                                                \
+    target float quantise_signed_row(const float* x, int64_t n, int8_t* q, int32_t* sum) {           \
+        return row_math::quantise_signed<lanes>(x, n, q, sum);                                       \
+    }                                                                                                \
+    target void pack_columns_block(const float* x, int64_t rows, int64_t stride, int8_t* packed,     \
+                                   float* scales, int32_t* sums) {                                   \
+        row_math::pack_columns<lanes>(x, rows, stride, packed, scales, sums);                        \
+    }                                                                                                \
+    target float dot_row(const float* a, const float* b, int64_t n) {                                \
+        return row_math::dot<lanes>(a, b, n);                                                        \
+    }                                                                                                \
+    target void add_scaled_row(float* y, float factor, const float* x, int64_t n) {                  \
+        row_math::add_scaled<lanes>(y, factor, x, n);                                                \
+    }                                                                                                \
+    target void scale_row(float* x, float factor, int64_t n) {                                       \
+        row_math::scale<lanes>(x, factor, n);                                                        \
+    }                                                                                                \
+    target void relu_row(float* x, int64_t n) {                                                      \
+        row_math::relu<lanes>(x, n);                                                                 \
+    }                                                                                                \
+    target void layer_norm_row(const float* x, const float* gain, const float* shift, int64_t n,     \
+                               float epsilon, float* out) {                                          \
+        row_math::layer_norm<lanes>(x, gain, shift, n, epsilon, out);                                \
+    }                                                                                                \
+    target void softmax_row(float* x, int64_t n) {                                                   \
+        row_math::softmax<lanes>(x, n);                                                              \
+    }                                                                                                \
+    target float log_sum_exp_row(const float* x, int64_t n, float most) {                            \
+        return row_math::log_sum_exp<lanes>(x, n, most);                                             \
+    }                                                                                                \
+    target void peaks_row(const float* x, int64_t n, float* peaks) {                                 \
+        for (int64_t part = 0; part * kScanPart < n; ++part) {                                       \
+            const int64_t left = n - part * kScanPart;                                               \
+            peaks[part] =                                                                            \
+                row_math::largest<lanes>(x + part * kScanPart, left < kScanPart ? left : kScanPart); \
+        }                                                                                            \
     }

@@ -19,7 +19,8 @@ constexpr int kMostRows = 3;
 constexpr int kMostBlocks = 2;
 constexpr int kHalf = 8;
 
-YE_ROW_KERNELS(8, YE_AVX2, 0)
+YE_QUANTISE_KERNELS(8, YE_AVX2, 0)
+YE_ROW_KERNELS(8, YE_AVX2)
 
 template <int kRows, int kBlocks>
 YE_AVX2 inline void tile_f32(const float* x, int64_t x_stride, const float* weights, const float* bias,
@@ -83,8 +84,8 @@ YE_AVX2 inline __m256i products(const uint8_t* four, __m256i weights, __m256i si
 
 template <int kRows, bool kFine>
 YE_AVX2 inline void tile_i8(const QuantisedRows& x, int64_t row, const int8_t* weights,
-                            const float* weight_scales, const float* bias, int64_t groups, float* y,
-                            int64_t y_stride) {
+                            const int32_t* weight_sums, const float* weight_scales, const float* bias,
+                            int64_t groups, float* y, int64_t y_stride) {
     const uint8_t* high = x.high + row * x.stride;
     const uint8_t* low = kFine ? x.low + row * x.stride : nullptr;
     __m256i sums[kRows][2], rests[kRows][2];
@@ -106,7 +107,10 @@ YE_AVX2 inline void tile_i8(const QuantisedRows& x, int64_t row, const int8_t* w
     for (int r = 0; r < kRows; ++r) {
         for (int h = 0; h < 2; ++h) {
             // Nothing here is fused, so that all instruction sets give the same floats.
-            __m256 whole = _mm256_cvtepi32_ps(sums[r][h]);
+            const __m256i shift = _mm256_mullo_epi32(
+                _mm256_loadu_si256(reinterpret_cast<const __m256i*>(weight_sums + h * kHalf)),
+                _mm256_set1_epi32(x.shift));
+            __m256 whole = _mm256_cvtepi32_ps(_mm256_add_epi32(sums[r][h], shift));
             if (kFine) {
                 whole = _mm256_mul_ps(whole, _mm256_set1_ps(255.0f));
                 whole = _mm256_add_ps(whole, _mm256_cvtepi32_ps(rests[r][h]));
@@ -121,8 +125,9 @@ YE_AVX2 inline void tile_i8(const QuantisedRows& x, int64_t row, const int8_t* w
 }
 
 template <bool kFine>
-YE_AVX2 void matmul_rows_i8(const QuantisedRows& x, const int8_t* weights, const float* weight_scales,
-                            const float* bias, int64_t in, int64_t out, float* y, int64_t y_stride) {
+YE_AVX2 void matmul_rows_i8(const QuantisedRows& x, const int8_t* weights, const int32_t* weight_sums,
+                            const float* weight_scales, const float* bias, int64_t in, int64_t out, float* y,
+                            int64_t y_stride) {
     constexpr int kMost = kFine ? 2 : 3;  // sums take half of the registers
     const int64_t groups = (in + 3) / 4;
     for (int64_t block = 0; block < whole_blocks(out); block += kBlock) {
@@ -131,28 +136,42 @@ YE_AVX2 void matmul_rows_i8(const QuantisedRows& x, const int8_t* weights, const
         const float* offset = bias != nullptr ? bias + block : nullptr;
         int64_t row = 0;
         for (; row + kMost <= x.rows; row += kMost)
-            tile_i8<kMost, kFine>(x, row, matrix, scales, offset, groups, y + block, y_stride);
+            tile_i8<kMost, kFine>(x, row, matrix, weight_sums + block, scales, offset, groups, y + block,
+                                  y_stride);
         for (; row < x.rows; ++row)
-            tile_i8<1, kFine>(x, row, matrix, scales, offset, groups, y + block, y_stride);
+            tile_i8<1, kFine>(x, row, matrix, weight_sums + block, scales, offset, groups, y + block,
+                              y_stride);
     }
 }
 
-YE_AVX2 void matmul_i8(const QuantisedRows& x, const int8_t* weights, const int32_t* /*sums*/,
+YE_AVX2 void matmul_i8(const QuantisedRows& x, const int8_t* weights, const int32_t* weight_sums,
                        const float* weight_scales, const float* bias, int64_t in, int64_t out, float* y,
                        int64_t y_stride) {
     if (x.low != nullptr) {
-        matmul_rows_i8<true>(x, weights, weight_scales, bias, in, out, y, y_stride);
+        matmul_rows_i8<true>(x, weights, weight_sums, weight_scales, bias, in, out, y, y_stride);
     } else {
-        matmul_rows_i8<false>(x, weights, weight_scales, bias, in, out, y, y_stride);
+        matmul_rows_i8<false>(x, weights, weight_sums, weight_scales, bias, in, out, y, y_stride);
     }
 }
 
 }  // namespace
 
 const DecoderKernels* avx2_decoder_kernels() noexcept {
-    static constexpr DecoderKernels kernels{
-        "avx2",         matmul_f32, matmul_i8, quantise_row,   quantise_fine_row, dot_row,
-        add_scaled_row, scale_row,  relu_row,  layer_norm_row, softmax_row,       log_sum_exp_row};
+    static constexpr DecoderKernels kernels{"avx2",
+                                            matmul_f32,
+                                            matmul_i8,
+                                            quantise_row,
+                                            quantise_fine_row,
+                                            quantise_signed_row,
+                                            pack_columns_block,
+                                            dot_row,
+                                            add_scaled_row,
+                                            scale_row,
+                                            relu_row,
+                                            layer_norm_row,
+                                            softmax_row,
+                                            log_sum_exp_row,
+                                            peaks_row};
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &kernels : nullptr;
 }
 

@@ -22,7 +22,8 @@ namespace {
 constexpr int kMostRows = 4;
 constexpr int kQuarter = 4;
 
-YE_ROW_KERNELS(4, , 0)
+YE_QUANTISE_KERNELS(4, , 0)
+YE_ROW_KERNELS(4, )
 
 template <int kRows>
 inline void tile_f32(const float* x, int64_t x_stride, const float* weights, const float* bias, int64_t in,
@@ -82,9 +83,8 @@ inline void add_products(const int8_t* four, const int8_t* weights, int32x4_t (&
     for (int p = 0; p < 8; ++p) sums[p] = vpadalq_s16(sums[p], vmull_s8(vld1_s8(weights + p * 8), twice));
 }
 
-void matmul_i8(const QuantisedRows& x, const int8_t* weights, const int32_t* /*sums*/,
-               const float* weight_scales, const float* bias, int64_t in, int64_t out, float* y,
-               int64_t y_stride) {
+void matmul_i8(const QuantisedRows& x, const int8_t* weights, const int32_t* sums, const float* weight_scales,
+               const float* bias, int64_t in, int64_t out, float* y, int64_t y_stride) {
     const int64_t groups = (in + 3) / 4;
     for (int64_t block = 0; block < whole_blocks(out); block += kBlock) {
         const int8_t* matrix = weights + block * groups * 4;
@@ -100,7 +100,8 @@ void matmul_i8(const QuantisedRows& x, const int8_t* weights, const int32_t* /*s
             }
             for (int p = 0; p < 4; ++p) {
                 const int64_t j = block + p * kQuarter;
-                const int32x4_t whole = vpaddq_s32(high_sums[2 * p], high_sums[2 * p + 1]);
+                const int32x4_t sum = vpaddq_s32(high_sums[2 * p], high_sums[2 * p + 1]);
+                const int32x4_t whole = vmlaq_n_s32(sum, vld1q_s32(sums + j), x.shift);
                 const int32x4_t rest = vpaddq_s32(low_sums[2 * p], low_sums[2 * p + 1]);
                 store_products(whole, rest, low != nullptr, x.scales[row], weight_scales + j,
                                bias != nullptr ? bias + j : nullptr, y + row * y_stride + j);
@@ -112,8 +113,8 @@ void matmul_i8(const QuantisedRows& x, const int8_t* weights, const int32_t* /*s
 /// With it: four products of 8 bits a lane, added to 32, so four outputs a register.
 template <int kRows, bool kFine>
 YE_DOT inline void tile_i8(const QuantisedRows& x, int64_t row, const int8_t* weights,
-                           const float* weight_scales, const float* bias, int64_t groups, float* y,
-                           int64_t y_stride) {
+                           const int32_t* weight_sums, const float* weight_scales, const float* bias,
+                           int64_t groups, float* y, int64_t y_stride) {
     const auto* high = reinterpret_cast<const int8_t*>(x.high + row * x.stride);
     const auto* low = kFine ? reinterpret_cast<const int8_t*>(x.low + row * x.stride) : nullptr;
     int32x4_t sums[kRows][4], rests[kRows][4];
@@ -136,36 +137,39 @@ YE_DOT inline void tile_i8(const QuantisedRows& x, int64_t row, const int8_t* we
     for (int r = 0; r < kRows; ++r) {
         for (int p = 0; p < 4; ++p) {
             const int j = p * kQuarter;
-            store_products(sums[r][p], rests[r][p], kFine, x.scales[row + r], weight_scales + j,
+            const int32x4_t whole = vmlaq_n_s32(sums[r][p], vld1q_s32(weight_sums + j), x.shift);
+            store_products(whole, rests[r][p], kFine, x.scales[row + r], weight_scales + j,
                            bias != nullptr ? bias + j : nullptr, y + (row + r) * y_stride + j);
         }
     }
 }
 
 template <bool kFine>
-YE_DOT void matmul_rows_i8(const QuantisedRows& x, const int8_t* weights, const float* weight_scales,
-                           const float* bias, int64_t in, int64_t out, float* y, int64_t y_stride) {
+YE_DOT void matmul_rows_i8(const QuantisedRows& x, const int8_t* weights, const int32_t* weight_sums,
+                           const float* weight_scales, const float* bias, int64_t in, int64_t out, float* y,
+                           int64_t y_stride) {
     constexpr int kMost = kFine ? 2 : 4;  // sums take half of the 32 registers
     const int64_t groups = (in + 3) / 4;
     for (int64_t block = 0; block < whole_blocks(out); block += kBlock) {
         const int8_t* matrix = weights + block * groups * 4;
+        const int32_t* sums = weight_sums + block;
         const float* scales = weight_scales + block;
         const float* offset = bias != nullptr ? bias + block : nullptr;
         int64_t row = 0;
         for (; row + kMost <= x.rows; row += kMost)
-            tile_i8<kMost, kFine>(x, row, matrix, scales, offset, groups, y + block, y_stride);
+            tile_i8<kMost, kFine>(x, row, matrix, sums, scales, offset, groups, y + block, y_stride);
         for (; row < x.rows; ++row)
-            tile_i8<1, kFine>(x, row, matrix, scales, offset, groups, y + block, y_stride);
+            tile_i8<1, kFine>(x, row, matrix, sums, scales, offset, groups, y + block, y_stride);
     }
 }
 
-YE_DOT void matmul_dot_i8(const QuantisedRows& x, const int8_t* weights, const int32_t* /*sums*/,
+YE_DOT void matmul_dot_i8(const QuantisedRows& x, const int8_t* weights, const int32_t* sums,
                           const float* weight_scales, const float* bias, int64_t in, int64_t out, float* y,
                           int64_t y_stride) {
     if (x.low != nullptr) {
-        matmul_rows_i8<true>(x, weights, weight_scales, bias, in, out, y, y_stride);
+        matmul_rows_i8<true>(x, weights, sums, weight_scales, bias, in, out, y, y_stride);
     } else {
-        matmul_rows_i8<false>(x, weights, weight_scales, bias, in, out, y, y_stride);
+        matmul_rows_i8<false>(x, weights, sums, weight_scales, bias, in, out, y, y_stride);
     }
 }
 
@@ -182,16 +186,30 @@ bool has_dot_products() noexcept {
 }  // namespace
 
 const DecoderKernels* neon_decoder_kernels() noexcept {
-    static constexpr DecoderKernels kernels{
-        "neon",         matmul_f32, matmul_i8, quantise_row,   quantise_fine_row, dot_row,
-        add_scaled_row, scale_row,  relu_row,  layer_norm_row, softmax_row,       log_sum_exp_row};
+    static constexpr DecoderKernels kernels{"neon",
+                                            matmul_f32,
+                                            matmul_i8,
+                                            quantise_row,
+                                            quantise_fine_row,
+                                            quantise_signed_row,
+                                            pack_columns_block,
+                                            dot_row,
+                                            add_scaled_row,
+                                            scale_row,
+                                            relu_row,
+                                            layer_norm_row,
+                                            softmax_row,
+                                            log_sum_exp_row,
+                                            peaks_row};
     return &kernels;
 }
 
 const DecoderKernels* neon_dot_decoder_kernels() noexcept {
-    static constexpr DecoderKernels kernels{
-        "neondot",      matmul_f32, matmul_dot_i8, quantise_row,   quantise_fine_row, dot_row,
-        add_scaled_row, scale_row,  relu_row,      layer_norm_row, softmax_row,       log_sum_exp_row};
+    static constexpr DecoderKernels kernels{"neondot",          matmul_f32,        matmul_dot_i8,
+                                            quantise_row,       quantise_fine_row, quantise_signed_row,
+                                            pack_columns_block, dot_row,           add_scaled_row,
+                                            scale_row,          relu_row,          layer_norm_row,
+                                            softmax_row,        log_sum_exp_row,   peaks_row};
     return has_dot_products() ? &kernels : nullptr;
 }
 

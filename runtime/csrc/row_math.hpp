@@ -109,10 +109,16 @@ YE_INLINE typename Lanes<kLanes>::Floats exp_of(const typename Lanes<kLanes>::Fl
 
 template <int kLanes>
 YE_INLINE float dot(const float* a, const float* b, int64_t n) {
-    typename Lanes<kLanes>::Floats sum = {};
+    typename Lanes<kLanes>::Floats sums[4] = {};
     int64_t i = 0;
-    for (; i + kLanes <= n; i += kLanes) sum += load<kLanes>(a + i) * load<kLanes>(b + i);
-    float total = sum_of<kLanes>(sum);
+    for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
+        for (int part = 0; part < 4; ++part) {
+            const int64_t at = i + part * kLanes;
+            sums[part] += load<kLanes>(a + at) * load<kLanes>(b + at);
+        }
+    }
+    for (; i + kLanes <= n; i += kLanes) sums[0] += load<kLanes>(a + i) * load<kLanes>(b + i);
+    float total = sum_of<kLanes>((sums[0] + sums[1]) + (sums[2] + sums[3]));
     for (; i < n; ++i) total += a[i] * b[i];
     return total;
 }
@@ -204,10 +210,10 @@ YE_INLINE void softmax(float* x, int64_t n) {
     scale<kLanes>(x, 1.0f / total, n);
 }
 
-/// log of the sum of e^x, or NaN if one of them is or all are -infinity.
+/// log of the sum of e^x, or NaN if one of them is or all are -infinity. `most`: the largest that is a
+/// number.
 template <int kLanes>
-YE_INLINE float log_sum_exp(const float* x, int64_t n) {
-    const float most = largest<kLanes>(x, n);
+YE_INLINE float log_sum_exp(const float* x, int64_t n, float most) {
     typename Lanes<kLanes>::Floats sum = {};
     typename Lanes<kLanes>::Integers is_nan = {};
     int64_t i = 0;
@@ -254,29 +260,84 @@ YE_INLINE void store_bytes(const typename Lanes<kLanes>::Floats& whole, int32_t 
                            uint8_t* to) {
     const auto integers = __builtin_convertvector(whole, typename Lanes<kLanes>::Integers) + offset;
     const auto bytes = __builtin_convertvector(integers, typename Lanes<kLanes>::Bytes);
-    std::memcpy(to, &bytes, static_cast<size_t>(count < kLanes ? count : kLanes));
+    if (count >= kLanes) {
+        std::memcpy(to, &bytes, kLanes);  // a size the compiler knows: a move, not a call
+    } else {
+        std::memcpy(to, &bytes, static_cast<size_t>(count));
+    }
 }
 
-/// Symmetric quantisation of one row: q = round(x * 127 / max|x|) + offset, to the nearest even; returns the
-/// factor that takes q - offset back to x, NaN if an x is not finite. Bytes up to the next multiple of 4 are
-/// set to `offset`.
+/// Quantisation of one row: q = round(x * (127 + shift) / max|x|) - shift + offset, to the nearest even;
+/// returns the factor that takes q + shift - offset back to x, NaN if an x is not finite. shift is 0, or 127
+/// where no x is below 0, which halves the steps. Bytes up to the next multiple of 4 are set as for zeros.
 template <int kLanes>
-YE_INLINE float quantise(const float* x, int64_t n, int32_t offset, uint8_t* q) {
+YE_INLINE float quantise(const float* x, int64_t n, int32_t shift, int32_t offset, uint8_t* q) {
     using Floats = typename Lanes<kLanes>::Floats;
     const Floats zero = {};
     const float peak = peak_of<kLanes>(x, n);
     const bool is_usable = peak > 1e-30f;
-    const float factor = is_usable ? 127.0f / peak : 0.0f;
+    const auto steps = static_cast<float>(127 + shift);
+    const float factor = is_usable ? steps / peak : 0.0f;
     const int64_t padded = (n + 3) / 4 * 4;
     for (int64_t i = 0; i < padded; i += kLanes) {
         const Floats lanes = i + kLanes <= n ? load<kLanes>(x + i) : load_part<kLanes>(x + i, n - i, 0.0f);
         const Floats shifted = (is_usable ? lanes * factor : zero) + kRound;
-        store_bytes<kLanes>(shifted - kRound, offset, padded - i, q + i);
+        store_bytes<kLanes>(shifted - kRound, offset - shift, padded - i, q + i);
     }
-    return is_usable ? peak / 127.0f : peak * 0.0f;
+    return is_usable ? peak / steps : peak * 0.0f;
 }
 
-/// The same in two digits of base 255, each -127..127: q = 255 * high + low = round(x * 32512 / max|x|).
+/// The same for what is to be multiplied like a weight: signed, with the sum of the whole numbers.
+template <int kLanes>
+YE_INLINE float quantise_signed(const float* x, int64_t n, int8_t* q, int32_t* sum) {
+    uint8_t* bytes = reinterpret_cast<uint8_t*>(q);
+    const float scale = quantise<kLanes>(x, n, 0, 0, bytes);
+    int32_t total = 0;
+    for (int64_t i = 0; i < n; ++i) total += q[i];
+    *sum = total;
+    return scale;
+}
+
+/// Columns of a matrix as a packed int8 one (see decoder_kernels.hpp) whose inputs are the rows: 16 columns
+/// from `x` on, each with a scale of its own.
+template <int kLanes>
+YE_INLINE void pack_columns(const float* x, int64_t rows, int64_t stride, int8_t* packed, float* scales,
+                            int32_t* sums) {
+    using Floats = typename Lanes<kLanes>::Floats;
+    using Integers = typename Lanes<kLanes>::Integers;
+    constexpr int kColumns = 16;
+    const Floats zero = {};
+    for (int column = 0; column < kColumns; column += kLanes) {
+        Floats most = zero, spoilt = zero;  // 0 times what is not finite is NaN
+        for (int64_t row = 0; row < rows; ++row) {
+            const Floats lanes = load<kLanes>(x + row * stride + column);
+            const Floats size = lanes < zero ? -lanes : lanes;
+            most = size > most ? size : most;
+            spoilt += lanes * 0.0f;
+        }
+        const Floats least = zero + 1e-30f;
+        const Floats factor = most > least ? 127.0f / most : zero;
+        store<kLanes>(scales + column, (most > least ? most * (1.0f / 127.0f) : zero) + spoilt);
+        Integers total = {};
+        for (int64_t row = 0; row < rows; row += 4) {
+            Integers four = {};
+            const int64_t count = rows - row < 4 ? rows - row : 4;
+            for (int64_t i = 0; i < count; ++i) {
+                const Floats lanes = load<kLanes>(x + (row + i) * stride + column);
+                const Floats shifted = (spoilt == zero ? lanes * factor : zero) + kRound;
+                Integers whole;
+                std::memcpy(&whole, &shifted, sizeof whole);
+                whole -= 0x4B400000;  // the bits of kRound
+                total += whole;
+                four |= (whole & 0xFF) << (8 * static_cast<int32_t>(i));
+            }
+            std::memcpy(packed + row * kColumns + column * 4, &four, sizeof four);
+        }
+        std::memcpy(sums + column, &total, sizeof total);
+    }
+}
+
+/// A row in two digits of base 255, each -127..127: q = 255 * high + low = round(x * 32512 / max|x|).
 template <int kLanes>
 YE_INLINE float quantise_fine(const float* x, int64_t n, int32_t offset, uint8_t* high, uint8_t* low) {
     using Floats = typename Lanes<kLanes>::Floats;

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from yolor_edge.export.caption_weights import pack_fp32, pack_int8, quantise_outputs
+from yolor_edge.export.caption_weights import pack_fp32, pack_int8, quantise_finely, quantise_outputs
 from yolor_edge.runtime.caption_weights import ALIGNMENT, PREFIX, open_caption_weights
 from yolor_edge.runtime.errors import BundleError
 
@@ -54,6 +54,15 @@ def test_rounding_to_int8_keeps_every_weight_within_its_scale() -> None:
     np.testing.assert_allclose(back[3], weight[3], atol=scales[3])
 
 
+def test_two_digits_are_nearly_sixteen_bits() -> None:
+    weight = np.random.default_rng(0).normal(0, 1, (7, 300)).astype(np.float32)
+    weight[2] = 0
+    digits, scales = quantise_finely(weight)
+    assert digits.shape == (2, 7, 300) and digits.min() >= -127 and not digits[:, 2].any()
+    back = (255.0 * digits[0] + digits[1]) * scales[:, None]
+    np.testing.assert_allclose(back, weight, atol=float(np.abs(weight).max()) / 32512)
+
+
 def edited_header(data: bytes, change: Callable[[dict[str, Any]], None]) -> bytes:
     magic, version, length = PREFIX.unpack(data[: PREFIX.size])
     header = json.loads(data[PREFIX.size : PREFIX.size + length])
@@ -71,7 +80,7 @@ def entry(name: str, **values: Any) -> Callable[[dict[str, Any]], None]:
     [
         (lambda data: b"", "is not a file of caption weights"),
         (lambda data: b"PK" + data[2:], "is not a file of caption weights"),
-        (lambda data: data[:8] + b"\2\0\0\0" + data[12:], "layout 2 of caption weights, this runtime reads 1; upgrade"),
+        (lambda data: data[:8] + b"\3\0\0\0" + data[12:], "layout 3 of caption weights, this runtime reads 2; upgrade"),
         (lambda data: data[:12] + b"\xff\xff\xff\x7f" + data[16:], "the header of 2147483647 bytes exceeds the file"),
         (lambda data: data[:200], "exceeds the file of 200 bytes"),
         (lambda data: data[:16] + b"x" + data[17:], "its header is not JSON"),

@@ -6,33 +6,9 @@ import ctypes
 from typing import Any
 
 import pytest
-from yolor_edge.runtime.cuda_device import CudaDevice, cuda_device
+from yolor_edge.runtime.cuda_device import CudaDevice, CudaDriver, cuda_device, cuda_driver
 
-
-class FakeDriver:
-    """Answers like libcuda for one GPU; `failing` is the call that fails."""
-
-    def __init__(self, failing: str = ""):
-        self.failing = failing
-        self.called: list[str] = []
-
-    def _code(self, name: str) -> int:
-        self.called.append(name)
-        return 100 if name == self.failing else 0
-
-    def cuInit(self, flags: int) -> int:
-        return self._code("cuInit")
-
-    def cuDeviceGet(self, handle: Any, index: int) -> int:
-        return self._code("cuDeviceGet")
-
-    def cuDeviceGetName(self, name: Any, length: int, handle: Any) -> int:
-        name.value = b"Orin"
-        return self._code("cuDeviceGetName")
-
-    def cuDeviceGetAttribute(self, value: Any, attribute: int, handle: Any) -> int:
-        value._obj.value = {75: 8, 76: 7}[attribute]
-        return self._code("cuDeviceGetAttribute")
+from .fake_cuda import FakeDriver
 
 
 def test_without_a_driver_there_is_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,3 +30,30 @@ def test_a_driver_without_a_device_is_none(monkeypatch: pytest.MonkeyPatch, fail
     monkeypatch.setattr(ctypes, "CDLL", lambda name: driver)
     assert cuda_device() is None
     assert driver.called[-1] == failing  # nothing is asked after it
+
+
+def test_all_that_the_driver_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeDriver())
+    assert cuda_driver() == CudaDriver("12.6", ((CudaDevice("Orin", "sm_87"), 8 << 30),))
+
+
+def test_a_driver_that_does_not_answer_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeDriver("cuInit"))
+    assert cuda_driver() == CudaDriver("12.6", error="CUDA_ERROR_NO_DEVICE")
+    driver = FakeDriver("cuInit")
+    driver.names_errors = False
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: driver)
+    assert cuda_driver() == CudaDriver("12.6", error="error 100")
+
+
+def test_memory_that_it_does_not_tell_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeDriver("cuDeviceTotalMem_v2"))
+    assert cuda_driver() == CudaDriver("12.6", ((CudaDevice("Orin", "sm_87"), None),))
+
+
+def test_no_driver_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> Any:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(ctypes, "CDLL", missing)
+    assert cuda_driver() is None

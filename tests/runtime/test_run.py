@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,21 @@ import cv2
 import numpy as np
 import pytest
 from yolor_edge.runtime import run as run_module
-from yolor_edge.runtime import sources
+from yolor_edge.runtime import run_output, sources
 from yolor_edge.runtime.bundle import Bundle
-from yolor_edge.runtime.draw import DrawOptions, distinct_colour, draw, wrapped
+from yolor_edge.runtime.capture import CameraOptions
+from yolor_edge.runtime.draw import DrawOptions, distinct_colour, draw
 from yolor_edge.runtime.errors import ImageError, UsageError
 from yolor_edge.runtime.images import quiet_opencv, read_image, write_image
+from yolor_edge.runtime.lettering import wrapped
 from yolor_edge.runtime.model import load
+from yolor_edge.runtime.opencv_build import opencv_build
 from yolor_edge.runtime.results import Caption, InstanceMasks, Result
 from yolor_edge.runtime.run import run
 from yolor_edge.runtime.sources import open_source
+from yolor_edge.runtime.video_file import VideoFile
 
+from .cameras import FakeCamera, mjpeg_server
 from .tiny_bundle import coloured_patch
 
 PATCH = (16, 32, 48, 64)
@@ -146,49 +152,39 @@ def test_a_damaged_video_is_one_line(tiny_bundle: Bundle, tmp_path: Path) -> Non
     assert not (tmp_path / "out").exists()
 
 
-class FakeCamera:
-    """A camera that gives three frames and is then interrupted or unplugged."""
-
-    ends_by: type[BaseException] | None = None
-
-    def __init__(self, *_: object):
-        self._left = 3
-
-    def isOpened(self) -> bool:
-        return True
-
-    def get(self, _: int) -> float:
-        return 0.0
-
-    def read(self) -> tuple[bool, Any]:
-        if self._left == 0:
-            if self.ends_by is not None:
-                raise self.ends_by
-            return False, None
-        self._left -= 1
-        return True, coloured_patch((64, 96), PATCH)
-
-    def release(self) -> None:
-        pass
-
-
 def test_interrupting_a_camera_ends_the_run_properly(
     tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(FakeCamera, "ends_by", KeyboardInterrupt)
-    monkeypatch.setattr(sources, "_capture", FakeCamera)
-    summary = run(tiny_bundle, 0, tmp_path / "out", {"boxes"}, threads=1)
-    assert summary.done == 3
+    def interrupt(line: str) -> None:
+        raise KeyboardInterrupt
+
+    class Endless(FakeCamera):
+        def read(self) -> tuple[bool, Any]:
+            return True, coloured_patch((64, 96), PATCH)
+
+    monkeypatch.setattr(sources, "open_capture", lambda *_: Endless())
+    summary = run(tiny_bundle, 0, tmp_path / "out", {"boxes"}, threads=1, report=interrupt)
+    assert summary.done >= 1
     assert summary.exit_code == 0
     assert names_in(tmp_path / "out") == ["camera-0.mp4", "results.jsonl"]
+
+
+def test_interrupting_a_file_leaves_nothing(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    def interrupt(line: str) -> None:
+        raise KeyboardInterrupt
+
+    video = write_video(tmp_path / "clip.mp4")
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_bundle, video, tmp_path / "out", {"boxes"}, threads=1, report=interrupt)
+    assert names_in(tmp_path / "out") == []
 
 
 def test_an_unplugged_camera_keeps_what_it_gave(
     tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "_capture", FakeCamera)
-    summary = run(tiny_bundle, "1", tmp_path / "out", {"boxes"}, threads=1)
-    assert summary.done == 3
+    monkeypatch.setattr(sources, "open_capture", lambda *_: FakeCamera(pause=0.1))
+    summary = run(tiny_bundle, "1", tmp_path / "out", {"boxes"}, threads=1, camera=CameraOptions(reconnect_seconds=0))
+    assert summary.done + summary.dropped == 3
     assert summary.failed == (("camera 1", "camera 1: stopped giving frames"),)
     assert names_in(tmp_path / "out") == ["camera-1.mp4", "results.jsonl"]
 
@@ -232,7 +228,7 @@ def test_a_failure_leaves_nothing_half_written(
     def full_disk(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(run_module, "write_image", full_disk)
+    monkeypatch.setattr(run_output, "write_image", full_disk)
     with pytest.raises(OSError, match="No space left"):
         run(tiny_bundle, folder, tmp_path / "out", threads=1)
     assert names_in(tmp_path / "out") == []
@@ -242,15 +238,15 @@ def test_a_video_that_came_out_short_is_refused_and_removed(
     tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     video = write_video(tmp_path / "clip.mp4")
-    unpatched = run_module._VideoFile.write
+    unpatched = VideoFile.write
 
-    def lossy(self: Any, drawing: Any) -> None:
+    def lossy(self: Any, drawing: Any, times: int) -> None:
         if self._written < 3:
             unpatched(self, drawing)
         else:
             self._written += 1
 
-    monkeypatch.setattr(run_module._VideoFile, "write", lossy)
+    monkeypatch.setattr(VideoFile, "write", lossy)
     with pytest.raises(ImageError, match=r"clip\.mp4: only 3 of 7 frames were written; is the disk full"):
         run(tiny_bundle, video, tmp_path / "out", {"boxes"}, threads=1)
     assert names_in(tmp_path / "out") == []
@@ -321,3 +317,164 @@ def test_drawings_are_quiet(capfd: pytest.CaptureFixture[str]) -> None:
     with quiet_opencv():
         assert cv2.VideoCapture("/nowhere.mp4").isOpened() is False
     assert capfd.readouterr().err == ""
+
+
+# Live sources.
+
+
+def test_a_stream_becomes_a_video_and_lines_without_its_password(
+    tiny_bundle: Bundle, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said: list[str] = []
+    with mjpeg_server(frames=6) as server:
+        summary = run(
+            *(tiny_bundle, server.url, tmp_path / "out", {"boxes"}),
+            threads=1,
+            camera=CameraOptions(reconnect_seconds=0),
+            report=said.append,
+        )
+    assert summary.done + summary.dropped == 6
+    assert summary.failed[0][1].endswith("x.mjpg: stopped giving frames")
+    video, lines = names_in(tmp_path / "out")
+    assert video.startswith("http-127.0.0.1-")
+    assert lines == "results.jsonl"
+    *answers, last = lines_of(tmp_path / "out")
+    assert {"dropped", "drawing", "objects"} <= set(answers[0])
+    assert "error" in last
+    shown = (repr(summary), json.dumps(summary.to_json()), *said, *capfd.readouterr(), video, json.dumps(answers))
+    assert "s3cret" not in "".join(shown)
+    plain = open_source(tmp_path / "out" / video)
+    assert plain.expected == 1 + sum(1 + answer["dropped"] for answer in answers[1:])
+    assert sum(line["dropped"] for line in (*answers, last)) == summary.dropped
+
+
+@pytest.mark.parametrize(("overlay", "extra"), [(None, True), (True, True), (False, False)])
+def test_live_sources_have_an_overlay_unless_it_is_not_wanted(
+    overlay: bool | None,
+    extra: bool,
+    tiny_bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sources, "open_capture", lambda *_: FakeCamera(pause=0.1))
+    still = CameraOptions(reconnect_seconds=0)
+    run(tiny_bundle, 0, tmp_path / "out", {"boxes"}, threads=1, overlay=overlay, camera=still)
+    monkeypatch.undo()
+    frame, *_ = open_source(tmp_path / "out" / "camera-0.mp4")
+    assert frame.image is not None
+    assert (frame.image.shape[0] > 428) is extra  # 428 is what the drawing has without
+
+
+def test_a_stream_that_changes_its_size(tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = [coloured_patch((64, 96), PATCH), coloured_patch((128, 96), PATCH), coloured_patch((64, 96), PATCH)]
+    monkeypatch.setattr(sources, "open_capture", lambda *_: FakeCamera(frames, pause=0.1))
+    run(tiny_bundle, 0, tmp_path / "out", threads=1, camera=CameraOptions(reconnect_seconds=0))
+    *lines, _ = lines_of(tmp_path / "out")
+    assert [line["image_size"] for line in lines] == [[64, 96], [128, 96], [64, 96]][3 - len(lines) :]
+    monkeypatch.undo()
+    assert open_source(tmp_path / "out" / "camera-0.mp4").expected == len(lines)
+
+
+def test_lines_to_a_stream_and_nothing_on_the_disk(tiny_bundle: Bundle, folder: Path, tmp_path: Path) -> None:
+    lines = io.StringIO()
+    out = tmp_path / "out"
+    summary = run(tiny_bundle, folder, out, {"boxes"}, threads=1, pictures=False, jsonl=lines)
+    assert summary.files == ()
+    assert not out.exists()
+    assert [json.loads(line)["source"] for line in lines.getvalue().splitlines()] == [
+        "a.jpg",
+        "b.jpg",
+        "c.png",
+        "d.PNG",
+    ]
+    assert not lines.closed
+
+
+def test_a_window_ends_the_run(
+    tiny_bundle: Bundle, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = []
+
+    class OneLook:
+        def __init__(self, title: str, waits: bool = False):
+            shown.append((title, waits))
+
+        def __enter__(self) -> OneLook:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            shown.append("closed")
+
+        def show(self, drawing: Any) -> bool:
+            shown.append(drawing.shape)
+            return False
+
+    monkeypatch.setattr(run_module, "check_window", lambda: None)
+    monkeypatch.setattr(run_output, "Window", OneLook)
+    summary = run(
+        *(tiny_bundle, folder, tmp_path / "out", {"boxes"}), threads=1, pictures=False, jsonl=False, show=True
+    )
+    assert summary.done == 1
+    assert shown[0] == (f"yolor-edge: {folder}", True)
+    assert shown[-1] == "closed"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_window_that_cannot_be_had_is_refused_before_anything_is_opened(tmp_path: Path) -> None:
+    if opencv_build().windows is None:
+        with pytest.raises(UsageError, match="a window needs an OpenCV with windows"):
+            run(tmp_path / "nowhere", "nowhere", tmp_path / "out", show=True)
+
+
+def test_files_give_the_answers_of_predict_in_their_order(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    video = write_video(tmp_path / "clip.mp4", frames=12)
+    run(tiny_bundle, video, tmp_path / "out", threads=1, pictures=False)
+    with load(tiny_bundle, threads=1) as model:
+        expected = [model.predict(frame.image).to_json() for frame in open_source(video) if frame.image is not None]
+    lines = lines_of(tmp_path / "out")
+    assert [line.pop("index") for line in lines] == list(range(12))
+    assert {line.pop("source") for line in lines} == {"clip.mp4"}
+    for line, one in zip(lines, expected, strict=True):
+        assert list(line) == list(one)
+        assert set(line.pop("timings_ms")) == set(one.pop("timings_ms"))
+    assert lines == expected
+
+
+def test_captions_of_some_frames_are_drawn_on_those_between(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[str] = []
+
+    def listen(image: Any, result: Result, options: DrawOptions) -> Any:
+        assert result.caption is not None
+        drawn.append(result.caption.text)
+        return draw(image, result, options)
+
+    monkeypatch.setattr(run_output, "draw", listen)
+    video = write_video(tmp_path / "clip.mp4", frames=6)
+    summary = run(tiny_bundle, video, tmp_path / "out", {"caption"}, threads=1, caption_every=3)
+    assert drawn == ["a red thing here"] * 6
+    assert ["caption" in line for line in lines_of(tmp_path / "out")] == [True, False, False] * 2
+    assert {"network", "caption", "latency"} <= set(summary.to_json()["stages_ms"])
+    with pytest.raises(UsageError, match='caption_every must be a number of at least 1 or "scene-change", got 0'):
+        run(tiny_bundle, video, tmp_path / "out", caption_every=0)
+
+
+def test_captions_written_beside_a_live_source_come_in_later_lines(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        sources, "open_capture", lambda *_: FakeCamera([coloured_patch((64, 96), PATCH)] * 8, pause=0.1)
+    )
+    still = CameraOptions(reconnect_seconds=0)
+    run(tiny_bundle, 0, tmp_path / "out", threads=1, camera=still, caption_every="scene-change")
+    lines = lines_of(tmp_path / "out")
+    written = [(line, line.get("caption") or line.get("earlier_caption")) for line in lines]
+    captions = [(line, caption) for line, caption in written if caption is not None]
+    assert len(captions) == 1  # nothing changes in front of this camera
+    line, caption = captions[0]
+    assert caption["text"] == "a red thing here"
+    assert ("caption" in line) is (line["index"] == 0)
+    assert caption.get("index", 0) == 0
+    monkeypatch.undo()
+    assert open_source(tmp_path / "out" / "camera-0.mp4").expected == 8

@@ -194,6 +194,8 @@ def test_a_bundle_is_scored_without_torch(exported: Exported) -> None:
 def test_the_search_options_reach_the_decoder(exported: Exported) -> None:
     with pytest.raises(UsageError, match="beam_size must be from 1 to"):
         evaluate(exported.bundle.path, exported.data, caption=CaptionOptions(beam_size=1000))
+    with pytest.raises(UsageError, match="caption_decoder must be one of native, native-int8, graph"):
+        evaluate(exported.bundle.path, exported.data, caption_decoder="python")
 
 
 # What captions of scenes say.

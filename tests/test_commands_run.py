@@ -1,0 +1,103 @@
+"""The command `yolor-edge run` on what is not a file: standard input, streams, terminations; and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from yolor_edge.runtime.bundle import Bundle
+from yolor_edge.runtime.images import write_image
+
+from yolor_edge.cli import main
+
+from .runtime.cameras import mjpeg_server, picture
+from .runtime.tiny_bundle import write_tiny_bundle
+
+RUN = [sys.executable, "-c", "import sys; from yolor_edge.cli import main; sys.exit(main())", "run"]
+
+
+@pytest.fixture(scope="module")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The tiny bundle, shared: not to be changed."""
+    return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
+
+
+def test_lines_to_stdout_are_all_there_is(
+    tiny_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_image(tmp_path / "a.png", picture())
+    line = [str(tiny_bundle.path), str(tmp_path / "a.png"), "--no-pictures", "--jsonl", "-", "--threads", "1"]
+    assert main(["run", *line]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["source"] == "a.png"
+    assert out.count("\n") == 1
+    assert err.startswith("[1/1] a.png: ")
+    assert "see" not in err  # nothing was written
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--jsonl - --json", "--jsonl - prints the JSON lines on stdout; leave out --json"),
+        ("--jsonl - --no-jsonl", "--jsonl - prints the JSON lines on stdout; leave out --no-jsonl"),
+        ("--camera-size 1280", 'expected WIDTHxHEIGHT such as 1280x720, got "1280"'),
+        ("--caption-every often", 'expected a number of frames or scene-change, got "often"'),
+        ("--camera-size 0x0", "the size of a camera must be from 1x1 to 16384x16384, got 0x0"),
+        ("--reconnect -3", "reconnecting takes from 0 to 86400 seconds, got -3"),
+    ],
+)
+def test_what_makes_no_sense(
+    options: str, message: str, tiny_bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", str(tiny_bundle.path), "0", *options.split()]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_bare_frames_through_a_pipe(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    frames = np.stack([picture()] * 3).tobytes()
+    options = [tiny_bundle.path, "-", "--camera-size", "96x64", "--threads", "1", "--out", tmp_path / "out"]
+    done = subprocess.run([*RUN, *options], input=frames, capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert sorted(os.listdir(tmp_path / "out")) == ["results.jsonl", "standard-input.mp4"]
+    assert done.stdout.decode().splitlines()[-1].startswith("3 answered, ")
+
+
+def test_a_stream_that_is_not_there_is_one_line_without_its_password(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    address = "rtsp://operator:s3cret@127.0.0.1:9/a?token=s3cret"
+    done = subprocess.run([*RUN, tiny_bundle.path, address], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr == (
+        "yolor-edge: rtsp://127.0.0.1:9/a: cannot be opened; is there a stream at this host and path, and are "
+        "user name and password right?\n"
+    )
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stream_is_ended_properly_by_a_signal(number: signal.Signals, tiny_bundle: Bundle, tmp_path: Path) -> None:
+    with mjpeg_server(frames=3000) as server:
+        options = [tiny_bundle.path, server.url, "--threads", "1", "--out", tmp_path / "out", "--tasks", "boxes"]
+        with subprocess.Popen([*RUN, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+            assert child.stdout is not None
+            first = child.stdout.readline()
+            child.send_signal(number)
+            out, err = child.communicate(timeout=60)
+    assert "] http://127.0.0.1:" in first
+    assert child.returncode == 0, err
+    assert err == ""
+    assert "answered" in out
+    assert "s3cret" not in first + out + "".join(os.listdir(tmp_path / "out"))
+    lines = (tmp_path / "out" / "results.jsonl").read_text().splitlines()
+    assert [json.loads(line)["index"] >= 0 for line in lines] == [True] * len(lines)
+    assert "s3cret" not in "".join(lines)
+    assert len(os.listdir(tmp_path / "out")) == 2
