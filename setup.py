@@ -14,11 +14,14 @@ else:
 
 STAGES = ("train", "export", "runtime", "benchmarks")
 
+# Of the GPU's kernels, which are compiled where they are used.
+KERNEL_SOURCES = ("csrc/host_device.hpp", "csrc/*_math.hpp", "csrc/cuda/*")
+
 setup(
     packages=["yolor_edge", *(f"yolor_edge.{package}" for package in (*STAGES, "runtime.backends", "runtime.cuda"))],
     package_dir={"yolor_edge": "yolor_edge", **{f"yolor_edge.{stage}": stage for stage in STAGES}},
-    package_data={"yolor_edge": ["py.typed"], "yolor_edge.runtime": ["py.typed", "*.pyi"]},
-    include_package_data=False,  # the kernels' sources are for the source distribution only
+    package_data={"yolor_edge": ["py.typed"], "yolor_edge.runtime": ["py.typed", "*.pyi", *KERNEL_SOURCES]},
+    include_package_data=False,  # the other kernels' sources are for the source distribution only
     ext_modules=[
         Pybind11Extension(
             "yolor_edge.runtime._native",

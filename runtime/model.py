@@ -18,10 +18,10 @@ from .captioning import CaptionDecoder, CaptionOptions, CaptionWriter
 from .device_choices import chosen_caption_decoder
 from .errors import BackendError, BundleError, UsageError
 from .graph_contract import graph_complaints
-from .host_vision import HostVision
 from .images import check_image, read_image
 from .missing_engines import EngineBuilder
 from .native_captioning import NativeCaptionDecoder
+from .open_vision import open_vision
 from .parts import ModelParts, SlotPool, Stopwatch
 from .results import Result
 from .slots import Request
@@ -41,6 +41,7 @@ class Model:
         graphs: "vision", and with the caption task "caption_prefill" and "caption_step". They are closed with
             it.
         caption_decoder: Writes the captions instead of the graphs, which may be missing then.
+        post_processing: See `load`.
 
     Raises:
         BundleError: If a graph is missing or its inputs or outputs do not fit the spec; every complaint at
@@ -48,7 +49,11 @@ class Model:
     """
 
     def __init__(
-        self, spec: ModelSpec, graphs: Mapping[str, Graph], caption_decoder: NativeCaptionDecoder | None = None
+        self,
+        spec: ModelSpec,
+        graphs: Mapping[str, Graph],
+        caption_decoder: NativeCaptionDecoder | None = None,
+        post_processing: str | None = None,
     ):
         complaints = spec.complaints() + graph_complaints(spec, graphs, caption_decoder)
         if complaints:
@@ -56,7 +61,7 @@ class Model:
         captions: CaptionWriter | None = caption_decoder
         if caption_decoder is None and "caption" in spec.tasks and spec.caption is not None:
             captions = CaptionDecoder(spec.caption, graphs["caption_prefill"], graphs["caption_step"])
-        vision = HostVision(spec, graphs["vision"])
+        vision = open_vision(spec, graphs["vision"], post_processing)
         parts = dict(graphs)
 
         def free() -> None:
@@ -66,7 +71,10 @@ class Model:
             for graph in parts.values():
                 graph.close()
 
-        self._own(ModelParts(spec, vision, captions, free, parts))
+        def facts() -> dict[str, dict[str, str]]:
+            return {part: dict(g.facts) for part, g in parts.items() if isinstance(g, ReportingGraph)}
+
+        self._own(ModelParts(spec, vision, captions, free, facts))
 
     @classmethod
     def of(cls, parts: ModelParts) -> Model:
@@ -92,7 +100,7 @@ class Model:
     @property
     def facts(self) -> dict[str, dict[str, str]]:
         """What a report should say of the parts that run on a device: engine, device, how they are launched."""
-        return {name: dict(g.facts) for name, g in self._parts.graphs.items() if isinstance(g, ReportingGraph)}
+        return self._parts.facts()
 
     def __reduce__(self) -> NoReturn:
         raise UsageError(
@@ -249,6 +257,7 @@ def load(
     threads: int | None = None,
     caption_decoder: str | None = None,
     build_if_missing: EngineBuilder | None = None,
+    post_processing: str | None = None,
 ) -> Model:
     """Open a bundle and make its network ready to answer.
 
@@ -263,6 +272,8 @@ def load(
             the bundle holds its weights, else "graph".
         build_if_missing: Builds the engines that a TensorRT backend needs and that are not there; without it, nothing
             is built.
+        post_processing: What letterboxes pictures and turns heads into answers: "gpu", CUDA kernels beside the graph,
+            or "cpu"; None for "gpu" with the TensorRT backends and "cpu" with the others. Answers are the same.
 
     Returns:
         The model; a context manager that closes it.
@@ -281,11 +292,13 @@ def load(
         missing_engines.build_if_missing(opened, backend, precision, parts or tuple(opened.graphs), build_if_missing)
     graphs = open_graphs(opened, backend, precision, threads, parts)
     try:
-        return Model(opened.spec, graphs, native)
-    except BundleError as error:
+        return Model(opened.spec, graphs, native, post_processing)
+    except BaseException as error:
         for graph in graphs.values():
             graph.close()
-        raise BundleError(f"{opened.path}: {error}") from error
+        if isinstance(error, BundleError):
+            raise BundleError(f"{opened.path}: {error}") from error
+        raise
 
 
 def needed_parts(bundle: Bundle, backend: str, precision: str, caption_decoder: str | None = None) -> tuple[str, ...]:

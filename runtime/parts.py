@@ -46,7 +46,7 @@ class ModelParts:
         vision: From pixels to all answers but the caption.
         captions: Writes captions, for any number of threads at once; None without the task.
         free: Frees both.
-        graphs: What they run, by part.
+        facts: What a report should say of the parts, by part.
     """
 
     def __init__(
@@ -55,10 +55,10 @@ class ModelParts:
         vision: Vision,
         captions: CaptionWriter | None,
         free: Callable[[], None],
-        graphs: Mapping[str, Graph] | None = None,
+        facts: Callable[[], dict[str, dict[str, str]]] = dict,
     ):
         self.spec = spec
-        self.graphs = dict(graphs or {})
+        self.facts = facts
         self.home = HomeProcess(spec.name, (vision, captions, free))
         self.shared = Shared(spec.name, free)  # let go of only where it was loaded
         self._vision = vision

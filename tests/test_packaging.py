@@ -77,7 +77,8 @@ def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_source_distribution_has_all_that_a_build_needs(sdist: Path) -> None:
     names = {path.relative_to(sdist).as_posix() for path in sdist.rglob("*") if path.is_file()}
-    patterns = ["runtime/csrc/**/*.[ch]*", "runtime/csrc/**/*.map", "runtime/*.pyi", "runtime/backends/*.py"]
+    patterns = ["runtime/csrc/cuda/*", "runtime/csrc/**/*.[ch]*", "runtime/csrc/**/*.map"]
+    patterns += ["runtime/*.pyi", "runtime/backends/*.py"]
     for pattern in [*patterns, "examples/cpp/*", "tests/native/*.cpp", "native.mk"]:
         expected = {path.relative_to(ROOT).as_posix() for path in ROOT.glob(pattern)}
         assert expected <= names
@@ -94,10 +95,15 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
         (entries,) = (packed.read(name).decode() for name in names if name.endswith("/entry_points.txt"))
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"yolor_edge"}
     code = [name for name in names if ".dist-info/" not in name]
-    assert {Path(name).suffix for name in code} == {".py", ".pyi", ".so", ".typed"}
+    assert {Path(name).suffix for name in code} == {".py", ".pyi", ".so", ".typed", ".hpp", ".cu", ".cuh"}
     for stage in STAGES:
         expected = {f"yolor_edge/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / stage).rglob("*.py")}
         assert expected == {name for name in code if name.startswith(f"yolor_edge/{stage}/") and name.endswith(".py")}
+    # What is compiled where it is used.
+    kernels = [ROOT / "runtime/csrc/host_device.hpp", *(ROOT / "runtime/csrc").glob("*_math.hpp")]
+    kernels += (ROOT / "runtime/csrc/cuda").iterdir()
+    expected = {f"yolor_edge/{path.relative_to(ROOT).as_posix()}" for path in kernels}
+    assert expected == {name for name in code if "/csrc/" in name}
     assert [name for name in code if name.endswith(".so")] == [
         name for name in code if re.fullmatch(r"yolor_edge/runtime/_native\.[\w.-]+\.so", name)
     ]

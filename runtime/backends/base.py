@@ -132,6 +132,10 @@ class DeviceGraph(ClonableGraph, Protocol):
         """Where it runs."""
         ...
 
+    def clone(self) -> DeviceGraph:
+        """The same as of any graph, on the same device."""
+        ...
+
     def input_on_device(self, name: str, shape: tuple[int, ...]) -> DeviceTensor:
         """The graph's own memory for its one input of free shape, or for one of fixed shape; to be filled by a kernel.
 

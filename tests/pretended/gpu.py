@@ -10,18 +10,22 @@ from pathlib import Path
 
 import pytest
 
+from ..runtime.cuda.emulated import build as build_kernels
+
 FOLDER = Path(__file__).resolve().parent
 SOURCE = FOLDER.parent / "native" / "fake_libcuda.cpp"
+KERNELS = "kernels.image"  # in the driver's folder
 
 
 def build_driver(folder: Path) -> Path:
-    """Compile the pretended driver into a folder, which is what LD_LIBRARY_PATH has to begin with."""
+    """Compile the pretended driver, and the kernels for it, into a folder: what LD_LIBRARY_PATH has to begin with."""
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None or sys.platform != "linux":
         pytest.skip("needs Linux and a C++ compiler")
     command = [compiler, "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
     command += ["-Wl,-soname,libcuda.so.1", "-o", str(folder / "libcuda.so.1"), str(SOURCE), "-ldl"]
     subprocess.run(command, check=True, timeout=120)
+    (folder / KERNELS).write_bytes(b"host module " + os.fsencode(build_kernels(folder)))
     return folder
 
 
@@ -35,6 +39,7 @@ def environment(driver: Path, binding: str = "cuda-python", **more: str) -> dict
         "LD_LIBRARY_PATH": os.pathsep.join([str(driver), os.environ.get("LD_LIBRARY_PATH", "")]).rstrip(os.pathsep),
         "PYTHONPATH": os.pathsep.join([*packages, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
         "PRETENDED_BINDING": binding,
+        "YOLOR_EDGE_CUDA_KERNELS": str(driver / KERNELS),
         **more,
     }
 
