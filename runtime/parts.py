@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .backends.base import Graph
 from .captioning import CaptionOptions, CaptionWriter
 from .errors import BackendError
 from .guards import HomeProcess, Shared
