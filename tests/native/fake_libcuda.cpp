@@ -26,6 +26,7 @@
 #include <mutex>
 #include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 namespace {
@@ -66,6 +67,8 @@ using Work = std::function<void()>;
 struct Stream {
     std::deque<Work> queue;
     bool capturing = false;
+    int capture_mode = 0;  // 0 global, 1 of the thread, 2 relaxed
+    std::thread::id captor;
     bool spoiled = false;
     std::vector<Work> captured;
     int error = SUCCESS;
@@ -298,7 +301,8 @@ int cuMemGetInfo_v2(size_t* free, size_t* total) {
 int cuMemAlloc_v2(uintptr_t* address, size_t size) {
     NEEDS_CONTEXT;
     for (Stream* stream : streams) {
-        if (stream->capturing) {
+        const bool is_theirs = stream->capture_mode == 1 && stream->captor != std::this_thread::get_id();
+        if (stream->capturing && !is_theirs && stream->capture_mode != 2) {
             stream->spoiled = true;
             return CAPTURE_UNSUPPORTED;
         }
@@ -457,11 +461,13 @@ int cuEventElapsedTime_v2(float* ms, Event* start, Event* end) {
     return cuEventElapsedTime(ms, start, end);
 }
 
-int cuStreamBeginCapture_v2(Stream* stream, int) {
+int cuStreamBeginCapture_v2(Stream* stream, int mode) {
     NEEDS_CONTEXT;
     if (streams.count(stream) == 0) return INVALID_HANDLE;
     if (stream->capturing || std::getenv("FAKE_CUDA_NO_CAPTURE") != nullptr) return CAPTURE_UNSUPPORTED;
     stream->capturing = true;
+    stream->capture_mode = mode;
+    stream->captor = std::this_thread::get_id();
     stream->spoiled = false;
     return SUCCESS;
 }
