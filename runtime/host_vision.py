@@ -13,7 +13,7 @@ from . import _native
 from .backends.base import Array, ClonableGraph, Graph, StagedGraph
 from .errors import BackendError
 from .graph_contract import MASK_STRIDE, SEMANTIC_STRIDE, outputs_of
-from .preprocess import Letterbox, preprocess
+from .preprocess import Letterbox, PixelLayout, preprocess
 from .results import InstanceMasks
 from .slots import Request
 from .spec import ModelSpec
@@ -81,12 +81,12 @@ class HostSlot:
         """(1, L, D) float32."""
         return self._heads["caption_memory"]
 
-    def prepare(self, image: NDArray[np.uint8]) -> None:
+    def prepare(self, image: NDArray[np.uint8], layout: PixelLayout = "interleaved") -> None:
         """Letterbox the picture."""
         self._heads = {}
         if self._tensor is None:
             raise BackendError(f"{self._spec.name}: the model is closed")
-        _, self._letterbox = preprocess(image, self._spec.preprocess, out=self._tensor)
+        _, self._letterbox = preprocess(image, self._spec.preprocess, out=self._tensor, layout=layout)
 
     def infer(self, tasks: tuple[str, ...]) -> None:
         """Run the graph."""
@@ -153,7 +153,7 @@ class HostSlot:
 
     def _masks(self, letterbox: Letterbox, columns: Array, boxes: NDArray[np.float32]) -> InstanceMasks:
         heads = self._heads
-        coefficients = np.ascontiguousarray(heads["mask_coefficients"][0][:, columns].T)  # (N, K)
+        coefficients = heads["mask_coefficients"][0][:, columns].T  # (N, K)
         crops = _native.mask_crops(
             heads["prototypes"][0], coefficients, boxes, letterbox.image_size, letterbox.geometry, MASK_STRIDE
         )

@@ -10,13 +10,14 @@ import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ImageError, UsageError
 from .files import write_atomically
+from .preprocess import PixelLayout
 
 if TYPE_CHECKING:
     import cv2  # otherwise with the first picture: a program that hands over arrays never loads it
@@ -88,8 +89,8 @@ def decode_image(data: bytes, name: str, apply_orientation: bool = True) -> NDAr
     return np.ascontiguousarray(image, np.uint8)
 
 
-def check_image(image: object) -> None:
-    """Refuse anything but a uint8 picture.
+def check_image(image: object, layout: PixelLayout = "interleaved") -> None:
+    """Refuse anything but a uint8 picture in this layout.
 
     Raises:
         UsageError: Saying what it is instead.
@@ -98,7 +99,15 @@ def check_image(image: object) -> None:
         raise UsageError(f"image must be a numpy array or the path of a picture, got {type(image).__name__}")
     if image.dtype != np.uint8:
         raise UsageError(f"image must be uint8 with values 0 to 255, got {image.dtype}")
-    if not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
+    if layout == "nv12":
+        if image.ndim != 2 or image.shape[0] % 3 or image.shape[1] % 2:
+            raise UsageError(f"an NV12 image must have shape (height * 3 / 2, width), both even, got {image.shape}")
+    elif layout == "yuyv":
+        if image.ndim != 3 or image.shape[2] != 2 or image.shape[1] % 2:
+            raise UsageError(f"a YUYV image must have shape (height, width, 2), the width even, got {image.shape}")
+    elif layout != "interleaved":
+        raise UsageError(f"layout must be one of {', '.join(get_args(PixelLayout))}, got {layout!r}")
+    elif not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
         raise UsageError(f"image must have shape (height, width, 3) in BGR order or (height, width), got {image.shape}")
     if image.size == 0:
         raise UsageError(f"image must have at least one pixel, got shape {image.shape}")

@@ -23,6 +23,7 @@ from .missing_engines import EngineBuilder
 from .native_captioning import NativeCaptionDecoder
 from .open_vision import open_vision
 from .parts import ModelParts, SlotPool, Stopwatch
+from .preprocess import PixelLayout
 from .results import Result
 from .slots import Request
 from .stream import Stream, StreamOptions, StreamSource
@@ -147,6 +148,7 @@ class Model:
         max_detections: int | None = None,
         class_agnostic: bool = False,
         caption: CaptionOptions | None = None,
+        layout: PixelLayout = "interleaved",
     ) -> Result:
         """Answer for one image.
 
@@ -160,6 +162,8 @@ class Model:
             max_detections: Most boxes; None for the model's default.
             class_agnostic: Let boxes of different classes suppress each other too.
             caption: How to search for the caption; None for the defaults.
+            layout: "interleaved" as above; or the bytes of a camera as they come, narrow-range BT.601: "nv12",
+                (h * 3 / 2, w), or "yuyv", (h, w, 2), of even lengths. They are converted on the way into the network.
 
         Returns:
             The answers, in pixels of the image passed in.
@@ -181,12 +185,16 @@ class Model:
             caption=caption,
         )
         if isinstance(image, str | os.PathLike):
+            if layout != "interleaved":
+                raise UsageError(
+                    f"{os.fspath(image)}: a file has no layout {layout!r}; pass the camera's bytes as an array"
+                )
             image = read_image(image)
             stages.lap("decode")
-        check_image(image)
+        check_image(image, layout)
         self._check_usable()
         with self._parts.shared.held(), self._slots.lent() as slot:
-            return self._parts.answer(slot, image, request, stages)
+            return self._parts.answer(slot, image, request, stages, layout=layout)
 
     def stream(
         self,

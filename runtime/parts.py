@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from .captioning import CaptionOptions, CaptionWriter
 from .errors import BackendError
 from .guards import HomeProcess, Shared
+from .preprocess import PixelLayout, image_size_of
 from .results import Caption, Result
 from .slots import Request, Slot, Vision
 from .spec import ModelSpec
@@ -78,6 +79,7 @@ class ModelParts:
         request: Request,
         stages: Stopwatch,
         take_memory: Callable[[NDArray[np.float32]], None] | None = None,
+        layout: PixelLayout = "interleaved",
     ) -> Result:
         """Take one picture through a slot, from pixels to all answers asked for.
 
@@ -88,13 +90,14 @@ class ModelParts:
             stages: Gets a lap for each stage, and is finished.
             take_memory: Called with the caption memory, (1, L, D), which changes after the call, instead of writing a
                 caption.
+            layout: How the bytes of the image mean pixels.
 
         Raises:
             BackendError: If the network or the decoder fails.
         """
         answers: dict[str, Any] = {}
         if request.tasks:
-            slot.prepare(image)
+            slot.prepare(image, layout)
             stages.lap("preprocess")
             slot.infer(request.tasks)
             stages.lap("network")
@@ -106,7 +109,7 @@ class ModelParts:
             stages.lap("caption")
             stages.ms.update(times)
         return Result(
-            image_size=(image.shape[0], image.shape[1]),
+            image_size=image_size_of(image, layout),
             class_names=self.spec.class_names,
             semantic_names=self.spec.semantic_names,
             category_ids=self.spec.category_ids,

@@ -103,7 +103,7 @@ PixelLayout = Literal["interleaved", "nv12", "yuyv"]
 
 def image_size_of(image: NDArray[np.uint8], layout: PixelLayout = "interleaved") -> tuple[int, int]:
     """(height, width) in pixels of an image of some layout: an NV12 picture has half as many rows again."""
-    height, width = image.shape[:2]
+    height, width = image.shape[0], image.shape[1]
     return (height * 2 // 3 if layout == "nv12" else height), width
 
 

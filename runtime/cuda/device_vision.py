@@ -19,7 +19,7 @@ from ..backends.base import Array, DeviceGraph, DeviceTensor
 from ..errors import BackendError
 from ..graph_contract import outputs_of
 from ..host_vision import MAX_CANDIDATES
-from ..preprocess import Letterbox
+from ..preprocess import Letterbox, PixelLayout, image_size_of
 from ..results import InstanceMasks
 from ..slots import Request
 from ..spec import ModelSpec
@@ -125,6 +125,8 @@ class DeviceSlot:
         self._owned: list[Any] = []
         self._stages: dict[Hashable, CapturedGraph | None] = {}
         self._outputs: Mapping[str, DeviceTensor] = {}
+        # Of the last picture: its layout, its channels and the bytes of a row.
+        self._pixels: tuple[PixelLayout, int, int] = ("interleaved", 3, 0)
         self._placed: Letterbox | None = None
         self._tables: PictureTables | None = None
         self._picture: Exchange | None = None
@@ -159,19 +161,24 @@ class DeviceSlot:
         nbytes = int(np.prod(shape)) * np.dtype(tensor.dtype).itemsize
         return self._memory.host[:nbytes].view(tensor.dtype).reshape(shape).astype(np.float32, copy=False)
 
-    def prepare(self, image: NDArray[np.uint8]) -> None:
+    def prepare(self, image: NDArray[np.uint8], layout: PixelLayout = "interleaved") -> None:
         """Copy the picture to where the device reads it, and put its letterbox into the stream."""
         with self._device.current():
             # Whatever the last picture left undone, such as after an error, still reads what is written now.
             self._stream.synchronize()
             self._outputs = {}
-            placed = Letterbox.of((image.shape[0], image.shape[1]), self._spec.input_size)
+            placed = Letterbox.of(image_size_of(image, layout), self._spec.input_size)
             if placed != self._placed or self._tables is None:
                 self._resize(placed)
             picture = self._picture = self._at_least(self._picture, image.size, "the picture")
             np.copyto(picture.host[: image.size].reshape(image.shape), image)
             picture.send(image.size, self._stream)
-            self._put_letterbox(3 if image.ndim == 3 else 1)
+            self._pixels = (
+                layout,
+                1 if image.ndim == 2 and layout == "interleaved" else 3,
+                image.size // image.shape[0],
+            )
+            self._put_letterbox()
 
     def infer(self, tasks: tuple[str, ...]) -> None:
         """Put the graph into the stream, and the way of the caption memory to the host."""
@@ -243,7 +250,7 @@ class DeviceSlot:
     def stages(self, request: Request) -> dict[str, Callable[[], object]]:
         """What a picture in colour, once it has been through, puts into the stream: each stage by itself, by name."""
         found: dict[str, Callable[[], object]] = {
-            "letterbox": lambda: self._put_letterbox(3),
+            "letterbox": self._put_letterbox,
             "network": lambda: self._graph.run_on_device(self._stream, {"images": self._input}),
         }
         if "boxes" in request.tasks:
@@ -265,16 +272,17 @@ class DeviceSlot:
 
     # What is put into the stream.
 
-    def _put_letterbox(self, channels: int) -> None:
+    def _put_letterbox(self) -> None:
         placed, tables, picture = self._placed, self._tables, self._picture
+        layout, channels, row_bytes = self._pixels
         assert placed is not None
         assert tables is not None
         assert picture is not None
         launch = launches.letterbox(
             picture.address,
             channels,
-            "interleaved",
-            channels * placed.image_size[1],
+            layout,
+            row_bytes,
             self._input.address,
             self._input.dtype == "float16",
             tables.rows,

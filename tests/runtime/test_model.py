@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from yolor_edge.runtime.backends import open_graphs
@@ -125,6 +126,30 @@ def test_the_image_may_be_strided_or_read_only_and_is_not_changed(model: Model) 
     assert answer["objects"] == expected["objects"]
     assert answer["semantic"] == expected["semantic"]
     assert np.array_equal(view, image)
+
+
+@pytest.mark.parametrize(("layout", "code"), [("nv12", cv2.COLOR_YUV2BGR_NV12), ("yuyv", cv2.COLOR_YUV2BGR_YUYV)])
+def test_the_bytes_of_a_camera(model: Model, layout: Any, code: int) -> None:
+    shape = (90, 80) if layout == "nv12" else (60, 80, 2)
+    taken = np.random.default_rng(0).integers(16, 236, shape, np.uint8)
+    found, expected = model.predict(taken, layout=layout), model.predict(cv2.cvtColor(taken, code))
+    assert found.image_size == (60, 80) == found.semantic_map.shape
+    assert np.mean(found.semantic_map == expected.semantic_map) > 0.99  # OpenCV's own rounding differs here and there
+    assert found.caption.text == expected.caption.text
+
+
+@pytest.mark.parametrize(
+    ("image", "layout", "message"),
+    [
+        (np.zeros((80, 80), np.uint8), "nv12", r"an NV12 image must have shape \(height \* 3 / 2, width\)"),
+        (np.zeros((60, 80, 3), np.uint8), "yuyv", r"a YUYV image must have shape \(height, width, 2\)"),
+        (np.zeros((60, 80, 3), np.uint8), "i420", "layout must be one of interleaved, nv12, yuyv, got 'i420'"),
+        ("street.jpg", "nv12", "a file has no layout 'nv12'"),
+    ],
+)
+def test_bytes_that_are_not_of_their_layout(model: Model, image: Any, layout: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        model.predict(image, layout=layout)
 
 
 def test_thresholds(model: Model) -> None:

@@ -24,6 +24,7 @@ from yolor_edge.runtime.cuda.device_vision import DeviceVision
 from yolor_edge.runtime.errors import BackendError, UsageError
 from yolor_edge.runtime.graph_options import GraphOptions
 from yolor_edge.runtime.host_vision import HostVision
+from yolor_edge.runtime.preprocess import PixelLayout
 from yolor_edge.runtime.slots import Request, Slot, Vision
 
 from ...runtime.optioned_graph import OptionedGraph
@@ -78,8 +79,10 @@ def visions(bundle: Bundle) -> tuple[DeviceVision, HostVision]:
     return DeviceVision(bundle.spec, graph), HostVision(bundle.spec, plain)
 
 
-def answers_of(slot: Slot, image: np.ndarray[Any, Any], request: Request) -> dict[str, Any]:
-    slot.prepare(image)
+def answers_of(
+    slot: Slot, image: np.ndarray[Any, Any], request: Request, layout: PixelLayout = "interleaved"
+) -> dict[str, Any]:
+    slot.prepare(image, layout)
     slot.infer(request.tasks)
     laps: list[str] = []
     answers = slot.finish(request, laps.append)
@@ -100,6 +103,23 @@ def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
         else:
             assert found[name].dtype == value.dtype
             np.testing.assert_array_equal(found[name], value)
+
+
+@pytest.mark.usefixtures("_memory")
+def test_the_bytes_of_a_camera(bundle: Bundle) -> None:
+    device, host = visions(bundle)
+    request = Request.of(bundle.spec, None, score_threshold=0.2)
+    slot, other = device.slot(), host.slot()
+    taken: list[tuple[np.ndarray[Any, Any], PixelLayout]] = [
+        (picture(1, (90, 70), grey=True), "nv12"),
+        (picture(2, (50, 70))[:, :, :2].copy(), "yuyv"),
+        (picture(3, (60, 70)), "interleaved"),
+        (picture(4, (60, 70), grey=True), "nv12"),
+    ]
+    for image, layout in taken:
+        assert_same(answers_of(slot, image, request, layout), answers_of(other, image, request, layout))
+    device.close()
+    host.close()
 
 
 @pytest.mark.usefixtures("_memory")
