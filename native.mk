@@ -18,8 +18,9 @@ ABI_VERSION := $(shell sed -n 's/^.define YOLOR_EDGE_ABI_VERSION //p' runtime/cs
 
 library: $(BUILD)/libyolor_edge.so $(BUILD)/libyolor_edge.a  ## build the kernels as a library with a C interface
 
+# Never unloaded, since its workers outlive every call.
 $(BUILD)/libyolor_edge.so: $(addprefix $(BUILD)/native/,$(LIBRARY_OBJECTS)) runtime/csrc/c_api/yolor_edge.map
-	$(CXX) -shared -pthread $(CXXFLAGS) $(LDFLAGS) -Wl,-soname,$(@F).$(ABI_VERSION) -Wl,--no-undefined \
+	$(CXX) -shared -pthread $(CXXFLAGS) $(LDFLAGS) -Wl,-z,nodelete -Wl,--no-undefined -Wl,-soname,$(@F).$(ABI_VERSION) \
 		-Wl,--version-script=runtime/csrc/c_api/yolor_edge.map -o $@.$(ABI_VERSION) $(filter %.o,$^)
 	ln -sf $(@F).$(ABI_VERSION) $@
 

@@ -79,7 +79,7 @@ def test_the_source_distribution_has_all_that_a_build_needs(sdist: Path) -> None
     names = {path.relative_to(sdist).as_posix() for path in sdist.rglob("*") if path.is_file()}
     patterns = ["runtime/csrc/cuda/*", "runtime/csrc/**/*.[ch]*", "runtime/csrc/**/*.map"]
     patterns += ["runtime/*.pyi", "runtime/backends/*.py"]
-    for pattern in [*patterns, "examples/cpp/*", "tests/native/*.cpp", "native.mk"]:
+    for pattern in [*patterns, "examples/cpp/*", "tests/native/*.[ch]*", "native.mk"]:
         expected = {path.relative_to(ROOT).as_posix() for path in ROOT.glob(pattern)}
         assert expected <= names
         assert expected

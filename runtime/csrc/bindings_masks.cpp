@@ -34,7 +34,7 @@ std::vector<HeldCrop> held_crops(const py::sequence& crops, int64_t height, int6
         const auto [y0, x0, crop] = item.cast<std::tuple<int64_t, int64_t, py::array>>();
         require_dtype<uint8_t>("crop", crop);
         if (crop.ndim() != 2) refuse_shape("crop", "(height, width)", crop);
-        if (y0 < 0 || x0 < 0 || y0 + crop.shape(0) > height || x0 + crop.shape(1) > width) {
+        if (y0 < 0 || x0 < 0 || y0 > height - crop.shape(0) || x0 > width - crop.shape(1)) {
             throw std::invalid_argument("every crop must lie inside the image, got one of shape " +
                                         shape_of(crop) + " at (" + std::to_string(y0) + ", " +
                                         std::to_string(x0) + ") of (" + std::to_string(height) + ", " +

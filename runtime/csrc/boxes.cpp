@@ -471,13 +471,4 @@ void decode_boxes(const HeadView& class_logits, int64_t classes, const HeadView&
     for (std::vector<Candidate>& part : scratch.found) give_back(&part);
 }
 
-Detections decode_boxes(const float* class_logits, int64_t classes, const float* box_bins, int64_t bins,
-                        const HeadGrid& grid, const DecodeOptions& options) {
-    Detections found;
-    const int64_t cells = grid.columns();
-    decode_boxes(HeadView::of(class_logits, 1, cells), classes, HeadView::of(box_bins, 1, cells), bins, grid,
-                 options, 1, &found);
-    return found;
-}
-
 }  // namespace yolor_edge

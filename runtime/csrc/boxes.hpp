@@ -60,8 +60,4 @@ struct Detections {
 void decode_boxes(const HeadView& class_logits, int64_t classes, const HeadView& box_bins, int64_t bins,
                   const HeadGrid& grid, const DecodeOptions& options, int threads, Detections* found);
 
-/// The same of contiguous float32 heads, on one thread.
-Detections decode_boxes(const float* class_logits, int64_t classes, const float* box_bins, int64_t bins,
-                        const HeadGrid& grid, const DecodeOptions& options);
-
 }  // namespace yolor_edge

@@ -16,6 +16,7 @@ namespace yolor_edge {
 namespace {
 
 constexpr int64_t kLargestDim = 1 << 24;
+constexpr int64_t kMostInt8Inputs = 65000;  // see DecoderKernels::matmul_i8
 // Words beyond the 2 * beam_size that a search looks at whose logits are made exact as well.
 constexpr int64_t kSpareWords = 6;
 
@@ -55,6 +56,12 @@ const DecoderDims& checked(const DecoderDims& dims) {
 
 DecoderWeights collect_weights(const DecoderDims& dims, bool is_int8, const TensorSource& source) {
     checked(dims);
+    const int64_t most_inputs = std::max({dims.width, dims.feed_forward, dims.hidden, dims.memory});
+    if (is_int8 && most_inputs > kMostInt8Inputs) {
+        throw std::invalid_argument(
+            "width, feed_forward, hidden and memory must be at most 65000 with int8 weights, got " +
+            std::to_string(most_inputs));
+    }
     const auto floats = [&](const std::string& name, int64_t count) {
         return static_cast<const float*>(source(name, "float32", count * 4));
     };

@@ -244,7 +244,7 @@ void compute_logits(const Frames& frames, int64_t y0, int64_t y1, int64_t x0, in
 }
 
 void fill_mask(const Frames& frames, int64_t number, const PixelRegion& region, const MaskTarget& target) {
-    if (region.height == 0) return;
+    if (region.height == 0 || region.width == 0) return;
     thread_local Scratch scratch;
     const AxisTable& rows = *frames.rows;
     const AxisTable& columns = *frames.columns;
@@ -307,14 +307,6 @@ void fill_masks(const HeadView& prototypes, int64_t channels, const HeadView& co
     run_parallel(threads, static_cast<int64_t>(n),
                  [&](int64_t i) { fill_mask(frames, i, regions[i], targets[i]); });
     give_back(&rows.low, &rows.fraction, &rows.rest, &columns.low, &columns.fraction, &columns.rest);
-}
-
-void fill_masks(const float* prototypes, int64_t channels, const float* coefficients,
-                const AxisFrame& vertical, const AxisFrame& horizontal, int64_t image_height,
-                int64_t image_width, size_t n, const PixelRegion* regions, const MaskTarget* targets) {
-    fill_masks(HeadView::of(prototypes, vertical.grid_length, horizontal.grid_length), channels,
-               HeadView::of(coefficients, 1, channels), vertical, horizontal, image_height, image_width, n,
-               regions, targets, 1);
 }
 
 }  // namespace yolor_edge

@@ -37,9 +37,4 @@ void fill_masks(const HeadView& prototypes, int64_t channels, const HeadView& co
                 int64_t image_width, size_t n, const PixelRegion* regions, const MaskTarget* targets,
                 int threads);
 
-/// The same of contiguous float32 heads, coefficients (n, channels), on one thread.
-void fill_masks(const float* prototypes, int64_t channels, const float* coefficients,
-                const AxisFrame& vertical, const AxisFrame& horizontal, int64_t image_height,
-                int64_t image_width, size_t n, const PixelRegion* regions, const MaskTarget* targets);
-
 }  // namespace yolor_edge

@@ -14,9 +14,6 @@ namespace yolor_edge {
 /// of its class alone, a vector of them at a time. O(kept) memory.
 class Suppressor {
   public:
-    Suppressor() = default;
-    Suppressor(float iou_threshold, bool class_agnostic) { restart(iou_threshold, class_agnostic); }
-
     /// Forget all boxes, but keep the memory that they took.
     void restart(float iou_threshold, bool class_agnostic);
 

@@ -5,7 +5,6 @@
 #include <condition_variable>
 #include <exception>
 #include <mutex>
-#include <system_error>
 #include <thread>
 
 #if defined(__unix__) || defined(__APPLE__)
@@ -64,7 +63,7 @@ class Workers {
 #endif
         try {
             for (; count_ < wanted; ++count_) std::thread([this] { work(); }).detach();
-        } catch (const std::system_error&) {  // no more threads to be had: the caller does the rest
+        } catch (const std::exception&) {  // no more threads or memory to be had: the caller does the rest
         }
 #ifdef YOLOR_EDGE_POSIX
         if (is_masked) pthread_sigmask(SIG_SETMASK, &before, nullptr);

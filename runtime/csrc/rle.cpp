@@ -54,6 +54,7 @@ std::string rle_code(const uint8_t* crop, int64_t height, int64_t width, int64_t
         int32_t column;
         int32_t row;
     };
+    if (width == 0) height = 0;
     // Changes down each column, found row by row, so that those of a column come out by rising row.
     thread_local std::vector<Change> kept_changes;
     thread_local std::vector<int32_t> kept_starts;

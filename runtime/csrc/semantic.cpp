@@ -27,8 +27,8 @@ constexpr float kNoClass = -2e30f;   // value of the padding: below every class
 
 /// One row of the grid: the class that leads at every point, and the logits of each point side by side.
 struct GridRow {
-    std::vector<int32_t> leaders;  // (width + slack,)
-    std::vector<float> points;     // (width + slack, padded classes), limited
+    std::vector<int32_t> leaders;  // (width,)
+    std::vector<float> points;     // (width, padded classes), limited
     int64_t index = -1;            // which row is loaded
 };
 
@@ -484,12 +484,6 @@ void semantic_argmax(const HeadView& logits, int64_t classes, const AxisFrame& v
     });
     give_back(&rows.low, &rows.fraction, &rows.rest, &columns.low, &columns.fraction, &columns.rest,
               &row_runs, &column_runs);
-}
-
-void semantic_argmax(const float* logits, int64_t classes, const AxisFrame& vertical,
-                     const AxisFrame& horizontal, int64_t image_height, int64_t image_width, uint8_t* map) {
-    semantic_argmax(HeadView::of(logits, vertical.grid_length, horizontal.grid_length), classes, vertical,
-                    horizontal, image_height, image_width, 1, map);
 }
 
 }  // namespace yolor_edge

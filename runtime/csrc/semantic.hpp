@@ -23,8 +23,4 @@ void semantic_argmax(const HeadView& logits, int64_t classes, const AxisFrame& v
                      const AxisFrame& horizontal, int64_t image_height, int64_t image_width, int threads,
                      uint8_t* map);
 
-/// The same of contiguous float32 logits, on one thread.
-void semantic_argmax(const float* logits, int64_t classes, const AxisFrame& vertical,
-                     const AxisFrame& horizontal, int64_t image_height, int64_t image_width, uint8_t* map);
-
 }  // namespace yolor_edge

@@ -303,6 +303,24 @@ def test_misuse(c: CLibrary) -> None:
     )
 
 
+def test_regions_without_pixels(c: CLibrary) -> None:
+    prototypes, frame = c.head(heads()["prototypes"]), c.frame(IMAGE, INPUT)
+    rows, crops = np.ones((1, 8), np.float32), np.full(100, 7, np.uint8)
+    code, length = ctypes.create_string_buffer(100), ctypes.c_size_t()
+    for height, width in ((0, 0), (10, 0), (0, 10)):
+        region = c.structs["region"](0, 0, height, width, 0)
+        c("mask_crops", prototypes, rows, frame, region, 1, 1, crops, 100)
+        assert (crops == 7).all()
+        c("mask_rle", None, 0, region, *IMAGE, code, 100, ctypes.byref(length))
+        assert code.value.decode() == _native.rle_codes([(0, 0, np.zeros((0, 0), np.uint8))], IMAGE)[0]["counts"]
+
+
+def test_it_stays_loaded(c_library: Path) -> None:
+    # Its workers outlive the calls that they helped in.
+    listed = subprocess.run(["readelf", "-d", str(c_library / "libyolor_edge.so")], capture_output=True, text=True)
+    assert "NODELETE" in listed.stdout
+
+
 def set_to(struct: Any, **values: Any) -> Any:
     for name, value in values.items():
         setattr(struct, name, value)

@@ -83,7 +83,8 @@ def rewrite(folder: Path, change: Any) -> None:
     ("change", "complaint"),
     [
         (lambda d: d.update(schema_version=99), "schema 99 is newer than this library reads (1); link a newer one"),
-        (lambda d: d.pop("schema_version"), 'bundle: "schema_version" must be a number'),
+        (lambda d: d.pop("schema_version"), 'bundle: "schema_version" must be a whole number'),
+        (lambda d: d.update(schema_version=1e300), '"schema_version" must be a whole number from 0 to 16777216'),
         (lambda d: d.pop("model"), 'bundle: "model" must be an object'),
         (lambda d: d["model"].update(strides=[8, "x"]), 'model: "strides" must be a whole number from 1 to'),
         (lambda d: d["model"].update(class_names="x"), 'model: "class_names" must be a list of strings'),

@@ -144,6 +144,10 @@ def spoilt(content: bytes, **changes: Any) -> bytes:
         (lambda b: spoilt(b, dims__width=2.5), "dims.width must be a whole number from 1 to 16777216"),
         (lambda b: spoilt(b, dims__layers=9999), "dims.layers must be a whole number from 1 to 4096"),
         (lambda b: spoilt(b, dims__heads=5), "width must be a multiple of heads, got 24 and 5"),
+        (
+            lambda b: spoilt(b, precision="int8", dims__memory=65001),
+            "must be at most 65000 with int8 weights, got 65001",
+        ),
         (lambda b: spoilt(b, dims__layers=3), "tensor 'layers.2.self_attention.in.bias' is missing"),
         (lambda b: spoilt(b, dims__memory=20), "tensor 'memory_positions' is not the 1920 bytes of float32"),
         (lambda b: spoilt(b, tensors__words__offset=4), "tensor 'words' must start at a multiple of 64"),

@@ -168,7 +168,7 @@ def test_the_polygon_of_a_pixel_is_its_border() -> None:
     assert nothing == []
 
 
-@pytest.mark.parametrize(("y0", "x0"), [(-1, 0), (0, -1), (3, 0), (0, 4)])
+@pytest.mark.parametrize(("y0", "x0"), [(-1, 0), (0, -1), (3, 0), (0, 4), (2**63 - 1, 0), (0, 2**63 - 1)])
 def test_crops_outside_the_image_are_refused(y0: int, x0: int) -> None:
     masks = InstanceMasks([(y0, x0, np.ones((2, 2), np.uint8))], (4, 5))
     for form in (masks.full, masks.rle):

@@ -3,6 +3,8 @@
 #include <cmath>
 #include <cstdio>
 
+#include "parallel.hpp"
+
 namespace yolor_edge::c_api {
 namespace {
 
@@ -58,9 +60,8 @@ HeadView view_of(const char* name, const yolor_edge_head* head) {
 }
 
 int thread_count(const char* name, int64_t threads) {
-    constexpr int64_t kMostThreads = 1 << 10;
     require_at_least(name, 1, threads);
-    return static_cast<int>(std::min(threads, kMostThreads));
+    return static_cast<int>(std::min<int64_t>(threads, kMostThreads));
 }
 
 void require_frame(const yolor_edge_frame* frame) {

@@ -21,7 +21,7 @@ struct yolor_edge_bundle {
 
 namespace {
 
-constexpr double kSchema = 1;
+constexpr int64_t kSchema = 1;
 constexpr size_t kLargestFile = 64 << 20;
 constexpr double kMostPixels = 1 << 20;
 constexpr double kMany = 1 << 24;
@@ -165,11 +165,10 @@ std::unique_ptr<yolor_edge_bundle> read_bundle(const std::string& folder) {
     try {
         const Json whole = parse_json(read_text(path));
         const Reader reader(whole, "bundle");
-        const double schema = reader.number("schema_version");
+        const int64_t schema = reader.whole("schema_version", 0, kMany);
         if (schema > kSchema) {
-            throw std::invalid_argument("schema " + std::to_string(static_cast<int64_t>(schema)) +
-                                        " is newer than this library reads (" +
-                                        std::to_string(static_cast<int64_t>(kSchema)) +
+            throw std::invalid_argument("schema " + std::to_string(schema) +
+                                        " is newer than this library reads (" + std::to_string(kSchema) +
                                         "); link a newer one");
         }
         auto bundle = std::make_unique<yolor_edge_bundle>();

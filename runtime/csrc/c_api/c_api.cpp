@@ -478,7 +478,7 @@ yolor_edge_status yolor_edge_map_to_image(const uint8_t* input_map, const yolor_
             std::vector<int64_t> found;
             for (int64_t i = 0; i < count; ++i) {
                 const double at = (static_cast<double>(i) + 0.5) * scale + static_cast<double>(pad);
-                found.push_back(std::clamp<int64_t>(static_cast<int64_t>(at), 0, length - 1));
+                found.push_back(static_cast<int64_t>(std::clamp(at, 0.0, static_cast<double>(length - 1))));
             }
             return found;
         };

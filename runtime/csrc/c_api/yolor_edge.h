@@ -305,9 +305,11 @@ YOLOR_EDGE_API yolor_edge_status yolor_edge_full_masks(const yolor_edge_head* pr
                                                        int64_t n, int64_t threads, uint8_t* masks);
 
 /* COCO's compressed run-length code of a mask, with a 0 at its end.
- *   crop       of the region, (region->height, region->width) zero or not, `row_stride` bytes from row to
- * row; region->offset is not added code       (capacity,) out; may be NULL where capacity is 0 length out: of
- * the code without the 0. Where capacity is below length + 1, TOO_SMALL, and length says what it takes */
+ *   crop        of the region, (region->height, region->width) zero or not; region->offset is not added
+ *   row_stride  bytes from row to row of the crop
+ *   code        (capacity,) out; may be NULL where capacity is 0
+ *   length      out: of the code without the 0. Where capacity is below length + 1, TOO_SMALL, and
+ *               length says what it takes */
 YOLOR_EDGE_API yolor_edge_status yolor_edge_mask_rle(const uint8_t* crop, int64_t row_stride,
                                                      const yolor_edge_region* region, int64_t image_height,
                                                      int64_t image_width, char* code, size_t capacity,
