@@ -18,7 +18,7 @@ from ..runtime.bundle import Bundle
 from ..runtime.captioning import CaptionOptions
 from ..runtime.errors import UsageError
 from ..runtime.images import write_image
-from ..runtime.model import Model, load
+from ..runtime.model import Model, caption_decoder_name, load
 from ..runtime.sources import open_source
 from ..runtime.verify import GOLDEN_FOLDER, read_golden
 from .machine import busy_share, describe_machine, describe_state, peak_memory_bytes, source_commit
@@ -28,6 +28,11 @@ from .report import Report
 Progress = Callable[[str, int, int], None]
 
 _NO_TRANSFERS = "none, everything runs on the CPU"
+_HEADS_BACK = "the letterboxed picture to the GPU and raw heads back, in the stage network"
+_ANSWERS_BACK = (
+    "the picture's bytes to the GPU, in the stage preprocess; boxes, masks, semantic map and caption memory back, each "
+    "in its own stage"
+)
 
 
 def bench(
@@ -170,12 +175,12 @@ def bench(
             "iou_threshold": limits.iou,
             "max_detections": limits.max_detections,
             "caption_beam_size": beam_size,
-            "caption_decoder": caption_decoder or ("native" if "fp32" in opened.caption_weights else "graph"),
+            "caption_decoder": caption_decoder_name(opened, backend, precision, caption_decoder),
             "caption_budget_ms": "none" if caption_budget_ms is None else caption_budget_ms,
             "seed": "none, nothing is drawn at random",
             "timed": "from the path of a picture file, in the file cache, to the result in memory",
             "clock": "time.perf_counter_ns",
-            "transfers": "the picture to the GPU and raw heads back, in the stage network" if on_gpu else _NO_TRANSFERS,
+            "transfers": _transfers(backend),
             **({"on_device": facts} if facts else {}),
             "state_before": before,
         },
@@ -255,6 +260,14 @@ def _accuracy(
     found["score_threshold"] = SCORE_THRESHOLD
     found["table"] = evaluation.table()
     return found
+
+
+def _transfers(backend: str) -> str:
+    """What crosses the bus for a picture: only engines hand their memory to the GPU's kernels, see `open_vision`."""
+    entry = backend_entry(backend)
+    if not entry.needs_gpu:
+        return _NO_TRANSFERS
+    return _ANSWERS_BACK if entry.flavour else _HEADS_BACK
 
 
 def _milliseconds_since(started_ns: int) -> float:

@@ -72,13 +72,8 @@ class CudaDriver:
 
 def cuda_driver() -> CudaDriver | None:
     """All that the driver tells, or None where there is no driver; creates no context on any GPU."""
-    for library in _LIBRARIES:
-        try:
-            driver = ctypes.CDLL(library)
-        except OSError:
-            continue
-        return _driver_and_devices(driver)
-    return None
+    driver = load_driver_library()
+    return None if driver is None else _driver_and_devices(driver)
 
 
 def _driver_and_devices(driver: ctypes.CDLL) -> CudaDriver:

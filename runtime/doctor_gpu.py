@@ -60,8 +60,9 @@ def package_cure(name: str, is_jetson: bool) -> str:
     """What installs a package that runs on NVIDIA devices."""
     if name == "tensorrt" and is_jetson:
         return "it comes with JetPack: make the virtual environment with --system-site-packages"
-    wanted = {"tensorrt": '"yolor-edge[tensorrt]"', "tensorrt_rtx": '"yolor-edge[tensorrt-rtx]"'}
-    return f"pip install {wanted.get(name, 'cuda-bindings' if name == 'cuda-python' else name)}"
+    # The extra "cuda" brings the compiler of the GPU's kernels as well.
+    extras = {"tensorrt_rtx": "tensorrt-rtx", "cuda-python": "cuda"}
+    return f'pip install "yolor-edge[{extras.get(name, name)}]"'
 
 
 def too_old(found: Found) -> str:

@@ -319,6 +319,12 @@ def needed_parts(bundle: Bundle, backend: str, precision: str, caption_decoder: 
     return tuple(bundle.graphs) if _native_caption_decoder(bundle, choice) is None else ("vision",)
 
 
+def caption_decoder_name(bundle: Bundle, backend: str, precision: str, caption_decoder: str | None = None) -> str:
+    """Of `CAPTION_DECODERS`, the one that `load`, told the same, has captions written by."""
+    choice = _caption_decoder_choice(bundle, backend, precision, caption_decoder)
+    return choice or ("native" if CAPTION_DECODERS["native"] in bundle.caption_weights else "graph")
+
+
 def _caption_decoder_choice(bundle: Bundle, backend: str, precision: str, asked: str | None) -> str | None:
     """What was asked for, else what was measured to be fastest here."""
     entry = BACKENDS.get(backend)  # one that is unknown is told of when its graphs are opened

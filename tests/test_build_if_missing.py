@@ -79,7 +79,7 @@ def test_a_build_measures_captions_and_load_follows(bundle: Bundle, pretended_dr
     assert done.returncode == 0, done.stderr
     report = json.loads((out / "report.json").read_text())
     assert report["identity"]["backend"] == "tensorrt"
-    assert report["protocol"]["transfers"].startswith("the picture to the GPU")
+    assert report["protocol"]["transfers"].startswith("the picture's bytes to the GPU")
     assert report["protocol"]["on_device"]["vision"]["cuda_graph"] == "captured"
 
 

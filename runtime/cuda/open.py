@@ -47,7 +47,13 @@ def open_device(index: int = 0, binding: str | None = None) -> Device:
             f"running on a GPU needs {chosen or 'PyCUDA or cuda-python'}; "
             'install it: pip install "yolor-edge[cuda]" (on a Jetson rather "yolor-edge[pycuda]")'
         )
-    module = cast(_DriverModule, importlib.import_module(BINDINGS[chosen][1], __package__))
+    try:
+        module = cast(_DriverModule, importlib.import_module(BINDINGS[chosen][1], __package__))
+    except (ImportError, OSError) as error:  # PyCUDA is linked to the driver, which a container may lack
+        raise BackendError(
+            f"{chosen} is installed but does not load ({' '.join(str(error).split())}); install NVIDIA's driver, or in "
+            "a container pass the GPU in; yolor-edge doctor says what this machine has"
+        ) from error
     try:
         return Device(module.open_driver(), index)
     except CudaError as error:

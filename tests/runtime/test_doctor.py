@@ -134,7 +134,7 @@ def test_a_jetson_with_all_that_it_needs(
     assert check(found, "TensorRT").found == "for sm_87: tensorrt; installed: tensorrt"
     assert (check(found, "CUDA in Python").state, check(found, "CUDA in Python").cure) == (
         "missing",
-        "pip install pycuda",
+        'pip install "yolor-edge[pycuda]"',
     )
     assert found.exit_code == 0
     packages["cuda-python"] = {"version": "12.6.0"}

@@ -14,7 +14,7 @@ from yolor_edge.runtime.cuda_device import CudaDevice
 from yolor_edge.runtime.device_choices import CaptionChoice, chosen_caption_decoder, write_choice
 from yolor_edge.runtime.errors import UsageError
 from yolor_edge.runtime.missing_engines import build_if_missing
-from yolor_edge.runtime.model import needed_parts
+from yolor_edge.runtime.model import caption_decoder_name, needed_parts
 
 
 def test_load_takes_a_builder(tiny_bundle: Bundle) -> None:
@@ -59,3 +59,15 @@ def test_a_choice_is_for_one_bundle_backend_precision_and_device(
     for damaged in ("no JSON", "[]", '{"choices_version": 1, "captions": [1, {"backend": 3}]}'):
         file.write_text(damaged)
         assert chosen_caption_decoder(bundle, "tensorrt", "fp16") is None
+
+
+def test_what_writes_captions_can_be_asked_for(own_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = Bundle.open(own_bundle)
+    monkeypatch.setattr(device_choices, "cuda_device", lambda: CudaDevice("Orin", "sm_87"))
+    by_itself = "native" if "fp32" in bundle.caption_weights else "graph"
+    fastest = "native" if by_itself == "graph" else "graph"
+    assert caption_decoder_name(bundle, "tensorrt", "fp32") == by_itself
+    write_choice(bundle, choice_of(bundle, precision="fp32", decoder=fastest))
+    assert caption_decoder_name(bundle, "tensorrt", "fp32") == fastest
+    assert caption_decoder_name(bundle, "onnxruntime", "fp32") == by_itself
+    assert caption_decoder_name(bundle, "tensorrt", "fp32", "native-int8") == "native-int8"

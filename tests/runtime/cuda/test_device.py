@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from yolor_edge.runtime.cuda import installed_bindings, open_device
+from yolor_edge.runtime.cuda import open as cuda_open
 from yolor_edge.runtime.cuda_device import cuda_device
 from yolor_edge.runtime.errors import BackendError, BackendMissingError, UsageError
 
@@ -29,6 +30,17 @@ def test_without_a_binding_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -
         open_device()
     with pytest.raises(BackendMissingError, match="running on a GPU needs pycuda; install it"):
         open_device(binding="pycuda")
+
+
+def test_a_binding_that_does_not_load_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(name: str, package: str | None = None) -> None:
+        raise ImportError("libcuda.so.1: cannot open shared object file:\nno such file")
+
+    monkeypatch.setattr(cuda_open, "installed_bindings", lambda: ("pycuda",))
+    monkeypatch.setattr(cuda_open.importlib, "import_module", refuse)
+    with pytest.raises(BackendError, match=r"pycuda is installed but does not load .libcuda.*; install NVIDIA's") as e:
+        open_device()
+    assert "\n" not in str(e.value)
 
 
 def test_an_unknown_binding_is_refused() -> None:
