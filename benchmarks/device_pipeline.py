@@ -217,8 +217,10 @@ def _differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[
             told.append(f"{name} has shape {ours.shape} on the GPU, {theirs.shape} on the CPU")
         elif not np.array_equal(ours, theirs):
             told.append(f"{name} differs in {int((ours != theirs).sum())} of {ours.size} values")
-    if "masks" in expected:
-        pairs = list(zip(found["masks"].crops(), expected["masks"].crops(), strict=False))
+    if "masks" in expected and len(found["masks"]) != len(expected["masks"]):
+        told.append(f"{len(found['masks'])} masks on the GPU, {len(expected['masks'])} on the CPU")
+    elif "masks" in expected:
+        pairs = list(zip(found["masks"].crops(), expected["masks"].crops(), strict=True))
         count = sum(a[:2] != b[:2] or not np.array_equal(a[2], b[2]) for a, b in pairs)
         if count:
             told.append(f"{count} of {len(pairs)} masks differ")
@@ -264,6 +266,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--score-threshold", type=float)
     parser.add_argument("--out", type=Path, help="where to write the report as JSON")
     options = parser.parse_args(arguments)
+    if options.runs < 1 or options.warmup < 0:
+        parser.error("--runs must be at least 1, --warmup at least 0")
     try:
         pictures = {
             path.name: read_image(path)

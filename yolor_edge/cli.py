@@ -550,7 +550,7 @@ def _add_caption(parser: argparse.ArgumentParser) -> None:
         "--caption-decoder",
         metavar="D",
         help="what writes a bundle's captions: native, native-int8 (faster, now and then another word) or graph "
-        "(default: native where the bundle has its weights)",
+        "(default: what was fastest when engines were built here, else native where the bundle has its weights)",
     )
     parser.add_argument(
         "--caption-budget-ms", type=float, metavar="MS", help="a caption not finished by then ends with what it has"

@@ -10,8 +10,8 @@ from typing import Protocol, cast
 
 from ..bundle import Bundle
 from ..engines import graph_kind
-from ..errors import BackendMissingError, UsageError
-from .base import Graph
+from ..errors import BackendError, BackendMissingError, UsageError
+from .base import Graph, usable_cores
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,9 @@ class BackendEntry:
     flavour: str = ""
     needs_gpu: bool = False
 
+
+# More than this on fewer cores wait for each other so long that a run seems to hang.
+MOST_THREADS = 64
 
 BACKENDS = {
     "onnxruntime": BackendEntry(".onnxruntime_backend", "onnxruntime", "u8s8"),
@@ -111,6 +114,11 @@ def open_graphs(
     entry = backend_entry(backend)
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be at least 1, got {threads}")
+    most = max(MOST_THREADS, usable_cores())
+    if threads is not None and threads > most:
+        raise UsageError(
+            f"threads must be at most {most}, got {threads}; this process may run on {usable_cores()} cores"
+        )
     try:
         module = importlib.import_module(entry.module, __name__)
     except ModuleNotFoundError as error:
@@ -119,6 +127,11 @@ def open_graphs(
         raise BackendMissingError(
             f'backend "{backend}" needs the package {error.name}; '
             f'install the "{entry.extra}" extra: pip install "yolor-edge[{entry.extra}]"'
+        ) from error
+    except (ImportError, OSError) as error:
+        raise BackendError(
+            f'backend "{backend}": its package is installed but does not load ({str(error).partition(chr(10))[0]}); '
+            "install it again, or see yolor-edge doctor"
         ) from error
     if entry.flavour:
         wanted = [part for part in files if parts is None or part in parts]

@@ -151,7 +151,11 @@ std::unique_ptr<CaptionDecoder::State> CaptionDecoder::borrow(int64_t rows, int6
             idle_.pop_back();
         }
     }
-    if (!state) state = std::make_unique<State>();
+    if (!state) {
+        state = std::make_unique<State>();
+        const std::lock_guard lock(mutex_);
+        idle_.reserve(++states_);  // so that giving back, in a destructor, never has to fetch memory
+    }
     state->rows = rows;
     state->length = length;
     state->position = 0;

@@ -137,6 +137,7 @@ class CaptionDecoder {
     const DecoderKernels& kernels_;
     mutable std::mutex mutex_;
     mutable std::vector<std::unique_ptr<State>> idle_;
+    mutable size_t states_ = 0;  // idle or lent
 };
 
 }  // namespace yolor_edge

@@ -117,7 +117,7 @@ def find_compiler() -> Compiler:
         return Nvcc(nvcc)
     raise BackendMissingError(
         "the GPU's kernels are compiled when first used, and there is neither NVRTC nor nvcc: "
-        'pip install "yolor-edge[cuda]", or install the CUDA toolkit'
+        'pip install "yolor-edge[cuda]", or install the CUDA toolkit; load(..., post_processing="cpu") does without'
     )
 
 

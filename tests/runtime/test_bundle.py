@@ -229,6 +229,8 @@ def test_unknown_backend_precision_and_threads(tiny_bundle: Bundle) -> None:
         open_graphs(tiny_bundle, precision="int8")
     with pytest.raises(UsageError, match="threads must be at least 1, got 0"):
         open_graphs(tiny_bundle, threads=0)
+    with pytest.raises(UsageError, match=r"threads must be at most \d+, got 100000; this process may run on \d+ cores"):
+        open_graphs(tiny_bundle, threads=100000)
 
 
 def test_readable_json_is_json_with_lists_in_rows() -> None:

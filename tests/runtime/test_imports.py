@@ -84,3 +84,20 @@ def test_a_missing_backend_package_names_the_extra(tiny_bundle: Bundle, backend:
         f'backend "{backend}" needs the package {backend}; '
         f'install the "{backend}" extra: pip install "yolor-edge[{backend}]"'
     )
+
+
+def test_a_backend_package_that_does_not_load_is_one_line(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "onnxruntime.py").write_text("raise OSError('libgomp.so.1: cannot open shared object file')\n")
+    code = (
+        "import sys\n"
+        "sys.path.insert(0, sys.argv[2])\n"
+        "from yolor_edge.runtime import BackendError, load\n"
+        "try:\n"
+        "    load(sys.argv[1])\n"
+        "except BackendError as error:\n"
+        "    print(error)"
+    )
+    assert run_python(code, str(tiny_bundle.path), str(tmp_path)) == (
+        'backend "onnxruntime": its package is installed but does not load (libgomp.so.1: cannot open shared object '
+        "file); install it again, or see yolor-edge doctor"
+    )
