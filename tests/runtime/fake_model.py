@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from yolor_edge.runtime.captioning import CaptionOptions, CaptionTimes
 from yolor_edge.runtime.model import Model
 from yolor_edge.runtime.parts import ModelParts
+from yolor_edge.runtime.preprocess import PixelLayout
 from yolor_edge.runtime.results import Caption
 from yolor_edge.runtime.slots import Request
 
@@ -75,7 +76,7 @@ class FakeSlot:
         self.is_at_work = self.is_closed = False
         self.caption_memory = np.zeros((1, 1, 1), np.float32)
 
-    def prepare(self, image: NDArray[np.uint8]) -> None:
+    def prepare(self, image: NDArray[np.uint8], layout: PixelLayout = "interleaved") -> None:
         assert not self.is_closed
         self.caption_memory[:] = image.flat[0]
         self._pass("prepare")
