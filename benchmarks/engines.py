@@ -15,17 +15,16 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import onnx
 
 from ..export.tensorrt_flavours import FLAVOURS, BuildJob, Toolkit, load_toolkit
-from ..runtime.bundle import readable_json
-from ..runtime.errors import UsageError, YolorEdgeError
-from ..runtime.files import write_atomically
-from ..train.config import Size, check_input_size
+from ..runtime.errors import YolorEdgeError
+from ..train.config import Size
 from .machine import describe_machine, source_commit
-from .precisions import write_graphs
+from .precisions import parse_networks, write_graphs
+from .report_files import write_both
 
 SCHEMA_VERSION = 1
 KINDS = ("fp32", "fp16", "int8-s8s8")
@@ -91,11 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", required=True, help="what to write, without .json and .md")
     given = parser.parse_args(arguments)
     try:
-        height, width = (int(side) for side in given.input_size.lower().split("x"))
-        input_size = check_input_size((height, width))
-        sizes: list[Size] = given.sizes.split(",")
-        if any(size not in get_args(Size) for size in sizes):
-            raise UsageError(f"sizes are some of {', '.join(get_args(Size))}")
+        sizes, input_size = parse_networks(given.sizes, given.input_size)
         toolkit = load_toolkit(given.flavour)
         targets = toolkit.check_targets(given.target.split(","))
     except (ValueError, YolorEdgeError) as error:
@@ -115,10 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="yolor-edge-") as folder:
         for size in sizes:
             report["rows"] += measure(size, input_size, toolkit, targets, Path(folder))
-    write_atomically(Path(f"{given.out}.json"), readable_json(report) + "\n")
-    text = report_text(report)
-    write_atomically(Path(f"{given.out}.md"), text)
-    print(text, end="")
+    write_both(given.out, report, report_text(report))
     return 0
 
 

@@ -15,20 +15,19 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 
 from ..runtime.backends import graph_files
-from ..runtime.bundle import Bundle, readable_json
+from ..runtime.bundle import Bundle
 from ..runtime.errors import UsageError, YolorEdgeError
-from ..runtime.files import write_atomically
 from ..runtime.model import load
 from ..runtime.preprocess import preprocess
 from ..runtime.sources import open_source
 from .machine import busy_share, describe_machine, source_commit
+from .report_files import write_both
 
 SCHEMA_VERSION = 1
 WARMUP = 5
@@ -140,10 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "threads": given.threads,
         "rows": rows,
     }
-    write_atomically(Path(f"{given.out}.json"), readable_json(report) + "\n")
-    text = report_text(report)
-    write_atomically(Path(f"{given.out}.md"), text)
-    print(text, end="")
+    write_both(given.out, report, report_text(report))
     return 0
 
 

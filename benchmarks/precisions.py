@@ -29,15 +29,15 @@ from ..export.to_int8 import quantize
 from ..export.to_onnx import export_part
 from ..runtime.backends.base import Graph
 from ..runtime.backends.onnxruntime_backend import open_graph
-from ..runtime.bundle import INT8_DIALECTS, readable_json
+from ..runtime.bundle import INT8_DIALECTS
 from ..runtime.errors import UsageError
-from ..runtime.files import write_atomically
 from ..runtime.preprocess import PreprocessRule
 from ..train.config import NetworkConfig, Size, check_input_size
 from ..train.network import Network
 from ..train.scenes import write_scenes
 from ..train.torch_backend import parts_of
 from .machine import busy_share, describe_machine, source_commit
+from .report_files import write_both
 
 SCHEMA_VERSION = 1
 WARMUP = 3
@@ -115,6 +115,20 @@ def write_graphs(size: Size, input_size: tuple[int, int], folder: Path) -> dict[
     return files
 
 
+def parse_networks(sizes: str, input_size: str) -> tuple[list[Size], tuple[int, int]]:
+    """Network sizes from "n,s" and (height, width) from "640x640".
+
+    Raises:
+        ValueError: If there is no such size, or no network takes the input.
+    """
+    height, width = (int(side) for side in input_size.lower().split("x"))
+    checked = check_input_size((height, width))
+    names: list[Any] = sizes.split(",")
+    if any(name not in get_args(Size) for name in names):
+        raise UsageError(f"sizes are some of {', '.join(get_args(Size))}, got {sizes!r}")
+    return names, checked
+
+
 def report_text(report: dict[str, Any]) -> str:
     """The rows as a Markdown table, with the command that made them."""
     height, width = report["input_size"]
@@ -144,11 +158,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", required=True, help="what to write, without .json and .md")
     given = parser.parse_args(arguments)
     try:
-        height, width = (int(side) for side in given.input_size.lower().split("x"))
-        input_size = check_input_size((height, width))
-        sizes: list[Size] = given.sizes.split(",")
-        if given.runs < 1 or any(size not in get_args(Size) for size in sizes):
-            raise UsageError(f"sizes are some of {', '.join(get_args(Size))}, runs at least 1")
+        sizes, input_size = parse_networks(given.sizes, given.input_size)
+        if given.runs < 1:
+            raise UsageError(f"runs must be at least 1, got {given.runs}")
     except ValueError as error:
         parser.error(str(error))
     report: dict[str, Any] = {
@@ -165,10 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="yolor-edge-") as folder:
         for size in sizes:
             report["rows"] += measure(size, input_size, given.runs, Path(folder))
-    write_atomically(Path(f"{given.out}.json"), readable_json(report) + "\n")
-    text = report_text(report)
-    write_atomically(Path(f"{given.out}.md"), text)
-    print(text, end="")
+    write_both(given.out, report, report_text(report))
     return 0
 
 

@@ -57,10 +57,8 @@ void matmul_i8(const QuantisedRows& x, const int8_t* weights, const int32_t* sum
     }
 }
 
-constexpr DecoderKernels kPortable{"portable",        matmul_f32,          matmul_i8,          quantise_row,
-                                   quantise_fine_row, quantise_signed_row, pack_columns_block, dot_row,
-                                   add_scaled_row,    scale_row,           relu_row,           layer_norm_row,
-                                   softmax_row,       log_sum_exp_row,     peaks_row};
+constexpr DecoderKernels kPortable{"portable",   matmul_f32,        matmul_i8,
+                                   quantise_row, quantise_fine_row, YE_ROW_ENTRIES};
 
 }  // namespace
 

@@ -152,3 +152,8 @@ const DecoderKernels* neon_dot_decoder_kernels() noexcept;
                 row_math::largest<lanes>(x + part * kScanPart, left < kScanPart ? left : kScanPart); \
         }                                                                                            \
     }
+
+/// What YE_ROW_KERNELS has defined, in the order of `DecoderKernels`, where it ends a table.
+#define YE_ROW_ENTRIES                                                                                     \
+    quantise_signed_row, pack_columns_block, dot_row, add_scaled_row, scale_row, relu_row, layer_norm_row, \
+        softmax_row, log_sum_exp_row, peaks_row

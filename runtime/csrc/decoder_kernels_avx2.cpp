@@ -157,21 +157,8 @@ YE_AVX2 void matmul_i8(const QuantisedRows& x, const int8_t* weights, const int3
 }  // namespace
 
 const DecoderKernels* avx2_decoder_kernels() noexcept {
-    static constexpr DecoderKernels kernels{"avx2",
-                                            matmul_f32,
-                                            matmul_i8,
-                                            quantise_row,
-                                            quantise_fine_row,
-                                            quantise_signed_row,
-                                            pack_columns_block,
-                                            dot_row,
-                                            add_scaled_row,
-                                            scale_row,
-                                            relu_row,
-                                            layer_norm_row,
-                                            softmax_row,
-                                            log_sum_exp_row,
-                                            peaks_row};
+    static constexpr DecoderKernels kernels{"avx2",       matmul_f32,        matmul_i8,
+                                            quantise_row, quantise_fine_row, YE_ROW_ENTRIES};
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &kernels : nullptr;
 }
 

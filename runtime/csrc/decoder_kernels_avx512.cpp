@@ -105,21 +105,8 @@ const DecoderKernels* avx512_decoder_kernels() noexcept {
     static const DecoderKernels kernels = [] {
         // Without VNNI, 512 bits multiply int8 no faster than 256 do.
         const DecoderKernels* narrow = avx2_decoder_kernels();
-        return DecoderKernels{"avx512",
-                              matmul_f32,
-                              narrow->matmul_i8,
-                              narrow->quantise,
-                              narrow->quantise_fine,
-                              quantise_signed_row,
-                              pack_columns_block,
-                              dot_row,
-                              add_scaled_row,
-                              scale_row,
-                              relu_row,
-                              layer_norm_row,
-                              softmax_row,
-                              log_sum_exp_row,
-                              peaks_row};
+        return DecoderKernels{
+            "avx512", matmul_f32, narrow->matmul_i8, narrow->quantise, narrow->quantise_fine, YE_ROW_ENTRIES};
     }();
     return &kernels;
 }

@@ -185,21 +185,8 @@ bool has_dot_products() noexcept {
 }  // namespace
 
 const DecoderKernels* neon_decoder_kernels() noexcept {
-    static constexpr DecoderKernels kernels{"neon",
-                                            matmul_f32,
-                                            matmul_i8,
-                                            quantise_row,
-                                            quantise_fine_row,
-                                            quantise_signed_row,
-                                            pack_columns_block,
-                                            dot_row,
-                                            add_scaled_row,
-                                            scale_row,
-                                            relu_row,
-                                            layer_norm_row,
-                                            softmax_row,
-                                            log_sum_exp_row,
-                                            peaks_row};
+    static constexpr DecoderKernels kernels{"neon",       matmul_f32,        matmul_i8,
+                                            quantise_row, quantise_fine_row, YE_ROW_ENTRIES};
     return &kernels;
 }
 
