@@ -40,13 +40,13 @@ MASK_KINDS = {
     "frames": "masks 720x1280, frames in memory used again",
     "own frames": "masks 720x1280, frames in an array of their own",
 }
-"""Forms of masks and what they are called. Peers who give an array of its own for every picture take new memory, which the
-system clears; ours lies where the array before lay, which is gone by then, and is cleared by us. Who keeps every array
-pays for new memory every time, as our first call does."""
+"""Forms of masks and what they are called. Peers who give an array of its own for every picture take new memory, which
+the system clears; ours lies where the array before lay, which is gone by then, and is cleared by us. Who keeps every
+array pays for new memory every time, as our first call does."""
 NOTE = (
     "Frames in an array of their own: the array of the call before was dropped, and ours goes where it lay; peers make "
-    'theirs with numpy.zeros. "The first time" is with nothing dropped to go to: our memory is handed to the system before '
-    "each call, which counts, and new memory is taken."
+    'theirs with numpy.zeros. "The first time" is with nothing dropped to go to: our memory is handed to the system '
+    "before each call, which counts, and new memory is taken."
 )
 
 
