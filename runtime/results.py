@@ -204,7 +204,7 @@ class Result:
         """The class name of each box, or None when boxes were not asked for."""
         if self.class_ids is None:
             return None
-        return tuple(self.class_names[i] for i in self.class_ids)
+        return tuple([self.class_names[i] for i in self.class_ids])  # as in `caption_of`
 
     def semantic_areas(self) -> list[tuple[int, int]]:
         """(class, pixels) of every class in the semantic map, largest first; empty without a map."""
