@@ -21,7 +21,7 @@ from .graph_contract import graph_complaints
 from .images import check_image, read_image
 from .missing_engines import EngineBuilder
 from .native_captioning import NativeCaptionDecoder
-from .open_vision import open_vision
+from .open_vision import check_post_processing, open_vision
 from .parts import ModelParts, SlotPool, Stopwatch
 from .preprocess import PixelLayout
 from .results import Result
@@ -102,6 +102,11 @@ class Model:
     def facts(self) -> dict[str, dict[str, str]]:
         """What a report should say of the parts that run on a device: engine, device, how they are launched."""
         return self._parts.facts()
+
+    @property
+    def post_processing(self) -> str:
+        """Where pictures are letterboxed and heads turned into answers: "gpu" or "cpu"."""
+        return self._parts.post_processing
 
     def __reduce__(self) -> NoReturn:
         raise UsageError(
@@ -288,10 +293,12 @@ def load(
 
     Raises:
         BundleError: If the folder is not a whole and unaltered bundle.
-        UsageError: If the backend is unknown, or the bundle lacks the precision or the caption decoder.
+        UsageError: If the backend is unknown or cannot have the post-processing asked for, or the bundle lacks the
+            precision or the caption decoder.
         BackendError: If the backend is not installed or refuses a graph.
         EngineMismatchError: If the backend runs engines and there is none that fits.
     """
+    check_post_processing(backend, post_processing)
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     caption_decoder = _caption_decoder_choice(opened, backend, precision, caption_decoder)
     native = _native_caption_decoder(opened, caption_decoder)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +62,8 @@ class DeviceVision:
         BackendMissingError: If there is no compiler for the kernels.
         BackendError: If the graph is not one for the kernels, they do not compile, or the device has no memory left.
     """
+
+    post_processing: ClassVar[str] = "gpu"
 
     def __init__(self, spec: ModelSpec, graph: DeviceGraph, image: bytes | None = None):
         complaints = device_complaints(spec, graph)

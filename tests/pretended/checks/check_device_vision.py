@@ -369,7 +369,7 @@ def test_a_model_uses_them_where_its_graph_is_on_the_gpu(bundle: Bundle) -> None
                     assert key == "timings_ms" or found.to_json()[key] == value, key
     with load(bundle, threads=1) as model:
         assert isinstance(_vision_of(model), HostVision)
-    with pytest.raises(UsageError, match='post_processing="gpu" needs a graph on a GPU; load with backend="tensorrt"'):
+    with pytest.raises(UsageError, match='the GPU needs a network whose outputs stay there, and backend "onnxruntime"'):
         load(bundle, threads=1, post_processing="gpu")
     with pytest.raises(UsageError, match="post_processing must be one of gpu, cpu, got 'npu'"):
         load(bundle, threads=1, post_processing="npu")
