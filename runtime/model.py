@@ -215,6 +215,7 @@ class Model:
         max_detections: int | None = None,
         class_agnostic: bool = False,
         caption: CaptionOptions | None = None,
+        layout: PixelLayout = "interleaved",
     ) -> Stream:
         """Answer for every picture of a source, in order, with reading, network and captions side by side.
 
@@ -233,6 +234,7 @@ class Model:
                 written beside the pictures that follow, and comes with the first of them that finds it done; one whose
                 turn comes while another is being written waits for it, and is left out if a later one waits too. None
                 to wait where every picture is captioned or none may be dropped.
+            layout: Of the pictures of an iterable, as for `predict`; sources that are opened have their own.
 
         Returns:
             An iterator over `Answer`; a context manager that stops it.
@@ -251,7 +253,7 @@ class Model:
             class_agnostic=class_agnostic,
             caption=caption,
         )
-        options = StreamOptions(in_flight, drop, caption_every, wait_for_captions)
+        options = StreamOptions(in_flight, drop, caption_every, wait_for_captions, layout)
         self._check_usable()
         stream = Stream(self._parts, self._slots, source, request, options)
         self._streams.add(stream)
