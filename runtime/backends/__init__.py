@@ -91,6 +91,11 @@ def backend_entry(backend: str) -> BackendEntry:
     return BACKENDS[backend]
 
 
+def backend_of_flavour(flavour: str) -> str:
+    """The name of the backend that runs the engines of a flavour, "tensorrt" or "tensorrt_rtx"."""
+    return next(name for name, entry in BACKENDS.items() if entry.flavour == flavour)
+
+
 def open_graphs(
     bundle: Bundle,
     backend: str = "onnxruntime",
