@@ -29,6 +29,7 @@ from . import kernel_peers as peers
 from .kernel_inputs import SIZE, STRIDES, Heads, draw_heads, draw_picture, draw_semantic, with_weak_candidates
 from .kernel_plot import plot
 from .machine import describe_machine, describe_state
+from .report_files import output_folder
 
 INPUT = (SIZE, SIZE)
 PICTURE = (720, 1280)
@@ -355,7 +356,9 @@ def report_text(report: Mapping[str, Any]) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Measure and write kernels.json, kernels.md and kernels.svg."""
     parser = argparse.ArgumentParser(description="Time our kernels beside OpenCV, numpy, torch and edgefirst-decoder.")
-    parser.add_argument("--out", type=Path, default=Path("."), help="folder for kernels.json, kernels.md, kernels.svg")
+    parser.add_argument(
+        "--out", type=output_folder, default=Path("."), help="folder for kernels.json, kernels.md, kernels.svg"
+    )
     parser.add_argument("--rounds", type=int, default=15, help="rounds of three calls each")
     parser.add_argument(
         "--sweep", action="store_true", help="measure our own cost against objects and picture size alone"
