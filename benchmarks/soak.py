@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import functools
 import json
 import os
 import statistics
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -76,12 +77,19 @@ class _MallocFigures(ctypes.Structure):
     )]  # fmt: skip
 
 
+@functools.cache
+def _malloc_figures() -> Callable[[], Any] | None:
+    figures = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    if figures is not None:
+        figures.restype = _MallocFigures
+    return figures
+
+
 def bytes_in_use() -> int | None:
     """What malloc has given out and not yet got back, in all threads; None where that cannot be asked."""
-    figures = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    figures = _malloc_figures()
     if figures is None:
         return None
-    figures.restype = _MallocFigures
     found = figures()
     return found.uordblks + found.hblkhd
 
