@@ -234,13 +234,19 @@ void CaptionDecoder::look_at(State& state, int64_t layer, int64_t look, float* q
             kernels_.matmul_f32(query, rows, stride, state.cross_keys.get() + at.keys * depth, nullptr, depth,
                                 vectors, scores, scores_stride);
         }
-        for (int64_t row = 0; row < rows; ++row) kernels_.softmax(scores + row * scores_stride, vectors);
         if (weights_.is_int8) {
-            kernels_.matmul_i8(fine_rows(state, scores, rows, scores_stride, vectors),
-                               state.small_values.get() + at.values * outputs,
-                               state.value_sums.get() + at.outputs, state.value_scales.get() + at.outputs,
-                               nullptr, vectors, depth, mixed, stride);
+            const int64_t digits_stride = row_stride(vectors);
+            for (int64_t row = 0; row < rows; ++row) {
+                state.row_scales.get()[row] = kernels_.softmax_fine(
+                    scores + row * scores_stride, vectors, digit_offset_,
+                    state.high.get() + row * digits_stride, state.low.get() + row * digits_stride);
+            }
+            kernels_.matmul_i8(
+                {state.high.get(), state.low.get(), state.row_scales.get(), rows, digits_stride, 0},
+                state.small_values.get() + at.values * outputs, state.value_sums.get() + at.outputs,
+                state.value_scales.get() + at.outputs, nullptr, vectors, depth, mixed, stride);
         } else {
+            for (int64_t row = 0; row < rows; ++row) kernels_.softmax(scores + row * scores_stride, vectors);
             kernels_.matmul_f32(scores, rows, scores_stride, state.cross_values.get() + at.values * outputs,
                                 nullptr, vectors, depth, mixed, stride);
         }

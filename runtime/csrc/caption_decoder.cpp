@@ -4,7 +4,6 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
-#include <functional>
 #include <limits>
 #include <stdexcept>
 #include <utility>
@@ -30,6 +29,27 @@ void require_dim(const char* name, int64_t value, int64_t least = 1) {
     if (value >= least && value <= kLargestDim) return;
     throw std::invalid_argument(std::string(name) + " must lie in " + std::to_string(least) +
                                 "..16777216, got " + std::to_string(value));
+}
+
+/// A number that at least `wanted` of `values` reach, near the highest such.
+float reached_by(const float* values, int64_t n, int64_t wanted) {
+    float lowest = std::numeric_limits<float>::lowest();
+    if (n < wanted) return lowest;
+    const auto [least, most] = std::minmax_element(values, values + n);
+    float from = *least, to = *most;
+    if (!(from >= lowest && to <= std::numeric_limits<float>::max())) return lowest;
+    lowest = from;
+    for (int i = 0; i < 8; ++i) {
+        const float middle = from + (to - from) * 0.5f;
+        int32_t count = 0;
+        for (int64_t k = 0; k < n; ++k) count += values[k] >= middle ? 1 : 0;
+        if (count >= wanted) {
+            lowest = from = middle;
+        } else {
+            to = middle;
+        }
+    }
+    return lowest;
 }
 
 const DecoderDims& checked(const DecoderDims& dims) {
@@ -119,14 +139,17 @@ DecoderWeights collect_weights(const DecoderDims& dims, bool is_int8, const Tens
         layer.looks[0] = look("cross_attention", "norms.1");
         if (dims.regions > 0) {
             layer.looks[1] = look("region_attention", "region_norm");
-            for (int64_t n = 0; n < 2; ++n)
-                layer.looks[n].gate =
-                    linear(at + "gates." + std::to_string(n), 2 * dims.width, dims.width, kind);
+            for (int64_t n = 0; n < 2; ++n) {
+                PackedLinear& gate = layer.looks[n].gate;
+                gate = linear(at + "gates." + std::to_string(n), 2 * dims.width, dims.width, kind);
+                gate.is_coarse = true;
+            }
         }
         layer.feed_in = linear(at + "feed_forward.in", dims.width, dims.feed_forward, kind);
         layer.feed_out = linear(at + "feed_forward.out", dims.feed_forward, dims.width, kind);
-        // One digit where it changes the least: inputs that are never below 0 have 8 bits of it, and the last
-        // layer only finds the words that are then computed exactly.
+        // One digit where it changes the least: inputs that are never below 0 have 8 bits of it, gates are
+        // flat where they are far from 0, and the last layer only finds the words that are then computed
+        // exactly.
         layer.feed_out.is_coarse = layer.feed_out.is_positive = true;
         layer.feed_norm = norm(at + "norms.2");
         weights.layers.push_back(layer);
@@ -162,7 +185,12 @@ class CaptionDecoder::Lease {
 };
 
 CaptionDecoder::CaptionDecoder(DecoderDims dims, DecoderWeights weights, const DecoderKernels& kernels)
-    : dims_(checked(dims)), weights_(std::move(weights)), kernels_(kernels) {}
+    : dims_(checked(dims)), weights_(std::move(weights)), kernels_(kernels) {
+    const float zero = 0.0f;
+    uint8_t digits[4];
+    kernels_.quantise(&zero, 1, 0, digits);
+    digit_offset_ = digits[0];
+}
 
 CaptionDecoder::~CaptionDecoder() = default;
 
@@ -218,7 +246,7 @@ std::unique_ptr<CaptionDecoder::State> CaptionDecoder::borrow(int64_t rows, int6
     state->logits.take(rows * whole_blocks(dims_.vocabulary));
     state->normalisers.take(rows);
     state->shortlist.reserve(static_cast<size_t>(dims_.vocabulary));
-    state->peaks.take((rows + 1) * scan_parts(dims_.vocabulary));
+    state->peaks.take(rows * scan_parts(dims_.vocabulary));
     state->high.take(rows * row_stride(std::max(widest, dims_.memory)));
     state->low.take(rows * row_stride(std::max(widest, dims_.memory)));
     state->row_scales.take(rows);
@@ -307,16 +335,9 @@ void CaptionDecoder::add_and_norm(State& state, const NormWeights& norm, int64_t
 /// last layer.
 void CaptionDecoder::make_best_exact(State& state, const float* hidden, float* logits, float* peaks) const {
     const int64_t wanted = std::min(2 * state.rows + kSpareWords, dims_.vocabulary);
-    // The wanted-th highest of the parts' peaks is at most the wanted-th best logit, so that only few parts
+    // What `wanted` of the parts' peaks reach, the wanted-th best logit reaches too, so that only few parts
     // have to be looked through.
-    const int64_t parts = scan_parts(dims_.vocabulary);
-    float lowest = std::numeric_limits<float>::lowest();
-    if (parts >= wanted) {
-        float* ordered = state.peaks.get() + state.rows * parts;
-        std::copy_n(peaks, parts, ordered);
-        std::nth_element(ordered, ordered + wanted - 1, ordered + parts, std::greater<>());
-        lowest = std::max(lowest, ordered[wanted - 1]);
-    }
+    const float lowest = reached_by(peaks, scan_parts(dims_.vocabulary), wanted);
     auto& best = state.shortlist;
     best.clear();
     for_each_at_least(

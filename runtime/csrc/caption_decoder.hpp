@@ -166,6 +166,7 @@ class CaptionDecoder {
     DecoderDims dims_;
     DecoderWeights weights_;
     const DecoderKernels& kernels_;
+    int32_t digit_offset_;  // what these kernels add to a digit
     mutable std::mutex mutex_;
     mutable std::vector<std::unique_ptr<State>> idle_;
     mutable size_t states_ = 0;  // idle or lent

@@ -67,7 +67,7 @@ struct CaptionDecoder::State {
     Buffer<uint8_t> high, low;                        // digits of quantised rows
     Buffer<int8_t> quantised;
     Buffer<float> rest;   // what the second digits of weights add
-    Buffer<float> peaks;  // of the parts of each row's logits, and room for one row more
+    Buffer<float> peaks;  // of the parts of each row's logits
     Buffer<float> row_scales, normalisers;
     std::vector<std::pair<float, int64_t>> shortlist;  // (logit, word)
     Buffer<float> memory, key_input, projected;
