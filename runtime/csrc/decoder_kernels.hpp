@@ -21,8 +21,11 @@ constexpr int64_t whole_blocks(int64_t n) {
     return (n + kBlock - 1) / kBlock * kBlock;
 }
 
-/// Rows of int8, or of two int8 digits each: a weight is read once for both, so that where memory is the
-/// limit, the precision of 16 bits costs little.
+/// The most fours of inputs for which sums of products of int8 with two digits of base 255 fit int32.
+constexpr int64_t kExactGroups = 128;
+
+/// Rows of int8, or of two int8 digits each, the whole number 255 * high + low: a weight is read once for
+/// both, so that where memory is the limit, the precision of 16 bits costs little.
 struct QuantisedRows {
     const uint8_t* high;  // (rows, in)
     const uint8_t* low;   // (rows, in), or null for rows of one digit
@@ -50,7 +53,8 @@ struct DecoderKernels {
     void (*matmul_f32)(const float* x, int64_t rows, int64_t x_stride, const float* weights,
                        const float* bias, int64_t in, int64_t out, float* y, int64_t y_stride);
 
-    /// The same from rows quantised by this table, with sums exact in int32 up to 65,000 inputs.
+    /// The same from rows quantised by this table. The sum of the whole numbers' products is exact, up to
+    /// 65,000 inputs, and rounded to float once: all instruction sets give the same bits.
     ///   sums             (whole_blocks(out),) sum of each output's weights
     ///   weight_scales    (whole_blocks(out),) factor of each output
     void (*matmul_i8)(const QuantisedRows& x, const int8_t* weights, const int32_t* sums,
@@ -94,10 +98,11 @@ struct DecoderKernels {
 };
 
 /// The kernels of an instruction set, or null where this processor lacks it (or the build has none for it).
-/// Names, from the plainest on: "portable", "neon", "neondot", "avx2", "avx512", "avx512vnni".
+/// Names, from the plainest on: "portable", "neon", "neondot", "avx2", "avxvnni", "avx512", "avx512vnni256"
+/// (those of "avxvnni" in AVX-512's coding of the same instruction, for tests), "avx512vnni".
 const DecoderKernels* decoder_kernels(const char* name) noexcept;
 
-/// The fastest kernels that this processor runs.
+/// The fastest kernels that this processor runs, of no higher level than the one in use (cpu_features.hpp).
 const DecoderKernels& best_decoder_kernels() noexcept;
 
 /// All names, null at the end.
@@ -105,7 +110,9 @@ extern const char* const kDecoderKernelNames[];
 
 /// Each null where the processor lacks it; defined in the file of that instruction set.
 const DecoderKernels* avx2_decoder_kernels() noexcept;
+const DecoderKernels* avxvnni_decoder_kernels() noexcept;
 const DecoderKernels* avx512_decoder_kernels() noexcept;
+const DecoderKernels* avx512vnni256_decoder_kernels() noexcept;
 const DecoderKernels* avx512vnni_decoder_kernels() noexcept;
 const DecoderKernels* neon_decoder_kernels() noexcept;
 const DecoderKernels* neon_dot_decoder_kernels() noexcept;
