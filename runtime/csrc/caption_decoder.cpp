@@ -190,6 +190,12 @@ CaptionDecoder::CaptionDecoder(DecoderDims dims, DecoderWeights weights, const D
     uint8_t digits[4];
     kernels_.quantise(&zero, 1, 0, digits);
     digit_offset_ = digits[0];
+    for (int64_t look = 0; look < looks(); ++look) {
+        const auto [first, count] = part(look);
+        const float* positions = weights_.memory_positions + first * dims_.width;
+        is_placed_[look] = std::any_of(positions, positions + count * dims_.width,
+                                       [](float value) { return value != 0.0f; });
+    }
 }
 
 CaptionDecoder::~CaptionDecoder() = default;
@@ -242,7 +248,8 @@ std::unique_ptr<CaptionDecoder::State> CaptionDecoder::borrow(int64_t rows, int6
     if (dims_.regions > 0) state->both.take(2 * rows * row_stride(2 * dims_.width));
     const int64_t widest = std::max({3 * dims_.width, dims_.feed_forward, dims_.hidden});
     state->wide.take(2 * rows * row_stride(widest));
-    state->scores.take(rows * row_stride(std::max(dims_.memory, length)));
+    state->scores.take(std::max(rows * row_stride(dims_.memory), dims_.heads * length));
+    state->where.take(length);
     state->logits.take(rows * whole_blocks(dims_.vocabulary));
     state->normalisers.take(rows);
     state->shortlist.reserve(static_cast<size_t>(dims_.vocabulary));
@@ -341,7 +348,7 @@ void CaptionDecoder::make_best_exact(State& state, const float* hidden, float* l
     auto& best = state.shortlist;
     best.clear();
     for_each_at_least(
-        logits, dims_.vocabulary, peaks, [&] { return lowest; },
+        logits, dims_.vocabulary, peaks, kernels_.passing, [&] { return lowest; },
         [&](int64_t word, float logit) { best.emplace_back(logit, word); });
     if (static_cast<int64_t>(best.size()) > wanted) {
         const auto is_better = [](const auto& a, const auto& b) {
@@ -448,7 +455,7 @@ Writing CaptionDecoder::write(const float* memory, const CaptionOptions& options
     const auto advance = [&](const int64_t* tokens, int64_t rows) -> const NextRows& {
         step(state, tokens, rows);
         return search.advance(state.logits.get(), state.normalisers.get(), state.peaks.get(),
-                              dims_.vocabulary, stride);
+                              kernels_.passing, dims_.vocabulary, stride);
     };
     const NextRows* next = &advance(&options.bos_id, 1);
     Writing writing{{}, now_ns() - started, 0, 1, false};

@@ -61,6 +61,7 @@ struct CaptionDecoder::State {
     // slots[t * rows + r].
     Buffer<float> keys, values;
     std::vector<int32_t> slots, moved;
+    Buffer<int64_t> where;  // of the sentence in hand, by position
 
     Buffer<float> x, y, mixed, wide, scores, logits;  // rows of the strides below
     Buffer<float> both;                               // (2, rows), a word before and after each look

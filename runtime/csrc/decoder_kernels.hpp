@@ -82,6 +82,10 @@ struct DecoderKernels {
 
     /// See row_math.hpp.
     float (*dot)(const float* a, const float* b, int64_t n);
+    void (*head_dots)(const float* a, const float* b, int64_t heads, int64_t depth, float* out,
+                      int64_t stride);
+    void (*head_sums)(const float* factors, int64_t stride, const float* rows, const int64_t* where,
+                      int64_t count, int64_t heads, int64_t depth, float* out);
     void (*add_scaled)(float* y, float factor, const float* x, int64_t n);
     void (*scale)(float* x, float factor, int64_t n);
     void (*relu)(float* x, int64_t n);
@@ -95,6 +99,9 @@ struct DecoderKernels {
     /// The largest of each kScanPart values, of the last part as many as there are; NaN does not count.
     ///   peaks  (scan_parts(n),)
     void (*peaks)(const float* x, int64_t n, float* peaks);
+
+    /// See scan.hpp.
+    PassingBits passing;
 };
 
 /// The kernels of an instruction set, or null where this processor lacks it (or the build has none for it).
@@ -129,51 +136,60 @@ const DecoderKernels* neon_dot_decoder_kernels() noexcept;
         return row_math::quantise_fine<lanes>(x, n, offset, high, low);                      \
     }
 
-#define YE_ROW_KERNELS(lanes, target)                                                                       \
-    target float quantise_signed_row(const float* x, int64_t n, int8_t* q, int32_t* sum) {                  \
-        return row_math::quantise_signed<lanes>(x, n, q, sum);                                              \
-    }                                                                                                       \
-    target void pack_columns_block(const float* x, int64_t rows, int64_t stride, int8_t* packed,            \
-                                   float* scales, int32_t* sums) {                                          \
-        row_math::pack_columns<lanes>(x, rows, stride, packed, scales, sums);                               \
-    }                                                                                                       \
-    target float dot_row(const float* a, const float* b, int64_t n) {                                       \
-        return row_math::dot<lanes>(a, b, n);                                                               \
-    }                                                                                                       \
-    target void add_scaled_row(float* y, float factor, const float* x, int64_t n) {                         \
-        row_math::add_scaled<lanes>(y, factor, x, n);                                                       \
-    }                                                                                                       \
-    target void scale_row(float* x, float factor, int64_t n) {                                              \
-        row_math::scale<lanes>(x, factor, n);                                                               \
-    }                                                                                                       \
-    target void relu_row(float* x, int64_t n) {                                                             \
-        row_math::relu<lanes>(x, n);                                                                        \
-    }                                                                                                       \
-    target void layer_norm_row(const float* x, const float* gain, const float* shift, int64_t n,            \
-                               float epsilon, float* out) {                                                 \
-        row_math::layer_norm<lanes>(x, gain, shift, n, epsilon, out);                                       \
-    }                                                                                                       \
-    target void softmax_row(float* x, int64_t n) {                                                          \
-        row_math::softmax<lanes>(x, n);                                                                     \
-    }                                                                                                       \
-    target float softmax_fine_row(const float* x, int64_t n, int32_t offset, uint8_t* high, uint8_t* low) { \
-        return row_math::softmax_fine<lanes>(x, n, offset, high, low);                                      \
-    }                                                                                                       \
-    target void add_gated_row(float* y, const float* gates, const float* x, int64_t n) {                    \
-        row_math::add_gated<lanes>(y, gates, x, n);                                                         \
-    }                                                                                                       \
-    target float log_sum_exp_row(const float* x, int64_t n, float most) {                                   \
-        return row_math::log_sum_exp<lanes>(x, n, most);                                                    \
-    }                                                                                                       \
-    target void peaks_row(const float* x, int64_t n, float* peaks) {                                        \
-        for (int64_t part = 0; part * kScanPart < n; ++part) {                                              \
-            const int64_t left = n - part * kScanPart;                                                      \
-            peaks[part] =                                                                                   \
-                row_math::largest<lanes>(x + part * kScanPart, left < kScanPart ? left : kScanPart);        \
-        }                                                                                                   \
+#define YE_ROW_KERNELS(lanes, target)                                                                        \
+    target float quantise_signed_row(const float* x, int64_t n, int8_t* q, int32_t* sum) {                   \
+        return row_math::quantise_signed<lanes>(x, n, q, sum);                                               \
+    }                                                                                                        \
+    target void pack_columns_block(const float* x, int64_t rows, int64_t stride, int8_t* packed,             \
+                                   float* scales, int32_t* sums) {                                           \
+        row_math::pack_columns<lanes>(x, rows, stride, packed, scales, sums);                                \
+    }                                                                                                        \
+    target float dot_row(const float* a, const float* b, int64_t n) {                                        \
+        return row_math::dot<lanes>(a, b, n);                                                                \
+    }                                                                                                        \
+    target void head_dots_row(const float* a, const float* b, int64_t heads, int64_t depth, float* out,      \
+                              int64_t stride) {                                                              \
+        row_math::head_dots<lanes>(a, b, heads, depth, out, stride);                                         \
+    }                                                                                                        \
+    target void head_sums_row(const float* factors, int64_t stride, const float* rows, const int64_t* where, \
+                              int64_t count, int64_t heads, int64_t depth, float* out) {                     \
+        row_math::head_sums<lanes>(factors, stride, rows, where, count, heads, depth, out);                  \
+    }                                                                                                        \
+    target void add_scaled_row(float* y, float factor, const float* x, int64_t n) {                          \
+        row_math::add_scaled<lanes>(y, factor, x, n);                                                        \
+    }                                                                                                        \
+    target void scale_row(float* x, float factor, int64_t n) {                                               \
+        row_math::scale<lanes>(x, factor, n);                                                                \
+    }                                                                                                        \
+    target void relu_row(float* x, int64_t n) {                                                              \
+        row_math::relu<lanes>(x, n);                                                                         \
+    }                                                                                                        \
+    target void layer_norm_row(const float* x, const float* gain, const float* shift, int64_t n,             \
+                               float epsilon, float* out) {                                                  \
+        row_math::layer_norm<lanes>(x, gain, shift, n, epsilon, out);                                        \
+    }                                                                                                        \
+    target void softmax_row(float* x, int64_t n) {                                                           \
+        row_math::softmax<lanes>(x, n);                                                                      \
+    }                                                                                                        \
+    target float softmax_fine_row(const float* x, int64_t n, int32_t offset, uint8_t* high, uint8_t* low) {  \
+        return row_math::softmax_fine<lanes>(x, n, offset, high, low);                                       \
+    }                                                                                                        \
+    target void add_gated_row(float* y, const float* gates, const float* x, int64_t n) {                     \
+        row_math::add_gated<lanes>(y, gates, x, n);                                                          \
+    }                                                                                                        \
+    target float log_sum_exp_row(const float* x, int64_t n, float most) {                                    \
+        return row_math::log_sum_exp<lanes>(x, n, most);                                                     \
+    }                                                                                                        \
+    target void peaks_row(const float* x, int64_t n, float* peaks) {                                         \
+        for (int64_t part = 0; part * kScanPart < n; ++part) {                                               \
+            const int64_t left = n - part * kScanPart;                                                       \
+            peaks[part] =                                                                                    \
+                row_math::largest<lanes>(x + part * kScanPart, left < kScanPart ? left : kScanPart);         \
+        }                                                                                                    \
     }
 
 /// What YE_ROW_KERNELS has defined, in the order of `DecoderKernels`, where it ends a table.
-#define YE_ROW_ENTRIES                                                                                     \
-    quantise_signed_row, pack_columns_block, dot_row, add_scaled_row, scale_row, relu_row, layer_norm_row, \
-        softmax_row, softmax_fine_row, add_gated_row, log_sum_exp_row, peaks_row
+#define YE_ROW_ENTRIES                                                                                      \
+    quantise_signed_row, pack_columns_block, dot_row, head_dots_row, head_sums_row, add_scaled_row,         \
+        scale_row, relu_row, layer_norm_row, softmax_row, softmax_fine_row, add_gated_row, log_sum_exp_row, \
+        peaks_row, passing_bits

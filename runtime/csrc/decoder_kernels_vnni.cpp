@@ -13,7 +13,7 @@
 #include <utility>
 
 #include "int8_product.hpp"
-#include "row_math.hpp"
+#include "rows_avx512.hpp"
 
 #define YE_VNNI __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")))
 #define YE_VNNI_INLINE YE_VNNI inline __attribute__((always_inline))
@@ -26,8 +26,6 @@ constexpr int32_t kOffset = 128;
 // Rows of digits and blocks whose sums fit the 32 registers together with what they are multiplied from.
 constexpr int kMostRows = 6;
 constexpr int kMostSums = 24;
-
-YE_QUANTISE_KERNELS(16, YE_VNNI, kOffset)
 
 YE_VNNI_INLINE __m512i four_bytes(const uint8_t* from) {
     int32_t four;
@@ -187,8 +185,8 @@ const DecoderKernels* avx512vnni_decoder_kernels() noexcept {
         DecoderKernels with_vnni = *plain;
         with_vnni.name = "avx512vnni";
         with_vnni.matmul_i8 = matmul_i8;
-        with_vnni.quantise = quantise_row;
-        with_vnni.quantise_fine = quantise_fine_row;
+        with_vnni.quantise = rows_avx512::quantise<kOffset>;
+        with_vnni.quantise_fine = rows_avx512::quantise_fine<kOffset>;
         return with_vnni;
     }();
     return &kernels;

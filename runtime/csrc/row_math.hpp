@@ -151,6 +151,34 @@ YE_INLINE void scale(float* x, float factor, int64_t n) {
     for (; i < n; ++i) x[i] *= factor;
 }
 
+/// Of every head, the product of its parts of two rows; that of head h goes to out[h * stride].
+template <int kLanes>
+YE_INLINE void head_dots(const float* a, const float* b, int64_t heads, int64_t depth, float* out,
+                         int64_t stride) {
+    for (int64_t head = 0; head < heads; ++head)
+        out[head * stride] = dot<kLanes>(a + head * depth, b + head * depth, depth);
+}
+
+/// Of every head, the sum of its parts of `count` rows, which begin at rows[where[t]], each times the head's
+/// factor for it, factors[h * stride + t].
+template <int kLanes>
+YE_INLINE void head_sums(const float* factors, int64_t stride, const float* rows, const int64_t* where,
+                         int64_t count, int64_t heads, int64_t depth, float* out) {
+    for (int64_t head = 0; head < heads; ++head) {
+        const float* own = factors + head * stride;
+        int64_t i = head * depth;
+        for (; i + kLanes <= (head + 1) * depth; i += kLanes) {
+            typename Lanes<kLanes>::Floats sum = {};
+            for (int64_t t = 0; t < count; ++t) sum += load<kLanes>(rows + where[t] + i) * own[t];
+            store<kLanes>(out + i, sum);
+        }
+        for (; i < (head + 1) * depth; ++i) {
+            out[i] = 0.0f;
+            for (int64_t t = 0; t < count; ++t) out[i] += rows[where[t] + i] * own[t];
+        }
+    }
+}
+
 /// max(x, 0); NaN stays.
 template <int kLanes>
 YE_INLINE void relu(float* x, int64_t n) {
