@@ -105,8 +105,10 @@ const DecoderKernels* avx512_decoder_kernels() noexcept {
     static const DecoderKernels kernels = [] {
         // Without VNNI, 512 bits multiply int8 no faster than 256 do.
         const DecoderKernels* narrow = avx2_decoder_kernels();
-        return DecoderKernels{
+        DecoderKernels made{
             "avx512", matmul_f32, narrow->matmul_i8, narrow->quantise, narrow->quantise_fine, YE_ROW_ENTRIES};
+        made.quantise_signed = narrow->quantise_signed;
+        return made;
     }();
     return &kernels;
 }

@@ -13,7 +13,7 @@
 #include <utility>
 
 #include "int8_product.hpp"
-#include "row_math.hpp"
+#include "quantise_avx2.hpp"
 
 #define YE_VNNI __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")))
 #define YE_VNNI_INLINE YE_VNNI inline __attribute__((always_inline))
@@ -27,7 +27,13 @@ constexpr int32_t kOffset = 128;
 constexpr int kMostRows = 6;
 constexpr int kMostSums = 24;
 
-YE_QUANTISE_KERNELS(16, YE_VNNI, kOffset)
+YE_VNNI float quantise_row(const float* x, int64_t n, int32_t shift, uint8_t* q) {
+    return quantise_avx2::quantise<kOffset>(x, n, shift, q);
+}
+
+YE_VNNI float quantise_fine_row(const float* x, int64_t n, uint8_t* high, uint8_t* low) {
+    return quantise_avx2::quantise_fine<kOffset>(x, n, high, low);
+}
 
 YE_VNNI_INLINE __m512i four_bytes(const uint8_t* from) {
     int32_t four;
