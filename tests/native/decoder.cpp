@@ -17,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "avxvnni_emulator.hpp"
 #include "caption_decoder.hpp"
 #include "decoder_kernels.hpp"
 
@@ -282,6 +283,17 @@ Answers all_answers() {
         if (has_four_lanes) rows(*kernels, &answers);
         sentences(*kernels, std::strcmp(*name, best) == 0, &answers);
     }
+#if defined(__x86_64__) && defined(__linux__)
+    const DecoderKernels* newer = avxvnni_decoder_kernels_unchecked();
+    if (newer != nullptr && avx2_decoder_kernels() != nullptr && decoder_kernels("avxvnni") == nullptr) {
+        avxvnni_emulator::install();
+        products(*newer, &answers);
+        largest_sums(*newer, &answers);
+        sentences(*newer, false, &answers);
+        std::printf("decoder: avxvnni, %llu instructions of it emulated\n",
+                    static_cast<unsigned long long>(avxvnni_emulator::emulated()));
+    }
+#endif
     return answers;
 }
 
