@@ -120,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     from . import (
         commands_build,
+        commands_compare,
         commands_diff,
         commands_doctor,
         commands_export,
@@ -136,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
             _add_verify,
             commands_diff.add,
         ),
-        *(commands_run.add, _add_bench, commands_doctor.add, _add_inspect, _add_demo),
+        *(commands_run.add, _add_bench, commands_compare.add, commands_doctor.add, _add_inspect, _add_demo),
     ):
         add(commands)
     return parser

@@ -124,6 +124,9 @@ const DecoderKernels* avx512vnni_decoder_kernels() noexcept;
 const DecoderKernels* neon_decoder_kernels() noexcept;
 const DecoderKernels* neon_dot_decoder_kernels() noexcept;
 
+/// For tests that emulate the instruction: those of "avxvnni" on any processor with AVX2.
+const DecoderKernels* avxvnni_decoder_kernels_unchecked() noexcept;
+
 }  // namespace yolor_edge
 
 /// Define the entries of a table that are not products, for `lanes` floats at a time with the attribute

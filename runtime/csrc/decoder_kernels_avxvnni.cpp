@@ -72,8 +72,12 @@ bool has_avxvnni() noexcept {
 }  // namespace
 
 const DecoderKernels* avxvnni_decoder_kernels() noexcept {
+    return has_avxvnni() ? avxvnni_decoder_kernels_unchecked() : nullptr;
+}
+
+const DecoderKernels* avxvnni_decoder_kernels_unchecked() noexcept {
 #if YE_HAS_AVXVNNI
-    if (avx2_decoder_kernels() == nullptr || !has_avxvnni()) return nullptr;
+    if (avx2_decoder_kernels() == nullptr) return nullptr;
     static const DecoderKernels kernels = with_products("avxvnni", vex::matmul_i8);
     return &kernels;
 #else
@@ -93,6 +97,9 @@ const DecoderKernels* avx512vnni256_decoder_kernels() noexcept {
 
 namespace yolor_edge {
 const DecoderKernels* avxvnni_decoder_kernels() noexcept {
+    return nullptr;
+}
+const DecoderKernels* avxvnni_decoder_kernels_unchecked() noexcept {
     return nullptr;
 }
 const DecoderKernels* avx512vnni256_decoder_kernels() noexcept {

@@ -29,7 +29,7 @@ YE_NARROW_INLINE __m256i four_bytes(const uint8_t* from) {
 /// arguments: sums that a loop counts through would lie in memory.
 template <int kHalves, size_t... kAt>
 YE_NARROW_INLINE void add_groups(const uint8_t* const* digits, const int8_t* const* weights, int64_t groups,
-                                 __m256i* out, std::index_sequence<kAt...>) {
+                                 int64_t ahead, __m256i* out, std::index_sequence<kAt...>) {
     constexpr size_t kDigits = sizeof...(kAt) / kHalves;
     __m256i sums[] = {(static_cast<void>(kAt), _mm256_setzero_si256())...};
     for (int64_t at = 0; at < groups * 4; at += 4) {
@@ -38,6 +38,7 @@ YE_NARROW_INLINE void add_groups(const uint8_t* const* digits, const int8_t* con
              sums[kAt % kDigits * kHalves + kAt / kDigits], four_bytes(digits[kAt % kDigits] + at),
              _mm256_loadu_si256(reinterpret_cast<const __m256i*>(weights[kAt / kDigits] + at * kBlock))),
          ...);
+        for (int h = 0; h < kHalves; h += 2) __builtin_prefetch(weights[h] + at * kBlock + ahead, 0, 2);
     }
     (_mm256_storeu_si256(out + kAt, sums[kAt]), ...);
 }
@@ -72,7 +73,8 @@ YE_NARROW __attribute__((noinline)) void tile_i8(const Int8Product& a, int64_t f
     for (int h = 0; h < kHalves; ++h)
         weights[h] = a.weights + (first + h) / 2 * a.groups * 4 * kBlock + (first + h) % 2 * 32;
     __m256i sums[kDigits * kHalves];
-    add_groups<kHalves>(digits, weights, a.groups, sums, std::make_index_sequence<kDigits * kHalves>{});
+    add_groups<kHalves>(digits, weights, a.groups, (kHalves + 1) / 2 * a.groups * 4 * kBlock, sums,
+                        std::make_index_sequence<kDigits * kHalves>{});
     for (int h = 0; h < kHalves; ++h) {
         const int64_t at = (first + h) * kHalf;
         const __m256i excess =

@@ -14,8 +14,12 @@
 #error "the caption decoder's kernels need the vector extensions of GCC or Clang"
 #endif
 
-#define YE_INLINE static inline __attribute__((always_inline))
-#define YE_INLINE_MEMBER inline __attribute__((always_inline))
+// What the functions are compiled for, where a file has versions of its own of some; see row_math_avx2.hpp.
+#if !defined(YE_ROW_MATH_TARGET)
+#define YE_ROW_MATH_TARGET
+#endif
+#define YE_INLINE YE_ROW_MATH_TARGET static inline __attribute__((always_inline))
+#define YE_INLINE_MEMBER YE_ROW_MATH_TARGET inline __attribute__((always_inline))
 
 #if !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wpsabi"  // vectors are returned, but never from a call that is not inlined

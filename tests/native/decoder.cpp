@@ -17,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "avxvnni_emulator.hpp"
 #include "caption_decoder.hpp"
 #include "decoder_kernels.hpp"
 
@@ -289,6 +290,17 @@ Answers all_answers() {
         sentences(*kernels, "plain", {60, 40, 2, 5, 70, 45, 14, 33, 0, 1e-5}, is_best, &answers);
         sentences(*kernels, "gated", {60, 40, 2, 5, 70, 0, 14, 53, 20, 1e-5}, is_best, &answers);
     }
+#if defined(__x86_64__) && defined(__linux__)
+    const DecoderKernels* newer = avxvnni_decoder_kernels_unchecked();
+    if (newer != nullptr && avx2_decoder_kernels() != nullptr && decoder_kernels("avxvnni") == nullptr) {
+        avxvnni_emulator::install();
+        products(*newer, &answers);
+        largest_sums(*newer, &answers);
+        sentences(*newer, false, &answers);
+        std::printf("decoder: avxvnni, %llu instructions of it emulated\n",
+                    static_cast<unsigned long long>(avxvnni_emulator::emulated()));
+    }
+#endif
     return answers;
 }
 
