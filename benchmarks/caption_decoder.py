@@ -31,7 +31,6 @@ from numpy.typing import NDArray
 
 from ..export.caption_weights import dims_of, write_caption_weights
 from ..export.to_onnx import export_part
-from ..runtime.backends.onnxruntime_backend import open_graph
 from ..runtime.bundle import CaptionSpec
 from ..runtime.caption_weights import CaptionDims, tensor_shapes
 from ..runtime.captioning import CaptionDecoder, CaptionOptions, CaptionWriter
@@ -46,6 +45,7 @@ from ..train.scene_drawing import draw_scene
 from ..train.torch_backend import TorchGraph, parts_of, spec_of
 from . import ctranslate2_peer
 from .machine import describe_machine
+from .onnxruntime_peer import OnnxRuntimeDecoder
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,10 @@ class _Step(torch.nn.Module):
         return self.decoder.step(tokens, past_keys, past_values, cross_keys, cross_values)
 
 
-def build(name: str, folder: Path, tokens: int) -> tuple[CaptionDims, dict[str, CaptionWriter], NDArray[np.float32]]:
-    """Every writer of one size with the same random weights, their sizes, and an image memory."""
+def build(
+    name: str, folder: Path, tokens: int
+) -> tuple[CaptionDims, dict[str, NativeCaptionDecoder], dict[str, OnnxRuntimeDecoder], NDArray[np.float32]]:
+    """Of one size its dims, our decoders, ONNX Runtime's with the same random weights, and an image memory."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     from ..runtime.backends.base import TensorInfo
@@ -146,23 +148,24 @@ def build(name: str, folder: Path, tokens: int) -> tuple[CaptionDims, dict[str, 
             infos({"log_probs": ("beam", vocabulary), **cache("present", "beam", "past + 1")}),
         ),
     }
-    graphs: dict[str, list[Any]] = {peer: [] for peer in PEERS}
+    graphs: dict[str, list[Path]] = {peer: [] for peer in PEERS}
     for part, graph in parts.items():
         plain, small = folder / f"{part}.onnx", folder / f"{part}.int8.onnx"
         onnx.save(export_part(part, graph), plain)
         quantize_dynamic(plain, small, per_channel=True, weight_type=QuantType.QInt8)
-        graphs["onnxruntime"].append(open_graph(plain, 1))
-        graphs["onnxruntime-int8"].append(open_graph(small, 1))
+        graphs["onnxruntime"].append(plain)
+        graphs["onnxruntime-int8"].append(small)
     spec = CaptionSpec((*SPECIALS, *(f"w{i}" for i in range(vocabulary - len(SPECIALS)))), max_length=tokens)
-    writers: dict[str, CaptionWriter] = {peer: CaptionDecoder(spec, *pair) for peer, pair in graphs.items()}
+    others = {peer: OnnxRuntimeDecoder(spec, *pair) for peer, pair in graphs.items()}
     parameters = {key: value.numpy() for key, value in decoder.state_dict().items()}
     dims = dims_of(parameters, memory, heads, size.regions)
+    writers = {}
     for ours, precision in zip(OURS, ("fp32", "int8"), strict=True):
         path = folder / f"{precision}.bin"
         write_caption_weights(path, parameters, where.numpy(), heads, precision, regions=size.regions)
         writers[ours] = NativeCaptionDecoder(spec, path)
     image = np.random.default_rng(0).normal(0, 1, (1, memory, width)).astype(np.float32)
-    return dims, writers, image
+    return dims, writers, others, image
 
 
 def peers(name: str, folder: Path, tokens: int) -> dict[str, ctranslate2_peer.CTranslate2Decoder]:
@@ -225,15 +228,18 @@ def compare_speed(name: str, beams: tuple[int, ...], tokens: int, rounds: int) -
     """Milliseconds of each writer in turn, round after round; the ratio is the median of the rounds' ratios."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        dims, writers, memory = build(name, Path(folder), tokens)
+        dims, writers, graphs, memory = build(name, Path(folder), tokens)
         others = peers(name, Path(folder), tokens)
         for beam in beams:
             options = CaptionOptions(beam_size=beam, min_length=tokens - 1)
             calls: dict[str, Callable[[], Any]] = {
                 key: partial(one.write, memory, options) for key, one in writers.items()
             }
+            calls |= {key: partial(one.write, memory, options) for key, one in graphs.items()}
             calls |= {key: partial(one.write, beam) for key, one in others.items()}
-            answers = {key: one.write(memory, options)[0].token_ids for key, one in writers.items()}
+            is_same = writers["native"].write(memory, options)[0].token_ids == graphs["onnxruntime"].write(
+                memory, options
+            )
             times: dict[str, list[float]] = {key: [] for key in calls}
             for call in calls.values():
                 call()
@@ -269,7 +275,7 @@ def compare_speed(name: str, beams: tuple[int, ...], tokens: int, rounds: int) -
                     "encoder_layer_taken_off_ms": {key: round(value, 3) for key, value in taken_off.items()},
                     "median_ratio": {pair: round(value, 3) for pair, value in ratios.items()},
                     "floor_ms": {ours: round(value, 3) for ours, value in floors.items()},
-                    "fp32_same_tokens": answers["native"] == answers["onnxruntime"],
+                    "fp32_same_tokens": is_same,
                 }
             )
             print(json.dumps(rows[-1]), flush=True)
