@@ -237,9 +237,7 @@ def compare_speed(name: str, beams: tuple[int, ...], tokens: int, rounds: int) -
             }
             calls |= {key: partial(one.write, memory, options) for key, one in graphs.items()}
             calls |= {key: partial(one.write, beam) for key, one in others.items()}
-            is_same = writers["native"].write(memory, options)[0].token_ids == graphs["onnxruntime"].write(
-                memory, options
-            )
+            ours, theirs = writers["native"].write(memory, options)[0], graphs["onnxruntime"].write(memory, options)
             times: dict[str, list[float]] = {key: [] for key in calls}
             for call in calls.values():
                 call()
@@ -275,7 +273,7 @@ def compare_speed(name: str, beams: tuple[int, ...], tokens: int, rounds: int) -
                     "encoder_layer_taken_off_ms": {key: round(value, 3) for key, value in taken_off.items()},
                     "median_ratio": {pair: round(value, 3) for pair, value in ratios.items()},
                     "floor_ms": {ours: round(value, 3) for ours, value in floors.items()},
-                    "fp32_same_tokens": is_same,
+                    "fp32_same_tokens": ours.token_ids == theirs.token_ids,
                 }
             )
             print(json.dumps(rows[-1]), flush=True)

@@ -13,8 +13,10 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from ..runtime import _native
-from ..runtime.captioning import CaptionOptions
+from ..runtime.captioning import CaptionOptions, caption_of
+from ..runtime.results import Caption
 from ..runtime.spec import CaptionSpec
+from ..runtime.tokenizer import Tokenizer
 
 
 class OnnxRuntimeDecoder:
@@ -34,9 +36,10 @@ class OnnxRuntimeDecoder:
             onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"]) for path in (prefill, step)
         )
         self._spec = spec
+        self._tokenizer = Tokenizer(spec.vocabulary)
 
-    def write(self, memory: NDArray[np.float32], options: CaptionOptions) -> tuple[int, ...]:
-        """Tokens of the best sentence for the memory (1, L, D) of one image."""
+    def write(self, memory: NDArray[np.float32], options: CaptionOptions) -> Caption:
+        """The best sentence for the memory (1, L, D) of one image."""
         search = _native.CaptionSearch(**options.search_arguments(self._spec))
         cross: dict[str, NDArray[np.float32]] = {}
         log_probs, cross["cross_keys"], cross["cross_values"], keys, values = self._prefill.run(
@@ -52,4 +55,4 @@ class OnnxRuntimeDecoder:
                 {"tokens": tokens, "past_keys": keys, "past_values": values, **cross},
             )
             tokens, parents = search.advance(log_probs)
-        return tuple(int(token) for token in search.hypotheses()[0][0])
+        return caption_of(search.hypotheses(), self._tokenizer, options, is_cut=False)
