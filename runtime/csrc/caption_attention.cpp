@@ -20,8 +20,9 @@ void CaptionDecoder::prefill(State& state, const float* memory) const {
     QuantisedRows key_digits{state.key_digits.get(), nullptr, state.key_input_scales.get(),
                              dims_.memory,           stride,  0};
     for (int64_t i = 0; i < dims_.memory; ++i) {
-        float* row = normed + i * stride;
-        float* key_row = key_input + i * stride;
+        // Floats are not needed any more once there are digits of them.
+        float* row = normed + (weights_.is_int8 ? 0 : i * stride);
+        float* key_row = key_input + (weights_.is_int8 ? 0 : i * stride);
         kernels_.layer_norm(memory + i * width, weights_.memory_norm.gain, weights_.memory_norm.shift, width,
                             epsilon, row);
         if (weights_.is_int8) {
@@ -226,7 +227,13 @@ void CaptionDecoder::look_at(State& state, int64_t layer, int64_t look, float* q
         const float* query = queries + head * depth;
         float* mixed = state.mixed.get() + head * depth;
         if (weights_.is_int8) {
-            kernels_.matmul_i8(fine_rows(state, query, rows, stride, depth),
+            // One digit is enough: keys have no more, and softmax sees their products only.
+            const int64_t query_stride = row_stride(depth);
+            for (int64_t row = 0; row < rows; ++row) {
+                state.row_scales.get()[row] =
+                    kernels_.quantise(query + row * stride, depth, 0, state.high.get() + row * query_stride);
+            }
+            kernels_.matmul_i8({state.high.get(), nullptr, state.row_scales.get(), rows, query_stride, 0},
                                state.small_keys.get() + at.keys * groups * 4, state.key_sums.get() + at.keys,
                                state.key_scales.get() + at.keys, nullptr, depth, vectors, scores,
                                scores_stride);

@@ -32,7 +32,7 @@ void require_dim(const char* name, int64_t value, int64_t least = 1) {
 }
 
 /// A number that at least `wanted` of `values` reach, near the highest such.
-float reached_by(const float* values, int64_t n, int64_t wanted) {
+float reached_by(const float* values, int64_t n, int64_t wanted, PassingBits passing) {
     float lowest = std::numeric_limits<float>::lowest();
     if (n < wanted) return lowest;
     const auto [least, most] = std::minmax_element(values, values + n);
@@ -41,8 +41,9 @@ float reached_by(const float* values, int64_t n, int64_t wanted) {
     lowest = from;
     for (int i = 0; i < 8; ++i) {
         const float middle = from + (to - from) * 0.5f;
-        int32_t count = 0;
-        for (int64_t k = 0; k < n; ++k) count += values[k] >= middle ? 1 : 0;
+        int64_t count = 0;
+        for (int64_t k = 0; k < n; k += kScanPart)
+            count += __builtin_popcountll(passing(values + k, std::min(n - k, kScanPart), middle));
         if (count >= wanted) {
             lowest = from = middle;
         } else {
@@ -126,10 +127,12 @@ DecoderWeights collect_weights(const DecoderDims& dims, bool is_int8, const Tens
         DecoderLayerWeights layer{};
         layer.self_in = linear(at + "self_attention.in", dims.width, 3 * dims.width, kind);
         layer.self_out = linear(at + "self_attention.output", dims.width, dims.width, kind);
+        layer.self_out.is_coarse = true;
         layer.self_norm = norm(at + "norms.0");
         const auto look = [&](const std::string& name, const std::string& norm_name) {
             LookWeights weights{};
             weights.query = linear(at + name + ".query", dims.width, dims.width, kind);
+            weights.query.is_coarse = true;
             weights.key = linear(at + name + ".key", dims.width, dims.width, kind);
             weights.value = linear(at + name + ".value", dims.width, dims.width, kind);
             weights.out = linear(at + name + ".output", dims.width, dims.width, kind);
@@ -147,9 +150,9 @@ DecoderWeights collect_weights(const DecoderDims& dims, bool is_int8, const Tens
         }
         layer.feed_in = linear(at + "feed_forward.in", dims.width, dims.feed_forward, kind);
         layer.feed_out = linear(at + "feed_forward.out", dims.feed_forward, dims.width, kind);
-        // One digit where it changes the least: inputs that are never below 0 have 8 bits of it, gates are
-        // flat where they are far from 0, and the last layer only finds the words that are then computed
-        // exactly.
+        // One digit where it changes the least, as measured: inputs that are never below 0 have 8 bits of it,
+        // queries meet keys of one digit, gates are flat where they are far from 0, and the last layer only
+        // finds the words that are then computed exactly.
         layer.feed_out.is_coarse = layer.feed_out.is_positive = true;
         layer.feed_norm = norm(at + "norms.2");
         weights.layers.push_back(layer);
@@ -344,7 +347,7 @@ void CaptionDecoder::make_best_exact(State& state, const float* hidden, float* l
     const int64_t wanted = std::min(2 * state.rows + kSpareWords, dims_.vocabulary);
     // What `wanted` of the parts' peaks reach, the wanted-th best logit reaches too, so that only few parts
     // have to be looked through.
-    const float lowest = reached_by(peaks, scan_parts(dims_.vocabulary), wanted);
+    const float lowest = reached_by(peaks, scan_parts(dims_.vocabulary), wanted, kernels_.passing);
     auto& best = state.shortlist;
     best.clear();
     for_each_at_least(
@@ -361,7 +364,7 @@ void CaptionDecoder::make_best_exact(State& state, const float* hidden, float* l
     const PackedLinear& output = weights_.output;
     for (const auto& [logit, word] : best) {
         const float* row = weights_.exact_output + word * output.in;
-        for (int64_t i = 0; i < std::min<int64_t>(output.in, 64); i += 16) __builtin_prefetch(row + i);
+        for (int64_t i = 0; i < std::min<int64_t>(output.in, 256); i += 16) __builtin_prefetch(row + i);
     }
     for (const auto& [logit, word] : best) {
         const float product = kernels_.dot(hidden, weights_.exact_output + word * output.in, output.in);

@@ -116,7 +116,8 @@ YE_VNNI void tile_i8(const Int8Product& a) {
 /// a few blocks side by side, while the next blocks are fetched.
 template <int kRows, bool kFine>
 YE_VNNI void few_rows_i8(const Int8Product& a, int64_t blocks) {
-    constexpr int kBlocks = std::max(2, std::min(6, 12 / (kFine ? 2 * kRows : kRows)));
+    constexpr int kDigits = kFine ? 2 * kRows : kRows;
+    constexpr int kBlocks = kDigits == 3 ? 6 : std::max(2, std::min(6, 12 / kDigits));
     int64_t block = 0;
     for (; block + kBlocks <= blocks; block += kBlocks)
         tile_i8<kRows, kBlocks, kFine, true>(a.from_block(block));

@@ -199,18 +199,28 @@ YE_INLINE void relu(float* x, int64_t n) {
 template <int kLanes>
 YE_INLINE void layer_norm(const float* x, const float* gain, const float* shift, int64_t n, float epsilon,
                           float* out) {
-    typename Lanes<kLanes>::Floats sum = {};
+    // Two sums at once, since each addition waits for the one before.
+    typename Lanes<kLanes>::Floats sum = {}, other = {};
     int64_t i = 0;
+    for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
+        sum += load<kLanes>(x + i);
+        other += load<kLanes>(x + i + kLanes);
+    }
     for (; i + kLanes <= n; i += kLanes) sum += load<kLanes>(x + i);
-    float total = sum_of<kLanes>(sum);
+    float total = sum_of<kLanes>(sum + other);
     for (; i < n; ++i) total += x[i];
     const float mean = total / static_cast<float>(n);
-    typename Lanes<kLanes>::Floats squares = {};
-    for (i = 0; i + kLanes <= n; i += kLanes) {
-        const auto centred = load<kLanes>(x + i) - mean;
-        squares += centred * centred;
+    sum = other = typename Lanes<kLanes>::Floats{};
+    for (i = 0; i + 2 * kLanes <= n; i += 2 * kLanes) {
+        const auto low = load<kLanes>(x + i) - mean, high = load<kLanes>(x + i + kLanes) - mean;
+        sum += low * low;
+        other += high * high;
     }
-    total = sum_of<kLanes>(squares);
+    for (; i + kLanes <= n; i += kLanes) {
+        const auto centred = load<kLanes>(x + i) - mean;
+        sum += centred * centred;
+    }
+    total = sum_of<kLanes>(sum + other);
     for (; i < n; ++i) total += (x[i] - mean) * (x[i] - mean);
     const float inverse = 1.0f / std::sqrt(total / static_cast<float>(n) + epsilon);
     for (i = 0; i + kLanes <= n; i += kLanes) {
