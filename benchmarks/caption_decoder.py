@@ -251,20 +251,17 @@ def compare_speed(name: str, beams: tuple[int, ...], tokens: int, rounds: int) -
     return rows
 
 
-def compare_kernels(name: str, kernels: tuple[str, ...], beams: tuple[int, ...], tokens: int, rounds: int) -> Any:
+def compare_kernels(
+    name: str, beams: tuple[int, ...], tokens: int, rounds: int, kernels: tuple[str, ...]
+) -> list[dict[str, Any]]:
     """Milliseconds of the native decoder in each of these instruction sets in turn, round after round."""
-    vocabulary, width, layers, heads, feed_forward, cells = SIZES[name]
-    torch.manual_seed(0)
-    decoder = TorchDecoder(vocabulary, width, layers, heads, feed_forward, tokens + 1)
-    parameters = {key: value.numpy() for key, value in decoder.state_dict().items()}
-    where = sine_positions(*cells, width).numpy()
-    spec = CaptionSpec((*SPECIALS, *(f"w{i}" for i in range(vocabulary - len(SPECIALS)))), max_length=tokens)
-    image = np.random.default_rng(0).normal(0, 1, (1, len(where), width)).astype(np.float32)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
+        dims, _, image = build(name, Path(folder), tokens)
+        words = (f"w{i}" for i in range(dims.vocabulary - len(SPECIALS)))
+        spec = CaptionSpec((*SPECIALS, *words), max_length=tokens)
         for precision in ("fp32", "int8"):
             path = Path(folder) / f"{precision}.bin"
-            write_caption_weights(path, parameters, where, heads, precision)
             writers = {one: NativeCaptionDecoder(spec, path, one) for one in kernels}
             for beam in beams:
                 options = CaptionOptions(beam_size=beam, min_length=tokens - 1)
@@ -340,20 +337,20 @@ def main(arguments: list[str] | None = None) -> None:
     beams = tuple(chosen.beams)
     if chosen.agreement is not None:
         report["agreement"] = compare_answers(chosen.agreement, chosen.scenes, beams)
-    elif chosen.kernels is not None:
-        kernels = tuple(chosen.kernels)
-        report["kernels"] = [
-            row for name in chosen.sizes for row in compare_kernels(name, kernels, beams, chosen.tokens, chosen.rounds)
-        ]
-    else:
-        report["speed"] = [
-            row for name in chosen.sizes for row in compare_speed(name, beams, chosen.tokens, chosen.rounds)
-        ]
-        if chosen.append and chosen.out.exists():
-            kept = json.loads(chosen.out.read_text())["speed"]
-            measured = {(row["decoder"], row["beam_size"]) for row in report["speed"]}
-            report["speed"] += [row for row in kept if (row["decoder"], row["beam_size"]) not in measured]
-            report["speed"].sort(key=lambda row: (list(SIZES).index(row["decoder"]), row["beam_size"]))
+        write_atomically(chosen.out, json.dumps(report, indent=1) + "\n")
+        return
+    section = "speed" if chosen.kernels is None else "kernels"
+    compare = compare_speed if chosen.kernels is None else partial(compare_kernels, kernels=tuple(chosen.kernels))
+    rows = [row for name in chosen.sizes for row in compare(name, beams, chosen.tokens, chosen.rounds)]
+    if chosen.append and chosen.out.exists():
+        kept = json.loads(chosen.out.read_text())
+        commands = kept["command"] if isinstance(kept["command"], list) else [kept["command"]]
+        report = {**kept, **report, "command": [*commands, report["command"]]}
+        measured = {(row["decoder"], row["beam_size"]) for row in rows}
+        rows += [row for row in kept.get(section, []) if (row["decoder"], row["beam_size"]) not in measured]
+    report[section] = sorted(
+        rows, key=lambda row: (list(SIZES).index(row["decoder"]), row.get("precision", ""), row["beam_size"])
+    )
     write_atomically(chosen.out, json.dumps(report, indent=1) + "\n")
 
 
