@@ -3,16 +3,21 @@ installed (extra `peers`), CTranslate2 on the same layers, interleaved in one pr
 
     python -m yolor_edge.benchmarks.caption_decoder --out benchmarks/results/caption-decoder.json
     python -m yolor_edge.benchmarks.caption_decoder --agreement demo/checkpoint --scenes 500 --out ...
+    python -m yolor_edge.benchmarks.caption_decoder --kernels portable avx2 --out ...
 
 All write the same number of tokens (the end of sentence is forbidden until the last one); ours and ONNX Runtime search
 with the same state machine. What counts is the ratio within a round: the machine may be busy with other things. Beside
 them stands the floor: what reading the weights once a step and multiplying would take at the speeds measured here.
+`--kernels` sets the native decoder's own instruction sets beside each other instead. To hold all to AVX2, set
+YOLOR_EDGE_SIMD, CT2_FORCE_CPU_ISA and ONEDNN_MAX_CPU_ISA (CTranslate2's products are oneDNN's) to it; ONNX Runtime has
+no such switch.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -88,6 +93,8 @@ SIZES = {
     "512x6": Size(10202, 512, 6, 8, 2048, (20, 20)),
 }
 OURS = ("native", "native-int8")
+# What limits the instructions of one runtime or another; noted in the report.
+LIMITS = ("YOLOR_EDGE_SIMD", "YOLOR_EDGE_CAPTION_KERNELS", "CT2_FORCE_CPU_ISA", "ONEDNN_MAX_CPU_ISA")
 PEERS = ("onnxruntime", "onnxruntime-int8")
 # Of a CTranslate2 model with an encoder layer more than it needs.
 DEEPER = " with a layer more"
@@ -281,6 +288,43 @@ def compare_speed(name: str, beams: tuple[int, ...], tokens: int, rounds: int) -
     return rows
 
 
+def compare_kernels(
+    name: str, beams: tuple[int, ...], tokens: int, rounds: int, kernels: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    """Milliseconds of the native decoder in each of these instruction sets in turn, round after round."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        dims, _, _, image = build(name, Path(folder), tokens)
+        words = (f"w{i}" for i in range(dims.vocabulary - len(SPECIALS)))
+        spec = CaptionSpec((*SPECIALS, *words), max_length=tokens)
+        for precision in ("fp32", "int8"):
+            path = Path(folder) / f"{precision}.bin"
+            writers = {one: NativeCaptionDecoder(spec, path, one) for one in kernels}
+            for beam in beams:
+                options = CaptionOptions(beam_size=beam, min_length=tokens - 1)
+                answers = {one: writer.write(image, options)[0].token_ids for one, writer in writers.items()}
+                times: dict[str, list[float]] = {one: [] for one in writers}
+                for _ in range(rounds):
+                    for one, writer in writers.items():
+                        started = time.perf_counter_ns()
+                        writer.write(image, options)
+                        times[one].append((time.perf_counter_ns() - started) / 1e6)
+                rows.append(
+                    {
+                        "decoder": name,
+                        "precision": precision,
+                        "beam_size": beam,
+                        "tokens": tokens,
+                        "rounds": rounds,
+                        "median_ms": {one: round(statistics.median(values), 3) for one, values in times.items()},
+                        "least_ms": {one: round(min(values), 3) for one, values in times.items()},
+                        "same_tokens": len(set(answers.values())) == 1,
+                    }
+                )
+                print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
 def compare_answers(checkpoint: Path, scenes: int, beams: tuple[int, ...]) -> dict[str, Any]:
     """The share of drawn scenes whose caption is, token by token, that of the network."""
     network = Checkpoint.open(checkpoint).network()
@@ -317,26 +361,33 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--agreement", type=Path, metavar="CHECKPOINT", help="compare answers instead of speed")
     parser.add_argument("--scenes", type=int, default=500)
+    parser.add_argument("--kernels", nargs="+", metavar="NAME", help="compare the native decoder's instruction sets")
     parser.add_argument("--out", type=output_file, required=True, help="JSON file to write")
     parser.add_argument("--append", action="store_true", help="keep what the file says of other sizes and beams")
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
     report: dict[str, Any] = {
         "command": " ".join(["python -m yolor_edge.benchmarks.caption_decoder", *(arguments or sys.argv[1:])]),
+        "limits": {name: os.environ[name] for name in LIMITS if name in os.environ},
         "machine": describe_machine(),
     }
     beams = tuple(chosen.beams)
     if chosen.agreement is not None:
         report["agreement"] = compare_answers(chosen.agreement, chosen.scenes, beams)
-    else:
-        report["speed"] = [
-            row for name in chosen.sizes for row in compare_speed(name, beams, chosen.tokens, chosen.rounds)
-        ]
-        if chosen.append and chosen.out.exists():
-            kept = json.loads(chosen.out.read_text())["speed"]
-            measured = {(row["decoder"], row["beam_size"]) for row in report["speed"]}
-            report["speed"] += [row for row in kept if (row["decoder"], row["beam_size"]) not in measured]
-            report["speed"].sort(key=lambda row: (list(SIZES).index(row["decoder"]), row["beam_size"]))
+        write_atomically(chosen.out, json.dumps(report, indent=1) + "\n")
+        return
+    section = "speed" if chosen.kernels is None else "kernels"
+    compare = compare_speed if chosen.kernels is None else partial(compare_kernels, kernels=tuple(chosen.kernels))
+    rows = [row for name in chosen.sizes for row in compare(name, beams, chosen.tokens, chosen.rounds)]
+    if chosen.append and chosen.out.exists():
+        kept = json.loads(chosen.out.read_text())
+        commands = kept["command"] if isinstance(kept["command"], list) else [kept["command"]]
+        report = {**kept, **report, "command": [*commands, report["command"]]}
+        measured = {(row["decoder"], row["beam_size"]) for row in rows}
+        rows += [row for row in kept.get(section, []) if (row["decoder"], row["beam_size"]) not in measured]
+    report[section] = sorted(
+        rows, key=lambda row: (list(SIZES).index(row["decoder"]), row.get("precision", ""), row["beam_size"])
+    )
     write_atomically(chosen.out, json.dumps(report, indent=1) + "\n")
 
 

@@ -372,7 +372,7 @@ class CaptionDecoder:
             norm_epsilon: Of every layer norm.
             precision: "fp32" or "int8".
             tensors: By the names of `caption_weights.tensor_shapes`; kept alive, not copied.
-            kernels: One of `decoder_kernels()`; None for the fastest.
+            kernels: One of `decoder_kernels()`; None for the fastest of the level in use, see `simd_level`.
         """
 
     @property

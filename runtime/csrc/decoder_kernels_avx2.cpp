@@ -104,10 +104,12 @@ YE_AVX2 void rows_f32(const float* x, int64_t x_stride, const float* weights, co
         tile_f32<kRows, kBlocks>(x, x_stride, weights + block * in * kBlock, offset(block), in,
                                  y + block * kBlock, y_stride);
     }
-    if (kBlocks > 2 && block + 2 <= blocks) {
-        tile_f32<kRows, 2>(x, x_stride, weights + block * in * kBlock, offset(block), in, y + block * kBlock,
-                           y_stride);
-        block += 2;
+    if constexpr (kBlocks > 2) {
+        if (block + 2 <= blocks) {
+            tile_f32<kRows, 2>(x, x_stride, weights + block * in * kBlock, offset(block), in,
+                               y + block * kBlock, y_stride);
+            block += 2;
+        }
     }
     for (; block < blocks; ++block) {
         tile_f32<kRows, 1>(x, x_stride, weights + block * in * kBlock, offset(block), in, y + block * kBlock,

@@ -136,10 +136,11 @@ YE_NARROW void some_rows_i8(const Int8Product& a, int64_t rows, int64_t halves) 
     }
 }
 
-/// A few blocks are read for all rows in turn, and stay in the first cache meanwhile.
+/// More rows than there are registers for read a few blocks in turn, which stay in the first cache meanwhile.
 template <bool kFine>
 YE_NARROW void all_rows_i8(const Int8Product& a, int64_t blocks) {
     constexpr int64_t kMostRows = kFine ? kMostDigits / 2 : kMostDigits;
+    if (a.x.rows <= kMostRows) return some_rows_i8<kFine>(a, a.x.rows, 2 * blocks);
     constexpr int64_t kBlocksAtOnce = kHalvesAtOnce / 2;
     for (int64_t block = 0; block < blocks; block += kBlocksAtOnce) {
         const Int8Product panel = a.from_block(block);

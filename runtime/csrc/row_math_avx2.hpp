@@ -1,5 +1,5 @@
-/// What row_math.hpp does lane by lane, in registers of 256 bits: the same sums in the same order. To be
-/// included before the kernels of eight lanes are defined.
+/// The ends of rows, which row_math.hpp moves lane by lane, by masks of 256 bits. To be included before the
+/// kernels of eight lanes are defined.
 #pragma once
 
 #include <immintrin.h>
@@ -25,20 +25,6 @@ YE_LANES_INLINE Lanes<8>::Floats load_part<8>(const float* from, int64_t count, 
 template <>
 YE_LANES_INLINE void store_part<8>(float* to, int64_t count, const Lanes<8>::Floats& lanes) {
     _mm256_maskstore_ps(to, first_lanes(count), lanes);
-}
-
-template <>
-YE_LANES_INLINE float sum_of<8>(const Lanes<8>::Floats& lanes) {
-    __m128 sums = _mm_add_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps(lanes, 1));
-    sums = _mm_add_ps(sums, _mm_movehl_ps(sums, sums));
-    return _mm_cvtss_f32(_mm_add_ss(sums, _mm_movehdup_ps(sums)));
-}
-
-template <>
-YE_LANES_INLINE float max_of<8>(const Lanes<8>::Floats& lanes) {
-    __m128 most = _mm_max_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps(lanes, 1));
-    most = _mm_max_ps(most, _mm_movehl_ps(most, most));
-    return _mm_cvtss_f32(_mm_max_ss(most, _mm_movehdup_ps(most)));
 }
 
 }  // namespace yolor_edge::row_math

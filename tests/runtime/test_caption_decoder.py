@@ -120,6 +120,22 @@ def test_words_follow_the_regions_and_the_grid(tmp_path: Path) -> None:
     np.testing.assert_allclose(built.log_probs(turned, TOKENS), expected, atol=2e-5)
 
 
+def test_by_default_the_best_kernels_of_the_level(level: str, tmp_path: Path) -> None:
+    chosen = native(opened(random_decoder(), tmp_path)).kernels
+    of_level = {"portable": ("portable", "neon", "neondot"), "avx2": ("avx2", "avxvnni")}
+    assert chosen in KERNELS and chosen in of_level.get(level, ("avx512", "avx512vnni"))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_int8_is_the_same_to_the_bit_in_instruction_sets_that_sum_rows_alike(size: str, tmp_path: Path) -> None:
+    decoder = random_decoder(**SIZES[size])
+    weights = opened(decoder, tmp_path, "int8")
+    for alike in (("avx2", "avxvnni", "avx512vnni256"), ("avx512", "avx512vnni"), ("portable", "neon", "neondot")):
+        answers = [native(weights, one).log_probs(decoder.memory(1), TOKENS) for one in alike if one in KERNELS]
+        for other in answers[1:]:
+            np.testing.assert_array_equal(other, answers[0])
+
+
 def test_drawing_equals_the_reference(tmp_path: Path) -> None:
     decoder = random_decoder()
     built = native(opened(decoder, tmp_path))
