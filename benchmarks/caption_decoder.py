@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from ..export.caption_weights import dims_of, write_caption_weights
@@ -45,11 +47,44 @@ from ..train.torch_backend import TorchGraph, parts_of, spec_of
 from . import ctranslate2_peer
 from .machine import describe_machine
 
-# Vocabulary, width, layers, heads, feed-forward, memory (height, width).
-SIZES: dict[str, tuple[int, int, int, int, int, tuple[int, int]]] = {
-    "demo": (47, 128, 3, 4, 512, (7, 9)),
-    "256x1": (10202, 256, 1, 8, 2048, (20, 20)),
-    "512x6": (10202, 512, 6, 8, 2048, (20, 20)),
+
+@dataclass(frozen=True)
+class Size:
+    """Of a decoder: those of the network's `CaptionDecoder`, and the grid (height, width) before the regions."""
+
+    vocabulary: int
+    width: int
+    layers: int
+    heads: int
+    feed_forward: int
+    grid: tuple[int, int]
+    regions: int = 0
+    output_layers: int = 3
+
+    @property
+    def memory(self) -> int:
+        return self.grid[0] * self.grid[1] + self.regions
+
+    def decoder(self, tokens: int) -> TorchDecoder:
+        """With weights that are random, but the same every time."""
+        torch.manual_seed(0)
+        return TorchDecoder(
+            self.vocabulary, self.width, self.layers, self.heads, self.feed_forward, tokens + 1,
+            regions=self.regions, output_layers=self.output_layers,
+        ).eval()  # fmt: skip
+
+    def where(self) -> torch.Tensor:
+        """(memory, width), zero for the regions."""
+        return F.pad(sine_positions(*self.grid, self.width), (0, 0, 0, self.regions))
+
+
+# 256x1 and 256x1-gated have the sizes of GeneralistYOLO's decoder; 256x1-catr is as wide in the default network's form.
+SIZES = {
+    "demo": Size(47, 128, 3, 4, 512, (7, 9)),
+    "256x1": Size(10202, 256, 1, 8, 512, (20, 20), output_layers=1),
+    "256x1-gated": Size(10202, 256, 1, 8, 512, (20, 20), regions=393, output_layers=1),
+    "256x1-catr": Size(10202, 256, 1, 8, 2048, (20, 20)),
+    "512x6": Size(10202, 512, 6, 8, 2048, (20, 20)),
 }
 OURS = ("native", "native-int8")
 PEERS = ("onnxruntime", "onnxruntime-int8")
@@ -85,11 +120,9 @@ def build(name: str, folder: Path, tokens: int) -> tuple[CaptionDims, dict[str, 
 
     from ..runtime.backends.base import TensorInfo
 
-    vocabulary, width, layers, heads, feed_forward, cells = SIZES[name]
-    torch.manual_seed(0)
-    decoder = TorchDecoder(vocabulary, width, layers, heads, feed_forward, tokens + 1).eval()
-    where = sine_positions(*cells, width)
-    memory = cells[0] * cells[1]
+    size = SIZES[name]
+    vocabulary, width, layers, heads, memory = size.vocabulary, size.width, size.layers, size.heads, size.memory
+    decoder, where = size.decoder(tokens), size.where()
     depth = width // heads
 
     def infos(shapes: Mapping[str, tuple[int | str, ...]]) -> dict[str, TensorInfo]:
@@ -123,28 +156,28 @@ def build(name: str, folder: Path, tokens: int) -> tuple[CaptionDims, dict[str, 
     spec = CaptionSpec((*SPECIALS, *(f"w{i}" for i in range(vocabulary - len(SPECIALS)))), max_length=tokens)
     writers: dict[str, CaptionWriter] = {peer: CaptionDecoder(spec, *pair) for peer, pair in graphs.items()}
     parameters = {key: value.numpy() for key, value in decoder.state_dict().items()}
-    dims = dims_of(parameters, memory, heads)
+    dims = dims_of(parameters, memory, heads, size.regions)
     for ours, precision in zip(OURS, ("fp32", "int8"), strict=True):
-        write_caption_weights(folder / f"{precision}.bin", parameters, where.numpy(), heads, precision)
-        writers[ours] = NativeCaptionDecoder(spec, folder / f"{precision}.bin")
+        path = folder / f"{precision}.bin"
+        write_caption_weights(path, parameters, where.numpy(), heads, precision, regions=size.regions)
+        writers[ours] = NativeCaptionDecoder(spec, path)
     image = np.random.default_rng(0).normal(0, 1, (1, memory, width)).astype(np.float32)
     return dims, writers, image
 
 
 def peers(name: str, folder: Path, tokens: int) -> dict[str, ctranslate2_peer.CTranslate2Decoder]:
-    """CTranslate2 in both precisions; once more with an encoder layer more."""
-    vocabulary, width, layers, heads, feed_forward, (height, breadth) = SIZES[name]
-    torch.manual_seed(0)
-    decoder = TorchDecoder(vocabulary, width, layers, heads, feed_forward, tokens + 1).eval()
-    parameters = {key: value.numpy() for key, value in decoder.state_dict().items()}
-    memory = height * breadth
-    image = np.random.default_rng(0).normal(0, 1, (memory, width)).astype(np.float32)
+    """CTranslate2 in both precisions; once more with an encoder layer more. None for gated layers, which it lacks."""
+    size = SIZES[name]
+    if size.regions or not ctranslate2_peer.is_installed():
+        return {}
+    parameters = {key: value.numpy() for key, value in size.decoder(tokens).state_dict().items()}
+    image = np.random.default_rng(0).normal(0, 1, (size.memory, size.width)).astype(np.float32)
     found = {}
     for extra, suffix in ((1, ""), (2, DEEPER)):
         model = folder / f"ctranslate2{suffix}"
-        ctranslate2_peer.write_model(model, parameters, layers, heads, image, extra)
+        ctranslate2_peer.write_model(model, parameters, size.layers, size.heads, image, extra)
         for kind, key in (("float32", "ctranslate2"), ("int8", "ctranslate2-int8")):
-            found[key + suffix] = ctranslate2_peer.CTranslate2Decoder(model, kind, memory, vocabulary, tokens)
+            found[key + suffix] = ctranslate2_peer.CTranslate2Decoder(model, kind, size.memory, size.vocabulary, tokens)
     return found
 
 
@@ -175,7 +208,7 @@ def floor_ms(dims: CaptionDims, precision: str, beam: int, tokens: int) -> float
 
     In int8 a register holds four times as many factors, and the instruction for them is taken to be as fast.
     """
-    prefill = tuple(f".cross_attention.{name}.weight" for name in ("key", "value"))
+    prefill = tuple(f".{look}_attention.{n}.weight" for look in ("cross", "region") for n in ("key", "value"))
     elements = items = 0
     for name, (dtype, shape) in tensor_shapes(dims, precision).items():
         if name.endswith(".weight") and len(shape) > 2 and not name.endswith(prefill):
@@ -193,7 +226,7 @@ def compare_speed(name: str, beams: tuple[int, ...], tokens: int, rounds: int) -
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         dims, writers, memory = build(name, Path(folder), tokens)
-        others = peers(name, Path(folder), tokens) if ctranslate2_peer.is_installed() else {}
+        others = peers(name, Path(folder), tokens)
         for beam in beams:
             options = CaptionOptions(beam_size=beam, min_length=tokens - 1)
             calls: dict[str, Callable[[], Any]] = {

@@ -30,6 +30,11 @@ struct QuantisedRows {
     int64_t rows;
     int64_t stride;  // bytes from row to row, of both
     int32_t shift;   // what `quantise` was given; 0 for rows of two digits
+
+    /// `count` rows of these, of one digit, from row `first` on.
+    QuantisedRows part(int64_t first, int64_t count) const {
+        return {high + first * stride, nullptr, scales + first, count, stride, shift};
+    }
 };
 
 struct DecoderKernels {
@@ -79,6 +84,7 @@ struct DecoderKernels {
     void (*layer_norm)(const float* x, const float* gain, const float* shift, int64_t n, float epsilon,
                        float* out);
     void (*softmax)(float* x, int64_t n);
+    void (*add_gated)(float* y, const float* gates, const float* x, int64_t n);
     float (*log_sum_exp)(const float* x, int64_t n, float most);
 
     /// The largest of each kScanPart values, of the last part as many as there are; NaN does not count.
@@ -142,6 +148,9 @@ const DecoderKernels* neon_dot_decoder_kernels() noexcept;
     target void softmax_row(float* x, int64_t n) {                                                   \
         row_math::softmax<lanes>(x, n);                                                              \
     }                                                                                                \
+    target void add_gated_row(float* y, const float* gates, const float* x, int64_t n) {             \
+        row_math::add_gated<lanes>(y, gates, x, n);                                                  \
+    }                                                                                                \
     target float log_sum_exp_row(const float* x, int64_t n, float most) {                            \
         return row_math::log_sum_exp<lanes>(x, n, most);                                             \
     }                                                                                                \
@@ -156,4 +165,4 @@ const DecoderKernels* neon_dot_decoder_kernels() noexcept;
 /// What YE_ROW_KERNELS has defined, in the order of `DecoderKernels`, where it ends a table.
 #define YE_ROW_ENTRIES                                                                                     \
     quantise_signed_row, pack_columns_block, dot_row, add_scaled_row, scale_row, relu_row, layer_norm_row, \
-        softmax_row, log_sum_exp_row, peaks_row
+        softmax_row, add_gated_row, log_sum_exp_row, peaks_row

@@ -210,6 +210,26 @@ YE_INLINE void softmax(float* x, int64_t n) {
     scale<kLanes>(x, 1.0f / total, n);
 }
 
+/// y += x / (1 + e^-gates). Powers of a number that is not above 0, so that none overflows.
+template <int kLanes>
+YE_INLINE void add_gated(float* y, const float* gates, const float* x, int64_t n) {
+    using Floats = typename Lanes<kLanes>::Floats;
+    const Floats zero = {};
+    for (int64_t i = 0; i < n; i += kLanes) {
+        const int64_t count = n - i;
+        const bool is_whole = count >= kLanes;
+        const Floats gate = is_whole ? load<kLanes>(gates + i) : load_part<kLanes>(gates + i, count, 0.0f);
+        const Floats from = is_whole ? load<kLanes>(x + i) : load_part<kLanes>(x + i, count, 0.0f);
+        const Floats power = exp_of<kLanes>(gate < zero ? gate : -gate);
+        const Floats share = (gate < zero ? power : zero + 1.0f) / (power + 1.0f) * from;
+        if (is_whole) {
+            store<kLanes>(y + i, load<kLanes>(y + i) + share);
+        } else {
+            store_part<kLanes>(y + i, count, load_part<kLanes>(y + i, count, 0.0f) + share);
+        }
+    }
+}
+
 /// log of the sum of e^x, or NaN if one of them is or all are -infinity. `most`: the largest that is a
 /// number.
 template <int kLanes>

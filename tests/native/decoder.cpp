@@ -27,8 +27,6 @@ using namespace yolor_edge;
 constexpr float kFp32Tolerance = 2e-5f;
 constexpr float kInt8Tolerance = 2e-3f;  // a digit that rounds the other way; logits spread some 4
 
-constexpr int64_t kHidden = 45;  // width before the last layer
-
 /// Numbers that depend on nothing but whole-number arithmetic.
 class Dice {
   public:
@@ -142,6 +140,7 @@ void rows(const DecoderKernels& kernels, Answers* answers) {
         kernels.add_scaled(out.data(), 0.3f, gain.data(), n);
         kernels.scale(out.data(), 1.7f, n);
         kernels.relu(out.data(), n);
+        kernels.add_gated(out.data(), x.data(), gain.data(), n);
         note("exact sums" + what, out, answers);
         note("exact dot" + what, std::vector<float>{kernels.dot(x.data(), gain.data(), n)}, answers);
         std::vector<float> peaks(static_cast<size_t>(scan_parts(n)));
@@ -155,6 +154,10 @@ void rows(const DecoderKernels& kernels, Answers* answers) {
 /// Random weights, each tensor from its name alone.
 class Weights {
   public:
+    explicit Weights(const DecoderDims& dims)
+        : last_(dims.hidden > 0 ? "output.2" : "output.0"),
+          inputs_(dims.hidden > 0 ? dims.hidden : dims.width) {}
+
     const void* tensor(const std::string& name, const char* dtype, int64_t bytes) {
         std::vector<uint8_t>& stored = tensors_[name];
         stored.resize(static_cast<size_t>(bytes));
@@ -169,12 +172,12 @@ class Weights {
             for (size_t i = 0; i < weights.size(); ++i)
                 sums[i / per_block * kBlock + i / 4 % kBlock] += static_cast<int8_t>(weights[i]);
             std::memcpy(stored.data(), sums.data(), stored.size());
-        } else if (name == "output.2.exact") {
+        } else if (name == last_ + ".exact") {
             fill_exact(&stored);
         } else {
             const bool is_scale = name.find("scales") != std::string::npos;
             const bool is_gain = name.find("norm") != std::string::npos;
-            const bool is_last = name.find("output.2") != std::string::npos;
+            const bool is_last = name.rfind(last_ + ".", 0) == 0;
             // Weights of two digits are 255 times as large.
             const bool is_fine = is_scale && name.rfind("output.", 0) == 0 && !is_last;
             const float spread = is_fine ? 0.000002f : is_scale ? 0.0005f : is_last ? 1.0f : 0.3f;
@@ -191,10 +194,10 @@ class Weights {
   private:
     /// The last layer once more, as plain rows of floats.
     void fill_exact(std::vector<uint8_t>* stored) const {
-        const std::vector<uint8_t>&packed = tensors_.at("output.2.weight"),
-              &scales = tensors_.at("output.2.scales");
+        const std::vector<uint8_t>&packed = tensors_.at(last_ + ".weight"),
+              &scales = tensors_.at(last_ + ".scales");
         const auto padded = static_cast<int64_t>(packed.size() / (scales.size() / 4));
-        const int64_t in = kHidden;
+        const int64_t in = inputs_;
         for (int64_t i = 0; i < static_cast<int64_t>(stored->size() / 4); ++i) {
             const int64_t word = i / in, input = i % in;
             const int64_t at =
@@ -206,14 +209,16 @@ class Weights {
         }
     }
 
+    const std::string last_;  // name of the layer that gives the words' logits
+    const int64_t inputs_;    // of it
     std::map<std::string, std::vector<uint8_t>> tensors_;
 };
 
-void sentences(const DecoderKernels& kernels, bool is_best, Answers* answers) {
-    const DecoderDims dims{60, 40, 2, 5, 70, kHidden, 14, 33, 1e-5};
+void sentences(const DecoderKernels& kernels, const char* kind, const DecoderDims& dims, bool is_best,
+               Answers* answers) {
     for (const bool is_int8 : {false, true}) {
-        const std::string precision = is_int8 ? "int8" : "fp32";
-        Weights weights;
+        const std::string precision = std::string(is_int8 ? "int8 " : "fp32 ") + kind;
+        Weights weights(dims);
         const auto source = [&](const std::string& name, const char* dtype, int64_t bytes) {
             return weights.tensor(name, dtype, bytes);
         };
@@ -253,7 +258,9 @@ Answers all_answers() {
         const bool has_four_lanes =
             std::strcmp(*name, "portable") == 0 || std::strncmp(*name, "neon", 4) == 0;
         if (has_four_lanes) rows(*kernels, &answers);
-        sentences(*kernels, std::strcmp(*name, best) == 0, &answers);
+        const bool is_best = std::strcmp(*name, best) == 0;
+        sentences(*kernels, "plain", {60, 40, 2, 5, 70, 45, 14, 33, 0, 1e-5}, is_best, &answers);
+        sentences(*kernels, "gated", {60, 40, 2, 5, 70, 0, 14, 53, 20, 1e-5}, is_best, &answers);
     }
     return answers;
 }

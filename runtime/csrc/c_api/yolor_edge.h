@@ -360,8 +360,9 @@ typedef struct yolor_edge_caption_dims {
     int64_t layers;
     int64_t heads;
     int64_t feed_forward;
-    int64_t hidden;
+    int64_t hidden;  /* width of the two layers before the last one; 0 where the last one is alone */
     int64_t is_int8; /* 1 for int8 weights, 0 for float */
+    int64_t regions; /* the last so many of the L vectors are regions of the picture; 0: plain layers */
 } yolor_edge_caption_dims;
 
 /* `size` is sizeof(yolor_edge_caption_dims); all else is out. */
