@@ -177,15 +177,15 @@ def export_bundle(
 
 def _write_caption_weights(folder: Path, network: Network) -> dict[str, str]:
     """The native caption decoder's weight files by precision; none for a network without captions."""
-    if "caption" not in network.config.tasks or network.config.caption_regions:
+    if "caption" not in network.config.tasks:
         return {}
     parameters = {name: value.numpy() for name, value in network.caption_decoder.state_dict().items()}
     where = network.memory_positions(network.config.input_size).numpy()
     files = {}
     for precision in CAPTION_WEIGHTS:
         files[precision] = f"caption.{precision}.bin"
-        heads = network.config.plan.caption_heads
-        write_caption_weights(folder / files[precision], parameters, where, heads, precision)
+        heads, regions = network.config.plan.caption_heads, network.caption_decoder.regions
+        write_caption_weights(folder / files[precision], parameters, where, heads, precision, regions=regions)
     return files
 
 

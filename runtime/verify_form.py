@@ -80,7 +80,7 @@ def regions_in_place(
 
 
 def _slack(found: Mapping[str, Array], expected: Mapping[str, Array], tolerance: float) -> float:
-    """How far the logits that regions are chosen by may be off: what they may, or less where they are seen to be."""
+    """How far the logits that regions are chosen by are off: as seen, or what they may be where they are not given."""
     errors = []
     for name in ("class_logits", "semantic_logits"):
         if name not in found or name not in expected or found[name].shape != expected[name].shape:
@@ -88,7 +88,8 @@ def _slack(found: Mapping[str, Array], expected: Mapping[str, Array], tolerance:
         scale = float(np.abs(expected[name]).max(initial=0)) or 1.0
         errors.append(float(np.abs(found[name] - expected[name]).max(initial=0)) / scale)
     # Twice, since a graph may choose before it rounds what it gives.
-    return min(tolerance, 2 * max(errors))
+    worst = max(errors)
+    return min(max(tolerance, worst), 2 * worst)
 
 
 def cells_check(cells: Array, class_logits: Array, tolerance: float) -> tuple[str, str, bool]:
