@@ -54,6 +54,7 @@ def bench(
     score_threshold: float | None = None,
     warmup: WarmUp | None = None,
     maximum_seconds: float | None = None,
+    post_processing: str | None = None,
     command: str | None = None,
     progress: Progress | None = None,
 ) -> Report:
@@ -78,6 +79,7 @@ def bench(
         score_threshold: Boxes score above this while timing; None for the model's default.
         warmup: When to begin counting; None for the defaults.
         maximum_seconds: End the counted runs after this time; None for no limit.
+        post_processing: "gpu" or "cpu", as in `load`.
         command: What to name as the command in the report; None for that of this process.
         progress: Called with what is going on ("timing", "scoring"), how much is done, and how much there is.
 
@@ -103,15 +105,17 @@ def bench(
     started = time.perf_counter_ns()
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     cold["bundle_open_ms"] = _milliseconds_since(started) if opened is not bundle else "unknown"
-    was_imported = backend in sys.modules
+    was_imported = backend_entry(backend).package in sys.modules
     started = time.perf_counter_ns()
     precision = opened.choose_precision(precision, backend)
-    load(opened, backend, precision, threads, caption_decoder).close()
+    load(opened, backend, precision, threads, caption_decoder, post_processing=post_processing).close()
     cold["first_load_ms"] = _milliseconds_since(started)
     cold["first_load_imports_backend"] = not was_imported
     started = time.perf_counter_ns()
     with contextlib.ExitStack() as stack:
-        model = stack.enter_context(load(opened, backend, precision, threads, caption_decoder))
+        model = stack.enter_context(
+            load(opened, backend, precision, threads, caption_decoder, post_processing=post_processing)
+        )
         cold["load_ms"] = _milliseconds_since(started)
         if dataset is not None:
             from ..train.evaluate import shared_tasks
@@ -134,7 +138,7 @@ def bench(
         accuracy = None
         if dataset is not None:
             accuracy = _accuracy(model, dataset, limit, caption, progress)
-        spec, facts = model.spec, model.facts
+        spec, facts, ran_on = model.spec, model.facts, model.post_processing
     rule = warmup or WarmUp()
     graph_paths = graph_files(opened, backend, precision).values()
     on_gpu = backend_entry(backend).needs_gpu
@@ -180,7 +184,8 @@ def bench(
             "seed": "none, nothing is drawn at random",
             "timed": "from the path of a picture file, in the file cache, to the result in memory",
             "clock": "time.perf_counter_ns",
-            "transfers": _transfers(backend),
+            "post_processing": ran_on,
+            "transfers": _transfers(backend, ran_on),
             **({"on_device": facts} if facts else {}),
             "state_before": before,
         },
@@ -262,12 +267,11 @@ def _accuracy(
     return found
 
 
-def _transfers(backend: str) -> str:
-    """What crosses the bus for a picture: only engines hand their memory to the GPU's kernels, see `open_vision`."""
-    entry = backend_entry(backend)
-    if not entry.needs_gpu:
+def _transfers(backend: str, post_processing: str) -> str:
+    """What crosses the bus for a picture."""
+    if not backend_entry(backend).needs_gpu:
         return _NO_TRANSFERS
-    return _ANSWERS_BACK if entry.flavour else _HEADS_BACK
+    return _ANSWERS_BACK if post_processing == "gpu" else _HEADS_BACK
 
 
 def _milliseconds_since(started_ns: int) -> float:

@@ -9,14 +9,58 @@ from ..runtime.backends import backend_entry
 from ..runtime.bundle import Bundle
 from ..runtime.captioning import CaptionOptions
 from ..runtime.cuda_device import cuda_device
-from ..runtime.device_choices import CaptionChoice, write_choice
-from ..runtime.errors import BackendError, BundleError
+from ..runtime.device_choices import CaptionChoice, chosen_caption_decoder, write_choice
+from ..runtime.errors import BackendError, BundleError, YolorEdgeError
 from ..runtime.golden import GOLDEN_FOLDER, read_golden
 from ..runtime.model import load
 
 # Both write the same words, up to the precision of the graphs; the decoder with int8 weights may not.
 CANDIDATES = ("native", "graph")
 WARMUP = 3
+
+
+def is_choice_open(bundle: Bundle, backend: str, precision: str) -> bool:
+    """Whether captions may be written in two ways beside a backend, and which is faster here was never measured.
+
+    Args:
+        bundle: Opened.
+        backend: One that runs engines.
+        precision: Of the graphs.
+
+    Raises:
+        UsageError: If the bundle lacks the precision.
+    """
+    chosen = bundle.choose_precision(precision, backend)
+    return _has_choice(bundle) and chosen_caption_decoder(bundle, backend, chosen) is None
+
+
+def choose_after_build(
+    bundle: Bundle,
+    backend: str,
+    precision: str,
+    beam_size: int,
+    say: Callable[[str], None],
+    has_new_engines: bool = True,
+) -> None:
+    """Measure which decoder is fastest, where the engines for that have just been built or found; never fails.
+
+    Args:
+        bundle: With the engines.
+        backend: One that runs them.
+        precision: Of the graphs.
+        beam_size: Of the search.
+        say: Called with lines of progress, and with the outcome.
+        has_new_engines: Whether what was measured before, if anything, is out of date.
+    """
+    try:
+        if cuda_device() is None or not (has_new_engines or is_choice_open(bundle, backend, precision)):
+            return
+        choice = choose_caption_decoder(bundle, backend, precision, beam_size=beam_size, progress=say)
+    except (YolorEdgeError, OSError) as error:  # the engines are there all the same
+        say(f"captions: which decoder is fastest here was not measured ({error})")
+    else:
+        if choice is not None:
+            say(f"captions: {choice.decoder} is the fastest on {choice.device}, and used there from now on")
 
 
 def choose_caption_decoder(
@@ -46,7 +90,7 @@ def choose_caption_decoder(
         EngineMismatchError: If an engine is missing.
     """
     backend_entry(backend)
-    if "caption" not in bundle.spec.tasks or "fp32" not in bundle.caption_weights:
+    if not _has_choice(bundle):
         return None
     device = cuda_device()
     if device is None:
@@ -71,3 +115,7 @@ def choose_caption_decoder(
     choice = CaptionChoice(backend, chosen, device.name, fastest, medians, beam_size, bundle.digest)
     write_choice(bundle, choice)
     return choice
+
+
+def _has_choice(bundle: Bundle) -> bool:
+    return "caption" in bundle.spec.tasks and "fp32" in bundle.caption_weights

@@ -46,6 +46,7 @@ from ..train.scene_drawing import draw_scene
 from ..train.torch_backend import TorchGraph, parts_of, spec_of
 from . import ctranslate2_peer
 from .machine import describe_machine
+from .report_files import output_file
 
 
 @dataclass(frozen=True)
@@ -313,7 +314,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--agreement", type=Path, metavar="CHECKPOINT", help="compare answers instead of speed")
     parser.add_argument("--scenes", type=int, default=500)
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--out", type=output_file, required=True, help="JSON file to write")
     parser.add_argument("--append", action="store_true", help="keep what the file says of other sizes and beams")
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)

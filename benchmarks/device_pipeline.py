@@ -33,6 +33,7 @@ from ..runtime.host_vision import HostVision
 from ..runtime.images import read_image
 from ..runtime.slots import Request, Slot
 from .machine import describe_machine, describe_state, source_commit
+from .report_files import output_file
 
 SCHEMA_VERSION = 1
 LAUNCHES = 20  # of a stage between two events
@@ -264,7 +265,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--warmup", type=int, default=20)
     parser.add_argument("--score-threshold", type=float)
-    parser.add_argument("--out", type=Path, help="where to write the report as JSON")
+    parser.add_argument("--out", type=output_file, help="where to write the report as JSON")
     options = parser.parse_args(arguments)
     if options.runs < 1 or options.warmup < 0:
         parser.error("--runs must be at least 1, --warmup at least 0")

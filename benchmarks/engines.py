@@ -24,7 +24,7 @@ from ..runtime.errors import YolorEdgeError
 from ..train.config import Size
 from .machine import describe_machine, source_commit
 from .precisions import parse_networks, write_graphs
-from .report_files import write_both
+from .report_files import output_stem, write_both
 
 SCHEMA_VERSION = 1
 KINDS = ("fp32", "fp16", "int8-s8s8")
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--input-size", default="640x640", help="HxW (default: 640x640)")
     parser.add_argument("--flavour", default="tensorrt_rtx", choices=list(FLAVOURS), help="default: tensorrt_rtx")
     parser.add_argument("--target", default="sm_86", help="compute capabilities (default: sm_86)")
-    parser.add_argument("--out", required=True, help="what to write, without .json and .md")
+    parser.add_argument("--out", type=output_stem, required=True, help="what to write, without .json and .md")
     given = parser.parse_args(arguments)
     try:
         sizes, input_size = parse_networks(given.sizes, given.input_size)

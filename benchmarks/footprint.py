@@ -24,6 +24,7 @@ from typing import Any
 
 from ..runtime.files import write_atomically
 from .machine import busy_share, describe_machine, source_commit
+from .report_files import output_file
 
 SCHEMA_VERSION = 1
 ROUNDS = 15
@@ -143,7 +144,7 @@ def table(report: dict[str, Any]) -> str:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="interpreters an import")
-    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--out", type=output_file, help="JSON file to write")
     chosen = parser.parse_args(arguments)
     report = measure(chosen.rounds)
     given = sys.argv[1:] if arguments is None else arguments

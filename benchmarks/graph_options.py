@@ -37,6 +37,7 @@ from ..train.config import Task
 from ..train.network import Network
 from ..train.torch_backend import parts_of
 from .machine import busy_share, describe_machine, source_commit
+from .report_files import output_file
 
 SCHEMA_VERSION = 1
 WARMUP = 3
@@ -252,7 +253,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("checkpoint", metavar="CHECKPOINT")
     parser.add_argument("--images", required=True, metavar="DIR", help="pictures to answer for")
-    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="the JSON to write")
+    parser.add_argument("--out", required=True, type=output_file, metavar="FILE", help="the JSON to write")
     parser.add_argument("--input-size", metavar="HxW", help="of all variants that name none")
     parser.add_argument("--runs", type=int, default=30)
     parser.add_argument("--threads", type=int, default=1)

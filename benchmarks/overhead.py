@@ -27,7 +27,7 @@ from ..runtime.model import load
 from ..runtime.preprocess import preprocess
 from ..runtime.sources import open_source
 from .machine import busy_share, describe_machine, source_commit
-from .report_files import write_both
+from .report_files import output_stem, write_both
 
 SCHEMA_VERSION = 1
 WARMUP = 5
@@ -115,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", required=True, help="pictures to take in turn")
     parser.add_argument("--rounds", type=int, default=60, help="runs of each row (default: 60)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the network (default: 1)")
-    parser.add_argument("--out", required=True, help="what to write, without .json and .md")
+    parser.add_argument("--out", type=output_stem, required=True, help="what to write, without .json and .md")
     given = parser.parse_args(arguments)
     if given.rounds < 1 or given.threads < 1:
         parser.error("--rounds and --threads must be at least 1")

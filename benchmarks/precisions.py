@@ -37,7 +37,7 @@ from ..train.network import Network
 from ..train.scenes import write_scenes
 from ..train.torch_backend import parts_of
 from .machine import busy_share, describe_machine, source_commit
-from .report_files import write_both
+from .report_files import output_stem, write_both
 
 SCHEMA_VERSION = 1
 WARMUP = 3
@@ -155,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--sizes", default="n,s", help="network sizes (default: n,s)")
     parser.add_argument("--input-size", default="640x640", help="HxW (default: 640x640)")
     parser.add_argument("--runs", type=int, default=30, help="runs of each graph (default: 30)")
-    parser.add_argument("--out", required=True, help="what to write, without .json and .md")
+    parser.add_argument("--out", type=output_stem, required=True, help="what to write, without .json and .md")
     given = parser.parse_args(arguments)
     try:
         sizes, input_size = parse_networks(given.sizes, given.input_size)

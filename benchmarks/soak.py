@@ -30,6 +30,7 @@ from ..runtime.files import write_atomically
 from ..runtime.model import load
 from ..runtime.sources import Frame
 from .machine import describe_machine, source_commit
+from .report_files import output_file
 
 SIZES = ((480, 640), (360, 640), (720, 1280), (333, 217))
 LOOKS = 100
@@ -177,7 +178,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--caption-every", default="1", help='a number, or "scene-change"')
     parser.add_argument("--beam-size", type=int, default=1)
     parser.add_argument("--allowed-mib", type=float, default=4.0, help="growth that still counts as steady")
-    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--out", type=output_file, help="JSON file to write")
     chosen = parser.parse_args(arguments)
     every = chosen.caption_every
     found = soak(

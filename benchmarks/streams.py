@@ -23,6 +23,7 @@ from ..runtime.files import write_atomically
 from ..runtime.model import Model, load
 from ..runtime.sources import open_source
 from .machine import describe_machine, describe_state, source_commit
+from .report_files import output_file
 
 
 def one_by_one(model: Model, source: Path, caption: CaptionOptions) -> dict[str, float]:
@@ -98,7 +99,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--caption-every", type=int, default=5)
     parser.add_argument("--beam-size", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--out", type=output_file, help="JSON file to write")
     chosen = parser.parse_args(arguments)
     before = describe_state()
     with load(chosen.bundle, chosen.backend, chosen.precision, chosen.threads) as model:

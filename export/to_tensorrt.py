@@ -150,16 +150,17 @@ def build_engines(
     return built
 
 
-def build_missing(progress: Progress | None = None) -> EngineBuilder:
+def build_missing(progress: Progress | None = None, beam: int = 3) -> EngineBuilder:
     """What `runtime.load` may build missing engines with: as `yolor-edge build` does by default, for the device here.
 
     Args:
         progress: Called with lines of progress.
+        beam: Most sentences the caption search keeps.
     """
 
     def build(bundle: Bundle, precision: str, flavour: str, parts: Sequence[str], compute_capability: str) -> object:
         targets = (compute_capability,) if flavour == "tensorrt_rtx" else ()  # tensorrt always builds for the GPU here
-        return build_engines(bundle, precision, targets, flavour=flavour, parts=parts, progress=progress)
+        return build_engines(bundle, precision, targets, flavour=flavour, beam=beam, parts=parts, progress=progress)
 
     return build
 

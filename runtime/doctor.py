@@ -16,12 +16,21 @@ from typing import Any
 import numpy as np
 
 from . import _native
-from .backends import BACKENDS
+from .backends import BACKENDS, backend_of_flavour
 from .bundle import Bundle
 from .checks import Check
+from .cuda.kernel_image import FoundCompiler, compilers_here
 from .cuda_device import CudaDriver, cuda_driver
 from .doctor_bundle import content_checks, engine_checks, open_for_checks
-from .doctor_gpu import gpu_checks, package_cure, suiting_flavours, too_old
+from .doctor_gpu import (
+    can_compile,
+    compiler_check,
+    gpu_checks,
+    has_cuda_provider,
+    package_cure,
+    suiting_flavours,
+    too_old,
+)
 from .engines import EngineFit, build_command
 from .installed_packages import PACKAGES, Found, look_for
 from .machine import ROOT, UNKNOWN, describe_hardware, governors, is_jetson, memory_limit
@@ -35,9 +44,9 @@ _TITLES = {
     "sources": "cameras and windows",
     "bundle": "bundle",
 }
-_RUNS_BUNDLES = ("onnxruntime", "openvino")
-# What runs the engines of a flavour, where this version has it.
-_BACKEND_OF_FLAVOUR = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
+# Backends whose package, of the same name, is all they need.
+_RUNS_BUNDLES = tuple(name for name, entry in BACKENDS.items() if not entry.needs_gpu)
+_FLAVOURS = tuple(entry.flavour for entry in BACKENDS.values() if entry.flavour)
 _INSTALL_A_BACKEND = 'pip install "yolor-edge[onnxruntime]"'
 _HEADLESS_CURE = (
     "for run --show: the system's python3-opencv, or pip install opencv-python after pip uninstall {distributions}"
@@ -91,6 +100,7 @@ class _Facts:
     hardware: dict[str, Any]
     is_jetson: bool = False
     driver: CudaDriver | None = None
+    compilers: Sequence[FoundCompiler] = ()
     bundle: Bundle | None = None
     fitting: Sequence[EngineFit] = ()
     cameras: Sequence[Path] = ()
@@ -102,9 +112,14 @@ class _Facts:
         return found.is_installed and found.error is None and not too_old(found)
 
     @property
+    def has_gpu(self) -> bool:
+        """Whether the driver sees a GPU."""
+        return self.driver is not None and bool(self.driver.devices)
+
+    @property
     def versions(self) -> dict[str, str]:
         """Of each flavour of TensorRT that is usable."""
-        return {name: self.packages[name].version for name in _BACKEND_OF_FLAVOUR if self.is_usable(name)}
+        return {name: self.packages[name].version for name in _FLAVOURS if self.is_usable(name)}
 
     @property
     def flavours(self) -> tuple[str, ...]:
@@ -169,6 +184,10 @@ def examine(bundle: str | os.PathLike[str] | None = None, root: Path = ROOT) -> 
         facts.driver = cuda_driver()
         return gpu_checks(facts.driver, facts.hardware, facts.is_jetson, facts.packages, root)
 
+    def compiler() -> list[Check]:
+        facts.compilers = compilers_here()
+        return [compiler_check(facts.compilers, facts.has_gpu)]
+
     def sources() -> list[Check]:
         facts.cameras, found = _camera_checks(root)
         display = _display_check()
@@ -186,6 +205,7 @@ def examine(bundle: str | os.PathLike[str] | None = None, root: Path = ROOT) -> 
         return [first, *content_checks(facts.bundle), *engines]
 
     look("gpu", "GPU", gpu)
+    look("gpu", "kernel compiler", compiler)
     look("sources", "cameras", sources)
     look("bundle", "bundle", about_bundle)
     return Diagnosis(tuple(checks), tuple(_next_commands(facts, bundle)))
@@ -335,13 +355,19 @@ def _next_commands(facts: _Facts, asked: str | os.PathLike[str] | None) -> list[
 def _backend_options(facts: _Facts, on_cpu: Sequence[str], is_to_be_built: bool) -> list[str]:
     """The options that choose what runs the bundle best here: an engine that fits or is about to, else the CPU."""
     visions = [fit.record for fit in facts.fitting if fit.record is not None and fit.record.part == "vision"]
-    if visions and _BACKEND_OF_FLAVOUR[visions[0].flavour] in BACKENDS:
-        return ["--backend", _BACKEND_OF_FLAVOUR[visions[0].flavour], "--precision", visions[0].precision]
-    if is_to_be_built and not facts.fitting and _BACKEND_OF_FLAVOUR[facts.flavours[0]] in BACKENDS:
-        return ["--backend", _BACKEND_OF_FLAVOUR[facts.flavours[0]], "--precision", facts.precision]
-    if on_cpu and on_cpu[0] != "onnxruntime":
-        return ["--backend", on_cpu[0]]
-    return ["--precision", "auto"] if facts.bundle is not None and facts.bundle.recommended.get("onnxruntime") else []
+    on_cpu_behind = [] if can_compile(facts.compilers) else ["--post-processing", "cpu"]
+    if visions:
+        backend = backend_of_flavour(visions[0].flavour)
+        return ["--backend", backend, "--precision", visions[0].precision, *on_cpu_behind]
+    if is_to_be_built and not facts.fitting:
+        backend = backend_of_flavour(facts.flavours[0])
+        return ["--backend", backend, "--precision", facts.precision, *on_cpu_behind]
+    backend = on_cpu[0] if on_cpu else "onnxruntime"
+    if facts.has_gpu and facts.is_usable("onnxruntime") and has_cuda_provider(facts.packages["onnxruntime"]):
+        backend = "onnxruntime-cuda"
+    options = [] if backend == "onnxruntime" else ["--backend", backend]
+    is_recommended = facts.bundle is not None and bool(facts.bundle.recommended.get(backend))
+    return [*options, "--precision", "auto"] if is_recommended else options
 
 
 def _pictures() -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from .checks import Check
+from .cuda.kernel_image import GIVEN, FoundCompiler
 from .cuda_device import CudaDriver
 from .installed_packages import Found
 from .machine import UNKNOWN, text_of
@@ -19,6 +22,7 @@ _OLDEST_CAPABILITY = 75  # TensorRT 10.3 to 11 know Turing and what came after i
 _OLDEST_TENSORRT = (10, 3)
 _OLDEST_L4T = (36, 4)  # JetPack 6.1, the first with TensorRT 10.3
 _BINDINGS = ("pycuda", "cuda-python")
+_PROVIDER = "CUDAExecutionProvider"
 _JETPACK_CURE = "update to JetPack 6.1 or newer, which brings TensorRT 10.3"
 
 
@@ -53,7 +57,42 @@ def gpu_checks(
         checks.append(_flavour_check(device.compute_capability, suiting, packages, is_jetson))
     if driver is not None and driver.devices:
         checks.append(_binding_check(packages, is_jetson))
+        checks.append(_provider_check(packages["onnxruntime"]))
     return checks
+
+
+def has_cuda_provider(onnxruntime: Found) -> bool:
+    """Whether this ONNX Runtime was built for NVIDIA GPUs."""
+    return _PROVIDER in onnxruntime.offers and onnxruntime.error is None
+
+
+def can_compile(compilers: Sequence[FoundCompiler]) -> bool:
+    """Whether the kernels of post-processing on the GPU can be had here, compiled here or elsewhere."""
+    given = os.environ.get(GIVEN)
+    return os.access(given, os.R_OK) if given else bool(compilers)
+
+
+def compiler_check(compilers: Sequence[FoundCompiler], has_gpu: bool) -> Check:
+    """The line about what compiles the GPU's kernels for pre- and post-processing.
+
+    Args:
+        compilers: Those found, the one that is used first.
+        has_gpu: Whether there is a GPU to compile for.
+    """
+    name, without = "kernel compiler", "--post-processing cpu does without"
+    given = os.environ.get(GIVEN)
+    if given and can_compile(compilers):
+        return Check(_GROUP, name, "ok", f"not needed: {GIVEN} names {given}")
+    if given:
+        return Check(_GROUP, name, "problem", f"{GIVEN} names {given}, which cannot be read", f"unset it; {without}")
+    if compilers:
+        text = "; ".join(f"{compiler.name} in {compiler.path}" for compiler in compilers)
+        return Check(_GROUP, name, "ok", text)
+    text = "neither NVRTC nor nvcc, one of which compiles the kernels for post-processing on the GPU"
+    if not has_gpu:
+        return Check(_GROUP, name, "missing", "neither NVRTC nor nvcc; only for NVIDIA GPUs")
+    cure = f'pip install "yolor-edge[cuda]" brings NVRTC, or install the CUDA toolkit; {without}'
+    return Check(_GROUP, name, "missing", text, cure)
 
 
 def package_cure(name: str, is_jetson: bool) -> str:
@@ -119,7 +158,7 @@ def _flavour_check(
     name = "TensorRT"
     if not suiting:
         text = f"none of 10.3 or newer runs on {compute_capability}"
-        return Check(_GROUP, name, "missing", text, "run the bundle on the CPU, or in ONNX Runtime's CUDA provider")
+        return Check(_GROUP, name, "missing", text, "run the bundle on the CPU, or with --backend onnxruntime-cuda")
     installed = [flavour for flavour in suiting if packages[flavour].is_installed]
     usable = [f for f in installed if packages[f].error is None and not too_old(packages[f])]
     text = f"for {compute_capability}: {' or '.join(suiting)}"
@@ -139,3 +178,16 @@ def _binding_check(packages: dict[str, Found], is_jetson: bool) -> Check:
     return Check(
         _GROUP, "CUDA in Python", "missing", text, package_cure("pycuda" if is_jetson else "cuda-python", False)
     )
+
+
+def _provider_check(onnxruntime: Found) -> Check:
+    """Whether the backend onnxruntime-cuda has what it needs, as far as that shows before it runs."""
+    name = "ONNX Runtime"
+    if has_cuda_provider(onnxruntime):
+        text = f"{onnxruntime.version} has its CUDA provider, for --backend onnxruntime-cuda"
+        return Check(_GROUP, name, "ok", text)
+    text = "without its CUDA provider, which --backend onnxruntime-cuda needs"
+    if not onnxruntime.is_installed:
+        return Check(_GROUP, name, "missing", "not installed", 'pip install "yolor-edge[onnxruntime-gpu]"')
+    remove = f"pip uninstall -y {onnxruntime.package.distributions[0]}"
+    return Check(_GROUP, name, "missing", text, f'{remove}, then pip install "yolor-edge[onnxruntime-gpu]"')

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,8 @@ class HostVision:
         graph: Takes and gives arrays in host memory; closed with it. Slots share it, or have a clone each if it takes
             one call at a time.
     """
+
+    post_processing: ClassVar[str] = "cpu"
 
     def __init__(self, spec: ModelSpec, graph: Graph):
         self._spec = spec

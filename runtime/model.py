@@ -21,7 +21,7 @@ from .graph_contract import graph_complaints
 from .images import check_image, read_image
 from .missing_engines import EngineBuilder
 from .native_captioning import NativeCaptionDecoder
-from .open_vision import open_vision
+from .open_vision import check_post_processing, open_vision
 from .parts import ModelParts, SlotPool, Stopwatch
 from .preprocess import PixelLayout
 from .results import Result
@@ -102,6 +102,11 @@ class Model:
     def facts(self) -> dict[str, dict[str, str]]:
         """What a report should say of the parts that run on a device: engine, device, how they are launched."""
         return self._parts.facts()
+
+    @property
+    def post_processing(self) -> str:
+        """Where pictures are letterboxed and heads turned into answers: "gpu" or "cpu"."""
+        return self._parts.post_processing
 
     def __reduce__(self) -> NoReturn:
         raise UsageError(
@@ -210,6 +215,7 @@ class Model:
         max_detections: int | None = None,
         class_agnostic: bool = False,
         caption: CaptionOptions | None = None,
+        layout: PixelLayout = "interleaved",
     ) -> Stream:
         """Answer for every picture of a source, in order, with reading, network and captions side by side.
 
@@ -228,6 +234,7 @@ class Model:
                 written beside the pictures that follow, and comes with the first of them that finds it done; one whose
                 turn comes while another is being written waits for it, and is left out if a later one waits too. None
                 to wait where every picture is captioned or none may be dropped.
+            layout: Of the pictures of an iterable, as for `predict`; sources that are opened have their own.
 
         Returns:
             An iterator over `Answer`; a context manager that stops it.
@@ -246,7 +253,7 @@ class Model:
             class_agnostic=class_agnostic,
             caption=caption,
         )
-        options = StreamOptions(in_flight, drop, caption_every, wait_for_captions)
+        options = StreamOptions(in_flight, drop, caption_every, wait_for_captions, layout)
         self._check_usable()
         stream = Stream(self._parts, self._slots, source, request, options)
         self._streams.add(stream)
@@ -288,10 +295,12 @@ def load(
 
     Raises:
         BundleError: If the folder is not a whole and unaltered bundle.
-        UsageError: If the backend is unknown, or the bundle lacks the precision or the caption decoder.
+        UsageError: If the backend is unknown or cannot have the post-processing asked for, or the bundle lacks the
+            precision or the caption decoder.
         BackendError: If the backend is not installed or refuses a graph.
         EngineMismatchError: If the backend runs engines and there is none that fits.
     """
+    check_post_processing(backend, post_processing)
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     caption_decoder = _caption_decoder_choice(opened, backend, precision, caption_decoder)
     native = _native_caption_decoder(opened, caption_decoder)

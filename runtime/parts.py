@@ -64,6 +64,11 @@ class ModelParts:
         self._vision = vision
         self._captions = captions
 
+    @property
+    def post_processing(self) -> str:
+        """Where the vision part turns pixels into a tensor and heads into answers: "gpu" or "cpu"."""
+        return self._vision.post_processing
+
     def slot(self) -> Slot:
         """Memory for one more picture in flight.
 

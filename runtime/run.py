@@ -15,6 +15,7 @@ from .captioning import CaptionOptions
 from .capture import CameraOptions
 from .errors import UsageError
 from .model import load
+from .open_vision import check_post_processing
 from .results import Result
 from .run_output import Outputs, OutputWriter
 from .sources import Source, open_source
@@ -84,6 +85,7 @@ def run(
     caption_every: int | str = 1,
     camera: CameraOptions | None = None,
     max_frames: int | None = None,
+    post_processing: str | None = None,
     report: Callable[[str], None] | None = None,
 ) -> RunSummary:
     """Answer for every picture of a source; draw the answers and write them down.
@@ -118,6 +120,7 @@ def run(
             source, written while other frames went by, is in a later line, as "earlier_caption" with its frame's index.
         camera: What is asked of a camera or a stream.
         max_frames: Stop after so many frames; None for all of them.
+        post_processing: "gpu" or "cpu", as in `load`.
         report: Called with a line of text for every picture, and about once a second for video.
 
     Returns:
@@ -135,6 +138,7 @@ def run(
     wanted = Outputs(Path(out), pictures, jsonl, show, overlay)
     if show:
         check_window()
+    check_post_processing(backend, post_processing)
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     stream = open_source(source, camera, report)
     wanted.check(opened, stream)
@@ -142,7 +146,7 @@ def run(
     failed: list[tuple[str, str]] = []
     done = 0
     with (
-        load(opened, backend, precision, threads, caption_decoder) as model,
+        load(opened, backend, precision, threads, caption_decoder, post_processing=post_processing) as model,
         model.stream(
             stream,
             tasks,

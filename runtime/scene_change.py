@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from .preprocess import PixelLayout
+
 # Rows and columns of the grid that a picture is reduced to.
 GRID = (9, 12)
 # A cell is another when its mean colour moved by more than this, of 255, in any channel, beyond what the whole picture
@@ -14,6 +16,8 @@ CELL_LEVELS = 24.0
 CHANGED_SHARE = 1 / 16
 # Pixels a side looked at; of larger pictures every n-th row and column.
 _LOOKED_AT = 160
+# From Y - 16, U - 128 and V - 128 of narrow-range BT.601 to B, G and R. A mean goes through as a pixel does.
+_BGR_OF_YUV = np.array([[1.164, 2.018, 0.0], [1.164, -0.391, -0.813], [1.164, 0.0, 1.596]], np.float32)
 
 
 class SceneChange:
@@ -42,15 +46,29 @@ class SceneChange:
         return True
 
 
-def grid_of(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+def grid_of(image: NDArray[np.uint8], layout: PixelLayout = "interleaved") -> NDArray[np.float32]:
     """The mean colours of a picture's cells.
 
     Args:
-        image: (h, w, 3) or (h, w) uint8, at least one pixel.
+        image: (h, w, 3) or (h, w) uint8, at least one pixel; or a camera's bytes as `Model.predict` takes them.
+        layout: Of the image.
 
     Returns:
-        (9, 12, 3) float32 of 0 to 255.
+        (9, 12, 3) float32 of 0 to 255, blue, green and red.
     """
+    if layout == "interleaved":
+        return _means(image)
+    if layout == "nv12":
+        height = image.shape[0] * 2 // 3
+        chroma = image[height:].reshape(height // 2, -1, 2)
+        planes = image[:height], chroma[:, :, 0], chroma[:, :, 1]
+    else:
+        planes = image[:, :, 0], image[:, 0::2, 1], image[:, 1::2, 1]
+    yuv = np.stack([_means(plane)[:, :, 0] for plane in planes], axis=2) - np.array([16, 128, 128], np.float32)
+    return np.clip(yuv @ _BGR_OF_YUV.T, 0, 255)
+
+
+def _means(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     import cv2  # here, since the runtime is imported without it where no pictures are compared
 
     rows, columns = (max(1, side // _LOOKED_AT) for side in image.shape[:2])

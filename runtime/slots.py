@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,7 +115,13 @@ class Slot(Protocol):
 
 
 class Vision(Protocol):
-    """From pixels to boxes, masks, semantic map and caption memory."""
+    """From pixels to boxes, masks, semantic map and caption memory.
+
+    Attributes:
+        post_processing: "gpu" where the kernels before and after the graph run there, else "cpu".
+    """
+
+    post_processing: ClassVar[str]
 
     def slot(self) -> Slot:
         """Memory for one more picture in flight.

@@ -35,6 +35,8 @@ from .images import IMAGE_SUFFIXES, quiet_opencv, read_image
 
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mjpeg", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"})
 _SECONDS_BETWEEN_TRIES = 1.0
+_SOURCES = "an image, a folder, a glob, a video, a camera index, a URL or a GStreamer pipeline"
+_LAST_CAMERA = 9999  # OpenCV's numbers hold the driver in front of the camera, such as 700 + 1
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,8 @@ class Source:
             return (
                 f"{self.name}: ends inside a frame, {capture.missing_bytes} bytes are missing; is --camera-size right?"
             )
+        if index == 0 and isinstance(capture, RawFrames):
+            return f"{self.name}: ended before the first frame; pipe bare BGR frames of --camera-size into it"
         if index == 0:
             return f"{self.name}: gave no frame, it is damaged or in use"
         if self.kind != "camera":
@@ -239,6 +243,10 @@ def open_source(
     if isinstance(source, int):
         return _open_camera(source, options, report)
     text = os.fspath(source)
+    if not text.strip():
+        raise UsageError(f"the source is empty; give {_SOURCES}")
+    if "\0" in text:
+        raise UsageError(f"{text!r}: no file has such a name; give {_SOURCES}")
     path = Path(text)
     if text == STDIN:
         capture = open_capture(STDIN, options)
@@ -256,6 +264,8 @@ def open_source(
     if is_pipeline(text) or is_url(text):
         return _open_stream(text, options, report)
     if text.isdecimal():
+        if len(text) > len(str(_LAST_CAMERA)):
+            raise _no_such_camera(text[:40])
         return _open_camera(int(text), options, report)
     device = _camera_device(path)
     if device is not None:
@@ -264,10 +274,7 @@ def open_source(
         return _open_glob(text)
     if re.fullmatch(r"/dev/video\d+", text):
         raise ImageError(f"{text}: no such camera; yolor-edge doctor lists those that are there")
-    raise UsageError(
-        f"{shown(text)}: no such file or folder; give an image, a folder, a glob, a video, a camera index, "
-        "a URL or a GStreamer pipeline"
-    )
+    raise UsageError(f"{shown(text)}: no such file or folder; give {_SOURCES}")
 
 
 def _open_glob(pattern: str) -> Source:
@@ -290,6 +297,8 @@ def _open_video(path: Path) -> Source:
 
 def _open_camera(index: int, options: CameraOptions, report: Callable[[str], None] | None) -> Source:
     """A camera stays open from here on: many need a second to start, and some do not start twice in a row."""
+    if not 0 <= index <= _LAST_CAMERA:
+        raise _no_such_camera(index)
     capture = open_capture(index, options)
     fps = fps_of(capture)
     name = f"camera {index}"
@@ -299,6 +308,12 @@ def _open_camera(index: int, options: CameraOptions, report: Callable[[str], Non
             wanted = f"{options.size[1]}x{options.size[0]}"
             report(f"{name}: gives {granted[1]}x{granted[0]}, the nearest to {wanted} that it has")
     return Source("camera", name, fps=fps, camera=index, options=options, report=report, _opened=[capture])
+
+
+def _no_such_camera(index: int | str) -> UsageError:
+    return UsageError(
+        f"camera {index}: cameras are numbered from 0 to {_LAST_CAMERA}; yolor-edge doctor lists those that are there"
+    )
 
 
 def _open_stream(address: str, options: CameraOptions, report: Callable[[str], None] | None) -> Source:

@@ -11,13 +11,14 @@ import os
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import UsageError
 from .parts import ModelParts, SlotPool
+from .preprocess import PixelLayout
 from .slots import Request
 from .sources import Frame, Source, open_source
 from .stream_answers import Answer, StreamStatistics
@@ -42,6 +43,7 @@ class StreamOptions:
     drop: str = "auto"
     caption_every: int | str = 1
     wait_for_captions: bool | None = None
+    layout: PixelLayout = "interleaved"
 
     def __post_init__(self) -> None:
         if not _is_count(self.in_flight) or self.in_flight > MOST_IN_FLIGHT:
@@ -52,13 +54,16 @@ class StreamOptions:
             raise UsageError(
                 f'caption_every must be a number of at least 1 or "{SCENE_CHANGE}", got {self.caption_every!r}'
             )
+        if self.layout not in get_args(PixelLayout):
+            raise UsageError(f"layout must be one of {', '.join(get_args(PixelLayout))}, got {self.layout!r}")
 
     def plan(self, is_live: bool) -> PipelinePlan:
         """What that means for a source."""
         drops = self.drop == "oldest" or (self.drop == "auto" and is_live)
         waits = self.wait_for_captions
         every = self.caption_every if isinstance(self.caption_every, int) else None
-        return PipelinePlan(self.in_flight, drops, every, (every == 1 or not drops) if waits is None else waits)
+        waits = (every == 1 or not drops) if waits is None else waits
+        return PipelinePlan(self.in_flight, drops, every, waits, self.layout)
 
 
 class Stream:
@@ -87,7 +92,13 @@ class Stream:
     def __init__(
         self, parts: ModelParts, slots: SlotPool, source: StreamSource, request: Request, options: StreamOptions
     ):
-        frames: Any = open_source(source) if isinstance(source, str | os.PathLike | int) else source
+        is_to_be_opened = isinstance(source, str | os.PathLike | int)
+        if options.layout != "interleaved" and (is_to_be_opened or isinstance(source, Source)):
+            raise UsageError(
+                f"layout {options.layout!r} is for an iterable of a camera's bytes as arrays; files, cameras and "
+                "addresses give pictures in colour by themselves"
+            )
+        frames: Any = open_source(source) if is_to_be_opened else source
         if not isinstance(frames, Iterable) or isinstance(frames, np.ndarray | bytes):
             raise UsageError(
                 "source must be a path, an address, the index of a camera, or an iterable of pictures, "

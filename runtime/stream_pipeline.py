@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from .errors import BackendError, UsageError
 from .images import check_image
 from .parts import ModelParts, SlotPool, Stopwatch
+from .preprocess import PixelLayout
 from .results import Caption, Result
 from .scene_change import SceneChange, grid_of
 from .slots import Request, Slot
@@ -42,12 +43,14 @@ class PipelinePlan:
         drops: Leave out the oldest waiting picture rather than let the source wait.
         caption_every: Pictures from one caption to the next; None for when the scene changes.
         waits_for_captions: Answers of captioned pictures wait for their captions.
+        layout: How the bytes of the source's pictures mean pixels.
     """
 
     in_flight: int
     drops: bool
     caption_every: int | None
     waits_for_captions: bool
+    layout: PixelLayout = "interleaved"
 
     @property
     def waiting(self) -> int:
@@ -125,24 +128,34 @@ class Pipeline:
         """Begin to read.
 
         Raises:
-            BackendError: If there is not memory for so many pictures in flight, or the model is closed.
+            BackendError: If there is not memory for so many pictures in flight, the system gives no more threads, or
+                the model is closed. Threads that had begun by then end with `stop`.
         """
         if self._is_stopped:
             return
         self._figures = StreamFigures()
         with contextlib.ExitStack() as undo:
-            slots = []
-            for _ in range(self._plan.in_flight):
-                self._hold(undo)
-                slots.append(self._slots.take())
-                undo.callback(self._slots.give_back, slots[-1])
-            self._workers = [self._thread(f"work-{i}", self._work, slot) for i, slot in enumerate(slots)]
+            # Each thread lets go itself of what it holds, so what is undone here is that of threads that never ran.
+            owned: list[contextlib.ExitStack] = []
+            for i in range(self._plan.in_flight):
+                owned.append(undo.enter_context(contextlib.ExitStack()))
+                self._hold(owned[-1])
+                slot = self._slots.take()
+                owned[-1].callback(self._slots.give_back, slot)
+                self._workers.append(self._thread(f"work-{i}", self._work, slot))
             if "caption" in self._request.tasks and not self._plan.waits_for_captions:
-                self._hold(undo)
+                owned.append(undo.enter_context(contextlib.ExitStack()))
+                self._hold(owned[-1])
                 self._workers.append(self._thread("caption", self._write_captions))
-            undo.pop_all()
-        for thread in (*self._workers, self._reader):
-            thread.start()
+            for thread, own in zip((*self._workers, self._reader), (*owned, contextlib.ExitStack()), strict=True):
+                try:
+                    thread.start()
+                except RuntimeError as error:
+                    raise BackendError(
+                        f"{self._parts.spec.name}: the system gives a stream no further thread ({error}); end other "
+                        "programs or streams, or ask for fewer pictures in flight"
+                    ) from error
+                own.pop_all()
 
     def next(self) -> Answer | None:
         """The next answer, as soon as it is there; None when there are no more.
@@ -255,12 +268,12 @@ class Pipeline:
         error = item.error or "cannot be read" if item.image is None else None
         try:
             if error is None:
-                check_image(item.image)
+                check_image(item.image, self._plan.layout)
         except UsageError as complaint:
             error = f"{item.name}: {complaint}"
         grid = None
         if error is None and self._plan.caption_every is None and item.image is not None:
-            grid = grid_of(item.image)
+            grid = grid_of(item.image, self._plan.layout)
         return _Waiting(item, error, grid, read_at)
 
     def _put(self, picture: _Waiting, decode_ms: float) -> bool:
@@ -342,8 +355,10 @@ class Pipeline:
             return None
         request = self._request if picture.is_captioned else self._without_caption
         if self._plan.waits_for_captions:
-            return self._parts.answer(slot, image, request, Stopwatch())
-        return self._parts.answer(slot, image, request, Stopwatch(), lambda memory: self._offer(picture, memory))
+            return self._parts.answer(slot, image, request, Stopwatch(), layout=self._plan.layout)
+        return self._parts.answer(
+            slot, image, request, Stopwatch(), lambda memory: self._offer(picture, memory), self._plan.layout
+        )
 
     def _fail(self, number: int, error: BaseException) -> None:
         """End the stream after the answers before this one."""

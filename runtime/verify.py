@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .backends import BACKENDS, graph_files, open_graphs
+from .backends import BACKENDS, backend_entry, graph_files, open_graphs
 from .backends.base import Graph
 from .bundle import BUNDLE_FILE, Bundle
 from .comparison import (
@@ -35,6 +35,7 @@ from .errors import (
 from .golden import GOLDEN_FOLDER, Answers, answers_of, captions_of, read_golden, write_golden
 from .model import Model
 from .native_captioning import NativeCaptionDecoder
+from .open_vision import check_post_processing
 
 __all__ = [
     "GOLDEN_FOLDER",
@@ -158,21 +159,24 @@ def verify(
     backend: str = "onnxruntime",
     precision: str = "fp32",
     threads: int | None = None,
+    post_processing: str | None = None,
 ) -> Verification:
     """Replay a bundle's golden inputs on this machine and compare every stage.
 
     Args:
         bundle: A bundle or its folder.
-        backend, precision, threads: As for `load`.
+        backend, precision, threads, post_processing: As for `load`.
 
     Returns:
         All comparisons; `passed` says whether every one is within the bundle's tolerances.
 
     Raises:
         BundleError: If the bundle cannot be opened or holds no golden inputs.
-        UsageError: If the backend is unknown, or the bundle lacks the precision.
+        UsageError: If the backend is unknown or cannot have the post-processing asked for, or the bundle lacks the
+            precision.
         BackendError: If the backend is not installed or cannot run the graphs.
     """
+    check_post_processing(backend, post_processing)
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     files = _golden_files(opened)
     precision = opened.choose_precision(precision, backend)
@@ -180,11 +184,11 @@ def verify(
     tolerances = _tolerances_of(opened, precision)
     graphs = open_graphs(opened, backend, precision, threads)
     native: list[Check] = []
-    with Model(opened.spec, graphs) as model:
+    with Model(opened.spec, graphs, post_processing=post_processing) as model:
         answers = dict(_replay(model, graphs["vision"], files))
         if precision == "fp32" and opened.spec.caption is not None and "fp32" in opened.caption_weights:
             decoder = NativeCaptionDecoder(opened.spec.caption, opened.path / opened.caption_weights["fp32"])
-            native = _replay_captions(Model(opened.spec, graphs, decoder), files)
+            native = _replay_captions(Model(opened.spec, graphs, decoder, post_processing), files)
     threshold = opened.spec.thresholds.score
     if isinstance(tolerances, ResultTolerances):
         checks = compare_results(answers, tolerances)
@@ -205,6 +209,7 @@ def verify_everything(
     backend: str | None = None,
     precision: str | None = None,
     threads: int | None = None,
+    post_processing: str | None = None,
 ) -> Replay:
     """Replay the golden inputs through every backend and precision that this machine can run.
 
@@ -213,36 +218,42 @@ def verify_everything(
         backend: Only this one; None for all that are installed.
         precision: Only this one; None for all that the bundle holds.
         threads: CPU threads; None for as many as this process may run on.
+        post_processing: As for `load`; "gpu" only together with a backend that can have it.
 
     Returns:
         A verification each, and what was skipped. Graphs that do not load or run are a failed verification.
 
     Raises:
         BundleError: If the bundle cannot be opened or holds no golden inputs.
-        UsageError: If the backend is unknown, or the precision is not in the bundle.
+        UsageError: If the backend is unknown or cannot have the post-processing asked for, or the precision is not in
+            the bundle.
         BackendError: If the backend asked for is not installed, or none is.
     """
+    if backend is not None:
+        backend_entry(backend)
+        check_post_processing(backend, post_processing)
+    elif post_processing == "gpu":
+        able = " or ".join(name for name, entry in BACKENDS.items() if entry.flavour)
+        raise UsageError(f"post-processing on the GPU is not for every backend; name one that has it as well: {able}")
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     if backend is not None and precision is not None:
-        return Replay((verify(opened, backend, precision, threads),), ())
+        return Replay((verify(opened, backend, precision, threads, post_processing),), ())
     if precision is not None:
         opened.graph_files(precision, _dialect_held(opened))  # says what is there, if this is not
     verifications: list[Verification] = []
     skipped: list[Skipped] = []
-    if backend is not None and backend not in BACKENDS:
-        raise UsageError(f"unknown backend {backend!r}; the backends are {', '.join(BACKENDS)}")
     for name in BACKENDS if backend is None else (backend,):
         if backend is None and _needs_gpu(name) and not has_gpu():
             continue  # its engines are listed below
         wanted = None if precision is None else opened.choose_precision(precision, name)
         for kind in opened.precisions if wanted is None else (wanted,):
             what = f"{name} {kind}"
-            dialect = BACKENDS[name].int8_dialect if name in BACKENDS else ""
-            if kind == "int8" and dialect and f"int8-{dialect}" not in opened.graphs["vision"]:
+            dialect = BACKENDS[name].int8_dialect
+            if kind == "int8" and f"int8-{dialect}" not in opened.graphs["vision"]:
                 skipped.append(Skipped(what, f"the bundle holds no int8 graph in the dialect {dialect}"))
                 continue
             try:
-                verifications.append(verify(opened, name, kind, threads))
+                verifications.append(verify(opened, name, kind, threads, post_processing))
             except BackendMissingError as error:
                 if backend is not None:
                     raise
@@ -272,7 +283,7 @@ def has_gpu() -> bool:
 
 
 def _needs_gpu(backend: str) -> bool:
-    return backend in BACKENDS and BACKENDS[backend].needs_gpu
+    return BACKENDS[backend].needs_gpu
 
 
 def _dialect_held(bundle: Bundle) -> str:
@@ -281,7 +292,7 @@ def _dialect_held(bundle: Bundle) -> str:
 
 def _cached_engines(bundle: Bundle, verifications: Iterable[Verification]) -> list[str]:
     """The engines of flavours and precisions that were not replayed."""
-    replayed = {(one.precision, BACKENDS[one.backend].flavour) for one in verifications if one.backend in BACKENDS}
+    replayed = {(one.precision, BACKENDS[one.backend].flavour) for one in verifications}
     return [
         f"engines/{file.name}"
         for file in sorted(bundle.path.glob("engines/*.engine"))

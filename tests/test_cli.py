@@ -160,6 +160,8 @@ def test_help_is_quick_because_it_imports_nothing() -> None:
         ("verify nowhere", "nowhere"),
         ("run nowhere nowhere.jpg", "nowhere"),
         ("bench nowhere --out out", "nowhere"),
+        ("run bundle picture --post-processing npu", "argument --post-processing: invalid choice: 'npu'"),
+        ("verify bundle --post-processing gpu", "name one that has it as well: tensorrt or tensorrt-rtx"),
     ],
 )
 def test_misuse_is_one_line_and_exit_code_2(
@@ -324,6 +326,35 @@ def test_run_refuses_what_makes_no_sense(
     assert message in complaint(capsys)
 
 
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino", "onnxruntime-cuda"])
+def test_post_processing_on_the_gpu_is_refused_where_it_cannot_be(
+    backend: str,
+    tiny_bundle: Bundle,
+    pictures: Path,
+    scenes: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bundle, out = tiny_bundle.path, tmp_path / "out"
+    for line in (
+        f"run {bundle} {pictures} --out {out}",
+        f"verify {bundle}",
+        f"bench {bundle} --images {pictures} --out {out}",
+        f"evaluate {bundle} --data {scenes}",
+    ):
+        assert run_main(f"{line} --backend {backend} --post-processing gpu") == 2
+        assert f'backend "{backend}" gives its own to the CPU; choose a backend of tensorrt' in complaint(capsys)
+    assert not out.exists()
+
+
+def test_post_processing_on_the_cpu_is_what_cpus_do(
+    tiny_bundle: Bundle, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = f"run {tiny_bundle.path} {pictures / 'red.png'} --out {tmp_path / 'out'} --post-processing cpu"
+    assert run_main(line) == 0
+    assert "1 answered" in capsys.readouterr().out
+
+
 def test_an_altered_bundle_is_refused(
     tiny_bundle: Bundle, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -419,6 +450,13 @@ def test_evaluate_scores_a_checkpoint(checkpoint: Path, scenes: Path, capsys: py
     found = json.loads(capsys.readouterr().out)
     assert found["split"] == "val"
     assert found["scores"]["images"] == 2
+
+
+def test_a_checkpoint_has_its_post_processing_on_the_cpu(
+    checkpoint: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main(f"evaluate {checkpoint} --data {scenes} --post-processing gpu") == 2
+    assert "is a checkpoint, which is scored with post-processing on the CPU" in complaint(capsys)
 
 
 def test_an_altered_checkpoint_is_refused(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

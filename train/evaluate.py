@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..runtime.bundle import Bundle
 from ..runtime.captioning import CaptionOptions
 from ..runtime.errors import UsageError
 from ..runtime.model import Model, load
@@ -87,6 +86,7 @@ def evaluate(
     caption: CaptionOptions | None = None,
     progress: Callable[[int, int], None] | None = None,
     caption_decoder: str | None = None,
+    post_processing: str | None = None,
 ) -> Evaluation:
     """Score a checkpoint (with torch) or a bundle (without) on a data set in COCO's layout.
 
@@ -99,13 +99,14 @@ def evaluate(
         caption: How captions are searched for.
         progress: Called with images done and images in all.
         caption_decoder: What writes captions, as in `load`; for a bundle.
+        post_processing: "gpu" or "cpu", as in `load`; a checkpoint has it on the CPU.
 
     Raises:
-        UsageError: If `path` is neither, or `limit` is not positive.
+        UsageError: If `path` is neither, `limit` is not positive, or post-processing is asked for where it cannot be.
         DatasetError: If the data set cannot be read, or has other classes than the model.
     """
     dataset = CocoDataset.open(data, split=split, role="val")
-    with _open_model(Path(path), backend, precision, threads, caption_decoder) as model:
+    with _open_model(Path(path), backend, precision, threads, caption_decoder, post_processing) as model:
         return score_model(model, dataset, limit, caption, progress, str(path))
 
 
@@ -176,12 +177,15 @@ def score_model(
 
 
 def _open_model(
-    path: Path, backend: str, precision: str, threads: int | None, caption_decoder: str | None
+    path: Path,
+    backend: str,
+    precision: str,
+    threads: int | None,
+    caption_decoder: str | None,
+    post_processing: str | None,
 ) -> AbstractContextManager[Model]:
     if (path / "bundle.json").is_file():
-        return load(
-            Bundle.open(path), backend=backend, precision=precision, threads=threads, caption_decoder=caption_decoder
-        )
+        return load(path, backend, precision, threads, caption_decoder, post_processing=post_processing)
     if not path.exists():
         raise UsageError(f"{path}: does not exist; expected the folder of a checkpoint or a bundle")
     # Looked for here, so that a wrong folder is told from a right one where torch is not installed.
@@ -189,6 +193,10 @@ def _open_model(
         raise UsageError(
             f"{path}: is neither a checkpoint nor a bundle (no checkpoint.json or bundle.json in it); "
             "expected a folder written by yolor-edge train or yolor-edge export"
+        )
+    if post_processing == "gpu":
+        raise UsageError(
+            f"{path}: is a checkpoint, which is scored with post-processing on the CPU; export a bundle of it"
         )
     from .checkpoint import Checkpoint
     from .torch_backend import torch_model

@@ -120,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     from . import (
         commands_build,
+        commands_compare,
         commands_diff,
         commands_doctor,
         commands_export,
@@ -136,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
             _add_verify,
             commands_diff.add,
         ),
-        *(commands_run.add, _add_bench, commands_doctor.add, _add_inspect, _add_demo),
+        *(commands_run.add, _add_bench, commands_compare.add, commands_doctor.add, _add_inspect, _add_demo),
     ):
         add(commands)
     return parser
@@ -331,6 +332,7 @@ def _add_verify(commands: Any) -> None:
     parser.add_argument("--backend", metavar="NAME", help="only this backend (default: all that are installed)")
     parser.add_argument("--precision", metavar="P", help="only this precision (default: all that the bundle holds)")
     parser.add_argument("--threads", type=int, metavar="T", help="CPU threads (default: all cores)")
+    _add_post_processing(parser)
     parser.add_argument("--each", action="store_true", help="show every input, not only the worst of each stage")
     _add_build_if_missing(parser)
     _add_json(parser)
@@ -536,7 +538,17 @@ def _add_backend(parser: argparse.ArgumentParser) -> None:
         help="of a bundle's graphs: fp32, fp16, int8, or auto, which the bundle recommends (default: fp32)",
     )
     parser.add_argument("--threads", type=int, metavar="T", help="CPU threads of a bundle (default: all cores)")
+    _add_post_processing(parser)
     _add_build_if_missing(parser)
+
+
+def _add_post_processing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--post-processing",
+        choices=("gpu", "cpu"),
+        help="where pictures are letterboxed and answers made of the network's outputs; the answers are the same "
+        "(default: gpu with the TensorRT backends, cpu with the others)",
+    )
 
 
 def _add_build_if_missing(parser: argparse.ArgumentParser) -> None:
@@ -552,7 +564,8 @@ def _backend(arguments: argparse.Namespace) -> dict[str, Any]:
         from .missing_engines import build_as_asked
 
         build_as_asked(arguments, _say)
-    return {"backend": arguments.backend, "precision": arguments.precision, "threads": arguments.threads}
+    names = ("backend", "precision", "threads", "post_processing")
+    return {name: getattr(arguments, name) for name in names}
 
 
 def _add_caption(parser: argparse.ArgumentParser) -> None:

@@ -69,31 +69,19 @@ def _build(arguments: argparse.Namespace) -> int:
             frozen=arguments.frozen,
             progress=cli._say,
         )
-    _measure_captions(built, arguments, cli._say)
+    _choose_captions(built, arguments, cli._say)
     return cli._print(arguments, {"engines": [engine.to_json() for engine in built]}, _table(built))
 
 
-def _measure_captions(built: Sequence[BuiltEngine], arguments: argparse.Namespace, say: Callable[[str], None]) -> None:
+def _choose_captions(built: Sequence[BuiltEngine], arguments: argparse.Namespace, say: Callable[[str], None]) -> None:
     """Find out which caption decoder is fastest on the GPU here, if there is one and anything new was built."""
-    from .runtime.cuda_device import cuda_device
-
-    if cuda_device() is None or not any(one.is_new for one in built):
-        return
-    from .benchmarks.caption_choice import choose_caption_decoder
-    from .runtime.backends import BACKENDS
+    from .benchmarks.caption_choice import choose_after_build
+    from .runtime.backends import backend_of_flavour
     from .runtime.bundle import Bundle
-    from .runtime.errors import YolorEdgeError
 
-    flavour = built[0].engine.record.flavour
-    backend = next(name for name, entry in BACKENDS.items() if entry.flavour == flavour)
-    try:
-        bundle = Bundle.open(arguments.bundle)
-        choice = choose_caption_decoder(bundle, backend, arguments.precision, beam_size=arguments.beam, progress=say)
-    except YolorEdgeError as error:  # the engines are there all the same
-        say(f"captions: which decoder is fastest here was not measured ({error})")
-    else:
-        if choice is not None:
-            say(f"captions: {choice.decoder} is the fastest on {choice.device}, and used there from now on")
+    backend = backend_of_flavour(built[0].engine.record.flavour)
+    is_new = any(one.is_new for one in built)
+    choose_after_build(Bundle.open(arguments.bundle), backend, arguments.precision, arguments.beam, say, is_new)
 
 
 def _table(built: Sequence[BuiltEngine]) -> str:

@@ -21,6 +21,7 @@ class BackendEntry:
     Attributes:
         module: Imported when the backend is asked for; has `open_graph(path, threads)`, or for one that runs engines
             `open_parts(bundle, parts, precision, flavour)`.
+        package: Imported by it.
         extra: What to install for it.
         int8_dialect: Of `bundle.INT8_DIALECTS`, the one it runs fast.
         flavour: Of the engines it runs, "tensorrt" or "tensorrt_rtx"; empty for one that reads graphs as they are.
@@ -28,6 +29,7 @@ class BackendEntry:
     """
 
     module: str
+    package: str
     extra: str
     int8_dialect: str
     flavour: str = ""
@@ -38,11 +40,15 @@ class BackendEntry:
 MOST_THREADS = 64
 
 BACKENDS = {
-    "onnxruntime": BackendEntry(".onnxruntime_backend", "onnxruntime", "u8s8"),
-    "openvino": BackendEntry(".openvino_backend", "openvino", "s8s8"),
-    "onnxruntime-cuda": BackendEntry(".onnxruntime_cuda_backend", "onnxruntime-gpu", "s8s8", needs_gpu=True),
-    "tensorrt": BackendEntry(".tensorrt_backend", "tensorrt", "s8s8", "tensorrt", needs_gpu=True),
-    "tensorrt-rtx": BackendEntry(".tensorrt_backend", "tensorrt-rtx", "s8s8", "tensorrt_rtx", needs_gpu=True),
+    "onnxruntime": BackendEntry(".onnxruntime_backend", "onnxruntime", "onnxruntime", "u8s8"),
+    "openvino": BackendEntry(".openvino_backend", "openvino", "openvino", "s8s8"),
+    "onnxruntime-cuda": BackendEntry(
+        ".onnxruntime_cuda_backend", "onnxruntime", "onnxruntime-gpu", "s8s8", needs_gpu=True
+    ),
+    "tensorrt": BackendEntry(".tensorrt_backend", "tensorrt", "tensorrt", "s8s8", "tensorrt", needs_gpu=True),
+    "tensorrt-rtx": BackendEntry(
+        ".tensorrt_backend", "tensorrt_rtx", "tensorrt-rtx", "s8s8", "tensorrt_rtx", needs_gpu=True
+    ),
 }
 
 
@@ -83,6 +89,11 @@ def backend_entry(backend: str) -> BackendEntry:
     if backend not in BACKENDS:
         raise UsageError(f"unknown backend {backend!r}; the backends are {', '.join(BACKENDS)}")
     return BACKENDS[backend]
+
+
+def backend_of_flavour(flavour: str) -> str:
+    """The name of the backend that runs the engines of a flavour, "tensorrt" or "tensorrt_rtx"."""
+    return next(name for name, entry in BACKENDS.items() if entry.flavour == flavour)
 
 
 def open_graphs(

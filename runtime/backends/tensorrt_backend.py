@@ -12,6 +12,8 @@ import contextlib
 import math
 import threading
 import warnings
+import weakref
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -43,6 +45,9 @@ _DTYPES = {
 }
 # The names that free axes have in a bundle are not in an engine.
 _FREE = "?"
+# How an engine's work gets to the GPU, for a report.
+_CAPTURED, _NOT_YET, _FREE_SHAPES = "captured", "not captured yet", "not captured: shapes are free"
+_BY_ITSELF = "captured by TensorRT for RTX itself"
 
 
 def open_parts(
@@ -95,9 +100,6 @@ def find_part(bundle: Bundle, part: str, precision: str, flavour: str, module: M
 class _Loaded:
     """A deserialised engine on a GPU, shared by a graph and its clones; freed with the last of them.
 
-    Attributes:
-        facts: What a report should say of it.
-
     Raises:
         BackendError: If it does not load; the device is closed then.
     """
@@ -107,14 +109,9 @@ class _Loaded:
         self.is_rtx = engine.record.flavour == "tensorrt_rtx"
         self.name = engine.path.name
         self.complaints = Complaints()
-        self.facts: dict[str, str] = {
-            "engine": self.name,
-            "device": device.info.name,
-            "binding": device.binding,
-            "cuda_graph": "not captured yet",
-        }
         self._users = 0
         self._lock = threading.Lock()
+        self._lanes: weakref.WeakSet[_Lane] = weakref.WeakSet()
         self._caches: Any = None
         self._cached_bytes = 0
         try:
@@ -129,6 +126,28 @@ class _Loaded:
         except BaseException:
             self._forget()
             raise
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What a report should say of it: its name, the device, and how its work gets there."""
+        with self._lock:
+            lanes = list(self._lanes)
+        states = [lane.launching for lane in lanes if lane.has_run] or [lane.launching for lane in lanes]
+        counts = Counter(sorted(states))
+        told = ", ".join(
+            counts if len(counts) < 2 else (f"{n} of {len(states)} {state}" for state, n in counts.items())
+        )
+        return {
+            "engine": self.name,
+            "device": self.device.info.name,
+            "binding": self.device.binding,
+            "cuda_graph": told or _NOT_YET,
+        }
+
+    def add(self, lane: _Lane) -> None:
+        """Let the facts tell of a lane as long as it is there."""
+        with self._lock:
+            self._lanes.add(lane)
 
     def use(self) -> None:
         """One more user."""
@@ -194,7 +213,6 @@ class _Loaded:
         rtx = cast(Any, self.module)
         config = cast(Any, self.plan).create_runtime_config()
         config.cuda_graph_strategy = rtx.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-        self.facts["cuda_graph"] = "captured by TensorRT for RTX itself"
         self._caches = config.create_runtime_cache()
         with contextlib.suppress(OSError):  # there is none yet
             content = self._runtime_cache_file.read_bytes()
@@ -296,7 +314,7 @@ class TensorrtGraph:
     @property
     def facts(self) -> Mapping[str, str]:
         """What a report should say: engine, device, whether its launches are captured."""
-        return {} if self._loaded is None else dict(self._loaded.facts)
+        return {} if self._loaded is None else self._loaded.facts
 
     def clone(self) -> TensorrtGraph:
         """Another execution context with stream and buffers of its own, on the same engine.
@@ -416,7 +434,11 @@ class TensorrtGraph:
 
 
 class _Lane:
-    """One profile of an engine at work: an execution context, the memory of its tensors, and its captured launches."""
+    """One profile of an engine at work: an execution context, the memory of its tensors, and its captured launches.
+
+    Attributes:
+        launching: How its work gets to the GPU, in words.
+    """
 
     def __init__(
         self,
@@ -437,8 +459,7 @@ class _Lane:
         self._captured_at: dict[str, int] = {}
         self._runs = 0
         self._cannot_capture = loaded.is_rtx or not self._is_fixed
-        if not self._is_fixed:
-            loaded.facts["cuda_graph"] = "not captured: shapes are free"
+        self.launching = _BY_ITSELF if loaded.is_rtx else _NOT_YET if self._is_fixed else _FREE_SHAPES
         self._context: tensorrt.IExecutionContext | None = loaded.context()
         try:
             with self._device.current():
@@ -452,6 +473,12 @@ class _Lane:
         except BaseException:
             self.close()
             raise
+        loaded.add(self)
+
+    @property
+    def has_run(self) -> bool:
+        """Whether it was ever put to work."""
+        return self._runs > 0
 
     @property
     def _running(self) -> tensorrt.IExecutionContext:
@@ -562,7 +589,7 @@ class _Lane:
             if isinstance(error, CudaError) and error.code == OUT_OF_MEMORY:
                 raise
             self._cannot_capture = True
-            self._loaded.facts["cuda_graph"] = f"not captured: {one_line(error)}"
+            self.launching = f"not captured: {one_line(error)}"
             warnings.warn(
                 f"{self._loaded.name}: runs without a CUDA graph, with more time for every launch ({one_line(error)})",
                 RuntimeWarning,
@@ -570,7 +597,7 @@ class _Lane:
             )
         else:
             self._captured_at = dict(self._addresses)
-            self._loaded.facts["cuda_graph"] = "captured"
+            self.launching = _CAPTURED
 
     def _allocate(self) -> None:
         """Memory for every tensor at its largest, in which it is staged on the host too, but for GPUs that share it."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ from ..spec import ModelSpec
 from . import kernel_parameters, launches
 from .device import CapturedGraph, Stream
 from .kernel_set import Exchange, KernelSet, PictureTables
-from .launches import Detections, Head
+from .launches import Detections, Head, Ranking
 
 _FLOATS = ("float32", "float16")
 _WHOLE = {"cells": ("int32",), "semantic_map": ("uint8",)}
@@ -62,6 +62,8 @@ class DeviceVision:
         BackendMissingError: If there is no compiler for the kernels.
         BackendError: If the graph is not one for the kernels, they do not compile, or the device has no memory left.
     """
+
+    post_processing: ClassVar[str] = "gpu"
 
     def __init__(self, spec: ModelSpec, graph: DeviceGraph, image: bytes | None = None):
         complaints = device_complaints(spec, graph)
@@ -449,6 +451,7 @@ class DeviceSlot:
 
     def _resize(self, placed: Letterbox) -> None:
         """Be ready for pictures of another size."""
+        launches.check_picture(placed.image_size)
         self._forget_stages()
         if self._tables is not None:
             self._tables.close()
@@ -498,9 +501,13 @@ class _BoxMemory:
         classes, columns = class_logits.shape
         self._spec = spec
         self.max_detections = max_detections
+        shape = (classes, columns, spec.cells, MAX_CANDIDATES)
+        ranks, compacted = Ranking.sizes(*shape)
         sizes = {
             "candidates": 8 * classes * columns,
+            "compacted": compacted,
             "count": 16,
+            "ranks": ranks,
             "is_wanted": columns,
             "column_of_cell": 4 * spec.cells,
             "boxes": 16 * columns,
@@ -520,6 +527,7 @@ class _BoxMemory:
             self._memory.close()
             raise
         self.detections = Detections(self.found.address, max_detections)
+        self._ranking = Ranking.at(self._address("ranks"), self._address("compacted"), *shape)
         self.cleared = self._address("count")
         self.cleared_bytes = self._at["column_of_cell"] - self._at["count"]
 
@@ -528,8 +536,10 @@ class _BoxMemory:
     ) -> list[launches.Launch | None]:
         """In their order; None is where `cleared` is set to zero."""
         assert placed is not None
-        spec = self._spec
+        spec, ranking = self._spec, self._ranking
         of_cell = self._address("column_of_cell") if cells else 0
+        candidates, count = self._address("candidates"), self._address("count")
+        ranked = [] if ranking is None else launches.rank_candidates(candidates, count, ranking, MAX_CANDIDATES)
         return [
             None,
             launches.collect_candidates(
@@ -537,17 +547,18 @@ class _BoxMemory:
                 cells,
                 spec.cells,
                 request.limits.score,
-                self._address("candidates"),
-                self._address("count"),
+                candidates,
+                count,
                 self._address("is_wanted"),
                 of_cell,
             ),
+            *ranked,
             launches.decode_cells(
                 box_bins, cells, self._address("is_wanted"), self._address("boxes"), spec.strides, spec.input_size
             ),
             launches.select_boxes(
-                self._address("candidates"),
-                self._address("count"),
+                candidates,
+                count,
                 self._address("boxes"),
                 of_cell,
                 self._address("kept"),
@@ -558,6 +569,7 @@ class _BoxMemory:
                 MAX_CANDIDATES,
                 request.limits.iou,
                 request.class_agnostic,
+                ranking,
             ),
         ]
 

@@ -16,6 +16,7 @@ import glob
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -32,6 +33,9 @@ SOURCES = Path(__file__).resolve().parents[1] / "csrc"
 ENTRY = SOURCES / "cuda" / "kernels.cu"
 # No multiplication is fused with an addition, so that results are those of the CPU's kernels.
 OPTIONS = ("--fmad=false", "--std=c++17")
+
+
+GIVEN = "YOLOR_EDGE_CUDA_KERNELS"
 
 
 class Compiler(Protocol):
@@ -63,12 +67,12 @@ def kernel_image(compute_capability: str, cache: Path | None = None, compiler: C
         BackendMissingError: If there is no compiler.
         BackendError: If it fails, or the file that YOLOR_EDGE_CUDA_KERNELS names cannot be read.
     """
-    given = os.environ.get("YOLOR_EDGE_CUDA_KERNELS")
+    given = os.environ.get(GIVEN)
     if given and compiler is None:
         try:
             return Path(given).read_bytes()
         except OSError as error:
-            raise BackendError(f"YOLOR_EDGE_CUDA_KERNELS={given}: cannot be read ({error.strerror})") from error
+            raise BackendError(f"{GIVEN}={given}: cannot be read ({error.strerror})") from error
     chosen = compiler or find_compiler()
     folder = cache or cache_folder()
     key = hashlib.sha256(f"{source_digest()} {' '.join(OPTIONS)} {chosen.name}".encode()).hexdigest()[:16]
@@ -117,8 +121,49 @@ def find_compiler() -> Compiler:
         return Nvcc(nvcc)
     raise BackendMissingError(
         "the GPU's kernels are compiled when first used, and there is neither NVRTC nor nvcc: "
-        'pip install "yolor-edge[cuda]", or install the CUDA toolkit; load(..., post_processing="cpu") does without'
+        'pip install "yolor-edge[cuda]", or install the CUDA toolkit; post-processing on the CPU does without '
+        '(--post-processing cpu, or load(..., post_processing="cpu"))'
     )
+
+
+@dataclass(frozen=True)
+class FoundCompiler:
+    """A compiler of this machine.
+
+    Attributes:
+        name: With its version.
+        path: Of the library or the program.
+    """
+
+    name: str
+    path: str
+
+
+def compilers_here() -> tuple[FoundCompiler, ...]:
+    """NVRTC and nvcc, as far as they are there and answer, the one that is used first."""
+    found = []
+    for library in _nvrtc_libraries():
+        with contextlib.suppress(OSError, AttributeError, BackendError):  # it is none, or a broken one
+            found.append(FoundCompiler(Nvrtc(library).name, _path_of_library(library)))
+            break
+    nvcc = find_nvcc()
+    if nvcc is not None:
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            release = re.search(r"release ([\d.]+)", _run([nvcc, "--version"]).stdout)
+            found.append(FoundCompiler(f"nvcc {release[1] if release else 'of unknown version'}", nvcc))
+    return tuple(found)
+
+
+def _path_of_library(library: str) -> str:
+    """Where a library that is loaded lies, which the system found by its name."""
+    if "/" in library:
+        return library
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines():
+            path = line.partition("/")
+            if path[1] and Path(path[2]).name.startswith(library):
+                return f"/{path[2]}"
+    return library
 
 
 def find_nvcc() -> str | None:

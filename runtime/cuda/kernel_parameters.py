@@ -7,13 +7,16 @@ from ctypes import c_double, c_float, c_int32, c_int64, c_void_p
 
 import numpy as np
 
+# Counts and indices are 32 bits, with room for the steps of loops.
+MOST_COUNTED = (1 << 31) - (1 << 20)
 MOST_LEVELS = 8
 MOST_CHANNELS = 256
 MOST_CLASSES = 256
 
-# Bytes of `Tap` and `AxisSample`.
+# Bytes of `Tap`, `AxisSample` and `RankState`.
 TAP_BYTES = 16
 SAMPLE_BYTES = 12
+RANK_STATE_BYTES = 32
 
 # `Summary`, the first of what the host reads.
 SUMMARY = np.dtype(
@@ -106,6 +109,35 @@ class CollectParameters(ctypes.Structure):
     ]
 
 
+class RankParameters(ctypes.Structure):
+    """Of rank_candidates."""
+
+    _fields_ = [
+        ("candidates", c_void_p),
+        ("count", c_void_p),
+        ("state", c_void_p),
+        ("histogram", c_void_p),
+        ("rank", c_int32),
+        ("capacity", c_int32),
+        ("index_bits", c_int32),
+        ("shift", c_int32),
+        ("is_first", c_int32),
+    ]
+
+
+class CompactParameters(ctypes.Structure):
+    """Of compact_candidates."""
+
+    _fields_ = [
+        ("candidates", c_void_p),
+        ("count", c_void_p),
+        ("state", c_void_p),
+        ("compacted", c_void_p),
+        ("capacity", c_int32),
+        ("index_bits", c_int32),
+    ]
+
+
 class DecodeParameters(ctypes.Structure):
     """Of decode_cells."""
 
@@ -131,6 +163,8 @@ class SelectParameters(ctypes.Structure):
     _fields_ = [
         ("candidates", c_void_p),
         ("count", c_void_p),
+        ("compacted", c_void_p),
+        ("ranks", c_void_p),
         ("boxes", c_void_p),
         ("column_of_cell", c_void_p),
         ("kept_boxes", c_void_p),
@@ -154,6 +188,7 @@ class SelectParameters(ctypes.Structure):
         ("max_detections", c_int32),
         ("max_candidates", c_int32),
         ("class_agnostic", c_int32),
+        ("capacity", c_int32),
         ("iou_threshold", c_float),
     ]
 

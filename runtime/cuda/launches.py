@@ -14,20 +14,47 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..backends.base import Array
+from ..errors import UsageError
 from ..preprocess import Letterbox, PreprocessRule
 from . import kernel_parameters as parameters
-from .kernel_parameters import SAMPLE_BYTES, TAP_BYTES
+from .kernel_parameters import MOST_COUNTED, RANK_STATE_BYTES, SAMPLE_BYTES, TAP_BYTES
 
-# As in csrc/cuda/boxes.cuh, masks.cuh and semantic.cuh.
+# As in csrc/cuda/boxes.cuh, ranking.cuh, masks.cuh and semantic.cuh.
 _COLLECT_THREADS, _COLLECT_ITEMS = 256, 8
 _DECODE_COLUMNS = 64
+_RANK_THREADS, _RANK_ITEMS, _RANK_DIGIT = 256, 8, 11
 _SELECT_THREADS = 512
+_MASK_TILE = (32, 64)
 _MASK_THREADS = 256
 _LEADER_POINTS, _LEADER_GROUPS = 32, 8
 _SEMANTIC_THREADS = 64
 
+# What every GPU takes.
+_MOST_BLOCKS = ((1 << 31) - 1, 65535, 65535)
+
 LAYOUTS = {"interleaved": 0, "nv12": 1, "yuyv": 2}
 Extent = tuple[int, int, int]
+_OTHER_SIDE = "take post-processing on the CPU"
+
+
+def check_count(what: str, count: int) -> None:
+    """Refuse what the kernels, which count in 32 bits, would lose count of.
+
+    Raises:
+        UsageError: If it is too much.
+    """
+    if count > MOST_COUNTED:
+        raise UsageError(f"{what}: {count} are too many for the GPU's kernels, at most {MOST_COUNTED}; {_OTHER_SIDE}")
+
+
+def check_picture(image_size: tuple[int, int]) -> None:
+    """Refuse a picture of too many bytes, (height, width), in three channels.
+
+    Raises:
+        UsageError: If it has too many.
+    """
+    height, width = image_size
+    check_count(f"bytes of a picture of {height}x{width} pixels", 3 * height * width)
 
 
 @dataclass(frozen=True)
@@ -39,12 +66,19 @@ class Launch:
         grid: Blocks along x, y, z.
         block: Threads of a block along x, y, z.
         parameters: What it takes.
+
+    Raises:
+        UsageError: If there are more blocks than a GPU takes.
     """
 
     name: str
     grid: Extent
     block: Extent
     parameters: ctypes.Structure
+
+    def __post_init__(self) -> None:
+        if any(count > most for count, most in zip(self.grid, _MOST_BLOCKS, strict=True)):
+            raise UsageError(f"{self.name}: {self.grid} blocks are too many for a GPU; {_OTHER_SIDE}")
 
 
 @dataclass(frozen=True)
@@ -141,6 +175,7 @@ class Detections:
 
 def fill_taps(taps: int, length_in: int, length_out: int) -> Launch:
     """What the letterbox reads along one axis, (length_out,) `Tap`."""
+    check_count("pixels in a row or column of the picture", length_in)
     return _line("fill_taps", length_out, parameters.TapsParameters(taps, length_in, length_out))
 
 
@@ -170,6 +205,8 @@ def letterbox(
 ) -> Launch:
     """A picture into the network's input; `rows` and `columns` are the taps."""
     height, width = rule.input_size
+    check_picture(placed.image_size)
+    check_count("pixels of the network's input", height * width)
     resized_height, resized_width = resized_size(placed)
     filled = parameters.LetterboxParameters(
         image=image,
@@ -211,6 +248,7 @@ def collect_candidates(
 ) -> Launch:
     """Pairs of class and cell above the threshold; `cells` is 0 where the columns are all cells."""
     classes, columns = logits.shape
+    check_count("pairs of a class and a cell", classes * max(columns, grid_cells))
     filled = parameters.CollectParameters(
         logits=logits.address,
         cells=cells,
@@ -249,6 +287,7 @@ def decode_cells(
 ) -> Launch:
     """Boxes (columns, 4) of the columns that have a candidate, in pixels of the input."""
     rows, columns = box_bins.shape
+    check_count("logits of the boxes' sides", rows * columns)
     filled = parameters.DecodeParameters(
         box_bins=box_bins.address,
         cells=cells,
@@ -264,6 +303,74 @@ def decode_cells(
         is_half=box_bins.is_half,
     )
     return Launch("decode_cells", (_ceil(columns, _DECODE_COLUMNS), 1, 1), (_DECODE_COLUMNS, 4, 1), filled)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Where the best candidates are singled out, if they are more than `select_boxes` should look through itself.
+
+    Attributes:
+        state: Address of `state_bytes` bytes that are zero before each picture.
+        compacted: Address of room for `capacity` candidates.
+        capacity: Candidates singled out at most, and no fewer than are to be looked at.
+        pairs: Candidates there may be.
+        index_bits: Of the number of a pair.
+    """
+
+    state: int
+    compacted: int
+    capacity: int
+    pairs: int
+    index_bits: int
+
+    @classmethod
+    def sizes(cls, classes: int, columns: int, grid_cells: int, max_candidates: int) -> tuple[int, int]:
+        """Bytes of the state and of the candidates; zeros where it is never needed."""
+        one = cls.at(0, 0, classes, columns, grid_cells, max_candidates)
+        return (0, 0) if one is None else (RANK_STATE_BYTES + one.passes * _RANK_BYTES, 8 * one.capacity)
+
+    @classmethod
+    def at(
+        cls, state: int, compacted: int, classes: int, columns: int, grid_cells: int, max_candidates: int
+    ) -> Ranking | None:
+        """One for heads of this shape; None where there cannot be so many candidates."""
+        # Twice as many as are looked at: mostly a digit less has to be told apart for it.
+        capacity = 2 * max(max_candidates, 1)
+        if classes * columns <= capacity:
+            return None
+        return cls(state, compacted, capacity, classes * columns, max(classes * grid_cells - 1, 1).bit_length())
+
+    @property
+    def passes(self) -> int:
+        """Digits of a candidate's key."""
+        return _ceil(32 + self.index_bits, _RANK_DIGIT)
+
+
+_RANK_BYTES = 4 << _RANK_DIGIT  # of a pass's histogram
+
+
+def rank_candidates(candidates: int, count: int, ranking: Ranking, max_candidates: int) -> list[Launch]:
+    """The passes that find the last of the best candidates, and the one that gathers those up to it."""
+    check_count("candidates", 2 * max_candidates)
+    grid = (_ceil(ranking.pairs, _RANK_THREADS * _RANK_ITEMS), 1, 1)
+    found = []
+    for number in range(ranking.passes):
+        filled = parameters.RankParameters(
+            candidates=candidates,
+            count=count,
+            state=ranking.state,
+            histogram=ranking.state + RANK_STATE_BYTES + number * _RANK_BYTES,
+            rank=max(max_candidates, 1),
+            capacity=ranking.capacity,
+            index_bits=ranking.index_bits,
+            shift=_RANK_DIGIT * (ranking.passes - 1 - number),
+            is_first=number == 0,
+        )
+        found.append(Launch("rank_candidates", grid, (_RANK_THREADS, 1, 1), filled))
+    filled = parameters.CompactParameters(
+        candidates, count, ranking.state, ranking.compacted, ranking.capacity, ranking.index_bits
+    )
+    return [*found, Launch("compact_candidates", grid, (_RANK_THREADS, 1, 1), filled)]
 
 
 def kept_bytes(max_detections: int) -> int:
@@ -284,11 +391,19 @@ def select_boxes(
     max_candidates: int,
     iou_threshold: float,
     class_agnostic: bool,
+    ranking: Ranking | None = None,
 ) -> Launch:
     """The best boxes into `found`, which has room for `max_detections`; `column_of_cell` is 0 without `cells`."""
+    check_picture(placed.image_size)
+    height, width = placed.image_size
+    tiles = _ceil(height, _MASK_TILE[0]) * _ceil(width, _MASK_TILE[1])
+    check_count(f"portions of {max_detections} masks in a picture of {height}x{width} pixels", max_detections * tiles)
+    check_count("coordinates of boxes", 5 * max_detections)
     filled = parameters.SelectParameters(
         candidates=candidates,
         count=count,
+        compacted=0 if ranking is None else ranking.compacted,
+        ranks=0 if ranking is None else ranking.state,
         boxes=boxes,
         column_of_cell=column_of_cell,
         kept=kept,
@@ -312,6 +427,7 @@ def select_boxes(
         max_detections=max_detections,
         max_candidates=max_candidates,
         class_agnostic=class_agnostic,
+        capacity=0 if ranking is None else ranking.capacity,
         iou_threshold=iou_threshold,
     )
     return Launch("select_boxes", (1, 1, 1), (_SELECT_THREADS, 1, 1), filled)
@@ -329,6 +445,8 @@ def fill_masks(
 ) -> Launch:
     """All masks one after the other into `tiles`, or nothing where they do not fit; `blocks` at once."""
     channels, grid_height, grid_width = prototypes.shape
+    check_count("points of the prototypes", grid_height * grid_width)
+    check_count("columns of the mask coefficients", coefficients.shape[1])
     filled = parameters.MaskParameters(
         summary=found.address,
         prototypes=prototypes.address,
@@ -357,6 +475,8 @@ def fill_semantic(
     """The semantic map (H, image_width) uint8; `leaders` holds an int32 a point of the grid."""
     classes, grid_height, grid_width = logits.shape
     points = grid_height * grid_width
+    check_count("points of the semantic map's grid", points)
+    check_count("pixels in a row of the picture", image_width)
     first = Launch(
         "find_leaders",
         (_ceil(points, _LEADER_POINTS), 1, 1),
@@ -388,6 +508,7 @@ def resample_map(
 ) -> Launch:
     """A map that the graph made, (h, input_width) uint8, cut and resized to the image."""
     height, width = image_size
+    check_picture(image_size)
     filled = parameters.ResampleParameters(source, rows, columns, semantic_map, input_width, height, width)
     return Launch("resample_map", (_ceil(width, 32), _ceil(height, 8), 1), (32, 8, 1), filled)
 
@@ -398,6 +519,7 @@ def tap_bytes(pixels: int) -> int:
 
 
 def _line(name: str, threads: int, filled: ctypes.Structure) -> Launch:
+    check_count("pixels in a row or column", threads)
     return Launch(name, (_ceil(threads, 256), 1, 1), (256, 1, 1), filled)
 
 

@@ -16,6 +16,7 @@ from yolor_edge.benchmarks.bench import bench
 from yolor_edge.benchmarks.measure import STAGES, Measurement, Picture, Run, WarmUp, measure
 from yolor_edge.benchmarks.report import Report
 from yolor_edge.runtime import UsageError, load
+from yolor_edge.runtime.backends import BACKENDS
 from yolor_edge.runtime.bundle import Bundle
 from yolor_edge.runtime.errors import ImageError
 from yolor_edge.runtime.images import write_image
@@ -270,6 +271,17 @@ def test_a_caption_of_one_token_has_no_time_per_token(tiny_bundle: Bundle, pictu
     assert found.runs[0].caption_tokens == 1
     assert found.samples("caption_per_token") == []
     assert len(found.samples("caption_first_token")) == 2
+
+
+def test_a_backend_is_imported_under_the_name_of_its_package(
+    tiny_bundle: Bundle, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(BACKENDS, "abacus", BACKENDS["onnxruntime"])
+    load(tiny_bundle, threads=1).close()  # which imports the package
+    report = bench(tiny_bundle, tmp_path, pictures, 1, backend="abacus", threads=1, warmup=QUICK)
+    assert report.cold["first_load_imports_backend"] is False
+    assert report.protocol["post_processing"] == "cpu"
+    assert "| pre- and post-processing | on the CPU |" in report.markdown()
 
 
 def test_arguments_and_files_that_cannot_be_used(tiny_bundle: Bundle, pictures: Path, tmp_path: Path) -> None:

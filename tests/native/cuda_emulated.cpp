@@ -7,8 +7,9 @@
     of(fill_taps, TapsParameters) of(fill_axis, AxisParameters) of(fill_nearest, NearestParameters) \
         of(letterbox, LetterboxParameters) of(resample_map, ResampleParameters)                     \
             of(collect_candidates, CollectParameters) of(decode_cells, DecodeParameters)            \
-                of(select_boxes, SelectParameters) of(fill_masks, MaskParameters)                   \
-                    of(find_leaders, LeadersParameters) of(fill_semantic, SemanticParameters)
+                of(rank_candidates, RankParameters) of(compact_candidates, CompactParameters)       \
+                    of(select_boxes, SelectParameters) of(fill_masks, MaskParameters)               \
+                        of(find_leaders, LeadersParameters) of(fill_semantic, SemanticParameters)
 
 #define fill_taps emulated_fill_taps
 #define fill_axis emulated_fill_axis
@@ -17,6 +18,8 @@
 #define resample_map emulated_resample_map
 #define collect_candidates emulated_collect_candidates
 #define decode_cells emulated_decode_cells
+#define rank_candidates emulated_rank_candidates
+#define compact_candidates emulated_compact_candidates
 #define select_boxes emulated_select_boxes
 #define fill_masks emulated_fill_masks
 #define find_leaders emulated_find_leaders
@@ -29,6 +32,8 @@
 #undef resample_map
 #undef collect_candidates
 #undef decode_cells
+#undef rank_candidates
+#undef compact_candidates
 #undef select_boxes
 #undef fill_masks
 #undef find_leaders

@@ -28,8 +28,9 @@
 #define __forceinline__ inline
 // In a section of their own, whose bounds the linker knows.
 #define __shared__ static __attribute__((section("emulated_shared")))
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 #define __syncthreads() emulator::barrier(__FILE__, __LINE__)
+#define __threadfence()
 
 struct Index3 {
     unsigned x, y, z;

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,8 @@ class FakeModel:
         hook: Called with each stage ("prepare", "infer", "finish", "caption") and the number of the picture.
         tasks: Of the model.
     """
+
+    post_processing: ClassVar[str] = "cpu"
 
     def __init__(self, hook: Hook = lambda stage, number: None, tasks: tuple[str, ...] = ("boxes", "caption")):
         self.hook = hook

@@ -12,6 +12,7 @@ import pytest
 from yolor_edge.runtime import doctor
 from yolor_edge.runtime.bundle import Bundle
 from yolor_edge.runtime.checks import Check
+from yolor_edge.runtime.cuda.kernel_image import GIVEN, FoundCompiler, compilers_here
 from yolor_edge.runtime.doctor import Diagnosis, examine, opencv_checks
 from yolor_edge.runtime.doctor_gpu import suiting_flavours
 from yolor_edge.runtime.installed_packages import PACKAGES, Found
@@ -50,6 +51,8 @@ def no_driver_and_no_display(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(f"{name}: cannot open shared object file")
 
     monkeypatch.setattr(ctypes, "CDLL", missing)
+    monkeypatch.setattr(doctor, "compilers_here", lambda: (FoundCompiler("NVRTC 12.9", "/lib/libnvrtc.so.12"),))
+    monkeypatch.delenv(GIVEN, raising=False)
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
 
@@ -273,6 +276,52 @@ def test_whatever_fails_is_a_line_and_the_others_follow(
     assert found.exit_code == 1
 
 
+def test_the_compiler_of_the_gpu_s_kernels(
+    packages: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "kernel compiler"
+    assert check(examine(root=tmp_path), name) == Check("gpu", name, "ok", "NVRTC 12.9 in /lib/libnvrtc.so.12")
+    monkeypatch.setattr(doctor, "compilers_here", tuple)
+    one = check(examine(root=tmp_path), name)
+    assert one == Check("gpu", name, "missing", "neither NVRTC nor nvcc; only for NVIDIA GPUs")
+    install_driver(monkeypatch, FakeDriver())
+    one = check(examine(root=tmp_path), name)
+    assert one.state == "missing"
+    assert one.found.startswith("neither NVRTC nor nvcc, one of which compiles the kernels")
+    assert one.cure.startswith('pip install "yolor-edge[cuda]" brings NVRTC')
+    assert one.cure.endswith("; --post-processing cpu does without")
+    monkeypatch.setenv(GIVEN, str(tmp_path / "kernels.fatbin"))
+    one = check(examine(root=tmp_path), name)
+    assert (one.state, one.found) == ("problem", f"{GIVEN} names {tmp_path}/kernels.fatbin, which cannot be read")
+    write(tmp_path, "kernels.fatbin")
+    assert check(examine(root=tmp_path), name).found == f"not needed: {GIVEN} names {tmp_path}/kernels.fatbin"
+
+
+def test_compilers_are_found_for_real() -> None:
+    for found in compilers_here():
+        assert found.name.startswith(("NVRTC ", "nvcc ")) and any(c.isdigit() for c in found.name)
+        assert Path(found.path).exists()
+
+
+def test_onnx_runtime_on_a_gpu(
+    packages: dict[str, Any], tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_driver(monkeypatch, FakeDriver(name=b"GTX 1080", capability=(6, 1)))  # too old for any TensorRT
+    found = examine(tiny_bundle.path, tmp_path)
+    assert check(found, "ONNX Runtime").state == "missing"
+    assert check(found, "ONNX Runtime").cure.endswith('then pip install "yolor-edge[onnxruntime-gpu]"')
+    assert check(found, "TensorRT").cure == "run the bundle on the CPU, or with --backend onnxruntime-cuda"
+    assert "--backend" not in found.next_commands[1]
+    packages["onnxruntime"]["offers"] = ("CUDAExecutionProvider", "CPUExecutionProvider")
+    found = examine(tiny_bundle.path, tmp_path)
+    one = check(found, "ONNX Runtime")
+    assert (one.state, one.found) == ("ok", "1.32.0 has its CUDA provider, for --backend onnxruntime-cuda")
+    assert " --backend onnxruntime-cuda --out answers" in found.next_commands[1]
+    packages.pop("onnxruntime")
+    one = check(examine(tiny_bundle.path, tmp_path), "ONNX Runtime")
+    assert (one.found, one.cure) == ("not installed", 'pip install "yolor-edge[onnxruntime-gpu]"')
+
+
 # Bundles.
 
 
@@ -332,9 +381,11 @@ def test_an_engine_that_fits(
     found = examine(own_bundle, tmp_path / "root")
     assert check(found, "vision fp32").state == "ok"
     assert not any(command.startswith("yolor-edge build") for command in found.next_commands)
-    monkeypatch.setattr(doctor, "BACKENDS", {**doctor.BACKENDS, "tensorrt-rtx": None})
     run = examine(own_bundle, tmp_path / "root").next_commands[1]
-    assert "--backend tensorrt-rtx --precision fp32" in run
+    assert "--backend tensorrt-rtx --precision fp32 --out" in run
+    monkeypatch.setattr(doctor, "compilers_here", tuple)
+    run = examine(own_bundle, tmp_path / "root").next_commands[1]
+    assert "--backend tensorrt-rtx --precision fp32 --post-processing cpu --out" in run
 
 
 def test_no_engine_that_fits_brings_the_command_that_builds_one(
@@ -352,7 +403,6 @@ def test_no_engine_that_fits_brings_the_command_that_builds_one(
     assert check(found, "engines").cure == f"build with: {build}"
     assert found.next_commands[0] == build
     assert found.exit_code == 0
-    monkeypatch.setattr(doctor, "BACKENDS", {**doctor.BACKENDS, "tensorrt-rtx": None})
     packages.pop("onnxruntime")  # engines run without it
     found = examine(own_bundle, tmp_path / "root")
     assert found.next_commands[0] == build

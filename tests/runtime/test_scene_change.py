@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from yolor_edge.runtime.preprocess import PixelLayout
 from yolor_edge.runtime.scene_change import CELL_LEVELS, CHANGED_SHARE, GRID, SceneChange, changed_share, grid_of
 
 
@@ -25,6 +26,20 @@ def test_another_scene_is_new_and_the_same_is_not() -> None:
     for seed in range(10):
         assert is_other(scene(seed), scene(seed + 1))
         assert not is_other(scene(seed), scene(seed))
+
+
+def test_a_camera_s_bytes_give_the_grid_of_their_colours() -> None:
+    """Both layouts, against OpenCV's conversion; means of pixels and pixels of means differ by rounding."""
+    image = scene(3, (96, 128))
+    y, u, v = np.split(np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420), np.uint8), [96, 120])
+    chroma = np.stack([u.reshape(48, 64), v.reshape(48, 64)], axis=2)
+    nv12 = np.concatenate([y, chroma.reshape(48, 128)])
+    yuyv = np.stack([y, np.repeat(chroma, 2, axis=0).reshape(96, 128)], axis=2)
+    for taken, code in ((nv12, cv2.COLOR_YUV2BGR_NV12), (yuyv, cv2.COLOR_YUV2BGR_YUYV)):
+        layout: PixelLayout = "nv12" if taken is nv12 else "yuyv"
+        colours = np.asarray(cv2.cvtColor(taken, code), np.uint8)
+        assert np.abs(grid_of(taken, layout) - grid_of(colours)).max() < 2
+        assert np.abs(grid_of(taken, layout) - grid_of(image)).max() < 6
 
 
 def test_noise_light_size_and_a_little_shift_are_no_other_scene() -> None:

@@ -122,6 +122,23 @@ def test_another_size_than_wanted_is_said(cameras: Callable[..., list[Any]]) -> 
     assert said == ["camera 0: gives 640x480, the nearest to 1280x720 that it has"]
 
 
+@pytest.mark.parametrize("index", [-1, 10_000, 1 << 40, "10000", "99999999999", "9" * 5000])
+def test_an_index_that_no_camera_has(index: int | str) -> None:
+    with pytest.raises(UsageError, match=r"camera -?\d{1,40}: cameras are numbered from 0 to 9999; yolor-edge doctor"):
+        open_source(index)
+
+
+@pytest.mark.parametrize("text", ["", "  "])
+def test_a_source_without_a_name(text: str) -> None:
+    with pytest.raises(UsageError, match="the source is empty; give an image, a folder, a glob, a video"):
+        open_source(text)
+
+
+def test_a_name_that_no_file_has() -> None:
+    with pytest.raises(UsageError, match=r"'a\\x00b': no file has such a name; give an image"):
+        open_source("a\0b")
+
+
 def test_a_device_is_its_camera(
     cameras: Callable[..., list[Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -295,6 +312,12 @@ def test_standard_input_that_ends_inside_a_frame(monkeypatch: pytest.MonkeyPatch
     first, last = open_source("-", CameraOptions((4, 6)))
     assert first.error is None
     assert last.error == "standard input: ends inside a frame, 62 bytes are missing; is --camera-size right?"
+
+
+def test_standard_input_that_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", Standard(b""))
+    (last,) = open_source("-", CameraOptions((4, 6)))
+    assert last.error == "standard input: ended before the first frame; pipe bare BGR frames of --camera-size into it"
 
 
 def test_standard_input_needs_a_size() -> None:

@@ -114,6 +114,33 @@ def test_a_stream_that_nobody_holds_any_more_ends() -> None:
     assert source.has_ended
 
 
+@pytest.mark.parametrize("ran", range(4))
+def test_a_thread_that_cannot_start_leaves_nothing_behind(ran: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two workers, one writer of captions and the reader: whichever of them the system refuses."""
+    fake, source = FakeModel(), Endless()
+    stream = fake.model.stream(source, in_flight=2, wait_for_captions=False)
+    real, started = threading.Thread.start, []
+
+    def start(thread: threading.Thread) -> None:
+        if len(started) == ran:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        real(thread)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        with pytest.raises(BackendError, match=r"no further thread \(can't start new thread\); end other programs"):
+            next(stream)
+    assert len(started) == ran
+    assert stream_threads() == []
+    assert list(stream) == []
+    with fake.model.stream([picture(1)] * 3, in_flight=2) as second:
+        assert len(list(second)) == 3
+    assert len(fake.slots) == 2  # which were given back
+    fake.model.close()
+    assert fake.is_freed
+
+
 def test_an_iterator_of_the_caller_can_be_used_further() -> None:
     pictures = iter([picture(number) for number in range(100)])
     fake = FakeModel()

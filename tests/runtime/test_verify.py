@@ -250,7 +250,7 @@ def only_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("yolor_edge.runtime.verify._GPU_DEVICES", ())
     for name in [name for name in BACKENDS if name != "onnxruntime"]:
         monkeypatch.delitem(BACKENDS, name)
-    monkeypatch.setitem(BACKENDS, "abacus", BackendEntry("package_of_abacus", "abacus", "s8s8"))
+    monkeypatch.setitem(BACKENDS, "abacus", BackendEntry("package_of_abacus", "abacus", "abacus", "s8s8"))
 
 
 @pytest.fixture
@@ -263,7 +263,7 @@ def abacus_module(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     monkeypatch.setattr("yolor_edge.runtime.verify._GPU_DEVICES", ())
     for name in [name for name in BACKENDS if name != "onnxruntime"]:
         monkeypatch.delitem(BACKENDS, name)
-    monkeypatch.setitem(BACKENDS, "abacus", BackendEntry(".abacus", "abacus", "s8s8"))
+    monkeypatch.setitem(BACKENDS, "abacus", BackendEntry(".abacus", "abacus", "abacus", "s8s8"))
     monkeypatch.setitem(sys.modules, "yolor_edge.runtime.backends.abacus", module)
     return module
 

@@ -3,11 +3,13 @@
 /// Candidates are appended in whatever order blocks come to it, but as numbers that are all different and
 /// sort by rank, so that nothing later depends on that order. The single block of `select_boxes` then goes
 /// through them as the CPU does, best first, a portion at a time, until enough boxes are kept: what comes
-/// after costs a look at its number.
+/// after costs a look at its number. Where they are very many, the kernels of ranking.cuh have singled out
+/// those that count before.
 #pragma once
 
 #include "heads.cuh"
 #include "parameters.hpp"
+#include "ranking.cuh"
 
 namespace yolor_edge::cuda {
 
@@ -106,21 +108,6 @@ __device__ inline void sort_portion(int32_t n, Selection& shared) {
         }
     }
     __syncthreads();
-}
-
-/// Sum of `value` over the threads up to and with this one.
-__device__ inline int64_t running_sum(int64_t value, Selection& shared) {
-    const auto thread = static_cast<int32_t>(threadIdx.x);
-    __syncthreads();
-    shared.sums[thread] = value;
-    for (int32_t distance = 1; distance < kSelectThreads; distance *= 2) {
-        __syncthreads();
-        const int64_t other = thread >= distance ? shared.sums[thread - distance] : 0;
-        __syncthreads();
-        shared.sums[thread] += other;
-    }
-    __syncthreads();
-    return shared.sums[thread];
 }
 
 __device__ inline int32_t column_of(const SelectParameters& p, Candidate candidate) {
@@ -225,11 +212,11 @@ __device__ inline void write_detections(const SelectParameters& p, int32_t candi
         const int64_t own_blocks = is_visible ? (region.height + kTileHeight - 1) / kTileHeight *
                                                     ((region.width + kTileWidth - 1) / kTileWidth)
                                               : 0;
-        const int64_t detections_with = running_sum(is_visible ? 1 : 0, shared);
+        const int64_t detections_with = running_sum<kSelectThreads, int64_t>(is_visible ? 1 : 0, shared.sums);
         const int64_t all_detections = shared.sums[kSelectThreads - 1];
-        const int64_t bytes_with = running_sum(own_bytes, shared);
+        const int64_t bytes_with = running_sum<kSelectThreads>(own_bytes, shared.sums);
         const int64_t all_bytes = shared.sums[kSelectThreads - 1];
-        const int64_t blocks_with = running_sum(own_blocks, shared);
+        const int64_t blocks_with = running_sum<kSelectThreads>(own_blocks, shared.sums);
         const int64_t all_blocks = shared.sums[kSelectThreads - 1];
         if (is_visible) {
             const int64_t to = detections + detections_with - 1;
@@ -335,19 +322,23 @@ extern "C" __global__ void __launch_bounds__(4 * yolor_edge::cuda::kDecodeColumn
     }
 }
 
-extern "C" __global__ void __launch_bounds__(yolor_edge::cuda::kSelectThreads)
+// A single block: it may have the registers of two, rather than spill for the sake of more of them.
+extern "C" __global__ void __launch_bounds__(yolor_edge::cuda::kSelectThreads, 2)
     select_boxes(yolor_edge::cuda::SelectParameters p) {
     using namespace yolor_edge;
     using namespace yolor_edge::cuda;
     __shared__ Selection shared;
     const auto thread = static_cast<int32_t>(threadIdx.x);
-    const auto total = static_cast<int32_t>(*p.count);
+    const auto found = static_cast<int32_t>(*p.count);
+    const bool is_compacted = p.ranks != nullptr && found > p.capacity;
+    const Candidate* candidates = is_compacted ? p.compacted : p.candidates;
+    const int32_t total = is_compacted ? static_cast<int32_t>(p.ranks->count) : found;
     const int32_t limit = total < p.max_candidates ? total : p.max_candidates;
     Candidate last = 0;  // no candidate is 0
     int32_t kept = 0;
     for (int32_t taken = 0; taken < limit && kept < p.max_detections;) {
         if (total - taken > kPortion) {
-            find_bound(p.candidates, total, last, shared);
+            find_bound(candidates, total, last, shared);
         } else if (thread == 0) {
             shared.bound = ~Candidate{0};
         }
@@ -355,7 +346,7 @@ extern "C" __global__ void __launch_bounds__(yolor_edge::cuda::kSelectThreads)
         __syncthreads();
         const Candidate bound = shared.bound;
         for (int32_t i = thread; i < total; i += kSelectThreads) {
-            const Candidate candidate = p.candidates[i];
+            const Candidate candidate = candidates[i];
             if (candidate > last && candidate <= bound) {
                 shared.portion[atomicAdd(&shared.gathered, 1u)] = candidate;
             }
@@ -372,5 +363,5 @@ extern "C" __global__ void __launch_bounds__(yolor_edge::cuda::kSelectThreads)
         }
         taken += n;
     }
-    write_detections(p, total, kept, shared);
+    write_detections(p, found, kept, shared);
 }

@@ -3,4 +3,5 @@
 #include "boxes.cuh"
 #include "letterbox.cuh"
 #include "masks.cuh"
+#include "ranking.cuh"
 #include "semantic.cuh"

@@ -85,6 +85,39 @@ struct CollectParameters {
     float lowest;  // the smallest logit that passes; NaN for none
 };
 
+/// What the passes of rank_candidates find out; zeros before each picture.
+struct RankState {
+    uint64_t prefix;   // the digits found so far
+    uint64_t bound;    // the highest key that is let through, once it is found
+    uint32_t below;    // candidates before those of the prefix
+    uint32_t tickets;  // blocks of a pass that are done
+    uint32_t count;    // candidates let through
+    int32_t is_found;
+};
+
+/// rank_candidates, kRankItems candidates a thread; nothing where there are at most `capacity`.
+struct RankParameters {
+    const Candidate* candidates;
+    const uint32_t* count;
+    RankState* state;
+    uint32_t* histogram;  // (kRankBins,) of this pass; zeros before
+    int32_t rank;         // at least so many are let through
+    int32_t capacity;     // and at most so many
+    int32_t index_bits;   // of a flat index
+    int32_t shift;        // of the pass's digit in the keys
+    int32_t is_first;
+};
+
+/// compact_candidates, kRankItems candidates a thread; nothing where there are at most `capacity`.
+struct CompactParameters {
+    const Candidate* candidates;
+    const uint32_t* count;
+    RankState* state;
+    Candidate* compacted;  // (capacity,) out, in no order: those up to the bound
+    int32_t capacity;
+    int32_t index_bits;
+};
+
 /// decode_cells, a thread a column and side.
 struct DecodeParameters {
     const void* box_bins;  // (4 * bins, columns) float32 or float16
@@ -105,7 +138,10 @@ struct DecodeParameters {
 struct SelectParameters {
     const Candidate* candidates;
     const uint32_t* count;
-    const float* boxes;             // (columns, 4)
+    const Candidate*
+        compacted;           // the best of them, looked through where there are more than `capacity` in all
+    const RankState* ranks;  // how many those are; null where there cannot be more
+    const float* boxes;      // (columns, 4)
     const int32_t* column_of_cell;  // or null
     float* kept_boxes;              // (max_detections, 5) working memory: box and area
     int32_t* kept_classes;          // (max_detections,)
@@ -128,6 +164,7 @@ struct SelectParameters {
     int32_t max_detections;
     int32_t max_candidates;
     int32_t class_agnostic;
+    int32_t capacity;  // of `compacted`
     float iou_threshold;
 };
 

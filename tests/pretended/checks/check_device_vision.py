@@ -354,6 +354,14 @@ def test_heads_that_the_kernels_do_not_read_are_refused(bundle: Bundle) -> None:
     graph.close()
 
 
+def test_a_picture_that_the_kernels_would_lose_count_of_is_one_line(bundle: Bundle) -> None:
+    vast = np.broadcast_to(np.uint8(7), (40000, 40000, 3))  # of one byte
+    with load(bundle, "tensorrt") as model:
+        with pytest.raises(UsageError, match="bytes of a picture of 40000x40000 pixels: 4800000000 are too many"):
+            model.predict(vast)
+        assert model.predict(picture(0)).boxes is not None  # which goes on
+
+
 @pytest.mark.usefixtures("_memory")
 def test_a_model_uses_them_where_its_graph_is_on_the_gpu(bundle: Bundle) -> None:
     options = CaptionOptions(beam_size=3)
@@ -369,7 +377,7 @@ def test_a_model_uses_them_where_its_graph_is_on_the_gpu(bundle: Bundle) -> None
                     assert key == "timings_ms" or found.to_json()[key] == value, key
     with load(bundle, threads=1) as model:
         assert isinstance(_vision_of(model), HostVision)
-    with pytest.raises(UsageError, match='post_processing="gpu" needs a graph on a GPU; load with backend="tensorrt"'):
+    with pytest.raises(UsageError, match='the GPU needs a network whose outputs stay there, and backend "onnxruntime"'):
         load(bundle, threads=1, post_processing="gpu")
     with pytest.raises(UsageError, match="post_processing must be one of gpu, cpu, got 'npu'"):
         load(bundle, threads=1, post_processing="npu")

@@ -172,6 +172,34 @@ def test_where_capturing_fails_it_runs_on_and_says_so(
     graph.close()
 
 
+def test_each_lane_tells_of_itself(
+    bundle: Bundle, images: np.ndarray[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One profile cannot be captured and another can: neither hides the other; nor do clones."""
+    add_engine(bundle, batches=(1, 2))
+    graph: Any = device_graph(bundle)
+    assert graph.facts["cuda_graph"] == "not captured yet"
+    monkeypatch.setenv("PRETENDED_TENSORRT", "capture")
+    graph.run({"images": images[:1]})
+    with pytest.warns(RuntimeWarning, match="runs without a CUDA graph"):
+        graph.run({"images": images[:1]})
+    monkeypatch.delenv("PRETENDED_TENSORRT")
+    assert graph.facts["cuda_graph"].startswith("not captured: cuStreamEndCapture failed")
+    for _ in range(2):
+        graph.run({"images": images[:2]})
+    told = graph.facts["cuda_graph"]
+    assert told.startswith("1 of 2 captured, 1 of 2 not captured: cuStreamEndCapture failed")
+    clone = graph.clone()  # has not run, and says nothing
+    assert graph.facts["cuda_graph"] == told
+    for _ in range(2):
+        clone.run({"images": images[:2]})
+    assert clone.facts == graph.facts
+    assert graph.facts["cuda_graph"].startswith("2 of 3 captured, 1 of 3 not captured: ")
+    clone.close()
+    assert graph.facts["cuda_graph"] == told
+    graph.close()
+
+
 def test_free_shapes_are_not_captured(bundle: Bundle) -> None:
     add_engine(bundle, "caption_step")
     step = open_graphs(bundle, "tensorrt", parts=("caption_step",))["caption_step"]

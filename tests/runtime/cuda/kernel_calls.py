@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from yolor_edge.runtime.backends.base import Array
 from yolor_edge.runtime.cuda import launches
-from yolor_edge.runtime.cuda.launches import AxisTables, Detections, Head
+from yolor_edge.runtime.cuda.launches import AxisTables, Detections, Head, Ranking
 from yolor_edge.runtime.preprocess import Letterbox, PreprocessRule
 
 from .emulated import Emulator, address
@@ -100,6 +100,10 @@ def found_boxes(
     boxes = np.full((columns, 4), np.nan, np.float32)
     kept = np.zeros(launches.kept_bytes(max_detections), np.uint8)
     memory = np.full(Detections.offsets(max_detections)["end"], 255, np.uint8)
+    shape = (classes, columns, grid_cells, max_candidates)
+    state_bytes, compacted_bytes = Ranking.sizes(*shape)
+    ranks, compacted = np.zeros(state_bytes, np.uint8), np.full(compacted_bytes // 8, 5, np.uint64)
+    ranking = Ranking.at(address(ranks), address(compacted), *shape)
     at_cells = 0 if cells is None else address(cells)
     of_cell = 0 if cells is None else address(column_of_cell)
     emulator.run(
@@ -112,6 +116,11 @@ def found_boxes(
             address(count),
             address(is_wanted),
             of_cell,
+        ),
+        *(
+            []
+            if ranking is None
+            else launches.rank_candidates(address(candidates), address(count), ranking, max_candidates)
         ),
         launches.decode_cells(head(box_bins), at_cells, address(is_wanted), address(boxes), strides, (height, width)),
         launches.select_boxes(
@@ -127,6 +136,7 @@ def found_boxes(
             max_candidates,
             iou_threshold,
             class_agnostic,
+            ranking,
         ),
     )
     return Found(memory, max_detections)

@@ -21,6 +21,8 @@ KERNELS = {
     "resample_map": 256,
     "collect_candidates": 256,
     "decode_cells": 256,
+    "rank_candidates": 256,
+    "compact_candidates": 256,
     "select_boxes": 512,
     "fill_masks": 256,
     "find_leaders": 256,
