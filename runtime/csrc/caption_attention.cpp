@@ -24,11 +24,14 @@ void CaptionDecoder::prefill(State& state, const float* memory) const {
         float* key_row = key_input + i * stride;
         kernels_.layer_norm(memory + i * width, weights_.memory_norm.gain, weights_.memory_norm.shift, width,
                             epsilon, row);
+        if (weights_.is_int8) {
+            state.memory_scales.get()[i] =
+                kernels_.quantise(row, width, 0, state.memory_digits.get() + i * stride);
+        }
+        if (!is_placed_[i < part(0).count ? 0 : 1]) continue;
         std::memcpy(key_row, row, static_cast<size_t>(width) * 4);
         kernels_.add_scaled(key_row, 1.0f, weights_.memory_positions + i * width, width);
         if (!weights_.is_int8) continue;
-        state.memory_scales.get()[i] =
-            kernels_.quantise(row, width, 0, state.memory_digits.get() + i * stride);
         state.key_input_scales.get()[i] =
             kernels_.quantise(key_row, width, 0, state.key_digits.get() + i * stride);
     }
@@ -37,13 +40,15 @@ void CaptionDecoder::prefill(State& state, const float* memory) const {
         for (int64_t look = 0; look < looks(); ++look) {
             const LookWeights& weights = weights_.layers[static_cast<size_t>(layer)].looks[look];
             const auto [first, count] = part(look);
+            const bool is_placed = is_placed_[look];
             if (weights_.is_int8) {
-                product(key_digits.part(first, count), weights.key, projected, stride);
+                product((is_placed ? key_digits : digits).part(first, count), weights.key, projected, stride);
                 pack_small_keys(state, layer, look);
                 product(digits.part(first, count), weights.value, projected, stride);
                 pack_small_values(state, layer, look);
             } else {
-                linear(state, weights.key, key_input + first * stride, count, stride, projected, stride);
+                linear(state, weights.key, (is_placed ? key_input : normed) + first * stride, count, stride,
+                       projected, stride);
                 pack_keys(state, layer, look);
                 linear(state, weights.value, normed + first * stride, count, stride, projected, stride);
                 pack_values(state, layer, look);
@@ -154,24 +159,19 @@ void CaptionDecoder::self_attention(State& state, int64_t layer, int64_t rows) c
         std::memcpy(values + (now * state.rows + row) * width, from + 2 * width,
                     static_cast<size_t>(width) * 4);
     }
-    float* scores = state.scores.get();
+    float* scores = state.scores.get();  // (heads, positions)
+    int64_t* where = state.where.get();
     for (int64_t row = 0; row < rows; ++row) {
         float* query = state.wide.get() + row * wide;
         kernels_.scale(query, shrink, width);
-        float* mixed = state.mixed.get() + row * stride;
-        std::fill_n(mixed, width, 0.0f);
-        const auto where = [&](int64_t t) {
-            const int64_t slot = state.slots[static_cast<size_t>(t * state.rows + row)];
-            return (t * state.rows + slot) * width;
-        };
-        for (int64_t head = 0; head < dims_.heads; ++head) {
-            const int64_t offset = head * depth;
-            for (int64_t t = 0; t <= now; ++t)
-                scores[t] = kernels_.dot(query + offset, keys + where(t) + offset, depth);
-            kernels_.softmax(scores, now + 1);
-            for (int64_t t = 0; t <= now; ++t)
-                kernels_.add_scaled(mixed + offset, scores[t], values + where(t) + offset, depth);
+        for (int64_t t = 0; t <= now; ++t) {
+            where[t] = (t * state.rows + state.slots[static_cast<size_t>(t * state.rows + row)]) * width;
+            kernels_.head_dots(query, keys + where[t], dims_.heads, depth, scores + t, now + 1);
         }
+        for (int64_t head = 0; head < dims_.heads; ++head)
+            kernels_.softmax(scores + head * (now + 1), now + 1);
+        kernels_.head_sums(scores, now + 1, values, where, now + 1, dims_.heads, depth,
+                           state.mixed.get() + row * stride);
     }
 }
 
@@ -234,13 +234,19 @@ void CaptionDecoder::look_at(State& state, int64_t layer, int64_t look, float* q
             kernels_.matmul_f32(query, rows, stride, state.cross_keys.get() + at.keys * depth, nullptr, depth,
                                 vectors, scores, scores_stride);
         }
-        for (int64_t row = 0; row < rows; ++row) kernels_.softmax(scores + row * scores_stride, vectors);
         if (weights_.is_int8) {
-            kernels_.matmul_i8(fine_rows(state, scores, rows, scores_stride, vectors),
-                               state.small_values.get() + at.values * outputs,
-                               state.value_sums.get() + at.outputs, state.value_scales.get() + at.outputs,
-                               nullptr, vectors, depth, mixed, stride);
+            const int64_t digits_stride = row_stride(vectors);
+            for (int64_t row = 0; row < rows; ++row) {
+                state.row_scales.get()[row] = kernels_.softmax_fine(
+                    scores + row * scores_stride, vectors, digit_offset_,
+                    state.high.get() + row * digits_stride, state.low.get() + row * digits_stride);
+            }
+            kernels_.matmul_i8(
+                {state.high.get(), state.low.get(), state.row_scales.get(), rows, digits_stride, 0},
+                state.small_values.get() + at.values * outputs, state.value_sums.get() + at.outputs,
+                state.value_scales.get() + at.outputs, nullptr, vectors, depth, mixed, stride);
         } else {
+            for (int64_t row = 0; row < rows; ++row) kernels_.softmax(scores + row * scores_stride, vectors);
             kernels_.matmul_f32(scores, rows, scores_stride, state.cross_values.get() + at.values * outputs,
                                 nullptr, vectors, depth, mixed, stride);
         }

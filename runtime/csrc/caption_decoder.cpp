@@ -4,7 +4,6 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
-#include <functional>
 #include <limits>
 #include <stdexcept>
 #include <utility>
@@ -30,6 +29,27 @@ void require_dim(const char* name, int64_t value, int64_t least = 1) {
     if (value >= least && value <= kLargestDim) return;
     throw std::invalid_argument(std::string(name) + " must lie in " + std::to_string(least) +
                                 "..16777216, got " + std::to_string(value));
+}
+
+/// A number that at least `wanted` of `values` reach, near the highest such.
+float reached_by(const float* values, int64_t n, int64_t wanted) {
+    float lowest = std::numeric_limits<float>::lowest();
+    if (n < wanted) return lowest;
+    const auto [least, most] = std::minmax_element(values, values + n);
+    float from = *least, to = *most;
+    if (!(from >= lowest && to <= std::numeric_limits<float>::max())) return lowest;
+    lowest = from;
+    for (int i = 0; i < 8; ++i) {
+        const float middle = from + (to - from) * 0.5f;
+        int32_t count = 0;
+        for (int64_t k = 0; k < n; ++k) count += values[k] >= middle ? 1 : 0;
+        if (count >= wanted) {
+            lowest = from = middle;
+        } else {
+            to = middle;
+        }
+    }
+    return lowest;
 }
 
 const DecoderDims& checked(const DecoderDims& dims) {
@@ -119,14 +139,17 @@ DecoderWeights collect_weights(const DecoderDims& dims, bool is_int8, const Tens
         layer.looks[0] = look("cross_attention", "norms.1");
         if (dims.regions > 0) {
             layer.looks[1] = look("region_attention", "region_norm");
-            for (int64_t n = 0; n < 2; ++n)
-                layer.looks[n].gate =
-                    linear(at + "gates." + std::to_string(n), 2 * dims.width, dims.width, kind);
+            for (int64_t n = 0; n < 2; ++n) {
+                PackedLinear& gate = layer.looks[n].gate;
+                gate = linear(at + "gates." + std::to_string(n), 2 * dims.width, dims.width, kind);
+                gate.is_coarse = true;
+            }
         }
         layer.feed_in = linear(at + "feed_forward.in", dims.width, dims.feed_forward, kind);
         layer.feed_out = linear(at + "feed_forward.out", dims.feed_forward, dims.width, kind);
-        // One digit where it changes the least: inputs that are never below 0 have 8 bits of it, and the last
-        // layer only finds the words that are then computed exactly.
+        // One digit where it changes the least: inputs that are never below 0 have 8 bits of it, gates are
+        // flat where they are far from 0, and the last layer only finds the words that are then computed
+        // exactly.
         layer.feed_out.is_coarse = layer.feed_out.is_positive = true;
         layer.feed_norm = norm(at + "norms.2");
         weights.layers.push_back(layer);
@@ -162,7 +185,18 @@ class CaptionDecoder::Lease {
 };
 
 CaptionDecoder::CaptionDecoder(DecoderDims dims, DecoderWeights weights, const DecoderKernels& kernels)
-    : dims_(checked(dims)), weights_(std::move(weights)), kernels_(kernels) {}
+    : dims_(checked(dims)), weights_(std::move(weights)), kernels_(kernels) {
+    const float zero = 0.0f;
+    uint8_t digits[4];
+    kernels_.quantise(&zero, 1, 0, digits);
+    digit_offset_ = digits[0];
+    for (int64_t look = 0; look < looks(); ++look) {
+        const auto [first, count] = part(look);
+        const float* positions = weights_.memory_positions + first * dims_.width;
+        is_placed_[look] = std::any_of(positions, positions + count * dims_.width,
+                                       [](float value) { return value != 0.0f; });
+    }
+}
 
 CaptionDecoder::~CaptionDecoder() = default;
 
@@ -214,11 +248,12 @@ std::unique_ptr<CaptionDecoder::State> CaptionDecoder::borrow(int64_t rows, int6
     if (dims_.regions > 0) state->both.take(2 * rows * row_stride(2 * dims_.width));
     const int64_t widest = std::max({3 * dims_.width, dims_.feed_forward, dims_.hidden});
     state->wide.take(2 * rows * row_stride(widest));
-    state->scores.take(rows * row_stride(std::max(dims_.memory, length)));
+    state->scores.take(std::max(rows * row_stride(dims_.memory), dims_.heads * length));
+    state->where.take(length);
     state->logits.take(rows * whole_blocks(dims_.vocabulary));
     state->normalisers.take(rows);
     state->shortlist.reserve(static_cast<size_t>(dims_.vocabulary));
-    state->peaks.take((rows + 1) * scan_parts(dims_.vocabulary));
+    state->peaks.take(rows * scan_parts(dims_.vocabulary));
     state->high.take(rows * row_stride(std::max(widest, dims_.memory)));
     state->low.take(rows * row_stride(std::max(widest, dims_.memory)));
     state->row_scales.take(rows);
@@ -307,20 +342,13 @@ void CaptionDecoder::add_and_norm(State& state, const NormWeights& norm, int64_t
 /// last layer.
 void CaptionDecoder::make_best_exact(State& state, const float* hidden, float* logits, float* peaks) const {
     const int64_t wanted = std::min(2 * state.rows + kSpareWords, dims_.vocabulary);
-    // The wanted-th highest of the parts' peaks is at most the wanted-th best logit, so that only few parts
+    // What `wanted` of the parts' peaks reach, the wanted-th best logit reaches too, so that only few parts
     // have to be looked through.
-    const int64_t parts = scan_parts(dims_.vocabulary);
-    float lowest = std::numeric_limits<float>::lowest();
-    if (parts >= wanted) {
-        float* ordered = state.peaks.get() + state.rows * parts;
-        std::copy_n(peaks, parts, ordered);
-        std::nth_element(ordered, ordered + wanted - 1, ordered + parts, std::greater<>());
-        lowest = std::max(lowest, ordered[wanted - 1]);
-    }
+    const float lowest = reached_by(peaks, scan_parts(dims_.vocabulary), wanted);
     auto& best = state.shortlist;
     best.clear();
     for_each_at_least(
-        logits, dims_.vocabulary, peaks, [&] { return lowest; },
+        logits, dims_.vocabulary, peaks, kernels_.passing, [&] { return lowest; },
         [&](int64_t word, float logit) { best.emplace_back(logit, word); });
     if (static_cast<int64_t>(best.size()) > wanted) {
         const auto is_better = [](const auto& a, const auto& b) {
@@ -427,7 +455,7 @@ Writing CaptionDecoder::write(const float* memory, const CaptionOptions& options
     const auto advance = [&](const int64_t* tokens, int64_t rows) -> const NextRows& {
         step(state, tokens, rows);
         return search.advance(state.logits.get(), state.normalisers.get(), state.peaks.get(),
-                              dims_.vocabulary, stride);
+                              kernels_.passing, dims_.vocabulary, stride);
     };
     const NextRows* next = &advance(&options.bos_id, 1);
     Writing writing{{}, now_ns() - started, 0, 1, false};

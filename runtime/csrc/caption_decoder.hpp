@@ -166,6 +166,8 @@ class CaptionDecoder {
     DecoderDims dims_;
     DecoderWeights weights_;
     const DecoderKernels& kernels_;
+    int32_t digit_offset_;  // what these kernels add to a digit
+    bool is_placed_[2];     // whether the vectors of each part have positions
     mutable std::mutex mutex_;
     mutable std::vector<std::unique_ptr<State>> idle_;
     mutable size_t states_ = 0;  // idle or lent

@@ -61,13 +61,14 @@ struct CaptionDecoder::State {
     // slots[t * rows + r].
     Buffer<float> keys, values;
     std::vector<int32_t> slots, moved;
+    Buffer<int64_t> where;  // of the sentence in hand, by position
 
     Buffer<float> x, y, mixed, wide, scores, logits;  // rows of the strides below
     Buffer<float> both;                               // (2, rows), a word before and after each look
     Buffer<uint8_t> high, low;                        // digits of quantised rows
     Buffer<int8_t> quantised;
     Buffer<float> rest;   // what the second digits of weights add
-    Buffer<float> peaks;  // of the parts of each row's logits, and room for one row more
+    Buffer<float> peaks;  // of the parts of each row's logits
     Buffer<float> row_scales, normalisers;
     std::vector<std::pair<float, int64_t>> shortlist;  // (logit, word)
     Buffer<float> memory, key_input, projected;

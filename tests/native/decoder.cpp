@@ -17,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "avxvnni_emulator.hpp"
 #include "caption_decoder.hpp"
 #include "decoder_kernels.hpp"
 
@@ -64,8 +65,8 @@ void note(const std::string& name, const std::vector<Value>& values, Answers* an
 void products(const DecoderKernels& kernels, Answers* answers) {
     const bool is_fused = std::strcmp(kernels.name, "portable") != 0;
     for (const int64_t rows : {1, 2, 3, 7}) {
-        for (const int64_t in : {1, 6, 61, 130}) {
-            const int64_t out = 3 * in + 1, stride = whole_blocks(out);
+        for (const int64_t in : {1, 6, 61, 130, 530}) {
+            const int64_t out = std::min<int64_t>(3 * in + 1, 300), stride = whole_blocks(out);
             const std::string what = std::to_string(rows) + "x" + std::to_string(in);
             Dice dice(what);
             const std::vector<float> x = dice.floats(rows * in, 2.0f), bias = dice.floats(stride, 1.0f);
@@ -104,6 +105,32 @@ void products(const DecoderKernels& kernels, Answers* answers) {
                     small.data(), sums.data(), scales.data(), bias.data(), in, out, y.data(), stride);
                 note(std::string("exact int8 products ") + kind + what, y, answers);
             }
+        }
+    }
+}
+
+/// The largest sums that rows of two digits come to, with as many inputs as int32 has room for and with more.
+void largest_sums(const DecoderKernels& kernels, Answers* answers) {
+    constexpr int64_t kOutputs = 40, kStride = whole_blocks(kOutputs);
+    for (const int64_t in : {4 * kExactGroups, 4 * kExactGroups + 1, int64_t{2100}}) {
+        const int64_t padded = (in + 3) / 4 * 4;
+        for (const int64_t rows : {1, 2, 4, 5}) {
+            const std::vector<float> x(static_cast<size_t>(in), rows % 2 == 0 ? -3.0f : 3.0f);
+            const std::vector<int8_t> weights(static_cast<size_t>(kStride * padded), 127);
+            const std::vector<int32_t> sums(static_cast<size_t>(kStride), static_cast<int32_t>(127 * padded));
+            const std::vector<float> scales(static_cast<size_t>(kStride), 1.0f);
+            std::vector<uint8_t> high(static_cast<size_t>(rows * padded)), low(high.size());
+            std::vector<float> row_scales, y(static_cast<size_t>(rows * kStride));
+            for (int64_t row = 0; row < rows; ++row) {
+                const int64_t at = row * padded;
+                row_scales.push_back(kernels.quantise_fine(x.data(), in, high.data() + at, low.data() + at));
+            }
+            kernels.matmul_i8({high.data(), low.data(), row_scales.data(), rows, padded, 0}, weights.data(),
+                              sums.data(), scales.data(), nullptr, in, kOutputs, y.data(), kStride);
+            const float expected = x[0] * 127.0f * static_cast<float>(in);
+            if (!(std::fabs(y[0] / expected - 1.0f) < 1e-6f))
+                throw std::runtime_error("the largest sums overflow");
+            note("exact largest sums " + std::to_string(rows) + "x" + std::to_string(in), y, answers);
         }
     }
 }
@@ -254,6 +281,7 @@ Answers all_answers() {
         if (kernels == nullptr) continue;
         std::printf("decoder: %s%s\n", *name, std::strcmp(*name, best) == 0 ? ", the best here" : "");
         products(*kernels, &answers);
+        largest_sums(*kernels, &answers);
         packing(*kernels, &answers);
         const bool has_four_lanes =
             std::strcmp(*name, "portable") == 0 || std::strncmp(*name, "neon", 4) == 0;
@@ -262,6 +290,17 @@ Answers all_answers() {
         sentences(*kernels, "plain", {60, 40, 2, 5, 70, 45, 14, 33, 0, 1e-5}, is_best, &answers);
         sentences(*kernels, "gated", {60, 40, 2, 5, 70, 0, 14, 53, 20, 1e-5}, is_best, &answers);
     }
+#if defined(__x86_64__) && defined(__linux__)
+    const DecoderKernels* newer = avxvnni_decoder_kernels_unchecked();
+    if (newer != nullptr && avx2_decoder_kernels() != nullptr && decoder_kernels("avxvnni") == nullptr) {
+        avxvnni_emulator::install();
+        products(*newer, &answers);
+        largest_sums(*newer, &answers);
+        sentences(*newer, false, &answers);
+        std::printf("decoder: avxvnni, %llu instructions of it emulated\n",
+                    static_cast<unsigned long long>(avxvnni_emulator::emulated()));
+    }
+#endif
     return answers;
 }
 

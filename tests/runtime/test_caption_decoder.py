@@ -81,9 +81,11 @@ def test_int8_is_near_and_the_same_in_all_instruction_sets(size: str, tmp_path: 
     first, *others = (native(weights, kernels).log_probs(memory, TOKENS) for kernels in KERNELS)
     # The spread of random logits is some 4.
     np.testing.assert_allclose(first, expected, atol=0.4)
-    # Float sums in another order move some value over the edge between two whole numbers, here and there.
+    # Float sums in another order move some value over the edge between two whole numbers, here and there. The inputs of
+    # a single output layer have a sign, so that these steps are twice as long.
+    edge = 0.05 if decoder.parameters.keys() & {"output.4.weight"} else 0.2
     for other in others:
-        np.testing.assert_allclose(other, first, atol=5e-2)
+        np.testing.assert_allclose(other, first, atol=edge)
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
