@@ -337,7 +337,8 @@ def compare_answers(checkpoint: Path, scenes: int, beams: tuple[int, ...]) -> di
         where = network.memory_positions(network.config.input_size).numpy()
         for ours, precision in zip(OURS, ("fp32", "int8"), strict=True):
             path = Path(folder) / f"{precision}.bin"
-            write_caption_weights(path, parameters, where, network.config.plan.caption_heads, precision)
+            heads, regions = network.config.plan.caption_heads, network.caption_decoder.regions
+            write_caption_weights(path, parameters, where, heads, precision, regions=regions)
             writers[ours] = NativeCaptionDecoder(spec.caption, path)
         reference = CaptionDecoder(spec.caption, own["caption_prefill"], own["caption_step"])
         same = {ours: dict.fromkeys(beams, 0) for ours in OURS}

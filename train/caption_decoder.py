@@ -17,19 +17,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def sine_axis(cells: int, channels: int, device: torch.device | None = None) -> Tensor:
+    """(cells, channels / 2) float32: sines and cosines of the centres of cells in a row."""
+    quarter = channels // 4
+    wavelengths = 10000 ** (torch.arange(quarter, dtype=torch.float32, device=device) / quarter)
+    # Relative to the picture, so that "left" means the same at every input size.
+    centre = (torch.arange(cells, dtype=torch.float32, device=device) + 0.5) / cells * 2 * math.pi
+    angles = centre[:, None] / wavelengths
+    return torch.cat((angles.sin(), angles.cos()), 1)
+
+
 def sine_positions(height: int, width: int, channels: int) -> Tensor:
     """(height * width, channels) float32: sines and cosines of y in the first half of the channels, of x after."""
-    quarter = channels // 4
-    wavelengths = 10000 ** (torch.arange(quarter, dtype=torch.float32) / quarter)
-
-    def encode(cells: int) -> Tensor:
-        # Relative to the picture, so that "left" means the same at every input size.
-        centre = (torch.arange(cells, dtype=torch.float32) + 0.5) / cells * 2 * math.pi
-        angles = centre[:, None] / wavelengths
-        return torch.cat((angles.sin(), angles.cos()), 1)
-
-    y = encode(height)[:, None].expand(height, width, 2 * quarter)
-    x = encode(width)[None, :].expand(height, width, 2 * quarter)
+    y = sine_axis(height, channels)[:, None].expand(height, width, -1)
+    x = sine_axis(width, channels)[None, :].expand(height, width, -1)
     return torch.cat((y, x), 2).reshape(height * width, channels)
 
 
