@@ -15,6 +15,7 @@
 #include <map>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "avxvnni_emulator.hpp"
@@ -273,6 +274,11 @@ void sentences(const DecoderKernels& kernels, const char* kind, const DecoderDim
     }
 }
 
+constexpr std::pair<const char*, DecoderDims> kDecoders[] = {
+    {"plain", {60, 40, 2, 5, 70, 45, 14, 33, 0, 1e-5}},
+    {"gated", {60, 40, 2, 5, 70, 0, 14, 53, 20, 1e-5}},
+};
+
 Answers all_answers() {
     Answers answers;
     const char* best = best_decoder_kernels().name;
@@ -286,9 +292,8 @@ Answers all_answers() {
         const bool has_four_lanes =
             std::strcmp(*name, "portable") == 0 || std::strncmp(*name, "neon", 4) == 0;
         if (has_four_lanes) rows(*kernels, &answers);
-        const bool is_best = std::strcmp(*name, best) == 0;
-        sentences(*kernels, "plain", {60, 40, 2, 5, 70, 45, 14, 33, 0, 1e-5}, is_best, &answers);
-        sentences(*kernels, "gated", {60, 40, 2, 5, 70, 0, 14, 53, 20, 1e-5}, is_best, &answers);
+        for (const auto& [kind, dims] : kDecoders)
+            sentences(*kernels, kind, dims, std::strcmp(*name, best) == 0, &answers);
     }
 #if defined(__x86_64__) && defined(__linux__)
     const DecoderKernels* newer = avxvnni_decoder_kernels_unchecked();
@@ -296,7 +301,7 @@ Answers all_answers() {
         avxvnni_emulator::install();
         products(*newer, &answers);
         largest_sums(*newer, &answers);
-        sentences(*newer, false, &answers);
+        for (const auto& [kind, dims] : kDecoders) sentences(*newer, kind, dims, false, &answers);
         std::printf("decoder: avxvnni, %llu instructions of it emulated\n",
                     static_cast<unsigned long long>(avxvnni_emulator::emulated()));
     }
