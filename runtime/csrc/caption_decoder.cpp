@@ -369,8 +369,12 @@ void CaptionDecoder::make_best_exact(State& state, const float* hidden, float* l
     for (const auto& [logit, word] : best) {
         const float product = kernels_.dot(hidden, weights_.exact_output + word * output.in, output.in);
         logits[word] = product + output.bias[word];
-        float& peak = peaks[word / kScanPart];
-        peak = std::max(peak, logits[word]);
+    }
+    // The highest of them is what powers are taken relative to, so it must be one that there is.
+    for (const auto& [logit, word] : best) {
+        const int64_t start = word / kScanPart * kScanPart;
+        kernels_.peaks(logits + start, std::min(kScanPart, dims_.vocabulary - start),
+                       peaks + word / kScanPart);
     }
 }
 
