@@ -7,6 +7,7 @@ Runtime's own (OrtValue), or binding them, was measured and is slower at these s
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -32,6 +33,9 @@ class OnnxRuntimeDecoder:
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.log_severity_level = 4
+        # Any: what `run` says it returns includes sparse tensors and lists.
+        self._prefill: Any
+        self._step: Any
         self._prefill, self._step = (
             onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"]) for path in (prefill, step)
         )
