@@ -23,6 +23,7 @@ from . import __version__
 _PROGRAM = "yolor-edge"
 # Where a package is missing: the extra to install, by command.
 _EXTRAS = {"export": "export", "diff": "export", "demo": "export", "bench": "bench"}
+_MOST_NAMES = 100_000  # of classes or words that a network is inspected with
 _OPTIONAL_PACKAGES = frozenset({"torch", "safetensors", "pycocotools", "onnx", "onnxscript", "onnxruntime"})
 
 
@@ -103,6 +104,8 @@ def _os_error_text(error: OSError, out: str | None) -> str:
         return f"{where}the disk is full ({reason}); free some space and run the command again"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"{where}not permitted ({reason}); choose another folder or change its permissions"
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG) and out is not None:
+        return f"{where}cannot be made or opened ({reason}); choose another place"
     return f"{where}{reason}"
 
 
@@ -467,8 +470,8 @@ def _network_config(arguments: argparse.Namespace) -> Any:
             raise _Misuse(f"the network has no head for {', '.join(absent)}; it has {', '.join(config.tasks)}")
         return replace(config, tasks=arguments.heads) if arguments.heads else config
     for name, count in counts.items():
-        if count is not None and count < 1:
-            raise _Misuse(f"{name} must be at least 1, got {count}")
+        if count is not None and not 1 <= count <= _MOST_NAMES:
+            raise _Misuse(f"{name} must be from 1 to {_MOST_NAMES}, got {count}")
     classes, semantic, words = (
         80 if arguments.classes is None else arguments.classes,
         173 if arguments.semantic is None else arguments.semantic,
