@@ -39,7 +39,7 @@ format: $(VENV)/.made-for-dev  ## lay out Python and C++
 typecheck: $(VENV)/.made-for-dev build/typing  ## check types with pyright
 	$(BIN)/pyright
 
-sanitize: $(foreach what,address thread,build/sanitize/$(what) build/sanitize/captions-$(what))  ## run the kernels under address, undefined and thread sanitizers
+sanitize: $(foreach what,address thread,build/sanitize/$(what) build/sanitize/captions-$(what) build/sanitize/recycling-$(what))  ## run the kernels under address, undefined and thread sanitizers
 	for run in $^; do echo $$run && $$run || exit 1; done
 
 wheel: $(VENV)/.made-for-dev  ## build a wheel into dist
@@ -62,6 +62,7 @@ $(VENV)/.made-for-dev: $(PACKAGING)
 
 include native.mk
 
+comma := ,
 NATIVE := $(filter-out runtime/csrc/bindings%,$(filter %.cpp,$(KERNELS)))
 SANITIZE := $(CXX) -std=c++17 -O1 -g -Wall -Wextra -Werror -Wno-maybe-uninitialized -ffp-contract=off -fno-sanitize-recover=all -Iruntime/csrc -pthread
 
@@ -80,6 +81,10 @@ build/sanitize/captions-address: tests/native/captions.cpp $(KERNELS)
 build/sanitize/captions-thread: tests/native/captions.cpp $(KERNELS)
 	@mkdir -p $(@D)
 	$(SANITIZE) -fsanitize=thread -o $@ $< $(NATIVE)
+
+build/sanitize/recycling-address build/sanitize/recycling-thread: tests/native/recycling.cpp runtime/csrc/recycling.cpp runtime/csrc/recycling.hpp
+	@mkdir -p $(@D)
+	$(SANITIZE) -fsanitize=$(subst address,address$(comma)undefined,$(@F:recycling-%=%)) -o $@ $< runtime/csrc/recycling.cpp
 
 # The stages lie beside yolor_edge and are imported from inside it; links show them to pyright as they are imported.
 build/typing: Makefile $(wildcard yolor_edge/*.py)

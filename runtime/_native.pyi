@@ -2,7 +2,8 @@
 
 All of them leave their inputs as they were, take strided and read-only arrays, return new arrays, and let other
 Python threads run meanwhile. A call keeps nothing but working memory, one per thread, which the next one uses: after
-the first, only results are allocated; of a buffer that grew beyond 4 MiB nothing is kept.
+the first, only results are allocated; of a buffer that grew beyond 4 MiB nothing is kept. Only `cleared_array` keeps
+more, of results that are gone.
 
 Heads are read where they lie, in float32 or float16, or in bytes given as (array of uint8 or int8, scale, zero_point):
 numbers are then (byte - zero_point) * scale in float32. Any strides will do without a copy, negative ones and 0 too;
@@ -25,10 +26,12 @@ description.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, final
+from typing import Any, Literal, TypeVar, final
 
 import numpy as np
 from numpy.typing import NDArray
+
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 Head = (
     NDArray[np.float32]
@@ -191,6 +194,21 @@ def mask_crops(
         prototypes, limited to +-1e30 and sampled bilinearly at its centre, is above 0; next to a NaN it is 0. All
         crops of a call share one block of memory, which the last of them to go frees.
     """
+
+def cleared_array(shape: tuple[int, ...], dtype: np.dtype[Scalar]) -> NDArray[Scalar]:
+    """Zeros like `numpy.zeros`, contiguous and writable, from 4 MiB on in memory that is used again.
+
+    Once the last reference to an array and to every view of it is gone, the memory is kept for the next array that it
+    fits and that is at least a quarter of it. What is kept meanwhile: the two blocks given back last, none above 128
+    MiB; the system may take their pages when it is short of memory.
+
+    Args:
+        shape: Of the array.
+        dtype: Of the array.
+    """
+
+def drop_kept_memory() -> int:
+    """Hand what `cleared_array` keeps to the system; returns how many bytes that was. Arrays in use stay."""
 
 def paste_crops(
     frames: NDArray[np.bool_], crops: Sequence[tuple[int, int, NDArray[np.uint8]]], erase: bool = False

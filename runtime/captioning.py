@@ -240,7 +240,9 @@ def caption_of(
         raise BackendError("the caption decoder gave no sentence; its log_probs are not numbers")
     captions = []
     for ids, log_prob, score in hypotheses[: options.n_best]:
-        token_ids = tuple(int(i) for i in ids)
+        # By way of a list, whose length is known. Of a generator CPython makes a larger tuple and cuts it; when that is
+        # gone, it is put aside for the next one of its length, up to 2000 of each, and no next one is made so.
+        token_ids = tuple([int(i) for i in ids])
         captions.append(Caption(tokenizer.decode(token_ids), token_ids, float(log_prob), float(score), is_cut=is_cut))
     return replace(captions[0], others=tuple(captions[1:]))
 

@@ -36,12 +36,15 @@ class InstanceMasks:
     def full(self, canvas: MaskCanvas | None = None, out: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
         """(N, H, W) bool at the size of the image; row i belongs to box i. N may be 0.
 
-        New memory for N x H x W bytes costs several times what the masks do, since the system clears it; whoever
-        needs frames again and again hands over the memory to write into, as one of
+        The array is the caller's own. New memory for N x H x W bytes costs several times what the masks do, since
+        the system clears it page by page; so from 4 MiB on, memory goes round: once the last reference to an
+        earlier array and to every view of it is gone, the next one is made where it lay. At most two such blocks of
+        at most 128 MiB each are kept meanwhile, which the system may take when it is short of memory; larger ones
+        go at once, and `_native.drop_kept_memory()` lets all go. An array holds at most four times its size.
 
         Args:
-            canvas: Memory of which only what the last masks covered is cleared; the array returned is the canvas's
-                own and changes with the next masks written there.
+            canvas: Memory of which only what the last masks covered is cleared, which costs least; the array returned
+                is the canvas's own and changes with the next masks written there.
             out: (N, H, W) bool, contiguous and writable; all of it is written. It is what is returned.
 
         Raises:
@@ -52,7 +55,7 @@ class InstanceMasks:
                 raise ValueError("masks go into a canvas or into out, not into both")
             return canvas.draw(self)
         if out is None:
-            out = np.zeros((len(self), *self.image_size), bool)
+            out = _native.cleared_array((len(self), *self.image_size), np.dtype(np.bool_))
         else:
             _check_frames(out, (len(self), *self.image_size), np.bool_)
             out.fill(False)
@@ -60,7 +63,7 @@ class InstanceMasks:
         return out
 
     def full_bits(self, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-        """(N, H, (W + 7) // 8) uint8: `np.packbits(self.full(), axis=2)`, made without the bytes.
+        """(N, H, (W + 7) // 8) uint8: `np.packbits(self.full(), axis=2)`, made without the bytes, in memory as there.
 
         Args:
             out: Memory to write into, contiguous and writable; all of it is written. It is what is returned.
@@ -71,7 +74,7 @@ class InstanceMasks:
         height, width = self.image_size
         shape = (len(self), height, (width + 7) // 8)
         if out is None:
-            out = np.zeros(shape, np.uint8)
+            out = _native.cleared_array(shape, np.dtype(np.uint8))
         else:
             _check_frames(out, shape, np.uint8)
             out.fill(0)
@@ -201,7 +204,7 @@ class Result:
         """The class name of each box, or None when boxes were not asked for."""
         if self.class_ids is None:
             return None
-        return tuple(self.class_names[i] for i in self.class_ids)
+        return tuple([self.class_names[i] for i in self.class_ids])  # as in `caption_of`
 
     def semantic_areas(self) -> list[tuple[int, int]]:
         """(class, pixels) of every class in the semantic map, largest first; empty without a map."""

@@ -75,6 +75,7 @@ std::vector<std::string> head_names(const Model& model) {
 yolor_edge_head head_of(const Heads& heads, const std::string& name, int64_t rows, int64_t columns) {
     const std::vector<float>& values = heads.at(name);
     const auto count = static_cast<int64_t>(values.size());
+    if (rows < 1 || columns < 1) throw std::runtime_error("the network's input is too small for " + name);
     if (count == 0 || count % (rows * columns) != 0) {
         throw std::runtime_error(name + " holds " + std::to_string(count) +
                                  " numbers, expected a multiple of " + std::to_string(rows) + " x " +

@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <cstring>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -12,6 +13,7 @@
 
 #include "bindings_arguments.hpp"
 #include "bits.hpp"
+#include "recycling.hpp"
 #include "rle.hpp"
 
 namespace yolor_edge {
@@ -54,6 +56,31 @@ void require_frames(const py::array& frames, const py::sequence& crops, const st
     if (!(frames.flags() & py::array::c_style) || !frames.writeable()) {
         throw std::invalid_argument("frames must be C-contiguous and writable");
     }
+}
+
+/// Bytes of an array, or 0 where the shape is none or the number is too large, which numpy then says.
+size_t bytes_of(const std::vector<py::ssize_t>& shape, py::ssize_t item) {
+    size_t bytes = static_cast<size_t>(item);
+    for (const py::ssize_t length : shape) {
+        if (length < 0 || __builtin_mul_overflow(bytes, static_cast<size_t>(length), &bytes)) return 0;
+    }
+    return bytes;
+}
+
+/// An array of zeros like `numpy.zeros`, a large one in memory that goes back to be used again once the last
+/// reference to the array and to every view of it is gone.
+py::array cleared_array_binding(const std::vector<py::ssize_t>& shape, const py::dtype& dtype) {
+    const size_t bytes = bytes_of(shape, dtype.itemsize());
+    MemoryBlock* block = bytes < kLeastRecycled || dtype.kind() == 'O' ? nullptr : lend_block(bytes);
+    if (block == nullptr) {
+        return py::module_::import("numpy").attr("zeros")(py::cast(shape), dtype).cast<py::array>();
+    }
+    const py::capsule owner(block, [](void* lent) { give_back_block(static_cast<MemoryBlock*>(lent)); });
+    if (!block->is_clear) {
+        const py::gil_scoped_release unlocked;
+        std::memset(block->data, 0, bytes);
+    }
+    return py::array(dtype, shape, block->data, owner);
 }
 
 /// Write crops into frames (N, height, width), or zeros in their place.
@@ -126,6 +153,8 @@ py::list rle_codes_binding(const py::sequence& crops, Size image_size) {
 }  // namespace
 
 void bind_masks(py::module_& module) {
+    module.def("cleared_array", &cleared_array_binding, py::arg("shape"), py::arg("dtype"));
+    module.def("drop_kept_memory", &drop_kept_blocks);
     module.def("paste_crops", &paste_crops_binding, py::arg("frames"), py::arg("crops"),
                py::arg("erase") = false);
     module.def("paste_bits", &paste_bits_binding, py::arg("frames"), py::arg("crops"), py::arg("width"));

@@ -105,44 +105,9 @@ struct Corners {
     const float* at[4];
 };
 
-/// Mark what cannot win beside `leader`: lower classes that are below it at all four corners, and higher
-/// classes that are nowhere above it (a tie goes to the lower class, so a lower one must be strictly below).
-/// `is_ruled_out` (padded,) holds 0 or 255 a class.
-template <class Lanes>
-struct RuleOutBelow {
-    static YOLOR_EDGE_INLINE void run(Corners corners, int64_t padded, int64_t leader,
-                                      uint8_t* is_ruled_out) {
-        using Floats = typename Lanes::Floats;
-        using Ints = typename Lanes::Ints;
-        const auto own = static_cast<int32_t>(leader);
-        for (int64_t block = 0; block < padded; block += Lanes::kWidth) {
-            Ints not_above = Ints{} - 1;
-            Ints below = not_above;
-            for (int k = 0; k < 4; ++k) {
-                Floats values;
-                load(corners.at[k] + block, &values);
-                const Floats lead = Floats{} + corners.at[k][leader];
-                not_above &= lead >= values;
-                if (block <= leader) below &= lead > values;
-            }
-            if (block <= leader) {
-                Ints ids;
-                load(kCounting, &ids);
-                ids += static_cast<int32_t>(block);
-                not_above = ((ids < own) & below) | ((ids > own) & not_above);
-            }
-            uint8_t marks[Lanes::kWidth];
-            store_low_bytes(not_above, marks);
-            for (int64_t i = 0; i < Lanes::kWidth; ++i) is_ruled_out[block + i] |= marks[i];
-        }
-    }
-
-    static constexpr int32_t kCounting[8] = {0, 1, 2, 3, 4, 5, 6, 7};
-};
-
-#ifdef YOLOR_EDGE_X86
-
-// The same with one bit a class: `ruled_out` holds 16 classes a word.
+// What cannot win beside `leader`: lower classes that are below it at all four corners, and higher classes
+// that are nowhere above it (a tie goes to the lower class, so a lower one must be strictly below).
+// `ruled_out` holds 16 classes a word, the first one lowest; what is ruled out is added to it.
 
 /// What is ruled out of a block of 16 classes: where the leader is in the block, those before it that it is
 /// above, those after it that are not above it, and never itself.
@@ -155,6 +120,8 @@ inline uint16_t ruled_out_of_block(int64_t block, int64_t leader, unsigned not_a
     const unsigned higher = ~(lower | (1u << lane));
     return static_cast<uint16_t>((below & lower) | (not_above & higher));
 }
+
+#ifdef YOLOR_EDGE_X86
 
 void rule_out_below_sse2(const Corners& corners, int64_t padded, int64_t leader, uint16_t* ruled_out) {
     __m128 lead[4];
@@ -229,65 +196,82 @@ void rule_out_below(const Corners& corners, int64_t padded, int64_t leader, uint
     }
 }
 
+#else
+
+/// Which of eight bytes, each 0 or 255, are 255, the first one lowest.
+unsigned bits_of(const uint8_t* marks) noexcept {
+    uint64_t eight = 0;
+    for (int i = 0; i < 8; ++i) eight |= uint64_t{marks[i]} << (8 * i);
+    // Bit i of byte i is kept; all of them add up in the highest byte.
+    return static_cast<unsigned>(((eight & 0x8040201008040201u) * 0x0101010101010101u) >> 56);
+}
+
+template <class Lanes>
+struct RuleOutBelow {
+    static YOLOR_EDGE_INLINE void run(Corners corners, int64_t padded, int64_t leader, uint16_t* ruled_out) {
+        using Floats = typename Lanes::Floats;
+        using Ints = typename Lanes::Ints;
+        for (int64_t block = 0; block < padded / kClassLanes; ++block) {
+            uint8_t not_above[kClassLanes], below[kClassLanes];
+            for (int64_t part = 0; part < kClassLanes; part += Lanes::kWidth) {
+                Ints is_not_above = Ints{} - 1;
+                Ints is_below = is_not_above;
+                for (int k = 0; k < 4; ++k) {
+                    Floats values;
+                    load(corners.at[k] + block * kClassLanes + part, &values);
+                    const Floats lead = Floats{} + corners.at[k][leader];
+                    is_not_above &= lead >= values;
+                    is_below &= lead > values;
+                }
+                store_low_bytes(is_not_above, not_above + part);
+                store_low_bytes(is_below, below + part);
+            }
+            ruled_out[block] = static_cast<uint16_t>(
+                ruled_out[block] |
+                ruled_out_of_block(block, leader, bits_of(not_above) | bits_of(not_above + 8) << 8,
+                                   bits_of(below) | bits_of(below + 8) << 8));
+        }
+    }
+};
+
+void rule_out_below(const Corners& corners, int64_t padded, int64_t leader, uint16_t* ruled_out) {
+    dispatch_lanes<RuleOutBelow>(corners, padded, leader, ruled_out);
+}
+
 #endif
 
 /// The classes that can win somewhere inside a cell.
 class Contenders {
   public:
     void restart(int64_t padded) {
-        padded_ = padded;
-        is_ruled_out_.resize(static_cast<size_t>(padded));
         ruled_out_.resize(static_cast<size_t>(padded / kClassLanes));
         ids_.resize(static_cast<size_t>(padded));
     }
 
     /// Find them, given the leaders at the corners; by rising number.
     void find(const Corners& corners, const std::array<int32_t, 4>& leaders) {
-        count_ = 0;
-#ifdef YOLOR_EDGE_X86
         std::fill(ruled_out_.begin(), ruled_out_.end(), uint16_t{0});
-        for_each_distinct(
-            leaders, [&](int32_t leader) { rule_out_below(corners, padded_, leader, ruled_out_.data()); });
+        const auto padded = static_cast<int64_t>(ids_.size());
+        for (auto leader = leaders.begin(); leader != leaders.end(); ++leader) {
+            if (std::find(leaders.begin(), leader, *leader) == leader) {
+                rule_out_below(corners, padded, *leader, ruled_out_.data());
+            }
+        }
+        count_ = 0;
         for (size_t block = 0; block < ruled_out_.size(); ++block) {
             auto left = static_cast<unsigned>(static_cast<uint16_t>(~ruled_out_[block]));
             for (; left != 0; left &= left - 1) {
                 ids_[count_++] = static_cast<int32_t>(block * kClassLanes) + __builtin_ctz(left);
             }
         }
-#else
-        std::fill(is_ruled_out_.begin(), is_ruled_out_.end(), uint8_t{0});
-        for_each_distinct(leaders, [&](int32_t leader) {
-            dispatch_lanes<RuleOutBelow>(corners, padded_, static_cast<int64_t>(leader),
-                                         is_ruled_out_.data());
-        });
-        for (int64_t block = 0; block < padded_; block += 8) {
-            uint64_t marks;
-            std::memcpy(&marks, is_ruled_out_.data() + block, sizeof marks);
-            if (marks == ~uint64_t{0}) continue;
-            for (int64_t c = block; c < block + 8; ++c) {
-                if (is_ruled_out_[static_cast<size_t>(c)] == 0) ids_[count_++] = static_cast<int32_t>(c);
-            }
-        }
-#endif
     }
 
     const int32_t* ids() const noexcept { return ids_.data(); }
     int64_t count() const noexcept { return static_cast<int64_t>(count_); }
 
   private:
-    template <class Visit>
-    static void for_each_distinct(const std::array<int32_t, 4>& leaders, Visit&& visit) {
-        for (size_t k = 0; k < 4; ++k) {
-            if (std::find(leaders.begin(), leaders.begin() + k, leaders[k]) == leaders.begin() + k) {
-                visit(leaders[k]);
-            }
-        }
-    }
-
-    int64_t padded_ = 0;
-    std::vector<uint8_t> is_ruled_out_;
-    std::vector<uint16_t> ruled_out_;
-    std::vector<int32_t> ids_;
+    std::vector<uint16_t> ruled_out_;  // 16 classes a word
+    std::vector<int32_t> ids_;         // one for every class and what pads them, `count_` of them in use
     size_t count_ = 0;
 };
 

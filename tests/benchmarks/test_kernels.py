@@ -77,9 +77,11 @@ def test_a_peer_that_finds_others_is_not_measured(heads: kernel_inputs.Heads, mo
 
 def test_frames_of_every_kind_are_the_same(heads: kernel_inputs.Heads, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers.EdgeFirst, "open", lambda: None)
-    _, reused, new = kernels.detection_rows(heads, 0.25, "687", {"boxes": 1.0, "frames": 1.0, "new frames": 1.0})
+    _, reused, new = kernels.detection_rows(heads, 0.25, "687", {"boxes": 1.0, "frames": 1.0, "own frames": 1.0})
     expected = new.ours["ours"]()
     for _ in range(2):
+        np.testing.assert_array_equal(new.ours["ours"](), expected)
+        np.testing.assert_array_equal(new.ours["ours, the first time"](), expected)
         np.testing.assert_array_equal(reused.ours["ours"](), expected)
         np.testing.assert_array_equal(reused.ours["ours, all cleared"](), expected)
         np.testing.assert_array_equal(reused.ours["ours, as bits"](), np.packbits(expected, axis=2))

@@ -124,9 +124,16 @@ class TestKernels:
         nv12 = frames[: 105 * 150].reshape(105, 150)
         image = c.made("image", data=nv12, height=70, width=150, layout=1)
         np.testing.assert_array_equal(self.letterboxed(c, image), _native.letterbox(nv12, *INPUT, layout="nv12"))
+        wide = np.zeros((105, 160), np.uint8)
+        wide[:, :150] = nv12
+        image = c.made("image", data=wide, height=70, width=150, layout=1, row_stride=160)
+        np.testing.assert_array_equal(self.letterboxed(c, image), _native.letterbox(nv12, *INPUT, layout="nv12"))
         yuyv = frames.reshape(105, 150, 2)
         image = c.made("image", data=yuyv, height=105, width=150, layout=2)
         np.testing.assert_array_equal(self.letterboxed(c, image), _native.letterbox(yuyv, *INPUT, layout="yuyv"))
+        turned = c.made("image", data=yuyv[::-1], height=105, width=150, layout=2, row_stride=-300)
+        expected = _native.letterbox(np.ascontiguousarray(yuyv[::-1]), *INPUT, layout="yuyv")
+        np.testing.assert_array_equal(self.letterboxed(c, turned), expected)
 
     def test_boxes(self, c: CLibrary) -> None:
         logits, bins = heads()["class_logits"], heads()["box_bins"]
@@ -294,6 +301,9 @@ def test_misuse(c: CLibrary) -> None:
     options = c.made("letterbox_options", input_height=64, input_width=64)
     output = np.zeros((3, 64, 64), np.float32)
     refused("NV12 must have even sides, got (69, 150)", "letterbox", image, options, output)
+    image.height, image.row_stride = 68, -150
+    refused("image.row_stride of NV12 must not be negative, got -150", "letterbox", image, options, output)
+    image.height, image.row_stride = 69, 0
     image.layout, image.channels = 0, 2
     refused("image.channels must be 3 or 1, got 2", "letterbox", image, options, output)
     image.channels = 1

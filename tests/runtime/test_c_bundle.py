@@ -110,6 +110,23 @@ def test_bundles_that_are_no_json(c: CLibrary, own_bundle: Path, text: str) -> N
         open_bundle(c, own_bundle)
 
 
+@pytest.mark.parametrize(
+    "number", ["01", "-01", "00", "1.", ".5", "-.5", "-", "1.e5", "1e", "1e+", "+1", "0x10", "-inf", "NaN"]
+)
+def test_numbers_that_json_has_not(c: CLibrary, own_bundle: Path, number: str) -> None:
+    (own_bundle / "bundle.json").write_text(f'{{"a":{number}}}')
+    with pytest.raises(CError, match=r"BAD_FILE: .*bundle.json: no JSON, expected .* at byte [56]"):
+        open_bundle(c, own_bundle)
+
+
+@pytest.mark.parametrize("number", ["0", "-0", "0.5", "-0.25e+1", "1e5", "10E-2", "0e0"])
+def test_numbers_that_json_has(c: CLibrary, own_bundle: Path, number: str) -> None:
+    assert isinstance(json.loads(number), int | float)
+    text = (own_bundle / "bundle.json").read_text()
+    (own_bundle / "bundle.json").write_text('{"a":' + number + "," + text.lstrip()[1:])
+    open_bundle(c, own_bundle)
+
+
 def test_a_bundle_that_is_not_there(c: CLibrary, tmp_path: Path) -> None:
     with pytest.raises(CError, match=r"BAD_FILE: .* cannot be read \(No such .*name a folder as `yolor-edge export`"):
         open_bundle(c, tmp_path)

@@ -123,6 +123,12 @@ def test_one_line_where_something_is_wrong(program: Path, bundle: Bundle, pictur
         np.zeros(10, np.float32).tofile(tmp_path / f"{name}.f32")
     expected = "class_logits holds 10 numbers, expected a multiple of 1 x 126; is it of this bundle and of one picture?"
     assert complaint(bundle.path, picture, tmp_path, tmp_path) == expected
+    small = Path(shutil.copytree(bundle.path, tmp_path / "small"))
+    text = (small / "bundle.json").read_text()
+    changed = re.sub(r'"input_size": \[[^]]*\]', '"input_size": [4, 4]', text)
+    assert changed != text
+    (small / "bundle.json").write_text(changed)
+    assert complaint(small, picture, tmp_path, tmp_path) == "the network's input is too small for class_logits"
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import tracemalloc
 from collections.abc import Iterator
 
@@ -11,7 +12,10 @@ import pytest
 from numpy.typing import NDArray
 from yolor_edge.runtime import load
 from yolor_edge.runtime.bundle import Bundle
+from yolor_edge.runtime.captioning import CaptionOptions, caption_of
+from yolor_edge.runtime.results import Result
 from yolor_edge.runtime.stream_answers import WINDOW
+from yolor_edge.runtime.tokenizer import Tokenizer
 
 from .tiny_bundle import COLOURS, coloured_patch
 
@@ -47,3 +51,27 @@ def test_memory_stays(tiny_bundle: Bundle, waits: bool) -> None:
     assert after - before < 200_000
     pipeline = stream._pipeline
     assert not pipeline._waiting and not pipeline._done and not pipeline._written
+
+
+def test_answers_that_are_gone_leave_no_tuples_in_the_free_lists() -> None:
+    tokenizer = Tokenizer(("<pad>", "<unk>", "<bos>", "<eos>", "word"))
+    names = tuple(f"class {i}" for i in range(20))
+
+    def answer(length: int) -> None:
+        caption_of([([4] * length, -1.0, -0.5)], tokenizer, CaptionOptions(), is_cut=False)
+        assert (
+            len(Result((4, 4), class_ids=np.arange(length, dtype=np.int32), class_names=names).detected_names or ()) > 0
+        )
+
+    gc.collect()  # empties them
+    gc.disable()
+    try:
+        for number in range(190):
+            answer(1 + number % 19)
+        before = sys.getallocatedblocks()
+        for number in range(1900):
+            answer(1 + number % 19)
+        after = sys.getallocatedblocks()
+    finally:
+        gc.enable()
+    assert after - before < 100

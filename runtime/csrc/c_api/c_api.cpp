@@ -52,6 +52,10 @@ ImageView image_view(const yolor_edge_image* image) {
             std::string(is_nv12 ? "NV12 must have even sides" : "YUYV must have an even width") + ", got (" +
             std::to_string(image->height) + ", " + std::to_string(image->width) + ")");
     }
+    if (is_nv12 && image->row_stride < 0) {
+        throw std::invalid_argument("image.row_stride of NV12 must not be negative, got " +
+                                    std::to_string(image->row_stride));
+    }
     const std::ptrdiff_t pixel = is_nv12 ? 1 : 2;
     return {image->data,
             image->height,

@@ -88,13 +88,42 @@ class Parser {
         const bool is_number =
             at_ < text_.size() && (text_[at_] == '-' || (text_[at_] >= '0' && text_[at_] <= '9'));
         if (!is_number) refuse("a value");
-        const char* end = text_.data() + text_.size();
+        const char* end = text_.data() + at_ + number_length();
         const auto [stop, error] = std::from_chars(text_.data() + at_, end, value->number);
-        if (error != std::errc() || !std::isfinite(value->number)) refuse("a number");
-        at_ = static_cast<size_t>(stop - text_.data());
+        if (error != std::errc() || stop != end || !std::isfinite(value->number)) refuse("a number");
+        at_ = static_cast<size_t>(end - text_.data());
         value->kind = Json::Kind::number;
         value->is_whole = text_.substr(start, at_ - start).find_first_of(".eE") == std::string_view::npos &&
                           std::abs(value->number) <= kLargestWhole;
+    }
+
+    /// How long the number here is, as JSON writes it: no zero before other digits, and some after a point or
+    /// e.
+    size_t number_length() const {
+        size_t at = at_;
+        const auto is_here = [&](std::string_view letters) {
+            return at < text_.size() && letters.find(text_[at]) != std::string_view::npos;
+        };
+        const auto take_digits = [&] {
+            const size_t first = at;
+            while (is_here("0123456789")) ++at;
+            if (at == first) refuse("a number");
+        };
+        if (is_here("-")) ++at;
+        const bool is_zero = is_here("0");
+        const size_t first = at;
+        take_digits();
+        if (is_zero && at > first + 1) refuse("a number");
+        if (is_here(".")) {
+            ++at;
+            take_digits();
+        }
+        if (is_here("eE")) {
+            ++at;
+            if (is_here("+-")) ++at;
+            take_digits();
+        }
+        return at - at_;
     }
 
     std::string quoted() {

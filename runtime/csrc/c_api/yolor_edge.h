@@ -99,7 +99,8 @@ YOLOR_EDGE_API yolor_edge_status yolor_edge_set_simd_level(const char* name);
 
 enum {
     YOLOR_EDGE_INTERLEAVED = 0, /* 3 bytes a pixel, B G R as cameras and OpenCV give them, or 1 byte, grey */
-    YOLOR_EDGE_NV12 = 1, /* rows of Y, then half as many rows of U and V alternating; both sizes even */
+    YOLOR_EDGE_NV12 = 1, /* rows of Y, then half as many rows of U and V alternating, all at one row_stride,
+                            which cannot be negative; both sizes even */
     YOLOR_EDGE_YUYV = 2  /* Y U Y V for two pixels; width even */
 };
 
