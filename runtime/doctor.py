@@ -17,7 +17,7 @@ import numpy as np
 
 from . import _native
 from .backends import BACKENDS, backend_of_flavour
-from .bundle import Bundle
+from .bundle import BUNDLE_FILE, Bundle
 from .checks import Check
 from .cuda.kernel_image import FoundCompiler, compilers_here
 from .cuda_device import CudaDriver, cuda_driver
@@ -341,7 +341,12 @@ def _next_commands(facts: _Facts, asked: str | os.PathLike[str] | None) -> list[
         return [f"yolor-edge export {checkpoint} --out bundles/{name}", f"yolor-edge doctor bundles/{name}"]
     name = os.fspath(asked)
     if facts.bundle is None:
-        return [f"yolor-edge export CHECKPOINT --out {shlex.quote(name)}", f"yolor-edge doctor {shlex.quote(name)}"]
+        is_checkpoint = (Path(name) / "checkpoint.json").is_file()
+        # What is there and is no bundle is not to be written over.
+        is_free = bool(name) and (not Path(name).exists() or (Path(name) / BUNDLE_FILE).is_file())
+        words = [shlex.quote(name) if is_checkpoint else "CHECKPOINT", "--out"]
+        words.append(shlex.quote(name) if is_free else "bundles/mine")
+        return [f"yolor-edge export {' '.join(words)}", f"yolor-edge doctor {words[-1]}"]
     commands = [] if facts.fitting or not build else [build]
     options = _backend_options(facts, on_cpu, bool(build))
     source = str(facts.cameras[0]).removeprefix("/dev/video") if facts.cameras else _pictures()

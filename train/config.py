@@ -20,6 +20,8 @@ CAPTIONERS: dict[Captioner, dict[str, int]] = {
     "grit": {"caption_regions": 300, "caption_output_layers": 1},
 }
 """Kinds of caption decoder: what each asks of `NetworkConfig`."""
+MOST_COUNTED = 1_000_000
+"""Beyond what any count in the settings can mean."""
 PROTOTYPE_STRIDE = 4
 """Input pixels a side of a prototype cell; the truth of masks and semantic map is prepared at this resolution."""
 
@@ -258,6 +260,8 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "captions_per_image", "save_every", "minimum_word_count"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}")
+            if getattr(self, name) > MOST_COUNTED:
+                raise UsageError(f"{name} must be at most {MOST_COUNTED}, got {getattr(self, name)}")
         for name in (
             "warmup",
             "final_rate",
@@ -278,6 +282,9 @@ class TrainConfig:
         for name in ("workers", "validate_every", "plain_epochs", "weight_decay", "color", "seed"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name, most in (("workers", 256), ("seed", (1 << 63) - 1)):
+            if getattr(self, name) > most:
+                raise UsageError(f"{name} must be at most {most}, got {getattr(self, name)}")
         for name, choices in (
             ("amp", ("auto", "off")),
             ("augment", ("asymmetric", "none")),

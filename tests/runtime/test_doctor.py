@@ -362,6 +362,20 @@ def test_a_spoilt_bundle(packages: dict[str, Any], own_bundle: Path, tmp_path: P
     assert "no such folder" in check(examine(tmp_path / "gone", tmp_path), "files").found
 
 
+def test_what_is_no_bundle_is_not_to_be_written_over(packages: dict[str, Any], tmp_path: Path) -> None:
+    write(tmp_path, "checkpoint/checkpoint.json")
+    for asked, words in (
+        (tmp_path / "checkpoint", f"{tmp_path}/checkpoint"),
+        (tmp_path, "CHECKPOINT"),
+        ("", "CHECKPOINT"),
+    ):
+        found = examine(asked, tmp_path)
+        assert found.next_commands == (
+            f"yolor-edge export {words} --out bundles/mine",
+            "yolor-edge doctor bundles/mine",
+        )
+
+
 def test_engines_without_a_gpu(packages: dict[str, Any], own_bundle: Path, tmp_path: Path) -> None:
     engine = add_engine(Bundle.open(own_bundle))
     one = check(examine(own_bundle, tmp_path / "root"), "vision fp32")
