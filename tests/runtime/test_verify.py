@@ -324,7 +324,7 @@ def test_what_is_not_replayed_is_told(three_precisions: Path) -> None:
         (
             "abacus",
             'backend "abacus" needs the package package_of_abacus; '
-            'install the "abacus" extra: pip install "yolor-edge[abacus]"',
+            'install it: pip install ".[abacus]" in a clone of yolor-edge',
         ),
         ("engines/vision.fp16.sm_86.engine", "needs a GPU, and there is none here"),
     ]
