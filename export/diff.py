@@ -22,6 +22,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from ..runtime.backends import check_threads
 from ..runtime.backends.base import Array
 from ..runtime.bundle import GRAPH_KINDS, Bundle
 from ..runtime.errors import BundleError, UsageError
@@ -193,8 +194,7 @@ def diff(
     """
     graph_a, graph_b = _open_graph(a), _open_graph(b)
     limit = _checked_tolerance(tolerance, graph_a.kind, graph_b.kind)
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads must be at least 1, got {threads}")
+    check_threads(threads)
     body_a, body_b = Anatomy(graph_a.model), Anatomy(graph_b.model)
     layers, missing = _common_layers(graph_a.label, graph_b.label, body_a, body_b)
     exits = {stage: [name for name in names if name in body_b.tensors] for stage, names in body_a.exits(layers).items()}

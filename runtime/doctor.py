@@ -347,7 +347,7 @@ def _next_commands(facts: _Facts, asked: str | os.PathLike[str] | None) -> list[
         return _to_a_bundle()
     name = os.fspath(asked)
     if facts.bundle is None:
-        return _to_another_bundle(Path(name))
+        return _to_another_bundle(name)
     commands = [] if facts.fitting or not build else [build]
     options = _backend_options(facts, on_cpu, bool(build))
     source = str(facts.cameras[0]).removeprefix("/dev/video") if facts.cameras else _pictures()
@@ -370,9 +370,10 @@ def _to_a_bundle() -> list[str]:
     return [f"yolor-edge export {checkpoint} --out bundles/{name}", f"yolor-edge doctor bundles/{name}"]
 
 
-def _to_another_bundle(path: Path) -> list[str]:
-    """What to type where `path` is no bundle, or a broken one."""
-    below = bundles_below(path)
+def _to_another_bundle(asked: str) -> list[str]:
+    """What to type where what was asked for is no bundle, or a broken one."""
+    path = Path(asked)
+    below = bundles_below(path) if asked else []
     if below:
         return [shlex.join(["yolor-edge", "doctor", str(found)]) for found in below[:3]]
     name = shlex.quote(str(path))
@@ -380,7 +381,7 @@ def _to_another_bundle(path: Path) -> list[str]:
         return [f"yolor-edge export {name} --out bundles/mine", "yolor-edge doctor bundles/mine"]
     if holds_bundle(path):
         return [f"yolor-edge export CHECKPOINT --out {name} --force", f"yolor-edge doctor {name}"]
-    if path.exists():  # which is somebody's, and export replaces nothing but bundles
+    if path.exists() or not asked:  # which is somebody's, and export replaces nothing but bundles
         return ["yolor-edge export CHECKPOINT --out bundles/mine", "yolor-edge doctor bundles/mine"]
     return [f"yolor-edge export CHECKPOINT --out {name}", f"yolor-edge doctor {name}"]
 

@@ -36,7 +36,7 @@ def open_for_checks(path: str | os.PathLike[str]) -> tuple[Bundle | None, Check]
     try:
         bundle = Bundle.open(path)
     except (BundleError, OSError) as error:
-        below = bundles_below(Path(path))
+        below = bundles_below(Path(path)) if os.fspath(path) else []
         if below:
             text = f"{os.fspath(path)}: is no bundle, but holds {' and '.join(map(str, below[:3]))}"
             return None, Check(_GROUP, "files", "problem", text, f"name {'that' if len(below) == 1 else 'one of them'}")

@@ -184,11 +184,15 @@ def test_misuse_is_one_line_and_exit_code_2(
         ),
         ("train --data nowhere --out run --set batch_size=many", "--set batch_size=many: expected a int"),
         ("train --data nowhere --out run --epochs 0", "epochs must be at least 1, got 0"),
+        ("train --data nowhere --out run --set batch_size=99999999999", "batch_size must be at most 1000000, got"),
+        ("train --data data --out data/file", "data/file: is a file, expected a folder to write the run to"),
         ("train --resume nowhere", "nowhere: holds no run to resume"),
+        ("train --resume data/file", "data/file: holds no run to resume"),
         ("export nowhere --out out", "nowhere: is not a checkpoint"),
         ("inspect nowhere", "nowhere: is not a checkpoint"),
         ("inspect --size n --input-size 100x100", "multiples of 32"),
         ("inspect --size n --classes 0", "--classes must be at least 1, got 0"),
+        ("inspect --size n --vocabulary 99999999999", "argument --vocabulary: must be at most 100000, got 99999999999"),
         ("inspect --size n --heads boxes,wings", "tasks must be some of boxes, masks, semantic, caption"),
         ("inspect --size n --heads masks", "the task masks needs the task boxes"),
         ("demo --checkpoint nowhere --images nowhere", "nowhere"),
@@ -200,6 +204,7 @@ def test_misuse_of_what_needs_torch(
     pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "file").touch()
     assert run_main(line) == 2
     assert message in complaint(capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
@@ -229,6 +234,11 @@ def test_a_missing_package_is_named_with_what_installs_it(
         ),
         (OSError(13, "Permission denied", "out"), 1, "out: not permitted (Permission denied); choose another folder"),
         (OSError(5, "Input/output error"), 1, "answers: Input/output error"),
+        (
+            OSError(20, "Not a directory"),
+            1,
+            "answers: cannot be made or opened (Not a directory); choose another place",
+        ),
         (KeyboardInterrupt(), 130, "interrupted"),
         (FloatingPointError("the loss is nan\nat step 7"), 1, "the loss is nan at step 7"),
     ],
@@ -311,6 +321,8 @@ def test_run_prints_only_json_when_asked_to(
         ("--precision int8", "has no int8 graph"),
         ("--threads 0", "threads must be at least 1"),
         ("--max-frames 0", "max_frames must be at least 1"),
+        ("--max-detections 99999999999999999999", "max_detections must be from 1 to 1000000, got 99999999999999999999"),
+        ("--threads 99999", "threads must be at most 64, got 99999"),
     ],
 )
 def test_run_refuses_what_makes_no_sense(
@@ -443,6 +455,13 @@ def test_evaluate_scores_a_checkpoint(checkpoint: Path, scenes: Path, capsys: py
     found = json.loads(capsys.readouterr().out)
     assert found["split"] == "val"
     assert found["scores"]["images"] == 2
+
+
+def test_what_is_for_bundles_is_refused_to_a_checkpoint(
+    checkpoint: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main(f"evaluate {checkpoint} --data {scenes} --backend openvino --precision int8") == 2
+    assert "is scored in torch with float32; backend, precision is for a bundle, export one" in complaint(capsys)
 
 
 def test_a_checkpoint_has_its_post_processing_on_the_cpu(

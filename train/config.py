@@ -12,6 +12,8 @@ Size = Literal["n", "s", "m", "l"]
 Task = Literal["boxes", "masks", "semantic", "caption"]
 SIZES: tuple[Size, ...] = get_args(Size)
 TASKS: tuple[Task, ...] = get_args(Task)
+MOST_COUNTED = 1_000_000
+"""Beyond what any count in the settings can mean."""
 PROTOTYPE_STRIDE = 4
 """Input pixels a side of a prototype cell; the truth of masks and semantic map is prepared at this resolution."""
 
@@ -193,6 +195,8 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "captions_per_image", "save_every", "minimum_word_count"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}")
+            if getattr(self, name) > MOST_COUNTED:
+                raise UsageError(f"{name} must be at most {MOST_COUNTED}, got {getattr(self, name)}")
         for name in (
             "warmup",
             "final_rate",

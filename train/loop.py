@@ -62,6 +62,8 @@ def fit(
     """
     config = config or TrainConfig()
     out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out}: is a file, expected a folder to write the run to")
     if (out / RUN).exists():
         raise UsageError(f"{out}: holds a run already; continue it with --resume {out} or choose another --out")
     dataset = CocoDataset.open(data, split=split, role="train")
@@ -91,7 +93,7 @@ def resume(out: str | Path) -> Checkpoint:
         network_config = NetworkConfig.from_json(run["network"])
         config = TrainConfig.from_json(run["train"])
         data, split = run["data"], run["split"]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UsageError(f"{out}: holds no run to resume (no {RUN}); start one with --data and --out") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{out / RUN}: is not the description of a run ({error}); start a new one") from None

@@ -92,6 +92,21 @@ def backend_entry(backend: str) -> BackendEntry:
     return BACKENDS[backend]
 
 
+def check_threads(threads: int | None) -> None:
+    """Refuse a number of CPU threads that makes no sense.
+
+    Raises:
+        UsageError: If it does not.
+    """
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads must be at least 1, got {threads}")
+    most = max(MOST_THREADS, usable_cores())
+    if threads is not None and threads > most:
+        raise UsageError(
+            f"threads must be at most {most}, got {threads}; this process may run on {usable_cores()} cores"
+        )
+
+
 def backend_of_flavour(flavour: str) -> str:
     """The name of the backend that runs the engines of a flavour, "tensorrt" or "tensorrt_rtx"."""
     return next(name for name, entry in BACKENDS.items() if entry.flavour == flavour)
@@ -124,13 +139,7 @@ def open_graphs(
     """
     files = graph_files(bundle, backend, precision)
     entry = backend_entry(backend)
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads must be at least 1, got {threads}")
-    most = max(MOST_THREADS, usable_cores())
-    if threads is not None and threads > most:
-        raise UsageError(
-            f"threads must be at most {most}, got {threads}; this process may run on {usable_cores()} cores"
-        )
+    check_threads(threads)
     try:
         module = importlib.import_module(entry.module, __name__)
     except ModuleNotFoundError as error:

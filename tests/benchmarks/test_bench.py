@@ -287,7 +287,12 @@ def test_a_backend_is_imported_under_the_name_of_its_package(
 def test_arguments_and_files_that_cannot_be_used(tiny_bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="runs must be at least 1, got 0"):
         bench(tiny_bundle, tmp_path / "out", pictures, runs=0)
+    for seconds in (float("nan"), -1.0):
+        with pytest.raises(UsageError, match="the seconds for runs that count must be at least 0, got"):
+            bench(tiny_bundle, tmp_path / "out", pictures, maximum_seconds=seconds)
     (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"file/out: cannot be written, .*/file is no folder; choose another place"):
+        bench(tiny_bundle, tmp_path / "file" / "out", pictures)
     with pytest.raises(UsageError, match="file: is a file, expected a folder to write the report to"):
         bench(tiny_bundle, tmp_path / "file", pictures)
     with pytest.raises(UsageError, match="a split was named without a data set"):

@@ -399,6 +399,20 @@ def test_without_a_bundle_one_that_lies_here_is_named(
     assert examine(root=tmp_path / "root").next_commands[0] == "yolor-edge doctor bundles/mine"
 
 
+def test_what_is_no_bundle_is_not_to_be_written_over(packages: dict[str, Any], tmp_path: Path) -> None:
+    write(tmp_path, "checkpoint/checkpoint.json")
+    for asked, words in (
+        (tmp_path / "checkpoint", f"{tmp_path}/checkpoint"),
+        (tmp_path, f"{tmp_path}"),  # as after train, whose run holds its checkpoint
+        ("", "CHECKPOINT"),
+    ):
+        found = examine(asked, tmp_path)
+        assert found.next_commands == (
+            f"yolor-edge export {words} --out bundles/mine",
+            "yolor-edge doctor bundles/mine",
+        )
+
+
 def test_engines_without_a_gpu(packages: dict[str, Any], own_bundle: Path, tmp_path: Path) -> None:
     engine = add_engine(Bundle.open(own_bundle))
     one = check(examine(own_bundle, tmp_path / "root"), "vision fp32")
