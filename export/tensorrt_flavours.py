@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ..runtime.cuda_device import CudaDevice, cuda_device
 from ..runtime.engines import is_compute_capability
 from ..runtime.errors import BackendError, EngineBuildError, UsageError
+from ..runtime.install import install_command
 from ..runtime.tensorrt_package import FLAVOURS, as_stubs_say, import_flavour, installed_flavours, one_line
 from .build_needs import less_memory, workspace_limit_mib
 
@@ -106,7 +107,7 @@ def load_toolkit(flavour: str | None = None) -> Toolkit:
     if flavour is None or flavour not in installed:
         missing = f"flavour {flavour!r} needs the package {flavour}" if flavour else "no TensorRT is installed"
         choices = "; ".join(
-            f'for {entry.devices}: pip install "yolor-edge[{entry.extra}]" (--flavour {name})'
+            f"for {entry.devices}: {install_command(entry.extra)} (--flavour {name})"
             for name, entry in FLAVOURS.items()
             if flavour in (None, name)
         )

@@ -22,6 +22,7 @@ from ..runtime.backends.onnxruntime_backend import open_graph
 from ..runtime.bundle import CAPTION_WEIGHTS, Bundle, write_bundle
 from ..runtime.errors import ParityError, UsageError
 from ..runtime.files import replacing_folder
+from ..runtime.golden import read_golden, unproven
 from ..runtime.images import read_image
 from ..runtime.model import Model
 from ..runtime.native_captioning import NativeCaptionDecoder
@@ -148,6 +149,8 @@ def export_bundle(
                 f"{first.allowed} ({len(failures)} of {len(checks)} checks failed); nothing was written to {out}"
             )
         say(f"ONNX fp32 agrees with the network in {len(checks)} checks on {len(images)} images")
+        for warning in unproven(read_golden(file)[1] for file in sorted((folder / GOLDEN_FOLDER).iterdir())):
+            say(f"warning: {warning}")
         parity["onnx_fp32"] = [asdict(check) for check in checks]
         added = add_precisions(folder, graphs, spec, images, precisions or PrecisionOptions(), say)
         parity["tolerances"].update(added.tolerances)

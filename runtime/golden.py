@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +60,25 @@ def captions_of(model: Model, image: NDArray[np.uint8]) -> dict[str, tuple[int, 
             caption = model.predict(image, ["caption"], caption=options).caption
             captions[name] = caption.token_ids if caption is not None else ()
     return captions
+
+
+def unproven(expected: Iterable[Answers]) -> tuple[str, ...]:
+    """What comparing with these answers cannot prove, because they hold nothing to compare; a sentence each."""
+    counts: dict[str, int] = {}
+    for answers in expected:
+        if answers.result.boxes is not None:
+            counts["boxes"] = counts.get("boxes", 0) + len(answers.result.boxes)
+            if answers.result.masks is not None:
+                counts["masks"] = counts["boxes"]
+        for tokens in answers.captions.values():
+            counts["captions"] = counts.get("captions", 0) + bool(tokens)
+    empty = [task for task, count in counts.items() if count == 0]
+    if not empty:
+        return ()
+    return (
+        f"the network finds no {' and no '.join(empty)} in the golden pictures, so {' and '.join(empty)} were compared "
+        "with nothing and are not proven; export again with --images of pictures in which it finds some",
+    )
 
 
 def write_golden(path: Path, image: NDArray[np.uint8], answers: Answers) -> None:

@@ -21,8 +21,9 @@ from typing import Any, NoReturn
 from . import __version__
 
 _PROGRAM = "yolor-edge"
-# Where a package is missing: the extra to install, by command.
-_EXTRAS = {"export": "export", "diff": "export", "demo": "export", "bench": "bench"}
+# Where a package is missing: the extras whose packages a command needs, others "train". What evaluate and bench need
+# hangs on what they are given: they name the one package.
+_EXTRAS = {"export": ("export",), "diff": ("export",), "demo": ("export", "bench"), "evaluate": (), "bench": ()}
 _OPTIONAL_PACKAGES = frozenset({"torch", "safetensors", "pycocotools", "onnx", "onnxscript", "onnxruntime"})
 
 
@@ -48,8 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         package = (error.name or "").partition(".")[0]
         if package not in _OPTIONAL_PACKAGES:
             raise
-        command, extra = arguments.command, _EXTRAS.get(arguments.command, "train")
-        return _complain(f'{command} needs the package {package}; install it with pip install "yolor-edge[{extra}]"', 1)
+        from .runtime.install import lacking_packages
+
+        return _complain(lacking_packages(arguments.command, package, _EXTRAS.get(arguments.command, ("train",))), 1)
     except BrokenPipeError:  # whoever read stdout has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

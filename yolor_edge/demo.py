@@ -68,6 +68,8 @@ def demo(
         say(_indented(verification.table()))
         return 1
     say(f"   {len(verification.checks)} checks passed; yolor-edge verify {folder / 'bundle'} prints them")
+    for warning in verification.warnings:
+        say(f"   warning: {warning}")
     say(f"3. Run it on {len(source.files)} pictures from {pictures}")
     summary = run(bundle, pictures, folder / "pictures", threads=threads, report=lambda line: say(f"   {line}"))
     say("4. Measure it")

@@ -11,6 +11,7 @@ from typing import Protocol, cast
 from ..bundle import Bundle
 from ..engines import graph_kind
 from ..errors import BackendError, BackendMissingError, UsageError
+from ..install import install_command
 from .base import Graph, usable_cores
 
 
@@ -145,8 +146,7 @@ def open_graphs(
         if error.name is None or error.name.startswith(__name__.partition(".")[0]):
             raise
         raise BackendMissingError(
-            f'backend "{backend}" needs the package {error.name}; '
-            f'install the "{entry.extra}" extra: pip install "yolor-edge[{entry.extra}]"'
+            f'backend "{backend}" needs the package {error.name}; install it: {install_command(entry.extra)}'
         ) from error
     except (ImportError, OSError) as error:
         raise BackendError(

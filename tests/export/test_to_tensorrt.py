@@ -286,7 +286,7 @@ def test_stubs_of_tensorrt_are_not_taken_for_tensorrt(boxes_bundle: Bundle) -> N
 
     if "tensorrt" in installed_flavours():
         pytest.skip("TensorRT itself is installed here")
-    with pytest.raises(BackendError, match=r'needs the package tensorrt; .*pip install "yolor-edge\[tensorrt\]"'):
+    with pytest.raises(BackendError, match=r'needs the package tensorrt; .*pip install "tensorrt>=10\.3"'):
         build(boxes_bundle, flavour="tensorrt")
 
 
