@@ -15,7 +15,7 @@ Task = Literal["boxes", "masks", "semantic", "caption"]
 SIZES: tuple[Size, ...] = get_args(Size)
 TASKS: tuple[Task, ...] = get_args(Task)
 Captioner = Literal["catr", "grit"]
-CAPTIONERS: dict[Captioner, dict[str, int]] = {
+CAPTIONERS: dict[Captioner, dict[str, Any]] = {
     "catr": {"caption_regions": 0, "caption_output_layers": 3},
     "grit": {"caption_regions": 300, "caption_output_layers": 1},
 }

@@ -16,7 +16,7 @@ TOLERANCES = Tolerances()
 
 
 def network_of(
-    logits: Floats, semantic: Floats, features: Floats, grid: Floats, has_semantic: bool = True
+    logits: Floats, semantic: Floats, features: Floats, grid: Floats, *, has_semantic: bool = True
 ) -> tuple[dict[str, Floats], Floats]:
     """What a network with these logits (B, C, N) and (B, S, h, w) gives, and the margins of its choice (B, R)."""
     best = logits.max(1)

@@ -31,7 +31,7 @@ def conv_flops(network: torch.nn.Module, images: torch.Tensor) -> int:
     return total
 
 
-GRIT = {"caption_regions": 20, "caption_output_layers": 1}
+GRIT: dict[str, Any] = {"caption_regions": 20, "caption_output_layers": 1}
 
 
 @pytest.mark.parametrize(
