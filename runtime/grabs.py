@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .capture import Capture, bgr
+from .capture import Capture, RawFrames, bgr
 from .images import quiet_opencv
 
 # A driver's time stamp that is older than this is of another clock than ours.
@@ -22,7 +22,7 @@ class Grab:
     """One frame of a capture.
 
     Attributes:
-        image: (h, w, 3) uint8 BGR.
+        image: (h, w, 3) uint8 BGR; of standard input in its own layout.
         captured_ns: `time.monotonic_ns()` of the moment.
         captured_unix_ns: `time.time_ns()` of the same moment.
         position_ms: Where the capture says the frame lies in its video; 0 where it knows nothing of the kind.
@@ -58,7 +58,8 @@ def grab(capture: Capture) -> Grab | None:
     if not done or image is None:
         return None
     captured = _driver_ns(capture, position_ms, now)
-    return Grab(bgr(image), captured, unix - (now - captured), position_ms)
+    pixels = image if isinstance(capture, RawFrames) else bgr(image)
+    return Grab(pixels, captured, unix - (now - captured), position_ms)
 
 
 def _driver_ns(capture: Any, position_ms: float, now: int) -> int:

@@ -16,7 +16,7 @@ from .bundle import Bundle
 from .draw import DrawOptions, draw
 from .errors import UsageError
 from .files import replacing_file
-from .images import write_image
+from .images import to_bgr, write_image
 from .overlay import Overlay, time_of_day
 from .results import Caption, Result
 from .sources import Frame, Source
@@ -148,7 +148,7 @@ class OutputWriter:
         if self._has_captions and result.caption is None and self._options.is_steady:
             # The last one, or a bar that waits for the first: the drawings of a stream keep their size.
             result = replace(result, caption=answer.caption or Caption("...", (), 0.0, 0.0))
-        drawing = draw(image, result, self._options)
+        drawing = draw(to_bgr(image, self._source.layout), result, self._options)
         if self._overlay is None:
             return drawing
         return self._overlay.drawn(drawing, answer.frame.index, result.timings_ms, time_of_day(answer.frame))

@@ -32,6 +32,7 @@ from .capture import (
 from .errors import ImageError, UsageError
 from .grabs import First, Grab, grab
 from .images import IMAGE_SUFFIXES, read_image
+from .preprocess import PixelLayout
 
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mjpeg", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"})
 _SECONDS_BETWEEN_TRIES = 1.0
@@ -45,7 +46,8 @@ class Frame:
 
     Attributes:
         name: A file name relative to the source; for a video or a camera, its name.
-        image: (h, w, 3) uint8 BGR; None when `error` is set.
+        image: (h, w, 3) uint8 BGR; from standard input, or an iterable of the caller's, in the layout that was named
+            for it; None when `error` is set.
         error: One line; None when `image` is set.
         index: Number of the frame from 0 on; 0 for the only picture of an image. A stream numbers one below 0.
         captured_ns: Of a live source: when the frame was captured, in nanoseconds of `time.monotonic_ns()`, as near to
@@ -115,6 +117,11 @@ class Source:
         return self.kind == "images" or (self.address is None and self.camera is None)
 
     @property
+    def layout(self) -> PixelLayout:
+        """What the bytes of its frames mean: BGR but for standard input."""
+        return (self.options.layout if self.address == STDIN else None) or "interleaved"
+
+    @property
     def file_stem(self) -> str:
         """What outputs that are one file for the whole source are called, without a suffix."""
         if self.camera is not None:
@@ -166,11 +173,10 @@ class Source:
     def _end_of(self, capture: Capture, index: int) -> str | None:
         """What is wrong with frames that have ended; None if nothing is."""
         if isinstance(capture, RawFrames) and capture.missing_bytes:
-            return (
-                f"{self.name}: ends inside a frame, {capture.missing_bytes} bytes are missing; is --camera-size right?"
-            )
+            missing = f"{self.name}: ends inside a frame, {capture.missing_bytes} bytes are missing"
+            return f"{missing}; are --camera-size and --layout right?"
         if index == 0 and isinstance(capture, RawFrames):
-            return f"{self.name}: ended before the first frame; pipe bare BGR frames of --camera-size into it"
+            return f"{self.name}: ended before the first frame; pipe bare frames of --camera-size into it"
         if index == 0:
             return f"{self.name}: gave no frame, it is damaged or in use"
         if self.kind != "camera":
@@ -236,7 +242,7 @@ def open_source(
     Args:
         source: An image file, a folder of images (not its sub-folders), a glob pattern, a video file; a camera by its
             index (a number or digits) or its device, such as /dev/video0; the URL of a stream or a video; a GStreamer
-            pipeline, which has " ! " in it or begins with "gst:"; or "-" for bare BGR frames on standard input.
+            pipeline, which has " ! " in it or begins with "gst:"; or "-" for bare frames on standard input.
         options: What is asked of a camera or a stream; None for its own ways.
         report: Called with one line when a camera or a stream is lost, and when it is back.
 
@@ -246,6 +252,11 @@ def open_source(
     """
     options = options or CameraOptions()
     options.check()
+    if options.layout is not None and source != STDIN:
+        raise UsageError(
+            f"layout {options.layout!r} is for bare frames on standard input (-); files, cameras and addresses give "
+            "pictures in colour by themselves"
+        )
     if isinstance(source, int):
         return _open_camera(source, options, report)
     text = os.fspath(source)

@@ -69,7 +69,13 @@ def test_answers_are_those_of_predict_in_order(model: Model, in_flight: int) -> 
 def test_bytes_of_a_camera_in_their_layout(model: Model) -> None:
     """NV12 and YUYV frames from an iterable, as frames or as arrays, are those of predict; odd ones are an error."""
     generator = np.random.default_rng(5)
-    for layout, shape, bad in (("nv12", (90, 80), (91, 80)), ("yuyv", (60, 80, 2), (60, 80, 3))):
+    for layout, shape, bad in (
+        ("nv12", (90, 80), (91, 80)),
+        ("yuyv", (60, 80, 2), (60, 80, 3)),
+        ("rgba", (60, 80, 4), (60, 80, 3)),
+        ("rgb", (60, 80, 3), (60, 80)),
+        ("grey", (60, 80), (60, 80, 3)),
+    ):
         images = [generator.integers(0, 256, shape, np.uint8) for _ in range(4)]
         frames = [images[0], Frame("camera", images[1], None, 1), np.zeros(bad, np.uint8), *images[2:]]
         for caption_every in (1, "scene-change"):
@@ -84,9 +90,9 @@ def test_bytes_of_a_camera_in_their_layout(model: Model) -> None:
 def test_a_layout_is_for_bytes_alone(model: Model, tmp_path: Path) -> None:
     write_image(tmp_path / "a.png", patches(1)[0])
     for source in (tmp_path, str(tmp_path / "a.png"), 0, open_source(tmp_path)):
-        with pytest.raises(UsageError, match="layout 'nv12' is for an iterable of a camera's bytes as arrays; files"):
+        with pytest.raises(UsageError, match="layout 'nv12' is for an iterable of arrays; files"):
             model.stream(source, layout="nv12")
-    with pytest.raises(UsageError, match="layout must be one of interleaved, nv12, yuyv, got 'i420'"):
+    with pytest.raises(UsageError, match=r"layout must be one of interleaved, bgr, .*, nv12, yuyv, got 'i420'"):
         model.stream([], layout="i420")  # type: ignore[arg-type]
 
 
