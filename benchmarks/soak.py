@@ -4,19 +4,23 @@
 
 Pictures of changing sizes are drawn once and given again and again, now and then one that cannot be read, while the
 memory of the process is looked at a hundred times. Memory counts as steady when the median of the last tenth of the run
-is at most `--allowed-mib` above that of the second tenth; the first is for warming up. The exit code says so.
+is at most `--allowed-mib` above that of the second tenth; the first is for warming up. The exit code says so. What is
+in use is looked at too, as Python and as malloc count it: where the process grows and that does not, it is memory that
+was given back to an allocator, which keeps it in pieces.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import functools
 import json
 import os
 import statistics
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -65,6 +69,31 @@ def resident_bytes() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+class _MallocFigures(ctypes.Structure):
+    """glibc's `struct mallinfo2`."""
+
+    _fields_ = [(name, ctypes.c_size_t) for name in (
+        "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost",
+    )]  # fmt: skip
+
+
+@functools.cache
+def _malloc_figures() -> Callable[[], Any] | None:
+    figures = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    if figures is not None:
+        figures.restype = _MallocFigures
+    return figures
+
+
+def bytes_in_use() -> int | None:
+    """What malloc has given out and not yet got back, in all threads; None where that cannot be asked."""
+    figures = _malloc_figures()
+    if figures is None:
+        return None
+    found = figures()
+    return found.uordblks + found.hblkhd
+
+
 def soak(
     bundle: str | os.PathLike[str],
     frames: int,
@@ -94,7 +123,7 @@ def soak(
             else:
                 yield Frame("drawn", pictures[index % len(pictures)], None, index)
 
-    looks: list[dict[str, float]] = []
+    looks: list[dict[str, Any]] = []
     objects = expected = 0
     started = next_look = time.monotonic()
     with load(bundle, backend, precision, threads) as model:
@@ -119,6 +148,8 @@ def soak(
                             "frame": expected,
                             "seconds": round(time.monotonic() - started, 2),
                             "resident_bytes": resident_bytes(),
+                            "malloc_bytes": bytes_in_use(),
+                            "python_blocks": sys.getallocatedblocks(),
                             "threads": threading.active_count(),
                         }
                     )
@@ -145,8 +176,10 @@ def soak(
     }
 
 
-def judge(looks: list[dict[str, float]]) -> dict[str, Any]:
+def judge(looks: list[dict[str, Any]]) -> dict[str, Any]:
     """What the looks at the memory say: median of the second tenth and of the last, and the growth between.
+
+    Of what is in use it is the least of each tenth: what comes and goes is then left out.
 
     Raises:
         UsageError: If there were too few.
@@ -157,11 +190,18 @@ def judge(looks: list[dict[str, float]]) -> dict[str, Any]:
     early, late = looks[tenth : 2 * tenth], looks[-tenth:]
     before, after = (statistics.median(look["resident_bytes"] for look in part) for part in (early, late))
     between = late[-1]["frame"] - early[-1]["frame"]
+    in_use = {
+        f"{what}_{when}": min(look[what] for look in part)
+        for what in ("malloc_bytes", "python_blocks")
+        for when, part in (("early", early), ("late", late))
+        if all(look.get(what) is not None for look in part)
+    }
     return {
         "resident_bytes_early": before,
         "resident_bytes_late": after,
         "growth_bytes": after - before,
         "growth_bytes_per_frame": round((after - before) / max(1, between), 4),
+        **in_use,
     }
 
 

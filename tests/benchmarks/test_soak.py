@@ -27,6 +27,11 @@ def test_a_few_hundred_frames(tiny_bundle: Bundle, tmp_path: Path, monkeypatch: 
     assert max(look["threads"] for look in report["looks"]) == before + 3  # two workers and the reader
     assert report["statistics"]["failed"] == 3
     assert report["statistics"]["answered"] == 297
+    assert report["python_blocks_early"] > 0
+    assert report["python_blocks_late"] > 0
+    if soak.bytes_in_use() is not None:
+        assert report["malloc_bytes_early"] > 1e6
+        assert report["malloc_bytes_late"] > 1e6
     assert report["asked"]["caption_every"] == "scene-change"
     assert "--frames 300" in report["command"]
 

@@ -77,7 +77,7 @@ def test_a_view_keeps_the_memory(keep: str) -> None:
     views: dict[str, Any] = {
         "slice": first[3:, ::2],
         "reshaped": first.reshape(-1),
-        "memoryview": memoryview(first),
+        "memoryview": memoryview(first),  # type: ignore[arg-type]
         "view of a view": first[1:][1:].view(np.bool_),
     }
     kept, address = views.pop(keep), address_of(first)
