@@ -190,7 +190,9 @@ def _add_train(commands: Any) -> None:
     )
     parser.add_argument("--data", metavar="DIR", help="folder of the data set, with annotations/ in it")
     parser.add_argument("--out", metavar="RUN", help="folder of the run; must not hold one yet")
-    parser.add_argument("--resume", metavar="RUN", help="go on with the run in this folder; takes no other option")
+    parser.add_argument(
+        "--resume", metavar="RUN", help="go on with the run in this folder; takes no other option but --threads"
+    )
     parser.add_argument("--size", choices=("n", "s", "m", "l"), help="size of the network (default: n)")
     parser.add_argument("--epochs", type=int, metavar="E", help="passes over the data (default: 100)")
     parser.add_argument(
@@ -208,6 +210,14 @@ def _add_train(commands: Any) -> None:
     parser.add_argument("--split", metavar="S", help="split to train on (default: the first named train...)")
     parser.add_argument("--name", metavar="NAME", help="what the network calls itself (default: yolor-edge)")
     parser.add_argument(
+        "--threads",
+        type=int,
+        metavar="T",
+        help="CPU threads of the training itself, beside the processes that prepare batches (--set workers=2); on a "
+        "machine that does other work fewer may be faster, since all threads wait for the slowest (default: all "
+        "cores that may be used; with --resume as the run was begun)",
+    )
+    parser.add_argument(
         "--set",
         action="append",
         metavar="NAME=VALUE",
@@ -223,7 +233,7 @@ def _train(arguments: argparse.Namespace) -> int:
             raise _Misuse(f"--resume goes on with the settings of the run; leave out {', '.join(given)}")
         from .train.loop import resume
 
-        checkpoint = resume(arguments.resume)
+        checkpoint = resume(arguments.resume, arguments.threads)
     else:
         if arguments.data is None or arguments.out is None:
             raise _Misuse("train needs --data DIR and --out RUN, or --resume RUN; see yolor-edge train --help")
@@ -237,7 +247,14 @@ def _train(arguments: argparse.Namespace) -> int:
             if getattr(arguments, name) is not None
         }
         config = TrainConfig().with_settings([*settings, *(arguments.set or [])])
-        checkpoint = fit(arguments.data, arguments.out, config=config, split=arguments.split, **options)
+        checkpoint = fit(
+            arguments.data,
+            arguments.out,
+            config=config,
+            split=arguments.split,
+            threads=arguments.threads,
+            **options,
+        )
     print(f"checkpoint: {checkpoint.path}")
     return 0
 
