@@ -217,6 +217,9 @@ class TrainConfig:
         for name in ("workers", "validate_every", "plain_epochs", "weight_decay", "color", "seed"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name, most in (("workers", 256), ("seed", (1 << 63) - 1)):
+            if getattr(self, name) > most:
+                raise UsageError(f"{name} must be at most {most}, got {getattr(self, name)}")
         for name, choices in (
             ("amp", ("auto", "off")),
             ("augment", ("asymmetric", "none")),

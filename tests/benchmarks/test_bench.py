@@ -15,6 +15,7 @@ import pytest
 from yolor_edge.benchmarks.bench import bench
 from yolor_edge.benchmarks.measure import STAGES, Measurement, Picture, Run, WarmUp, measure
 from yolor_edge.benchmarks.report import Report
+from yolor_edge.benchmarks.report_page import object_table
 from yolor_edge.runtime import UsageError, load
 from yolor_edge.runtime.backends import BACKENDS
 from yolor_edge.runtime.bundle import Bundle
@@ -195,7 +196,7 @@ def test_cost_by_number_of_objects() -> None:
         for i, (run, count) in enumerate(zip(report.measurement.runs, objects, strict=True))
     )
     report = replace(report, measurement=replace(report.measurement, runs=runs))
-    rows = [line.split(" | ") for line in report._object_table().splitlines()[2:]]
+    rows = [line.split(" | ") for line in object_table(report).splitlines()[2:]]
     assert [row[1] for row in rows] == ["1", "1", "1", "0", "0", "1"]
     assert rows[-1][0] == "| 100 and more"
     assert rows[-1][2] == "4.00"

@@ -305,7 +305,7 @@ def test_bad_images(model: Model, image: Any, message: str) -> None:
         ({"tasks": set()}, "no task asked for"),
         ({"score_threshold": 1.0}, r"the score threshold must be in \[0, 1\), got 1.0"),
         ({"iou_threshold": 2.0}, r"the IoU threshold must be in \[0, 1\], got 2.0"),
-        ({"max_detections": 0}, "max_detections must be at least 1, got 0"),
+        ({"max_detections": 0}, "max_detections must be from 1 to 1000000, got 0"),
     ],
 )
 def test_bad_arguments(model: Model, arguments: dict[str, Any], message: str) -> None:
