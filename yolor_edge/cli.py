@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__
+from .spelling import as_typed, backend_name
 
 _PROGRAM = "yolor-edge"
 # Where a package is missing: the extras whose packages a command needs, others "train". What evaluate and bench need
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         if "No space left on device" in str(error):  # safetensors raises an error of its own
             return _complain(_os_error_text(OSError(errno.ENOSPC, str(error)), arguments.out), code)
-        return _complain(error, code)
+        return _complain(as_typed(str(error), arguments), code)
 
 
 class _Misuse(Exception):
@@ -161,7 +162,7 @@ def _command(
         formatter_class=_HelpFormatter,
         allow_abbrev=False,
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, parser=parser)
     return parser
 
 
@@ -221,7 +222,7 @@ def _add_train(commands: Any) -> None:
         "--set",
         action="append",
         metavar="NAME=VALUE",
-        help="another setting, such as batch_size=8; can be repeated; a wrong name lists them all",
+        help="another setting, such as batch_size=8; can be repeated; docs/settings.md has them all",
     )
 
 
@@ -350,7 +351,11 @@ def _network_config(arguments: argparse.Namespace) -> Any:
 
 def _add_backend(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--backend", default="onnxruntime", metavar="NAME", help="what runs a bundle (default: onnxruntime)"
+        "--backend",
+        type=backend_name,
+        default="onnxruntime",
+        metavar="NAME",
+        help="what runs a bundle (default: onnxruntime)",
     )
     parser.add_argument(
         "--precision",
