@@ -99,6 +99,8 @@ def load_toolkit(flavour: str | None = None) -> Toolkit:
         UsageError: If there is no such flavour.
         BackendError: If its package is missing, does not load or is too old.
     """
+    if flavour is not None and flavour.replace("-", "_") in FLAVOURS:
+        flavour = flavour.replace("-", "_")  # as the backend of this flavour is written
     if flavour is not None and flavour not in FLAVOURS:
         raise UsageError(f"unknown flavour {flavour!r}; the flavours are {', '.join(FLAVOURS)}")
     installed = installed_flavours()

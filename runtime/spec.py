@@ -120,7 +120,8 @@ class ModelSpec:
         wanted = {tasks} if isinstance(tasks, str) else set(tasks)
         for task in sorted(wanted):
             if task not in TASKS:
-                raise UsageError(f"unknown task {task!r}; the tasks are {', '.join(TASKS)}")
+                meant = next((f", perhaps {name!r}" for name in TASKS if task and (name in task or task in name)), "")
+                raise UsageError(f"unknown task {task!r}{meant}; the tasks are {', '.join(TASKS)}")
             if task not in self.tasks:
                 raise UsageError(f"{self.name}: has no {task!r} task, it answers {', '.join(self.tasks)}")
         if not wanted:

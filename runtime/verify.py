@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .backends import BACKENDS, backend_entry, graph_files, open_graphs
+from .backends import BACKENDS, backend_entry, backend_name, graph_files, open_graphs
 from .backends.base import Graph
 from .bundle import BUNDLE_FILE, Bundle
 from .comparison import (
@@ -189,6 +189,7 @@ def verify(
             precision.
         BackendError: If the backend is not installed or cannot run the graphs.
     """
+    backend = backend_name(backend)
     check_post_processing(backend, post_processing)
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     files = _golden_files(opened)
@@ -244,6 +245,7 @@ def verify_everything(
         BackendError: If the backend asked for is not installed, or none is.
     """
     if backend is not None:
+        backend = backend_name(backend)
         backend_entry(backend)
         check_post_processing(backend, post_processing)
     elif post_processing == "gpu":

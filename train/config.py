@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -196,7 +197,7 @@ class TrainConfig:
     Attributes:
         epochs: Passes over the training split.
         batch_size: Images a step.
-        learning_rate: Peak rate of AdamW, one for all parameters (network.md).
+        learning_rate: Peak rate of AdamW, one for all parameters.
         weight_decay: Applied to weights of two and more axes, not to norms, biases and implicit vectors.
         warmup: Share of all steps with a linearly rising rate; a cosine to `final_rate` times the peak follows.
         final_rate: Rate at the end, relative to the peak.
@@ -205,15 +206,23 @@ class TrainConfig:
         amp: "auto" uses bfloat16 or float16 where the device computes it natively, "off" float32.
         augment: "asymmetric" sees a strong view for the dense tasks and a weak one for the caption; "none" one weak
             view for all.
-        mosaic, mixup, flip: Probabilities of the strong view's parts.
+        mosaic: Probability that a strong view is made of four pictures.
+        mixup: Probability that a strong view is mixed with another one.
+        flip: Probability that a strong view is mirrored, left to right.
         scale_range: The strong view's zoom lies within 1 - scale_range and 1 + scale_range.
         translate: The strong view's shift, as a share of the input.
         color: Strength of the strong view's change in hue, saturation and value (relative to 0.015, 0.7, 0.4).
         plain_epochs: The last epochs go without mosaic and mixup, as the true images look.
-        box_gain, class_gain, dfl_gain, mask_gain, semantic_gain, dice_gain, caption_gain: Weights of the losses.
+        box_gain: Weight of the loss of boxes by their overlap with the truth.
+        class_gain: Weight of the loss of classes.
+        dfl_gain: Weight of the loss of boxes by the distribution of each side (distribution focal loss).
+        mask_gain: Weight of the loss of instance masks.
+        semantic_gain: Weight of the semantic map's cross-entropy.
+        dice_gain: Weight of the semantic map's Dice loss.
+        caption_gain: Weight of the loss of captions.
         label_smoothing: Of the caption's cross-entropy.
         captions_per_image: Captions of an image used in one step (chosen at random when there are more).
-        minimum_word_count: Rarer words of the training captions are read as <unk>.
+        minimum_word_count: Rarer words of the training captions are read as `<unk>`.
         workers: Processes that prepare batches; 0 prepares them in the training process.
         seed: Of weights, order and augmentation.
         device: "auto" takes the GPU if there is one.
@@ -310,8 +319,14 @@ class TrainConfig:
         changes: dict[str, Any] = {}
         for setting in settings:
             name, separator, text = setting.partition("=")
-            if not separator or name not in fields:
-                raise UsageError(f"--set {setting}: expected name=value with a name out of {', '.join(fields)}")
+            if not separator:
+                raise UsageError(f"--set {setting}: expected NAME=VALUE, such as batch_size=8")
+            if name not in fields:
+                meant = _meant(name, fields)
+                raise UsageError(
+                    f"--set {setting}: there is no setting {name!r}{meant}; docs/settings.md lists all of them, "
+                    "yolor-edge train --help the options"
+                )
             current = getattr(self, name)
             try:
                 if isinstance(current, bool):
@@ -321,6 +336,16 @@ class TrainConfig:
             except (ValueError, KeyError):
                 raise UsageError(f"--set {setting}: expected a {type(current).__name__}") from None
         return dataclasses.replace(self, **changes)
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    """ ", perhaps ..." with the names closest to one that is not known: by initials, as a part, by spelling."""
+    known = list(known)
+    close = [one for one in known if "".join(word[0] for word in one.split("_")) == name]
+    close += [one for one in known if len(name) > 2 and (name in one or one in name)]
+    close += difflib.get_close_matches(name, known)
+    best = list(dict.fromkeys(close))[:3]
+    return f", perhaps {' or '.join(best)}" if best else ""
 
 
 def check_input_size(size: tuple[int, int]) -> tuple[int, int]:

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..runtime.backends import check_threads
 from ..runtime.errors import UsageError, YolorEdgeError
 from ..runtime.files import write_atomically
 from ..runtime.tokenizer import PAD_ID, build_vocabulary
@@ -27,6 +27,7 @@ from .config import CAPTIONERS, TASKS, Captioner, NetworkConfig, Size, Task, Tra
 from .evaluate import score_network
 from .losses import DenseLoss, caption_loss
 from .network import Network
+from .progress import Progress, say
 from .state import read_state, write_state
 
 RUN, STATE, LOG = "run.json", "state.safetensors", "log.jsonl"
@@ -42,6 +43,7 @@ def fit(
     split: str | None = None,
     name: str = "yolor-edge",
     captioner: Captioner = "catr",
+    threads: int | None = None,
 ) -> Checkpoint:
     """Train a network from scratch on a data set in COCO's layout.
 
@@ -56,6 +58,8 @@ def fit(
         name: What the network calls itself.
         captioner: Kind of the caption decoder: "catr" attends to a grid of the picture; "grit" to regions too, with
             gates between the two, and has one output layer. The second needs the task boxes.
+        threads: CPU threads of torch, beside the processes that prepare batches; None for torch's own choice, which is
+            every core that this process may run on. Another number rounds sums in another order.
 
     Returns:
         The checkpoint of the averaged (EMA) weights.
@@ -64,6 +68,7 @@ def fit(
         UsageError, DatasetError: If an argument or the data set cannot be used.
     """
     config = config or TrainConfig()
+    check_threads(threads)
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out}: is a file, expected a folder to write the run to")
@@ -78,18 +83,25 @@ def fit(
         "split": dataset.split,
         "network": network_config.to_json(),
         "train": config.to_json(),
+        "threads": threads,
     }
     write_atomically(out / RUN, json.dumps(run, indent=1) + "\n")
-    return _train(out, dataset, network_config, config)
+    with _on_threads(threads):
+        return _train(out, dataset, network_config, config)
 
 
-def resume(out: str | Path) -> Checkpoint:
+def resume(out: str | Path, threads: int | None = None) -> Checkpoint:
     """Go on with the run in `out` from its last saved epoch; the result equals that of an uninterrupted run.
+
+    Args:
+        out: Folder of the run.
+        threads: As for `fit`; None for as many as the run was begun with.
 
     Raises:
         UsageError: If `out` holds no run.
         DatasetError: If the data set is gone or has other classes than before.
     """
+    check_threads(threads)
     out = Path(out)
     try:
         run = json.loads((out / RUN).read_text(encoding="utf-8"))
@@ -103,7 +115,20 @@ def resume(out: str | Path) -> Checkpoint:
     dataset = CocoDataset.open(data, split=split)
     # A network without the semantic head does not keep the names of its classes.
     dataset.require_classes(network_config.class_names, network_config.semantic_names or None)
-    return _train(out, dataset, network_config, config)
+    with _on_threads(run.get("threads") if threads is None else threads):
+        return _train(out, dataset, network_config, config)
+
+
+@contextlib.contextmanager
+def _on_threads(threads: int | None) -> Iterator[None]:
+    """Inside the block, torch works with this many CPU threads."""
+    before = torch.get_num_threads()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def describe_network(
@@ -310,18 +335,20 @@ def _train(out: Path, dataset: CocoDataset, network: NetworkConfig, config: Trai
     first_epoch, seconds = 0, 0.0
     if (out / STATE).exists():
         first_epoch, seconds = read_state(out / STATE, trainer)
-        _say(f"resuming after epoch {first_epoch} of {config.epochs}")
+        say(f"resuming after epoch {first_epoch} of {config.epochs}")
     else:
         parameters = sum(p.numel() for p in trainer.network.parameters())
-        _say(
+        say(
             f"size {network.size}, {', '.join(network.tasks)}: {parameters / 1e6:.2f} M parameters, "
             f"{len(dataset)} images of {dataset.split}, input {network.input_size[0]}x{network.input_size[1]}, "
             f"{device}, {str(trainer.amp or torch.float32).removeprefix('torch.')}"
         )
     log = out / LOG
     _keep_lines(log, first_epoch)
+    progress = Progress(config.epochs, len(loader), first_epoch)
     for epoch in range(first_epoch, config.epochs):
         started = time.perf_counter()
+        progress.begin_epoch()
         order.epoch = epoch
         trainer.network.train()
         sums: dict[str, float] = {}
@@ -333,7 +360,7 @@ def _train(out: Path, dataset: CocoDataset, network: NetworkConfig, config: Trai
             for name, loss in losses.items():
                 sums[name] = sums.get(name, 0.0) + loss
             count += 1
-            _progress(epoch, config.epochs, i + 1, len(loader), {k: v / count for k, v in sums.items()}, started)
+            progress.tell(epoch, i + 1, {name: value / count for name, value in sums.items()})
         took = time.perf_counter() - started
         seconds += took
         entry: dict[str, Any] = {
@@ -393,7 +420,7 @@ def _validation_split(dataset: CocoDataset, network: NetworkConfig) -> CocoDatas
 
 def _validate(network: Network, validation: CocoDataset) -> dict[str, Any]:
     scores = score_network(network, validation)
-    _say(str(scores))
+    say(str(scores))
     return scores.to_json()
 
 
@@ -424,18 +451,3 @@ def _finish_before_stopping() -> Iterator[None]:
             signal.signal(number, handler)
         if held:
             os.kill(os.getpid(), held[0])
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def _progress(epoch: int, epochs: int, step: int, steps: int, losses: dict[str, float], started: float) -> None:
-    rate = step / max(time.perf_counter() - started, 1e-9)
-    text = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
-    line = f"epoch {epoch + 1}/{epochs} step {step}/{steps} {text} | {rate:.2f} steps/s"
-    if sys.stderr.isatty():
-        sys.stderr.write("\r\x1b[K" + line + ("\n" if step == steps else ""))
-        sys.stderr.flush()
-    elif step == steps:
-        _say(line)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__
+from .spelling import as_typed, backend_name
 
 _PROGRAM = "yolor-edge"
 # Where a package is missing: the extras whose packages a command needs, others "train". What evaluate and bench need
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         if "No space left on device" in str(error):  # safetensors raises an error of its own
             return _complain(_os_error_text(OSError(errno.ENOSPC, str(error)), arguments.out), code)
-        return _complain(error, code)
+        return _complain(as_typed(str(error), arguments), code)
 
 
 class _Misuse(Exception):
@@ -161,7 +162,7 @@ def _command(
         formatter_class=_HelpFormatter,
         allow_abbrev=False,
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, parser=parser)
     return parser
 
 
@@ -190,7 +191,9 @@ def _add_train(commands: Any) -> None:
     )
     parser.add_argument("--data", metavar="DIR", help="folder of the data set, with annotations/ in it")
     parser.add_argument("--out", metavar="RUN", help="folder of the run; must not hold one yet")
-    parser.add_argument("--resume", metavar="RUN", help="go on with the run in this folder; takes no other option")
+    parser.add_argument(
+        "--resume", metavar="RUN", help="go on with the run in this folder; takes no other option but --threads"
+    )
     parser.add_argument("--size", choices=("n", "s", "m", "l"), help="size of the network (default: n)")
     parser.add_argument("--epochs", type=int, metavar="E", help="passes over the data (default: 100)")
     parser.add_argument(
@@ -209,10 +212,18 @@ def _add_train(commands: Any) -> None:
     parser.add_argument("--name", metavar="NAME", help="what the network calls itself (default: yolor-edge)")
     _add_captioner(parser)
     parser.add_argument(
+        "--threads",
+        type=int,
+        metavar="T",
+        help="CPU threads of the training itself, beside the processes that prepare batches (--set workers=2); on a "
+        "machine that does other work fewer may be faster, since all threads wait for the slowest (default: all "
+        "cores that may be used; with --resume as the run was begun)",
+    )
+    parser.add_argument(
         "--set",
         action="append",
         metavar="NAME=VALUE",
-        help="another setting, such as batch_size=8; can be repeated; a wrong name lists them all",
+        help="another setting, such as batch_size=8; can be repeated; docs/settings.md has them all",
     )
 
 
@@ -224,7 +235,7 @@ def _train(arguments: argparse.Namespace) -> int:
             raise _Misuse(f"--resume goes on with the settings of the run; leave out {', '.join(given)}")
         from .train.loop import resume
 
-        checkpoint = resume(arguments.resume)
+        checkpoint = resume(arguments.resume, arguments.threads)
     else:
         if arguments.data is None or arguments.out is None:
             raise _Misuse("train needs --data DIR and --out RUN, or --resume RUN; see yolor-edge train --help")
@@ -238,7 +249,14 @@ def _train(arguments: argparse.Namespace) -> int:
             if getattr(arguments, name) is not None
         }
         config = TrainConfig().with_settings([*settings, *(arguments.set or [])])
-        checkpoint = fit(arguments.data, arguments.out, config=config, split=arguments.split, **options)
+        checkpoint = fit(
+            arguments.data,
+            arguments.out,
+            config=config,
+            split=arguments.split,
+            threads=arguments.threads,
+            **options,
+        )
     print(f"checkpoint: {checkpoint.path}")
     return 0
 
@@ -344,7 +362,11 @@ def _add_captioner(parser: argparse.ArgumentParser) -> None:
 
 def _add_backend(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--backend", default="onnxruntime", metavar="NAME", help="what runs a bundle (default: onnxruntime)"
+        "--backend",
+        type=backend_name,
+        default="onnxruntime",
+        metavar="NAME",
+        help="what runs a bundle (default: onnxruntime)",
     )
     parser.add_argument(
         "--precision",

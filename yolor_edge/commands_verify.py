@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from .cli import _add_build_if_missing, _add_json, _add_post_processing, _backend, _command, _print
+from .spelling import backend_name
 
 
 def add(commands: Any) -> None:
@@ -21,7 +22,9 @@ def add(commands: Any) -> None:
         "yolor-edge verify bundles/scenes\n  yolor-edge verify bundles/scenes --backend openvino --precision int8",
     )
     parser.add_argument("bundle", metavar="BUNDLE", help="folder of the bundle")
-    parser.add_argument("--backend", metavar="NAME", help="only this backend (default: all that are installed)")
+    parser.add_argument(
+        "--backend", type=backend_name, metavar="NAME", help="only this backend (default: all that are installed)"
+    )
     parser.add_argument("--precision", metavar="P", help="only this precision (default: all that the bundle holds)")
     parser.add_argument("--threads", type=int, metavar="T", help="CPU threads (default: all cores)")
     _add_post_processing(parser)

@@ -81,6 +81,12 @@ def graph_files(bundle: Bundle, backend: str = "onnxruntime", precision: str = "
     return bundle.graph_files(chosen, entry.int8_dialect)
 
 
+def backend_name(backend: str) -> str:
+    """A backend's name as it is listed: "tensorrt_rtx", as its flavour is called, names "tensorrt-rtx" too."""
+    dashed = backend.replace("_", "-")
+    return dashed if dashed in BACKENDS else backend
+
+
 def backend_entry(backend: str) -> BackendEntry:
     """A backend by name.
 

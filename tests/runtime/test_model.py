@@ -320,6 +320,7 @@ def test_bad_images(model: Model, image: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"tasks": {"semantic_map"}}, "unknown task 'semantic_map', perhaps 'semantic'; the tasks are boxes, masks"),
         ({"tasks": {"depth"}}, "unknown task 'depth'; the tasks are boxes, masks, semantic, caption"),
         ({"tasks": set()}, "no task asked for"),
         ({"score_threshold": 1.0}, r"the score threshold must be in \[0, 1\), got 1.0"),

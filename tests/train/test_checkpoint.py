@@ -258,10 +258,10 @@ def test_weights_of_another_network_are_refused(
     assert len(text) < 600
 
 
-@pytest.mark.parametrize("name", ["absent", "file"])
-def test_a_path_that_is_no_folder_is_refused(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(("name", "message"), [("absent", "no such folder"), ("file", "is not a checkpoint")])
+def test_a_path_that_is_no_folder_is_refused(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(CheckpointError, match=f"{name}: is not a checkpoint"):
+    with pytest.raises(CheckpointError, match=f"{name}: {message}"):
         Checkpoint.open(tmp_path / name)
 
 

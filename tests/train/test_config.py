@@ -174,8 +174,11 @@ def test_no_settings_change_nothing_and_the_last_one_wins() -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("epoch=3", "--set epoch=3: expected name=value with a name out of epochs, batch_size"),
-        ("epochs", "--set epochs: expected name=value"),
+        ("epoch=3", "--set epoch=3: there is no setting 'epoch', perhaps epochs"),
+        ("lr=3", "--set lr=3: there is no setting 'lr', perhaps learning_rate; docs/settings.md lists all of them"),
+        ("wings=3", "--set wings=3: there is no setting 'wings'; docs/settings.md lists all of them"),
+        ("batch=3", "--set batch=3: there is no setting 'batch', perhaps batch_size"),
+        ("epochs", "--set epochs: expected NAME=VALUE, such as batch_size=8"),
         ("epochs=many", "--set epochs=many: expected a int"),
         ("learning_rate=fast", "--set learning_rate=fast: expected a float"),
         ("epochs=0", "epochs must be at least 1, got 0"),

@@ -103,6 +103,22 @@ def test_a_run_leaves_a_checkpoint_a_log_and_a_state(finished: Path, scenes: Pat
     assert all(torch.isfinite(output).all() for output in outputs.values())
 
 
+def test_the_threads_asked_for_are_used_and_kept_for_a_resume(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[int] = []
+    monkeypatch.setattr(loop, "_train", lambda *_: used.append(torch.get_num_threads()))
+    before = torch.get_num_threads()
+    train(scenes, tmp_path / "run", threads=2)
+    resume(tmp_path / "run")
+    resume(tmp_path / "run", threads=1)
+    assert used == [2, 2, 1]
+    assert torch.get_num_threads() == before
+    with pytest.raises(UsageError, match="threads must be at least 1, got 0"):
+        train(scenes, tmp_path / "other", threads=0)
+    assert not (tmp_path / "other").exists()
+
+
 @pytest.mark.parametrize(
     ("owner", "name", "call", "epochs_logged"),
     [
