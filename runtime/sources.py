@@ -8,7 +8,7 @@ import re
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -233,7 +233,7 @@ class _Clock:
 
 
 def open_source(
-    source: str | os.PathLike[str] | int,
+    source: str | os.PathLike[str] | int | Sequence[str | os.PathLike[str]],
     options: CameraOptions | None = None,
     report: Callable[[str], None] | None = None,
 ) -> Source:
@@ -242,7 +242,8 @@ def open_source(
     Args:
         source: An image file, a folder of images (not its sub-folders), a glob pattern, a video file; a camera by its
             index (a number or digits) or its device, such as /dev/video0; the URL of a stream or a video; a GStreamer
-            pipeline, which has " ! " in it or begins with "gst:"; or "-" for bare frames on standard input.
+            pipeline, which has " ! " in it or begins with "gst:"; or "-" for bare frames on standard input. Or several
+            files that are pictures.
         options: What is asked of a camera or a stream; None for its own ways.
         report: Called with one line when a camera or a stream is lost, and when it is back.
 
@@ -252,11 +253,29 @@ def open_source(
     """
     options = options or CameraOptions()
     options.check()
+    opened = _opened(source, options, report)
+    refused = "size" if options.size is not None else "fps" if options.fps is not None else None
+    if refused is not None and opened.camera is None and opened.address != STDIN:
+        for capture in opened._opened:
+            capture.release()
+        raise UsageError(
+            f"{opened.name}: --camera-{refused} is for cameras and standard input; files and streams have their own"
+        )
+    return opened
+
+
+def _opened(
+    source: str | os.PathLike[str] | int | Sequence[str | os.PathLike[str]],
+    options: CameraOptions,
+    report: Callable[[str], None] | None,
+) -> Source:
     if options.layout is not None and source != STDIN:
         raise UsageError(
             f"layout {options.layout!r} is for bare frames on standard input (-); files, cameras and addresses give "
             "pictures in colour by themselves"
         )
+    if not isinstance(source, str | os.PathLike | int):
+        return _open_pictures(source)
     if isinstance(source, int):
         return _open_camera(source, options, report)
     text = os.fspath(source)
@@ -292,6 +311,21 @@ def open_source(
     if re.fullmatch(r"/dev/video\d+", text):
         raise ImageError(f"{text}: no such camera; yolor-edge doctor lists those that are there")
     raise UsageError(f"{shown(text)}: no such file or folder; give {_SOURCES}")
+
+
+def _open_pictures(names: Sequence[str | os.PathLike[str]]) -> Source:
+    """Several files, as a shell makes of a pattern without quotes."""
+    files = tuple(dict.fromkeys(Path(name) for name in names))
+    for file in files:
+        if not file.is_file():
+            what = "is no file" if file.exists() else "no such file"
+            raise UsageError(f"{shown(str(file))}: {what}; several sources at once must be picture files")
+        if file.suffix.lower() in VIDEO_SUFFIXES:
+            raise UsageError(f"{file}: is a video; several sources at once must be picture files")
+    if not files:
+        raise UsageError(f"the source is empty; give {_SOURCES}")
+    root = Path(os.path.commonpath([file.parent.absolute() for file in files]))
+    return Source("images", f"{len(files)} pictures", tuple(file.absolute() for file in files), root, len(files))
 
 
 def _open_glob(pattern: str) -> Source:

@@ -170,14 +170,102 @@ def test_interrupting_a_camera_ends_the_run_properly(
     assert names_in(tmp_path / "out") == ["camera-0.mp4", "results.jsonl"]
 
 
-def test_interrupting_a_file_leaves_nothing(tiny_bundle: Bundle, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["video", "pictures"])
+def test_interrupting_files_keeps_what_was_answered(
+    kind: str, tiny_bundle: Bundle, folder: Path, tmp_path: Path
+) -> None:
+    said: list[str] = []
+
     def interrupt(line: str) -> None:
+        said.append(line)
+        if "skipped" in line or len(said) == 3:
+            raise KeyboardInterrupt
+
+    source = write_video(tmp_path / "clip.mp4") if kind == "video" else folder
+    out = tmp_path / "out"
+    summary = run(tiny_bundle, source, out, {"boxes"}, threads=1, report=interrupt, report_seconds=0)
+    assert summary.exit_code == 130
+    assert summary.to_json()["interrupted"] is True
+    lines = lines_of(out)
+    assert len(lines) == (3 if kind == "video" else 2)
+    if kind == "video":
+        assert names_in(out) == ["clip.mp4", "results.jsonl"]
+        assert open_source(out / "clip.mp4").expected == 3
+    else:
+        assert names_in(out) == ["a.jpg", "results.jsonl"]
+
+
+def test_interrupting_a_file_before_its_first_answer_leaves_nothing(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    video = write_video(tmp_path / "clip.mp4")
+    monkeypatch.setattr(run_output.OutputWriter, "write", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run(tiny_bundle, video, tmp_path / "out", {"boxes"}, threads=1, report=interrupt)
+        run(tiny_bundle, write_video(tmp_path / "clip.mp4"), tmp_path / "out", {"boxes"}, threads=1)
     assert names_in(tmp_path / "out") == []
+
+
+def test_lines_of_answers_are_not_too_many_and_not_too_long(tiny_bundle: Bundle, folder: Path, tmp_path: Path) -> None:
+    for i in range(4):
+        write_image(folder / f"e{i}.png", coloured_patch((64, 96), PATCH, "red"))
+    said: list[str] = []
+    run(
+        *(tiny_bundle, folder, tmp_path / "out"),
+        threads=1,
+        pictures=False,
+        report=said.append,
+        report_seconds=1000,
+        report_width=30,
+    )
+    first, *skipped, last = said
+    assert first.startswith("[1/8] a.jpg: ") and last.startswith("[8/8] e3.png: ")
+    assert len(first) == len(last) == 30 and last.endswith("...")
+    assert [line[:14] for line in skipped] == ["[2/8] skipped:", "[3/8] skipped:"]
+    assert len(skipped[0]) > 30  # what went wrong is told in full
+
+
+def test_several_pictures(tiny_bundle: Bundle, folder: Path, tmp_path: Path) -> None:
+    write_image(folder / "sub" / "a.jpg", coloured_patch((64, 96), PATCH))
+    pictures = [folder / "d.PNG", str(folder / "sub" / "a.jpg"), folder / "d.PNG", folder / "a.jpg"]
+    summary = run(tiny_bundle, pictures, tmp_path / "out", {"boxes"}, threads=1)
+    assert summary.done == 3
+    assert [line["source"] for line in lines_of(tmp_path / "out")] == ["d.PNG", "sub/a.jpg", "a.jpg"]
+    assert names_in(tmp_path / "out") == ["a.jpg", "d.PNG", "results.jsonl", "sub/a.jpg"]
+    video = write_video(tmp_path / "clip.mp4")
+    for bad, message in (
+        ([pictures[0], video], r"clip\.mp4: is a video; several sources at once must be picture files"),
+        ([pictures[0], folder], "in: is no file; several sources at once must be picture files"),
+        ([pictures[0], "gone.jpg"], r"gone\.jpg: no such file; several sources at once must be picture files"),
+        ([], "the source is empty"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            open_source(bad)
+
+
+def test_lines_of_an_earlier_run_do_not_stay_beside_new_drawings(
+    tiny_bundle: Bundle, folder: Path, tmp_path: Path
+) -> None:
+    run(tiny_bundle, folder / "a.jpg", tmp_path / "out", {"boxes"}, threads=1)
+    for jsonl in (False, io.StringIO(), tmp_path / "other.jsonl"):
+        with pytest.raises(UsageError, match=r"results\.jsonl: is of an earlier run and would lie beside other"):
+            run(tiny_bundle, folder / "d.PNG", tmp_path / "out", jsonl=jsonl)
+    run(tiny_bundle, folder / "d.PNG", tmp_path / "out", {"boxes"}, threads=1, jsonl=tmp_path / "out" / "results.jsonl")
+    assert [line["source"] for line in lines_of(tmp_path / "out")] == ["d.PNG"]
+
+
+def test_outputs_that_are_none_and_options_that_do_nothing(tiny_bundle: Bundle, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="neither pictures nor JSON lines are to be written, and nothing to be shown"):
+        run(tiny_bundle, folder, tmp_path / "out", pictures=False, jsonl=False)
+    for camera, name in ((CameraOptions((48, 64)), "size"), (CameraOptions(fps=5), "fps")):
+        for source in (folder, folder / "a.jpg", write_video(tmp_path / "clip.mp4")):
+            with pytest.raises(UsageError, match=f"--camera-{name} is for cameras and standard input; files and"):
+                open_source(source, camera)
+    with pytest.raises(UsageError, match=r"a\.jpg: writing there would overwrite the source; choose another file"):
+        run(tiny_bundle, folder, tmp_path / "out", jsonl=folder / "a.jpg")
+    with pytest.raises(UsageError, match="lies inside the bundle, whose files must not change; choose another file"):
+        run(tiny_bundle, folder, tmp_path / "out", jsonl=tiny_bundle.path / "a.jsonl")
 
 
 def test_an_unplugged_camera_keeps_what_it_gave(
