@@ -17,6 +17,7 @@ from ..runtime.backends.base import usable_cores
 from ..runtime.bundle import Bundle
 from ..runtime.captioning import CaptionOptions
 from ..runtime.errors import UsageError
+from ..runtime.files import check_can_be_written
 from ..runtime.images import write_image
 from ..runtime.model import Model, caption_decoder_name, load
 from ..runtime.sources import open_source
@@ -95,6 +96,7 @@ def bench(
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder}: is a file, expected a folder to write the report to")
+    check_can_be_written(folder)
     if limit is not None and limit < 1:
         raise UsageError(f"limit must be at least 1, got {limit}")
     caption = CaptionOptions(beam_size=beam_size, budget_ms=caption_budget_ms)

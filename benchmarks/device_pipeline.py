@@ -26,7 +26,8 @@ from ..runtime.backends import open_graphs
 from ..runtime.backends.base import Array, DeviceGraph, TensorInfo
 from ..runtime.bundle import Bundle
 from ..runtime.cuda import open_device
-from ..runtime.cuda.device_vision import DeviceSlot, DeviceVision
+from ..runtime.cuda.device_slot import DeviceSlot
+from ..runtime.cuda.device_vision import DeviceVision
 from ..runtime.errors import UsageError, YolorEdgeError
 from ..runtime.files import write_atomically
 from ..runtime.host_vision import HostVision

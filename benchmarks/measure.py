@@ -139,6 +139,8 @@ def measure(
     """
     if runs < 1:
         raise UsageError(f"runs must be at least 1, got {runs}")
+    if maximum_seconds is not None and not 0 <= maximum_seconds < float("inf"):
+        raise UsageError(f"the seconds for runs that count must be at least 0, got {maximum_seconds:g}")
     if not pictures:
         raise UsageError("there is no picture to measure with")
     paths = [Path(path) for path in pictures[:runs]]

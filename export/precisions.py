@@ -250,6 +250,13 @@ def _add_int8(
     reference = exact.scores(model) if dataset else {}
     if dataset is None:
         say("int8 is not scored: give --data to hold it to a budget")
+    idle = [f"{name} {value:.4f}" for name, value in reference.items() if value <= options.max_drop]
+    if idle:
+        say(
+            f"warning: in fp32 the network scores {', '.join(idle)} on {options.data}, no more than --max-drop "
+            f"{options.max_drop:g} allows to lose, so nothing keeps int8 from losing it all; train longer first, or "
+            "score on data that it was trained for"
+        )
     # For TensorRT what is not int8 is fp16, and OpenVINO reads that as fast; ONNX Runtime has no fp16 on a CPU.
     in_fp32 = nodes_out_of_range(model, ({"images": tensor} for tensor in inputs))
     reports: list[BudgetReport] = []

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ..runtime.cuda_device import CudaDevice, cuda_device
 from ..runtime.engines import is_compute_capability
 from ..runtime.errors import BackendError, EngineBuildError, UsageError
+from ..runtime.install import install_command
 from ..runtime.tensorrt_package import FLAVOURS, as_stubs_say, import_flavour, installed_flavours, one_line
 from .build_needs import less_memory, workspace_limit_mib
 
@@ -98,6 +99,8 @@ def load_toolkit(flavour: str | None = None) -> Toolkit:
         UsageError: If there is no such flavour.
         BackendError: If its package is missing, does not load or is too old.
     """
+    if flavour is not None and flavour.replace("-", "_") in FLAVOURS:
+        flavour = flavour.replace("-", "_")  # as the backend of this flavour is written
     if flavour is not None and flavour not in FLAVOURS:
         raise UsageError(f"unknown flavour {flavour!r}; the flavours are {', '.join(FLAVOURS)}")
     installed = installed_flavours()
@@ -106,7 +109,7 @@ def load_toolkit(flavour: str | None = None) -> Toolkit:
     if flavour is None or flavour not in installed:
         missing = f"flavour {flavour!r} needs the package {flavour}" if flavour else "no TensorRT is installed"
         choices = "; ".join(
-            f'for {entry.devices}: pip install "yolor-edge[{entry.extra}]" (--flavour {name})'
+            f"for {entry.devices}: {install_command(entry.extra)} (--flavour {name})"
             for name, entry in FLAVOURS.items()
             if flavour in (None, name)
         )

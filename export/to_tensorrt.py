@@ -54,6 +54,9 @@ class BuiltEngine:
         return {"path": str(self.engine.path), "is_new": self.is_new, **self.engine.record.to_json()}
 
 
+_MOST_WORKSPACE_MIB = 1 << 20  # more than any GPU has
+
+
 def build_engines(
     bundle: Bundle | str | os.PathLike[str],
     precision: str = "fp16",
@@ -101,8 +104,8 @@ def build_engines(
     batches = _checked_batches(batches)
     if not 1 <= beam <= _MOST_AT_ONCE:
         raise UsageError(f"the beam must be from 1 to {_MOST_AT_ONCE}, got {beam}")
-    if workspace_mib is not None and workspace_mib < 1:
-        raise UsageError(f"the workspace must be at least 1 MiB, got {workspace_mib}")
+    if workspace_mib is not None and not 1 <= workspace_mib <= _MOST_WORKSPACE_MIB:
+        raise UsageError(f"the workspace must be from 1 to {_MOST_WORKSPACE_MIB} MiB, got {workspace_mib}")
     for size in sizes:
         _check_size(opened, size, precision)
     kinds = {part: graph_kind(opened, part, precision) for part in opened.graphs if parts is None or part in parts}
@@ -205,6 +208,8 @@ def _check_size(bundle: Bundle, size: tuple[int, int], precision: str) -> None:
     if tuple(size) == tuple(own):
         return
     height, width = size
+    if not all(32 <= side <= 8192 and side % 32 == 0 for side in size):
+        raise UsageError(f"input size must be two multiples of 32 within 32 and 8192, got {height}x{width}")
     path = bundle.path if bundle.path.name not in ("", "..") else bundle.path.resolve()
     out = path.with_name(f"{path.name}-{height}x{width}")
     command = ["yolor-edge", "export", "CHECKPOINT", "--input-size", f"{height}x{width}", "--out", str(out)]

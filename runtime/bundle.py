@@ -81,6 +81,8 @@ class Bundle:
             BundleError: If the folder is not a bundle, is newer than this runtime, or a file is missing,
                 altered or not its own; every complaint in one message.
         """
+        if not os.fspath(path):
+            raise BundleError("the path of the bundle is empty; expected the folder of one")
         path = Path(path)
         data = _read_json(path)
         complaints: list[str] = []

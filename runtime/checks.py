@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-State = Literal["ok", "missing", "problem"]
+State = Literal["ok", "none", "missing", "problem"]
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,8 @@ class Check:
     Attributes:
         group: What it belongs to: "software", "computer", "gpu", "sources" or "bundle".
         name: What was looked at.
-        state: "ok"; "missing", which may be quite all right; "problem", something that is there and broken.
+        state: "ok"; "none", which is not there or not known and needs nothing; "missing", with the cure, for what
+            is needed for something; "problem", something that is there and broken.
         found: What there is, in words.
         cure: What to do about it; empty where nothing needs to be done.
     """

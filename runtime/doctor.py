@@ -21,7 +21,7 @@ from .bundle import Bundle
 from .checks import Check
 from .cuda.kernel_image import FoundCompiler, compilers_here
 from .cuda_device import CudaDriver, cuda_driver
-from .doctor_bundle import content_checks, engine_checks, open_for_checks
+from .doctor_bundle import bundles_below, content_checks, engine_checks, holds_bundle, open_for_checks
 from .doctor_gpu import (
     can_compile,
     compiler_check,
@@ -32,6 +32,7 @@ from .doctor_gpu import (
     too_old,
 )
 from .engines import EngineFit, build_command
+from .install import install_command
 from .installed_packages import PACKAGES, Found, look_for
 from .machine import ROOT, UNKNOWN, describe_hardware, governors, is_jetson, memory_limit
 from .opencv_build import OpencvBuild, opencv_build
@@ -46,10 +47,11 @@ _TITLES = {
 }
 # Backends whose package, of the same name, is all they need.
 _RUNS_BUNDLES = tuple(name for name, entry in BACKENDS.items() if not entry.needs_gpu)
+# Where bundles lie after `make demo` and after the README's commands.
+_BUNDLES_HERE = (Path("demo-out/bundle"), Path("bundles"))
 _FLAVOURS = tuple(entry.flavour for entry in BACKENDS.values() if entry.flavour)
-_INSTALL_A_BACKEND = 'pip install "yolor-edge[onnxruntime]"'
 _HEADLESS_CURE = (
-    "for run --show: the system's python3-opencv, or pip install opencv-python after pip uninstall {distributions}"
+    "for run --show: the system's python3-opencv, or pip uninstall -y {distributions} && pip install opencv-python"
 )
 _GSTREAMER_CURE = (
     "for pipelines: the system's python3-opencv in a virtual environment with --system-site-packages (on a Jetson "
@@ -250,11 +252,14 @@ def _package_checks(facts: _Facts) -> list[Check]:
     can_run = any(facts.packages[name].is_installed for name in _RUNS_BUNDLES)
     for name, found in facts.packages.items():
         on_cpu = name in _RUNS_BUNDLES
-        install = f'pip install "yolor-edge[{name}]"' if on_cpu else package_cure(name, facts.is_jetson)
+        install = install_command(name) if on_cpu else package_cure(name, facts.is_jetson)
         if not found.is_installed:
-            text = "not installed" if on_cpu else "not installed; only for NVIDIA GPUs"
             # One that runs bundles is enough, and a package for GPUs is told of beside the GPU that wants it.
-            checks.append(Check("software", name, "missing", text, install if on_cpu and not can_run else ""))
+            if on_cpu and not can_run:
+                checks.append(Check("software", name, "missing", "not installed", install))
+            else:
+                reason = "another backend runs bundles" if on_cpu else "only for NVIDIA GPUs"
+                checks.append(Check("software", name, "none", f"not installed; {reason}"))
         elif found.error is not None:
             text = f"{found.version} is installed but does not load: {found.error}"
             cure = f"pip install --force-reinstall --no-deps {_distribution(found)}"
@@ -295,15 +300,17 @@ def _computer_checks(hardware: dict[str, Any], root: Path) -> list[Check]:
     checks.append(Check("computer", "kernels", "ok", f"{level}{lower}", advice))
     checks.append(_memory_check(hardware["memory_bytes"], memory_limit(root)))
     governor = governors(root)
-    advice = "for steady latencies: sudo cpupower frequency-set -g performance"
-    is_steady = governor in (UNKNOWN, "performance")
-    checks.append(Check("computer", "governor", "ok", governor, "" if is_steady else advice))
+    if governor == UNKNOWN:
+        checks.append(Check("computer", "governor", "none", "the system does not say"))
+    else:
+        advice = "for steady latencies: sudo cpupower frequency-set -g performance"
+        checks.append(Check("computer", "governor", "ok", governor, "" if governor == "performance" else advice))
     return checks
 
 
 def _memory_check(total: int | str, limit: int | str) -> Check:
     if not isinstance(total, int):
-        return Check("computer", "memory", "ok", UNKNOWN)
+        return Check("computer", "memory", "none", "the system does not say")
     text = f"{total / 2**30:.1f} GiB"
     if isinstance(limit, int) and limit < total:
         text += f", limited to {limit / 2**30:.1f} GiB by the control group"
@@ -319,13 +326,13 @@ def _camera_checks(root: Path) -> tuple[list[Path], list[Check]]:
         cure = "sudo usermod -aG video $USER, then log in again"
         return usable, [Check("sources", "cameras", "problem", f"{', '.join(refused)}: not permitted", cure)]
     if not found:
-        return [], [Check("sources", "cameras", "missing", "no /dev/video*; files, URLs and pipelines do without")]
+        return [], [Check("sources", "cameras", "none", "no /dev/video*; files, URLs and pipelines do without")]
     return usable, [Check("sources", "cameras", "ok", ", ".join(f"/dev/{path.name}" for path in usable))]
 
 
 def _display_check() -> Check:
     if platform.system() == "Linux" and (complaint := display_complaint()):
-        return Check("sources", "display", "missing", f"{complaint}; run --show needs one, all else does without")
+        return Check("sources", "display", "none", f"{complaint}; run --show needs one, all else does without")
     names = [name for name in ("WAYLAND_DISPLAY", "DISPLAY") if os.environ.get(name)]
     return Check("sources", "display", "ok", f"{names[0]}={os.environ[names[0]]}" if names else "the system's own")
 
@@ -335,13 +342,12 @@ def _next_commands(facts: _Facts, asked: str | os.PathLike[str] | None) -> list[
     build = facts.build_words()
     if not on_cpu and not build and not facts.fitting:
         broken = [name for name in _RUNS_BUNDLES if facts.packages[name].is_installed]
-        return [f"pip install --force-reinstall --no-deps {broken[0]}"] if broken else [_INSTALL_A_BACKEND]
+        return [f"pip install --force-reinstall --no-deps {broken[0]}"] if broken else [install_command("onnxruntime")]
     if asked is None:
-        checkpoint, name = ("demo/checkpoint", "demo") if Path("demo/checkpoint").is_dir() else ("CHECKPOINT", "mine")
-        return [f"yolor-edge export {checkpoint} --out bundles/{name}", f"yolor-edge doctor bundles/{name}"]
+        return _to_a_bundle()
     name = os.fspath(asked)
     if facts.bundle is None:
-        return [f"yolor-edge export CHECKPOINT --out {shlex.quote(name)}", f"yolor-edge doctor {shlex.quote(name)}"]
+        return _to_another_bundle(name)
     commands = [] if facts.fitting or not build else [build]
     options = _backend_options(facts, on_cpu, bool(build))
     source = str(facts.cameras[0]).removeprefix("/dev/video") if facts.cameras else _pictures()
@@ -350,6 +356,34 @@ def _next_commands(facts: _Facts, asked: str | os.PathLike[str] | None) -> list[
     commands.append(shlex.join(["yolor-edge", "run", name, source, *options, *watch, "--out", "answers"]))
     commands.append(shlex.join(["yolor-edge", "bench", name, *options, "--out", "report"]))
     return commands
+
+
+def _to_a_bundle() -> list[str]:
+    """What to type where no bundle was named: look at one that lies here, or make one."""
+    here = next((path for path in _BUNDLES_HERE if holds_bundle(path)), None)
+    here = here or next((found for folder in _BUNDLES_HERE for found in bundles_below(folder)), None)
+    if here is not None:
+        name = str(here)
+        run = ["yolor-edge", "run", name, _pictures(), "--out", "answers"]
+        return [shlex.join(["yolor-edge", "doctor", name]), shlex.join(run)]
+    checkpoint, name = ("demo/checkpoint", "demo") if Path("demo/checkpoint").is_dir() else ("CHECKPOINT", "mine")
+    return [f"yolor-edge export {checkpoint} --out bundles/{name}", f"yolor-edge doctor bundles/{name}"]
+
+
+def _to_another_bundle(asked: str) -> list[str]:
+    """What to type where what was asked for is no bundle, or a broken one."""
+    path = Path(asked)
+    below = bundles_below(path) if asked else []
+    if below:
+        return [shlex.join(["yolor-edge", "doctor", str(found)]) for found in below[:3]]
+    name = shlex.quote(str(path))
+    if any((folder / "checkpoint.json").is_file() for folder in (path, path / "checkpoint")):
+        return [f"yolor-edge export {name} --out bundles/mine", "yolor-edge doctor bundles/mine"]
+    if holds_bundle(path):
+        return [f"yolor-edge export CHECKPOINT --out {name} --force", f"yolor-edge doctor {name}"]
+    if path.exists() or not asked:  # which is somebody's, and export replaces nothing but bundles
+        return ["yolor-edge export CHECKPOINT --out bundles/mine", "yolor-edge doctor bundles/mine"]
+    return [f"yolor-edge export CHECKPOINT --out {name}", f"yolor-edge doctor {name}"]
 
 
 def _backend_options(facts: _Facts, on_cpu: Sequence[str], is_to_be_built: bool) -> list[str]:

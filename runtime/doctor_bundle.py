@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from .backends import BACKENDS
-from .bundle import Bundle
+from .bundle import BUNDLE_FILE, Bundle
 from .checks import Check
 from .cuda_device import CudaDevice
 from .engines import EngineFit, judge_engines
@@ -16,11 +16,30 @@ from .errors import BundleError
 _GROUP = "bundle"
 
 
+def holds_bundle(path: Path) -> bool:
+    """Whether a folder is a bundle, whole or not."""
+    return (path / BUNDLE_FILE).is_file()
+
+
+def bundles_below(path: Path) -> list[Path]:
+    """The bundles that lie directly in a folder that is none itself."""
+    if holds_bundle(path) or not path.is_dir():
+        return []
+    try:
+        return sorted(found for found in path.iterdir() if holds_bundle(found))
+    except OSError:
+        return []
+
+
 def open_for_checks(path: str | os.PathLike[str]) -> tuple[Bundle | None, Check]:
     """The bundle, or None, and the line that says whether it is whole."""
     try:
         bundle = Bundle.open(path)
     except (BundleError, OSError) as error:
+        below = bundles_below(Path(path)) if os.fspath(path) else []
+        if below:
+            text = f"{os.fspath(path)}: is no bundle, but holds {' and '.join(map(str, below[:3]))}"
+            return None, Check(_GROUP, "files", "problem", text, f"name {'that' if len(below) == 1 else 'one of them'}")
         return None, Check(_GROUP, "files", "problem", " ".join(str(error).split()))
     spec = bundle.spec
     height, width = spec.input_size
@@ -44,8 +63,8 @@ def content_checks(bundle: Bundle) -> list[Check]:
         checks.append(Check(_GROUP, "recommended", "ok", f"{text}; --precision auto takes it"))
     else:
         text = "no precision; --precision auto takes fp32"
-        cure = "yolor-edge export CHECKPOINT --precision auto measures one" if len(bundle.precisions) == 1 else ""
-        checks.append(Check(_GROUP, "recommended", "missing", text, cure))
+        cure = "export it with --precision auto to have one measured" if len(bundle.precisions) == 1 else ""
+        checks.append(Check(_GROUP, "recommended", "none", text, cure))
     return checks
 
 
@@ -68,7 +87,7 @@ def engine_checks(
         text = f"none in the cache fits {device.name} ({device.compute_capability})"
         checks.append(Check(_GROUP, "engines", "missing", text, f"build with: {build}" if build else ""))
     elif not judged:
-        checks.append(Check(_GROUP, "engines", "missing", "none; without an NVIDIA GPU none is needed"))
+        checks.append(Check(_GROUP, "engines", "none", "not needed without an NVIDIA GPU"))
     return checks, fitting
 
 
@@ -80,5 +99,5 @@ def _engine_check(fit: EngineFit, bundle: Path, build: str) -> Check:
         reason = "; ".join(fit.complaints).replace(f"{bundle}/", "")
         return Check(_GROUP, name, "problem", f"{file}: {reason}", cure)
     if fit.complaints:
-        return Check(_GROUP, name, "missing", f"{file} does not fit here: {'; '.join(fit.complaints)}")
+        return Check(_GROUP, name, "none", f"{file} does not fit here: {'; '.join(fit.complaints)}")
     return Check(_GROUP, name, "ok", f"{file} fits here")

@@ -11,6 +11,7 @@ from typing import Any
 from .checks import Check
 from .cuda.kernel_image import GIVEN, FoundCompiler
 from .cuda_device import CudaDriver
+from .install import install_command
 from .installed_packages import Found
 from .machine import UNKNOWN, text_of
 
@@ -90,8 +91,8 @@ def compiler_check(compilers: Sequence[FoundCompiler], has_gpu: bool) -> Check:
         return Check(_GROUP, name, "ok", text)
     text = "neither NVRTC nor nvcc, one of which compiles the kernels for post-processing on the GPU"
     if not has_gpu:
-        return Check(_GROUP, name, "missing", "neither NVRTC nor nvcc; only for NVIDIA GPUs")
-    cure = f'pip install "yolor-edge[cuda]" brings NVRTC, or install the CUDA toolkit; {without}'
+        return Check(_GROUP, name, "none", "neither NVRTC nor nvcc; only for NVIDIA GPUs")
+    cure = f"{install_command('cuda')} brings NVRTC, or install the CUDA toolkit; {without}"
     return Check(_GROUP, name, "missing", text, cure)
 
 
@@ -101,7 +102,7 @@ def package_cure(name: str, is_jetson: bool) -> str:
         return "it comes with JetPack: make the virtual environment with --system-site-packages"
     # The extra "cuda" brings the compiler of the GPU's kernels as well.
     extras = {"tensorrt_rtx": "tensorrt-rtx", "cuda-python": "cuda"}
-    return f'pip install "yolor-edge[{extras.get(name, name)}]"'
+    return install_command(extras.get(name, name))
 
 
 def too_old(found: Found) -> str:
@@ -121,7 +122,7 @@ def _jetson_checks(hardware: dict[str, Any]) -> list[Check]:
         checks = [Check(_GROUP, "Jetson", "problem", f"{text}: its TensorRT is too old", _JETPACK_CURE)]
     if mode == UNKNOWN:
         cure = "sudo nvpmodel -q says what the clocks are limited to"
-        return [*checks, Check(_GROUP, "power mode", "missing", "nvpmodel does not say", cure)]
+        return [*checks, Check(_GROUP, "power mode", "none", "nvpmodel does not say", cure)]
     # The name of the mode is all that there is to know about it; what limits the clocks beside it is a matter of rates.
     return [*checks, Check(_GROUP, "power mode", "ok", mode, "for steady latencies: sudo jetson_clocks")]
 
@@ -131,16 +132,19 @@ def _driver_checks(driver: CudaDriver | None, is_jetson: bool, root: Path) -> li
     has_gpu = bool(found) or is_jetson or _has_nvidia_on_the_bus(root)
     if driver is None:
         if not has_gpu:
-            return [Check(_GROUP, "GPU", "missing", "no NVIDIA GPU and no driver; bundles run on the CPU")]
+            return [Check(_GROUP, "GPU", "none", "no NVIDIA GPU and no driver; bundles run on the CPU")]
         cure = "install NVIDIA's driver; in a container, start it with --gpus all (on a Jetson --runtime nvidia)"
         return [Check(_GROUP, "driver", "problem", "there is an NVIDIA GPU, but no libcuda.so.1", cure)]
     text = f"{found[1] if found else 'version unknown'}, CUDA up to {driver.cuda or UNKNOWN}"
     if driver.error is not None:
+        if not has_gpu and driver.error == "CUDA_ERROR_NO_DEVICE":
+            return [Check(_GROUP, "driver", "none", f"{text}; there is no GPU, bundles run on the CPU")]
         cure = "restart the machine after an update of the driver; in a container, pass the GPU in with --gpus all"
-        state = "problem" if has_gpu or driver.error != "CUDA_ERROR_NO_DEVICE" else "missing"
-        return [Check(_GROUP, "driver", state, f"{text}; does not answer: {driver.error}", cure)]
-    if not driver.devices:
+        return [Check(_GROUP, "driver", "problem", f"{text}; does not answer: {driver.error}", cure)]
+    if not driver.devices and "CUDA_VISIBLE_DEVICES" in os.environ:
         return [Check(_GROUP, "driver", "missing", f"{text}; sees no GPU", "unset CUDA_VISIBLE_DEVICES")]
+    if not driver.devices:
+        return [Check(_GROUP, "driver", "none", f"{text}; sees no GPU")]
     return [Check(_GROUP, "driver", "ok", text)]
 
 
@@ -158,14 +162,14 @@ def _flavour_check(
     name = "TensorRT"
     if not suiting:
         text = f"none of 10.3 or newer runs on {compute_capability}"
-        return Check(_GROUP, name, "missing", text, "run the bundle on the CPU, or with --backend onnxruntime-cuda")
+        return Check(_GROUP, name, "none", text, "run the bundle on the CPU, or with --backend onnxruntime-cuda")
     installed = [flavour for flavour in suiting if packages[flavour].is_installed]
     usable = [f for f in installed if packages[f].error is None and not too_old(packages[f])]
     text = f"for {compute_capability}: {' or '.join(suiting)}"
     if usable:
         return Check(_GROUP, name, "ok", f"{text}; installed: {', '.join(usable)}")
     if installed:  # told in the line of the package already
-        return Check(_GROUP, name, "missing", f"{text}; what is installed of it cannot be used")
+        return Check(_GROUP, name, "none", f"{text}; what is installed of it cannot be used")
     return Check(_GROUP, name, "missing", f"{text}; not installed", package_cure(suiting[0], is_jetson))
 
 
@@ -188,6 +192,6 @@ def _provider_check(onnxruntime: Found) -> Check:
         return Check(_GROUP, name, "ok", text)
     text = "without its CUDA provider, which --backend onnxruntime-cuda needs"
     if not onnxruntime.is_installed:
-        return Check(_GROUP, name, "missing", "not installed", 'pip install "yolor-edge[onnxruntime-gpu]"')
+        return Check(_GROUP, name, "missing", "not installed", install_command("onnxruntime-gpu"))
     remove = f"pip uninstall -y {onnxruntime.package.distributions[0]}"
-    return Check(_GROUP, name, "missing", text, f'{remove}, then pip install "yolor-edge[onnxruntime-gpu]"')
+    return Check(_GROUP, name, "missing", text, f"{remove} && {install_command('onnxruntime-gpu')}")

@@ -53,6 +53,21 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         os.fsync(stream.fileno())
 
 
+def check_can_be_written(path: Path) -> None:
+    """Look, before the work whose result it is for, whether something can be written there; nothing is.
+
+    Raises:
+        UsageError: If what `path` would be made in is no folder, or may not be written to.
+    """
+    place = Path(path)
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    if not place.is_dir() and place != path:
+        raise UsageError(f"{path}: cannot be written, {place} is no folder; choose another place")
+    if not os.access(place, os.W_OK):
+        raise UsageError(f"{path}: cannot be written, {place} does not permit it; choose another place")
+
+
 @contextlib.contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
     """Yield a fresh folder beside `path`; on success it takes the place of `path`, on failure it is removed.

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import missing_engines
-from .backends import BACKENDS, open_graphs
+from .backends import BACKENDS, backend_name, open_graphs
 from .backends.base import Graph, ReportingGraph
 from .bundle import Bundle, ModelSpec
 from .captioning import CaptionDecoder, CaptionOptions, CaptionWriter
@@ -300,6 +300,7 @@ def load(
         BackendError: If the backend is not installed or refuses a graph.
         EngineMismatchError: If the backend runs engines and there is none that fits.
     """
+    backend = backend_name(backend)
     check_post_processing(backend, post_processing)
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     caption_decoder = _caption_decoder_choice(opened, backend, precision, caption_decoder)

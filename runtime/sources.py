@@ -310,6 +310,8 @@ def _opened(
         return _open_glob(text)
     if re.fullmatch(r"/dev/video\d+", text):
         raise ImageError(f"{text}: no such camera; yolor-edge doctor lists those that are there")
+    if os.path.exists(text):
+        raise UsageError(f"{text}: is neither a file nor a folder nor a camera; give {_SOURCES}")
     raise UsageError(f"{shown(text)}: no such file or folder; give {_SOURCES}")
 
 

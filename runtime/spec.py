@@ -14,6 +14,9 @@ from .tokenizer import BOS_ID, EOS_ID, PAD_ID, UNK_ID, vocabulary_complaints
 TASKS = ("boxes", "masks", "semantic", "caption")
 
 
+MOST_DETECTIONS = 1_000_000  # more than the candidates that are ever looked at
+
+
 @dataclass(frozen=True)
 class Thresholds:
     """Defaults for turning box logits into boxes.
@@ -35,8 +38,8 @@ class Thresholds:
             found.append(f"the score threshold must be in [0, 1), got {self.score}")
         if not 0 <= self.iou <= 1:
             found.append(f"the IoU threshold must be in [0, 1], got {self.iou}")
-        if self.max_detections < 1:
-            found.append(f"max_detections must be at least 1, got {self.max_detections}")
+        if not 1 <= self.max_detections <= MOST_DETECTIONS:
+            found.append(f"max_detections must be from 1 to {MOST_DETECTIONS}, got {self.max_detections}")
         return found
 
 
@@ -117,7 +120,8 @@ class ModelSpec:
         wanted = {tasks} if isinstance(tasks, str) else set(tasks)
         for task in sorted(wanted):
             if task not in TASKS:
-                raise UsageError(f"unknown task {task!r}; the tasks are {', '.join(TASKS)}")
+                meant = next((f", perhaps {name!r}" for name in TASKS if task and (name in task or task in name)), "")
+                raise UsageError(f"unknown task {task!r}{meant}; the tasks are {', '.join(TASKS)}")
             if task not in self.tasks:
                 raise UsageError(f"{self.name}: has no {task!r} task, it answers {', '.join(self.tasks)}")
         if not wanted:

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from .errors import BackendError, BackendMissingError
+from .install import install_command
 
 if TYPE_CHECKING:
     import tensorrt  # as its stubs describe it
@@ -60,7 +61,7 @@ def import_flavour(flavour: str) -> ModuleType:
     if flavour not in installed_flavours():
         raise BackendMissingError(
             f"engines of {flavour} need the package {entry.package}, for {entry.devices}: "
-            f'pip install "yolor-edge[{entry.extra}]"'
+            f"{install_command(entry.extra)}"
         )
     try:
         return importlib.import_module(entry.package)

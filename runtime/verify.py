@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .backends import BACKENDS, backend_entry, graph_files, open_graphs
+from .backends import BACKENDS, backend_entry, backend_name, graph_files, open_graphs
 from .backends.base import Graph
 from .bundle import BUNDLE_FILE, Bundle
 from .comparison import (
@@ -32,7 +32,7 @@ from .errors import (
     UsageError,
     YolorEdgeError,
 )
-from .golden import GOLDEN_FOLDER, Answers, answers_of, captions_of, read_golden, write_golden
+from .golden import GOLDEN_FOLDER, Answers, answers_of, captions_of, read_golden, unproven, write_golden
 from .model import Model
 from .native_captioning import NativeCaptionDecoder
 from .open_vision import check_post_processing
@@ -62,11 +62,12 @@ _GPU_DEVICES = ("/dev/nvidia0", "/dev/nvhost-gpu", "/dev/nvgpu/igpu0")
 
 @dataclass(frozen=True)
 class Verification:
-    """All comparisons of one bundle on one backend."""
+    """All comparisons of one bundle on one backend, and what they cannot prove."""
 
     backend: str
     precision: str
     checks: tuple[Check, ...]
+    warnings: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -92,10 +93,16 @@ class Verification:
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
         lines = ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[4]]) for row in rows]
         verdict = "verified" if self.passed else f"{len(self.failures)} of {len(self.checks)} checks failed"
-        return "\n".join(line.rstrip() for line in lines) + f"\n{self.name}: {verdict}"
+        lines += [f"{self.name}: {verdict}", *(f"warning: {warning}" for warning in self.warnings)]
+        return "\n".join(line.rstrip() for line in lines)
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "checks": [asdict(check) for check in self.checks], "passed": self.passed}
+        return {
+            **asdict(self),
+            "checks": [asdict(check) for check in self.checks],
+            "warnings": list(self.warnings),
+            "passed": self.passed,
+        }
 
     def _worst(self) -> list[Check]:
         """For each stage, in order, the check that failed or came closest to it; figures of all inputs at the end."""
@@ -146,9 +153,15 @@ class Replay:
             parts.append("\n".join(f"{name.ljust(width)}  {verdict}" for name, verdict in rows))
         return "\n\n".join(parts)
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What was not proven, each sentence once."""
+        return tuple(dict.fromkeys(warning for one in self.verifications for warning in one.warnings))
+
     def to_json(self) -> dict[str, Any]:
         return {
             "passed": self.passed,
+            "warnings": list(self.warnings),
             "verifications": [one.to_json() for one in self.verifications],
             "skipped": [asdict(one) for one in self.skipped],
         }
@@ -176,6 +189,7 @@ def verify(
             precision.
         BackendError: If the backend is not installed or cannot run the graphs.
     """
+    backend = backend_name(backend)
     check_post_processing(backend, post_processing)
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     files = _golden_files(opened)
@@ -201,7 +215,8 @@ def verify(
         captions = captions_check(list(answers.values()), tolerances)
         if captions is not None and tolerances.captions < 1:
             checks.append(captions)
-    return Verification(backend, precision, (*checks, *native))
+    warnings = unproven(expected for expected, _ in answers.values())
+    return Verification(backend, precision, (*checks, *native), warnings)
 
 
 def verify_everything(
@@ -230,6 +245,7 @@ def verify_everything(
         BackendError: If the backend asked for is not installed, or none is.
     """
     if backend is not None:
+        backend = backend_name(backend)
         backend_entry(backend)
         check_post_processing(backend, post_processing)
     elif post_processing == "gpu":

@@ -66,7 +66,7 @@ def test_json_is_all_there_is_on_stdout(bundle: Path, capsys: pytest.CaptureFixt
         (["--batch", "one"], 'expected whole numbers with commas between, such as 1,4, got "one"'),
         (["--batch", "0"], "batches must be from 1 to 256, got 0"),
         (["--beam", "0"], "the beam must be from 1 to 256, got 0"),
-        (["--workspace", "0"], "the workspace must be at least 1 MiB, got 0"),
+        (["--workspace", "0"], "the workspace must be from 1 to 1048576 MiB, got 0"),
         (["--precision", "fp16"], "has no fp16 graph, it holds fp32"),
         (["--flavour", "openvino"], "unknown flavour 'openvino'; the flavours are tensorrt, tensorrt_rtx"),
     ],

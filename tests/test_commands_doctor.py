@@ -38,7 +38,7 @@ def test_lines_and_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     [
         ("cv2", "OpenCV", "then pip install opencv-python-headless"),
         ("numpy", "numpy", "pip install --force-reinstall numpy"),
-        ("yolor_edge.runtime._native", "extension", "pip install --force-reinstall yolor-edge"),
+        ("yolor_edge.runtime._native", "extension", "in a clone, pip install --force-reinstall --no-deps ."),
     ],
 )
 def test_a_runtime_that_does_not_load_is_told_all_the_same(module: str, name: str, cure: str, tmp_path: Path) -> None:

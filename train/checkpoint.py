@@ -50,6 +50,10 @@ class Checkpoint:
         """
         given = Path(path)
         folder = next((f for f in (given, given / "checkpoint") if (f / DESCRIPTION).is_file()), None)
+        if folder is None and not given.exists():
+            raise CheckpointError(
+                f"{given}: no such folder; expected a checkpoint, or a run, as written by yolor-edge train"
+            )
         if folder is None:
             raise CheckpointError(
                 f"{given}: is not a checkpoint (no {DESCRIPTION} in it); expected a folder written by yolor-edge train"

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from ..runtime.errors import UsageError
+from ..runtime.graph_options import LARGEST_TOP_K
 
 Size = Literal["n", "s", "m", "l"]
 Task = Literal["boxes", "masks", "semantic", "caption"]
 SIZES: tuple[Size, ...] = get_args(Size)
 TASKS: tuple[Task, ...] = get_args(Task)
+Captioner = Literal["catr", "grit"]
+CAPTIONERS: dict[Captioner, dict[str, Any]] = {
+    "catr": {"caption_regions": 0, "caption_output_layers": 3},
+    "grit": {"caption_regions": 300, "caption_output_layers": 1},
+}
+"""Kinds of caption decoder: what each asks of `NetworkConfig`."""
+MOST_COUNTED = 1_000_000
+"""Beyond what any count in the settings can mean."""
 PROTOTYPE_STRIDE = 4
 """Input pixels a side of a prototype cell; the truth of masks and semantic map is prepared at this resolution."""
 
@@ -70,6 +81,11 @@ class NetworkConfig:
         reg_max: Bins of the distance distribution a box side is read from.
         caption_positions: Longest caption, in tokens.
         name: What the network calls itself in bundles and reports.
+        caption_regions: Most cells that captions look at beside the grid, chosen by their class logits; the decoder's
+            layers are gated then, and classes of the semantic map add one region each. 0 for plain layers.
+        caption_output_layers: Linear layers from a word's vector to the next word: 3 or 1.
+        silent_tasks: Heads that are computed because regions are chosen by them, and not given: only a part of a
+            network that was trained whole has any, see `with_tasks`.
     """
 
     size: Size
@@ -84,6 +100,9 @@ class NetworkConfig:
     reg_max: int = 16
     caption_positions: int = 128
     name: str = "yolor-edge"
+    caption_regions: int = 0
+    caption_output_layers: int = 3
+    silent_tasks: tuple[Task, ...] = ()
 
     strides = (8, 16, 32)
 
@@ -98,6 +117,7 @@ class NetworkConfig:
         if unknown or not self.tasks:
             raise UsageError(f"tasks must be some of {', '.join(TASKS)}, got {', '.join(self.tasks) or 'none'}")
         object.__setattr__(self, "tasks", tuple(task for task in TASKS if task in self.tasks))
+        self._check_captioner()
         if "masks" in self.tasks and "boxes" not in self.tasks:
             raise UsageError("the task masks needs the task boxes: a mask belongs to a box")
         if "boxes" in self.tasks and not self.class_names:
@@ -110,12 +130,60 @@ class NetworkConfig:
             raise UsageError(f"the task caption needs a vocabulary, got {len(self.vocabulary)} entries")
         check_input_size(self.input_size)
 
+    def _check_captioner(self) -> None:
+        for name, allowed, words in (
+            ("caption_regions", range(LARGEST_TOP_K + 1), f"a whole number from 0 to {LARGEST_TOP_K}"),
+            ("caption_output_layers", (1, 3), "1 or 3"),
+        ):
+            value = getattr(self, name)
+            if type(value) is not int or value not in allowed:
+                raise UsageError(f"{name} must be {words}, got {value!r}")
+        if any(task not in ("boxes", "semantic") or task in self.tasks for task in self.silent_tasks):
+            raise UsageError(
+                f"silent_tasks must be of boxes, semantic, and none of the tasks, got {', '.join(self.silent_tasks)}"
+            )
+        if self.caption_regions and "caption" in self.tasks and "boxes" not in self.heads:
+            raise UsageError(
+                "caption_regions, which the captioner grit has, needs the task boxes: regions are its likeliest cells"
+            )
+
     @property
     def plan(self) -> SizePlan:
         return SIZE_PLANS[self.size]
 
+    @property
+    def heads(self) -> tuple[Task, ...]:
+        """The heads that are computed: those of the tasks, and the silent ones."""
+        return tuple(task for task in TASKS if task in (*self.tasks, *self.silent_tasks))
+
+    @property
+    def captioner(self) -> str:
+        """Which of `CAPTIONERS` it has, or in words what it has else."""
+        chosen = {"caption_regions": self.caption_regions, "caption_output_layers": self.caption_output_layers}
+        for name, values in CAPTIONERS.items():
+            if values == chosen:
+                return name
+        return ", ".join(f"{name}={value}" for name, value in chosen.items())
+
+    def regions_at(self, input_size: tuple[int, int]) -> int:
+        """How many region vectors the memory of an image of `input_size` (height, width) ends with."""
+        if not self.caption_regions or "caption" not in self.tasks:
+            return 0
+        cells = sum((input_size[0] // stride) * (input_size[1] // stride) for stride in self.strides)
+        return min(self.caption_regions, cells) + (len(self.semantic_names) if "semantic" in self.heads else 0)
+
+    def with_tasks(self, tasks: Sequence[Task]) -> NetworkConfig:
+        """The part of this network that does only `tasks`, with what their answers depend on."""
+        inner: tuple[Task, ...] = ("boxes", "semantic") if self.caption_regions and "caption" in tasks else ()
+        silent = tuple(task for task in inner if task in self.heads and task not in tasks)
+        return dataclasses.replace(self, tasks=tuple(tasks), silent_tasks=silent)
+
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """Every field but those that came with the gated decoder and are not in use: older versions know none."""
+        values = dataclasses.asdict(self)
+        newer = ("caption_regions", "caption_output_layers", "silent_tasks")
+        usual = {field.name: field.default for field in dataclasses.fields(self) if field.name in newer}
+        return {name: value for name, value in values.items() if name not in usual or value != usual[name]}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> NetworkConfig:
@@ -129,7 +197,7 @@ class TrainConfig:
     Attributes:
         epochs: Passes over the training split.
         batch_size: Images a step.
-        learning_rate: Peak rate of AdamW, one for all parameters (network.md).
+        learning_rate: Peak rate of AdamW, one for all parameters.
         weight_decay: Applied to weights of two and more axes, not to norms, biases and implicit vectors.
         warmup: Share of all steps with a linearly rising rate; a cosine to `final_rate` times the peak follows.
         final_rate: Rate at the end, relative to the peak.
@@ -138,15 +206,23 @@ class TrainConfig:
         amp: "auto" uses bfloat16 or float16 where the device computes it natively, "off" float32.
         augment: "asymmetric" sees a strong view for the dense tasks and a weak one for the caption; "none" one weak
             view for all.
-        mosaic, mixup, flip: Probabilities of the strong view's parts.
+        mosaic: Probability that a strong view is made of four pictures.
+        mixup: Probability that a strong view is mixed with another one.
+        flip: Probability that a strong view is mirrored, left to right.
         scale_range: The strong view's zoom lies within 1 - scale_range and 1 + scale_range.
         translate: The strong view's shift, as a share of the input.
         color: Strength of the strong view's change in hue, saturation and value (relative to 0.015, 0.7, 0.4).
         plain_epochs: The last epochs go without mosaic and mixup, as the true images look.
-        box_gain, class_gain, dfl_gain, mask_gain, semantic_gain, dice_gain, caption_gain: Weights of the losses.
+        box_gain: Weight of the loss of boxes by their overlap with the truth.
+        class_gain: Weight of the loss of classes.
+        dfl_gain: Weight of the loss of boxes by the distribution of each side (distribution focal loss).
+        mask_gain: Weight of the loss of instance masks.
+        semantic_gain: Weight of the semantic map's cross-entropy.
+        dice_gain: Weight of the semantic map's Dice loss.
+        caption_gain: Weight of the loss of captions.
         label_smoothing: Of the caption's cross-entropy.
         captions_per_image: Captions of an image used in one step (chosen at random when there are more).
-        minimum_word_count: Rarer words of the training captions are read as <unk>.
+        minimum_word_count: Rarer words of the training captions are read as `<unk>`.
         workers: Processes that prepare batches; 0 prepares them in the training process.
         seed: Of weights, order and augmentation.
         device: "auto" takes the GPU if there is one.
@@ -193,6 +269,8 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "captions_per_image", "save_every", "minimum_word_count"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}")
+            if getattr(self, name) > MOST_COUNTED:
+                raise UsageError(f"{name} must be at most {MOST_COUNTED}, got {getattr(self, name)}")
         for name in (
             "warmup",
             "final_rate",
@@ -213,6 +291,9 @@ class TrainConfig:
         for name in ("workers", "validate_every", "plain_epochs", "weight_decay", "color", "seed"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name, most in (("workers", 256), ("seed", (1 << 63) - 1)):
+            if getattr(self, name) > most:
+                raise UsageError(f"{name} must be at most {most}, got {getattr(self, name)}")
         for name, choices in (
             ("amp", ("auto", "off")),
             ("augment", ("asymmetric", "none")),
@@ -238,8 +319,14 @@ class TrainConfig:
         changes: dict[str, Any] = {}
         for setting in settings:
             name, separator, text = setting.partition("=")
-            if not separator or name not in fields:
-                raise UsageError(f"--set {setting}: expected name=value with a name out of {', '.join(fields)}")
+            if not separator:
+                raise UsageError(f"--set {setting}: expected NAME=VALUE, such as batch_size=8")
+            if name not in fields:
+                meant = _meant(name, fields)
+                raise UsageError(
+                    f"--set {setting}: there is no setting {name!r}{meant}; docs/settings.md lists all of them, "
+                    "yolor-edge train --help the options"
+                )
             current = getattr(self, name)
             try:
                 if isinstance(current, bool):
@@ -249,6 +336,16 @@ class TrainConfig:
             except (ValueError, KeyError):
                 raise UsageError(f"--set {setting}: expected a {type(current).__name__}") from None
         return dataclasses.replace(self, **changes)
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    """ ", perhaps ..." with the names closest to one that is not known: by initials, as a part, by spelling."""
+    known = list(known)
+    close = [one for one in known if "".join(word[0] for word in one.split("_")) == name]
+    close += [one for one in known if len(name) > 2 and (name in one or one in name)]
+    close += difflib.get_close_matches(name, known)
+    best = list(dict.fromkeys(close))[:3]
+    return f", perhaps {' or '.join(best)}" if best else ""
 
 
 def check_input_size(size: tuple[int, int]) -> tuple[int, int]:

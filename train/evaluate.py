@@ -102,7 +102,7 @@ def evaluate(
         post_processing: "gpu" or "cpu", as in `load`; a checkpoint has it on the CPU.
 
     Raises:
-        UsageError: If `path` is neither, `limit` is not positive, or post-processing is asked for where it cannot be.
+        UsageError: If `path` is neither, `limit` is not positive, or something is asked for that is not for it.
         DatasetError: If the data set cannot be read, or has other classes than the model.
     """
     dataset = CocoDataset.open(data, split=split, role="val")
@@ -193,6 +193,13 @@ def _open_model(
         raise UsageError(
             f"{path}: is neither a checkpoint nor a bundle (no checkpoint.json or bundle.json in it); "
             "expected a folder written by yolor-edge train or yolor-edge export"
+        )
+    given = {"backend": backend != "onnxruntime", "precision": precision != "fp32", "caption_decoder": caption_decoder}
+    foreign = [name.replace("_", "-") for name, is_given in given.items() if is_given]
+    if foreign:
+        raise UsageError(
+            f"{path}: is a checkpoint, which is scored in torch with float32; {', '.join(foreign)} is for a bundle, "
+            f"export one: yolor-edge export {path} --out BUNDLE"
         )
     if post_processing == "gpu":
         raise UsageError(

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..runtime.backends import check_threads
 from ..runtime.errors import UsageError, YolorEdgeError
 from ..runtime.files import write_atomically
 from ..runtime.tokenizer import PAD_ID, build_vocabulary
@@ -23,10 +23,11 @@ from .batches import Batch, training_loader
 from .checkpoint import Checkpoint, write_checkpoint
 from .coco import CocoDataset
 from .coco_files import splits_of
-from .config import TASKS, NetworkConfig, Size, Task, TrainConfig
+from .config import CAPTIONERS, TASKS, Captioner, NetworkConfig, Size, Task, TrainConfig
 from .evaluate import score_network
 from .losses import DenseLoss, caption_loss
 from .network import Network
+from .progress import Progress, say
 from .state import read_state, write_state
 
 RUN, STATE, LOG = "run.json", "state.safetensors", "log.jsonl"
@@ -41,6 +42,8 @@ def fit(
     tasks: tuple[Task, ...] | None = None,
     split: str | None = None,
     name: str = "yolor-edge",
+    captioner: Captioner = "catr",
+    threads: int | None = None,
 ) -> Checkpoint:
     """Train a network from scratch on a data set in COCO's layout.
 
@@ -53,6 +56,10 @@ def fit(
         tasks: Heads to train; by default one for every kind of truth that the data set has.
         split: Training split; by default the first whose name starts with "train".
         name: What the network calls itself.
+        captioner: Kind of the caption decoder: "catr" attends to a grid of the picture; "grit" to regions too, with
+            gates between the two, and has one output layer. The second needs the task boxes.
+        threads: CPU threads of torch, beside the processes that prepare batches; None for torch's own choice, which is
+            every core that this process may run on. Another number rounds sums in another order.
 
     Returns:
         The checkpoint of the averaged (EMA) weights.
@@ -61,11 +68,14 @@ def fit(
         UsageError, DatasetError: If an argument or the data set cannot be used.
     """
     config = config or TrainConfig()
+    check_threads(threads)
     out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out}: is a file, expected a folder to write the run to")
     if (out / RUN).exists():
         raise UsageError(f"{out}: holds a run already; continue it with --resume {out} or choose another --out")
     dataset = CocoDataset.open(data, split=split, role="train")
-    network_config = describe_network(dataset, size, config, input_size, tasks, name)
+    network_config = describe_network(dataset, size, config, input_size, tasks, name, captioner)
     choose_device(config.device)  # Before anything is written: a run that cannot start must not be there to resume.
     out.mkdir(parents=True, exist_ok=True)
     run = {
@@ -73,32 +83,52 @@ def fit(
         "split": dataset.split,
         "network": network_config.to_json(),
         "train": config.to_json(),
+        "threads": threads,
     }
     write_atomically(out / RUN, json.dumps(run, indent=1) + "\n")
-    return _train(out, dataset, network_config, config)
+    with _on_threads(threads):
+        return _train(out, dataset, network_config, config)
 
 
-def resume(out: str | Path) -> Checkpoint:
+def resume(out: str | Path, threads: int | None = None) -> Checkpoint:
     """Go on with the run in `out` from its last saved epoch; the result equals that of an uninterrupted run.
+
+    Args:
+        out: Folder of the run.
+        threads: As for `fit`; None for as many as the run was begun with.
 
     Raises:
         UsageError: If `out` holds no run.
         DatasetError: If the data set is gone or has other classes than before.
     """
+    check_threads(threads)
     out = Path(out)
     try:
         run = json.loads((out / RUN).read_text(encoding="utf-8"))
         network_config = NetworkConfig.from_json(run["network"])
         config = TrainConfig.from_json(run["train"])
         data, split = run["data"], run["split"]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UsageError(f"{out}: holds no run to resume (no {RUN}); start one with --data and --out") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{out / RUN}: is not the description of a run ({error}); start a new one") from None
     dataset = CocoDataset.open(data, split=split)
     # A network without the semantic head does not keep the names of its classes.
     dataset.require_classes(network_config.class_names, network_config.semantic_names or None)
-    return _train(out, dataset, network_config, config)
+    with _on_threads(run.get("threads") if threads is None else threads):
+        return _train(out, dataset, network_config, config)
+
+
+@contextlib.contextmanager
+def _on_threads(threads: int | None) -> Iterator[None]:
+    """Inside the block, torch works with this many CPU threads."""
+    before = torch.get_num_threads()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def describe_network(
@@ -108,12 +138,16 @@ def describe_network(
     input_size: tuple[int, int],
     tasks: tuple[Task, ...] | None,
     name: str,
+    captioner: Captioner = "catr",
 ) -> NetworkConfig:
     """The network that fits a data set: its classes, its words, and a head for every task asked for.
 
     Raises:
-        UsageError: If the data set has no truth for a task that was asked for.
+        UsageError: If the data set has no truth for a task that was asked for, or the captioner is unknown or lacks a
+            task that it needs.
     """
+    if captioner not in CAPTIONERS:
+        raise UsageError(f"captioner must be one of {', '.join(CAPTIONERS)}, got {captioner!r}")
     available: tuple[Task, ...] = tuple(task for task in TASKS if task in dataset.tasks)
     absent = [task for task in tasks or () if task not in available]
     if absent:
@@ -121,6 +155,12 @@ def describe_network(
             f"{dataset.root} ({dataset.split}): has no truth for {', '.join(absent)}; it has {', '.join(available)}"
         )
     chosen = tasks or available
+    lacking = [task for task in ("boxes", "caption") if task not in chosen]
+    if captioner == "grit" and lacking:
+        raise UsageError(
+            f"the captioner grit needs the task {' and '.join(lacking)}: its captions look at the cells that boxes "
+            f"come from; the tasks are {', '.join(chosen)}"
+        )
     vocabulary: list[str] = []
     if "caption" in chosen:
         captions = (text for i in range(len(dataset)) for text in dataset[i].captions or ())
@@ -135,6 +175,7 @@ def describe_network(
         vocabulary=tuple(vocabulary),
         input_size=input_size,
         name=name,
+        **CAPTIONERS[captioner],
     )
 
 
@@ -239,16 +280,32 @@ class Trainer:
         features = self.network.features(images)
         dense_count = len(batch.strong)
         dense = features if batch.weak is None else [level[:dense_count] for level in features]
-        losses = self.dense_loss(self.network.dense(dense), batch.truth)
+        outputs = self.network.dense(dense)
+        losses = self.dense_loss(outputs, batch.truth)
         if "caption" in network.tasks and len(batch.tokens):
             spoken = features if batch.weak is None else [level[dense_count:] for level in features]
-            memory = self.network.memory(spoken)[batch.owners]
+            memory = self.network.memory(spoken, outputs if batch.weak is None else self._choosing(spoken))
+            memory = memory[batch.owners]
             logits = self.network.caption_decoder(batch.tokens[:, :-1], memory, self.where)
             loss = caption_loss(logits, batch.tokens[:, 1:], PAD_ID, self.config.label_smoothing)
             losses["caption"] = self.config.caption_gain * loss
         elif not losses:  # A network that only speaks, and a batch without captions.
             losses["caption"] = features[3].sum() * 0.0
         return losses
+
+    @torch.no_grad()
+    def _choosing(self, features: list[Tensor]) -> dict[str, Tensor]:
+        """The logits that regions of views for captions are chosen by.
+
+        As at inference, by the statistics gathered so far: these views are not to move those of the dense heads.
+        """
+        heads = [head for name, head in self.network.named_children() if name in ("box_head", "semantic_head")]
+        for head in heads:
+            head.eval()
+        logits = self.network.choosing(features)
+        for head in heads:
+            head.train()
+        return logits
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -278,18 +335,20 @@ def _train(out: Path, dataset: CocoDataset, network: NetworkConfig, config: Trai
     first_epoch, seconds = 0, 0.0
     if (out / STATE).exists():
         first_epoch, seconds = read_state(out / STATE, trainer)
-        _say(f"resuming after epoch {first_epoch} of {config.epochs}")
+        say(f"resuming after epoch {first_epoch} of {config.epochs}")
     else:
         parameters = sum(p.numel() for p in trainer.network.parameters())
-        _say(
+        say(
             f"size {network.size}, {', '.join(network.tasks)}: {parameters / 1e6:.2f} M parameters, "
             f"{len(dataset)} images of {dataset.split}, input {network.input_size[0]}x{network.input_size[1]}, "
             f"{device}, {str(trainer.amp or torch.float32).removeprefix('torch.')}"
         )
     log = out / LOG
     _keep_lines(log, first_epoch)
+    progress = Progress(config.epochs, len(loader), first_epoch)
     for epoch in range(first_epoch, config.epochs):
         started = time.perf_counter()
+        progress.begin_epoch()
         order.epoch = epoch
         trainer.network.train()
         sums: dict[str, float] = {}
@@ -301,7 +360,7 @@ def _train(out: Path, dataset: CocoDataset, network: NetworkConfig, config: Trai
             for name, loss in losses.items():
                 sums[name] = sums.get(name, 0.0) + loss
             count += 1
-            _progress(epoch, config.epochs, i + 1, len(loader), {k: v / count for k, v in sums.items()}, started)
+            progress.tell(epoch, i + 1, {name: value / count for name, value in sums.items()})
         took = time.perf_counter() - started
         seconds += took
         entry: dict[str, Any] = {
@@ -361,7 +420,7 @@ def _validation_split(dataset: CocoDataset, network: NetworkConfig) -> CocoDatas
 
 def _validate(network: Network, validation: CocoDataset) -> dict[str, Any]:
     scores = score_network(network, validation)
-    _say(str(scores))
+    say(str(scores))
     return scores.to_json()
 
 
@@ -392,18 +451,3 @@ def _finish_before_stopping() -> Iterator[None]:
             signal.signal(number, handler)
         if held:
             os.kill(os.getpid(), held[0])
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def _progress(epoch: int, epochs: int, step: int, steps: int, losses: dict[str, float], started: float) -> None:
-    rate = step / max(time.perf_counter() - started, 1e-9)
-    text = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
-    line = f"epoch {epoch + 1}/{epochs} step {step}/{steps} {text} | {rate:.2f} steps/s"
-    if sys.stderr.isatty():
-        sys.stderr.write("\r\x1b[K" + line + ("\n" if step == steps else ""))
-        sys.stderr.flush()
-    elif step == steps:
-        _say(line)

@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__
+from .spelling import as_typed, backend_name
 
 _PROGRAM = "yolor-edge"
-# Where a package is missing: the extra to install, by command.
-_EXTRAS = {"export": "export", "diff": "export", "demo": "export", "bench": "bench"}
+# Where a package is missing: the extras whose packages a command needs, others "train". What evaluate and bench need
+# hangs on what they are given: they name the one package.
+_EXTRAS = {"export": ("export",), "diff": ("export",), "demo": ("export", "bench"), "evaluate": (), "bench": ()}
 _OPTIONAL_PACKAGES = frozenset({"torch", "safetensors", "pycocotools", "onnx", "onnxscript", "onnxruntime"})
 
 
@@ -48,8 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         package = (error.name or "").partition(".")[0]
         if package not in _OPTIONAL_PACKAGES:
             raise
-        command, extra = arguments.command, _EXTRAS.get(arguments.command, "train")
-        return _complain(f'{command} needs the package {package}; install it with pip install "yolor-edge[{extra}]"', 1)
+        from .runtime.install import lacking_packages
+
+        return _complain(lacking_packages(arguments.command, package, _EXTRAS.get(arguments.command, ("train",))), 1)
     except BrokenPipeError:  # whoever read stdout has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -61,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         if "No space left on device" in str(error):  # safetensors raises an error of its own
             return _complain(_os_error_text(OSError(errno.ENOSPC, str(error)), arguments.out), code)
-        return _complain(error, code)
+        return _complain(as_typed(str(error), arguments), code)
 
 
 class _Misuse(Exception):
@@ -103,6 +106,8 @@ def _os_error_text(error: OSError, out: str | None) -> str:
         return f"{where}the disk is full ({reason}); free some space and run the command again"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"{where}not permitted ({reason}); choose another folder or change its permissions"
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG) and out is not None:
+        return f"{where}cannot be made or opened ({reason}); choose another place"
     return f"{where}{reason}"
 
 
@@ -118,26 +123,24 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         title="commands", dest="command", metavar="COMMAND", required=True, parser_class=_Parser
     )
-    from . import (
+    from . import (  # here, since they take what commands share from this file
+        commands_bench,
         commands_build,
         commands_compare,
+        commands_demo,
         commands_diff,
         commands_doctor,
+        commands_evaluate,
         commands_export,
         commands_run,
-    )  # here, since they take what commands share from this file
+        commands_scenes,
+        commands_verify,
+    )
 
     for add in (
-        *(
-            _add_scenes,
-            _add_train,
-            _add_evaluate,
-            commands_export.add,
-            commands_build.add,
-            _add_verify,
-            commands_diff.add,
-        ),
-        *(commands_run.add, _add_bench, commands_compare.add, commands_doctor.add, _add_inspect, _add_demo),
+        *(commands_scenes.add, _add_train, commands_evaluate.add, commands_export.add, commands_build.add),
+        *(commands_verify.add, commands_diff.add, commands_run.add, commands_bench.add, commands_compare.add),
+        *(commands_doctor.add, _add_inspect, commands_demo.add),
     ):
         add(commands)
     return parser
@@ -159,7 +162,7 @@ def _command(
         formatter_class=_HelpFormatter,
         allow_abbrev=False,
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, parser=parser)
     return parser
 
 
@@ -175,38 +178,6 @@ class _HelpFormatter(argparse.HelpFormatter):
 # Each command: its arguments, then what it does.
 
 
-def _add_scenes(commands: Any) -> None:
-    parser = _command(
-        commands,
-        "scenes",
-        _scenes,
-        "draw a data set of scenes with all four kinds of truth",
-        "Writes pictures and annotations in COCO's layout; the same seed gives the same files.",
-        "yolor-edge scenes scenes --images 200 --seed 1",
-    )
-    parser.add_argument("out", metavar="OUT", help="folder of the data set, made if missing")
-    parser.add_argument("--images", type=int, required=True, metavar="N", help="how many pictures")
-    parser.add_argument("--seed", type=int, required=True, metavar="S", help="names the series of scenes")
-    parser.add_argument("--split", default="train", metavar="NAME", help="name of the split (default: train)")
-    parser.add_argument("--size", type=_size, metavar="HxW", help="size of every picture (default: 224x288)")
-
-
-def _scenes(arguments: argparse.Namespace) -> int:
-    from .train.scenes import write_scenes
-
-    options = {} if arguments.size is None else {"size": arguments.size}
-    out = write_scenes(
-        arguments.out,
-        arguments.images,
-        arguments.seed,
-        split=arguments.split,
-        progress=_counter("drawing"),
-        **options,
-    )
-    print(f"{arguments.images} scenes of seed {arguments.seed} are in {out}, split {arguments.split}")
-    return 0
-
-
 def _add_train(commands: Any) -> None:
     parser = _command(
         commands,
@@ -220,7 +191,9 @@ def _add_train(commands: Any) -> None:
     )
     parser.add_argument("--data", metavar="DIR", help="folder of the data set, with annotations/ in it")
     parser.add_argument("--out", metavar="RUN", help="folder of the run; must not hold one yet")
-    parser.add_argument("--resume", metavar="RUN", help="go on with the run in this folder; takes no other option")
+    parser.add_argument(
+        "--resume", metavar="RUN", help="go on with the run in this folder; takes no other option but --threads"
+    )
     parser.add_argument("--size", choices=("n", "s", "m", "l"), help="size of the network (default: n)")
     parser.add_argument("--epochs", type=int, metavar="E", help="passes over the data (default: 100)")
     parser.add_argument(
@@ -237,23 +210,32 @@ def _add_train(commands: Any) -> None:
     )
     parser.add_argument("--split", metavar="S", help="split to train on (default: the first named train...)")
     parser.add_argument("--name", metavar="NAME", help="what the network calls itself (default: yolor-edge)")
+    _add_captioner(parser)
+    parser.add_argument(
+        "--threads",
+        type=int,
+        metavar="T",
+        help="CPU threads of the training itself, beside the processes that prepare batches (--set workers=2); on a "
+        "machine that does other work fewer may be faster, since all threads wait for the slowest (default: all "
+        "cores that may be used; with --resume as the run was begun)",
+    )
     parser.add_argument(
         "--set",
         action="append",
         metavar="NAME=VALUE",
-        help="another setting, such as batch_size=8; can be repeated; a wrong name lists them all",
+        help="another setting, such as batch_size=8; can be repeated; docs/settings.md has them all",
     )
 
 
 def _train(arguments: argparse.Namespace) -> int:
     if arguments.resume is not None:
-        others = ("data", "out", "size", "epochs", "input_size", "tasks", "split", "name", "set")
+        others = ("data", "out", "size", "epochs", "input_size", "tasks", "split", "name", "captioner", "set")
         given = [f"--{name.replace('_', '-')}" for name in others if getattr(arguments, name) is not None]
         if given:
             raise _Misuse(f"--resume goes on with the settings of the run; leave out {', '.join(given)}")
         from .train.loop import resume
 
-        checkpoint = resume(arguments.resume)
+        checkpoint = resume(arguments.resume, arguments.threads)
     else:
         if arguments.data is None or arguments.out is None:
             raise _Misuse("train needs --data DIR and --out RUN, or --resume RUN; see yolor-edge train --help")
@@ -263,149 +245,20 @@ def _train(arguments: argparse.Namespace) -> int:
         settings = [] if arguments.epochs is None else [f"epochs={arguments.epochs}"]
         options = {
             name: getattr(arguments, name)
-            for name in ("size", "input_size", "tasks", "name")
+            for name in ("size", "input_size", "tasks", "name", "captioner")
             if getattr(arguments, name) is not None
         }
         config = TrainConfig().with_settings([*settings, *(arguments.set or [])])
-        checkpoint = fit(arguments.data, arguments.out, config=config, split=arguments.split, **options)
+        checkpoint = fit(
+            arguments.data,
+            arguments.out,
+            config=config,
+            split=arguments.split,
+            threads=arguments.threads,
+            **options,
+        )
     print(f"checkpoint: {checkpoint.path}")
     return 0
-
-
-def _add_evaluate(commands: Any) -> None:
-    parser = _command(
-        commands,
-        "evaluate",
-        _evaluate,
-        "score a checkpoint or a bundle on a data set",
-        "Box AP and mask AP by COCO's protocol, mIoU and frequency-weighted IoU, BLEU-4 and CIDEr; on scenes "
-        "also how often a caption names the largest object and states a true relation. A checkpoint needs "
-        "torch, a bundle does not.",
-        "yolor-edge evaluate runs/scenes --data scenes --split val",
-    )
-    parser.add_argument("model", metavar="CHECKPOINT|BUNDLE", help="folder of a checkpoint, a run or a bundle")
-    parser.add_argument("--data", required=True, metavar="DIR", help="folder of the data set")
-    parser.add_argument("--split", metavar="S", help="split to score on (default: the first that starts with val)")
-    parser.add_argument("--limit", type=int, metavar="N", help="score only the first N images")
-    _add_caption(parser)
-    _add_backend(parser)
-    _add_into(parser)
-    _add_json(parser)
-
-
-def _evaluate(arguments: argparse.Namespace) -> int:
-    from .runtime.captioning import CaptionOptions
-    from .train.evaluate import evaluate
-
-    write = _into(arguments)
-    options = _caption(arguments)
-    chosen = options.pop("caption_decoder", None)
-    if "caption_budget_ms" in options:
-        options["budget_ms"] = options.pop("caption_budget_ms")
-    found = evaluate(
-        arguments.model,
-        arguments.data,
-        split=arguments.split,
-        limit=arguments.limit,
-        caption=CaptionOptions(**options) if options else None,
-        caption_decoder=chosen,
-        progress=_counter("scoring"),
-        **_backend(arguments),
-    )
-    write(found.table())
-    return _print(arguments, found.to_json(), found.table())
-
-
-def _add_verify(commands: Any) -> None:
-    parser = _command(
-        commands,
-        "verify",
-        _verify,
-        "replay a bundle's golden inputs on this machine",
-        "Compares pixels, raw outputs, boxes, masks, semantic map and caption with what the network answered "
-        "when it was exported, in every precision of the bundle and on every backend that is installed, and shows the "
-        "input on which a stage came off worst. Exit code 1 if anything differs by more than is allowed.",
-        "yolor-edge verify bundles/scenes\n  yolor-edge verify bundles/scenes --backend openvino --precision int8",
-    )
-    parser.add_argument("bundle", metavar="BUNDLE", help="folder of the bundle")
-    parser.add_argument("--backend", metavar="NAME", help="only this backend (default: all that are installed)")
-    parser.add_argument("--precision", metavar="P", help="only this precision (default: all that the bundle holds)")
-    parser.add_argument("--threads", type=int, metavar="T", help="CPU threads (default: all cores)")
-    _add_post_processing(parser)
-    parser.add_argument("--each", action="store_true", help="show every input, not only the worst of each stage")
-    _add_build_if_missing(parser)
-    _add_json(parser)
-
-
-def _verify(arguments: argparse.Namespace) -> int:
-    from .runtime.verify import verify_everything
-
-    found = verify_everything(arguments.bundle, **_backend(arguments))
-    _print(arguments, found.to_json(), found.table(arguments.each))
-    return 0 if found.passed else 1
-
-
-def _add_bench(commands: Any) -> None:
-    parser = _command(
-        commands,
-        "bench",
-        _bench,
-        "measure a bundle's latency on this machine, stage by stage",
-        "Writes report.json with every raw sample and report.md for people. With --data the same bundle is "
-        "scored too, and the accuracy stands beside the latency.",
-        "yolor-edge bench bundles/scenes --data scenes --split val --runs 200 --out report",
-    )
-    parser.add_argument("bundle", metavar="BUNDLE", help="folder of the bundle")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the report")
-    parser.add_argument(
-        "--images",
-        metavar="PATH",
-        help="picture, folder or glob (default: those of --data, else golden inputs)",
-    )
-    parser.add_argument("--runs", type=int, default=200, metavar="N", help="runs that count (default: 200)")
-    parser.add_argument("--seconds", type=float, metavar="S", help="end the runs that count after S seconds")
-    parser.add_argument("--warmup-seconds", type=float, metavar="S", help="shortest warm-up (default: 2)")
-    parser.add_argument("--data", metavar="DIR", help="data set to score the bundle on")
-    parser.add_argument("--split", metavar="S", help="its split (default: the first that starts with val)")
-    parser.add_argument("--limit", type=int, metavar="N", help="score only its first N images")
-    parser.add_argument("--tasks", type=_names, metavar="A,B", help="tasks to time (default: all)")
-    parser.add_argument("--score-threshold", type=float, metavar="X", help="boxes score above this while timing")
-    _add_caption(parser)
-    _add_backend(parser)
-    _add_into(parser)
-    _add_json(parser)
-
-
-def _bench(arguments: argparse.Namespace) -> int:
-    from .benchmarks.bench import bench
-    from .benchmarks.measure import WarmUp
-
-    write = _into(arguments)
-    options = _caption(arguments)
-    if arguments.warmup_seconds is not None:
-        if not 0 <= arguments.warmup_seconds <= 3600:
-            raise _Misuse(f"--warmup-seconds must be from 0 to 3600, got {arguments.warmup_seconds:g}")
-        longest = max(WarmUp.maximum_seconds, 5 * arguments.warmup_seconds)
-        options["warmup"] = WarmUp(arguments.warmup_seconds, longest)
-    report = bench(
-        arguments.bundle,
-        arguments.out,
-        arguments.images,
-        arguments.runs,
-        arguments.data,
-        split=arguments.split,
-        limit=arguments.limit,
-        tasks=arguments.tasks,
-        score_threshold=arguments.score_threshold,
-        maximum_seconds=arguments.seconds,
-        command=shlex.join([_PROGRAM, *arguments.typed]),
-        progress=_counters(),
-        **options,
-        **_backend(arguments),
-    )
-    write(report.table())
-    text = f"{report.table()}\nreport: {Path(arguments.out) / 'report.md'}"
-    return _print(arguments, report.to_json(), text)
 
 
 def _add_inspect(commands: Any) -> None:
@@ -419,9 +272,9 @@ def _add_inspect(commands: Any) -> None:
     )
     parser.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="folder of a checkpoint or of a run")
     parser.add_argument("--size", choices=("n", "s", "m", "l"), help="size of a network instead of a checkpoint")
-    parser.add_argument("--classes", type=int, metavar="N", help="classes of boxes (default: 80)")
-    parser.add_argument("--semantic", type=int, metavar="N", help="classes of the semantic map (default: 173)")
-    parser.add_argument("--vocabulary", type=int, metavar="N", help="words of the captions (default: 10202)")
+    parser.add_argument("--classes", type=_amount, metavar="N", help="classes of boxes (default: 80)")
+    parser.add_argument("--semantic", type=_amount, metavar="N", help="classes of the semantic map (default: 173)")
+    parser.add_argument("--vocabulary", type=_amount, metavar="N", help="words of the captions (default: 10202)")
     parser.add_argument(
         "--input-size",
         type=_size,
@@ -429,6 +282,7 @@ def _add_inspect(commands: Any) -> None:
         help="multiples of 32 (default: the checkpoint's, or 640x640)",
     )
     parser.add_argument("--heads", type=_names, metavar="A,B", help="tasks (default: all)")
+    _add_captioner(parser)
     _add_into(parser)
     _add_json(parser)
 
@@ -442,11 +296,17 @@ def _inspect(arguments: argparse.Namespace) -> int:
     return _print(arguments, found.to_json(), found.table())
 
 
-def _network_config(arguments: argparse.Namespace) -> Any:
-    from dataclasses import replace
+def _amount(text: str) -> int:
+    """A number of classes or words."""
+    number, most = int(text), 100_000  # with which a network still fits into memory
+    if number > most:
+        raise argparse.ArgumentTypeError(f"must be at most {most}, got {number}")
+    return number
 
+
+def _network_config(arguments: argparse.Namespace) -> Any:
     from .runtime.tokenizer import SPECIALS
-    from .train.config import TASKS, NetworkConfig
+    from .train.config import CAPTIONERS, TASKS, NetworkConfig
 
     if (arguments.checkpoint is None) == (arguments.size is None):
         raise _Misuse("inspect needs a CHECKPOINT or --size, one of the two; see yolor-edge inspect --help")
@@ -457,15 +317,16 @@ def _network_config(arguments: argparse.Namespace) -> Any:
     }
     if arguments.checkpoint is not None:
         given = [name for name, count in counts.items() if count is not None]
+        given += ["--captioner"] if arguments.captioner is not None else []
         if given:
-            raise _Misuse(f"a checkpoint has its own classes and words; leave out {', '.join(given)}")
+            raise _Misuse(f"a checkpoint has its own classes, words and captioner; leave out {', '.join(given)}")
         from .train.checkpoint import Checkpoint
 
         config = Checkpoint.open(arguments.checkpoint).config
         absent = [task for task in arguments.heads or () if task not in config.tasks]
         if absent:
             raise _Misuse(f"the network has no head for {', '.join(absent)}; it has {', '.join(config.tasks)}")
-        return replace(config, tasks=arguments.heads) if arguments.heads else config
+        return config.with_tasks(arguments.heads) if arguments.heads else config
     for name, count in counts.items():
         if count is not None and count < 1:
             raise _Misuse(f"{name} must be at least 1, got {count}")
@@ -483,42 +344,29 @@ def _network_config(arguments: argparse.Namespace) -> Any:
         semantic_category_ids=tuple(range(1, semantic + 1)),
         vocabulary=(*SPECIALS, *(f"word{i}" for i in range(words)))[:words],
         input_size=arguments.input_size or (640, 640),
-    )
-
-
-def _add_demo(commands: Any) -> None:
-    parser = _command(
-        commands,
-        "demo",
-        _demo,
-        "export the demo checkpoint, verify it, run it on pictures and measure it",
-        "The checkpoint and the pictures lie in the folder demo of the repository.",
-        "yolor-edge demo --out demo-out",
-    )
-    parser.add_argument("--out", default="demo-out", metavar="DIR", help="folder to write to (default: demo-out)")
-    parser.add_argument("--checkpoint", metavar="DIR", help="another checkpoint")
-    parser.add_argument("--images", metavar="PATH", help="another picture, folder or glob")
-    parser.add_argument("--threads", type=int, metavar="T", help="CPU threads (default: all cores)")
-
-
-def _demo(arguments: argparse.Namespace) -> int:
-    from .demo import demo
-
-    return demo(
-        arguments.out,
-        checkpoint=arguments.checkpoint,
-        images=arguments.images,
-        threads=arguments.threads,
-        say=print,
+        **CAPTIONERS[arguments.captioner or "catr"],
     )
 
 
 # Arguments and outputs that several commands share.
 
 
+def _add_captioner(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--captioner",
+        choices=("catr", "grit"),
+        help="decoder of the captions: catr, over a grid of the picture, or grit, with gated layers over the grid and "
+        "the likeliest cells of boxes and semantic classes (default: catr)",
+    )
+
+
 def _add_backend(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--backend", default="onnxruntime", metavar="NAME", help="what runs a bundle (default: onnxruntime)"
+        "--backend",
+        type=backend_name,
+        default="onnxruntime",
+        metavar="NAME",
+        help="what runs a bundle (default: onnxruntime)",
     )
     parser.add_argument(
         "--precision",

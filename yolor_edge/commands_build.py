@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .spelling import flavour_name
 from .termination import terminated_like_interrupted
 
 if TYPE_CHECKING:
@@ -29,7 +30,10 @@ def add(commands: Any) -> None:
     parser.add_argument("bundle", metavar="BUNDLE", help="folder of the bundle")
     parser.add_argument("--precision", default="fp16", metavar="P", help="fp32, fp16 or int8 (default: fp16)")
     parser.add_argument(
-        "--flavour", metavar="NAME", help="tensorrt or tensorrt_rtx (default: the one installed, tensorrt first)"
+        "--flavour",
+        type=flavour_name,
+        metavar="NAME",
+        help="tensorrt or tensorrt_rtx (default: the one installed, tensorrt first)",
     )
     parser.add_argument(
         "--target",

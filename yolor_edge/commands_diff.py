@@ -37,8 +37,13 @@ def add(commands: Any) -> None:
 
 def _diff(arguments: argparse.Namespace) -> int:
     from .export.diff import diff
-    from .runtime.files import write_atomically
+    from .runtime.errors import UsageError
+    from .runtime.files import check_can_be_written, write_atomically
 
+    if arguments.out is not None:
+        if Path(arguments.out).is_dir():
+            raise UsageError(f"{arguments.out}: is a folder, expected the name of a file to write")
+        check_can_be_written(Path(arguments.out))
     found = diff(
         arguments.a, arguments.b, arguments.tolerance, threads=arguments.threads, progress=_counter("comparing")
     )

@@ -16,9 +16,9 @@ def add(commands: Any) -> None:
         "doctor",
         _doctor,
         "say what this machine has for running bundles, what is broken, and what to type next",
-        "One line for each thing: ok, missing (which may be quite all right) or problem, with the cure. With a bundle "
-        "also whether it is whole and which of its engines fit here. Changes nothing; exit code 1 only where something "
-        "that is there is broken.",
+        "One line for each thing: ok, none (not there, and nothing needs it), missing or problem, with the cure. With "
+        "a bundle also whether it is whole and which of its engines fit here. Changes nothing; exit code 1 only where "
+        "something that is there is broken.",
         "yolor-edge doctor bundles/scenes",
     )
     parser.add_argument("bundle", nargs="?", metavar="BUNDLE", help="folder of a bundle to look at as well")
@@ -42,7 +42,10 @@ def _tell_of_the_runtime(error: ImportError, as_json: bool) -> int:
     reason = " ".join(str(error).split())
     module = (error.name or "").partition(".")[0]
     if "_native" in reason or "_native" in (error.name or ""):
-        name, cure = "extension", "the package was not built for this Python: pip install --force-reinstall yolor-edge"
+        name, cure = (
+            "extension",
+            "it was not built for this Python: in a clone, pip install --force-reinstall --no-deps .",
+        )
     elif module == "numpy" or "numpy" in reason:
         name, cure = "numpy", "pip install --force-reinstall numpy"
     else:  # most often libGL.so.1 or libgthread-2.0.so.0, which only the OpenCV with windows wants

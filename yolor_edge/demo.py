@@ -34,15 +34,17 @@ def demo(
         An exit code: 1 if the bundle does not verify or a picture could not be read, else 0.
 
     Raises:
-        UsageError: If the demo's files are not there, or `out` is a file.
+        UsageError: If the demo's files are not there, `out` is a file, or `threads` makes no sense.
         YolorEdgeError: If a step fails.
     """
     from .benchmarks.bench import bench
     from .export.to_onnx import export_bundle
+    from .runtime.backends import check_threads
     from .runtime.run import run
     from .runtime.sources import open_source
     from .runtime.verify import verify
 
+    check_threads(threads)
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder}: is a file, expected a folder to write to")
@@ -66,6 +68,8 @@ def demo(
         say(_indented(verification.table()))
         return 1
     say(f"   {len(verification.checks)} checks passed; yolor-edge verify {folder / 'bundle'} prints them")
+    for warning in verification.warnings:
+        say(f"   warning: {warning}")
     say(f"3. Run it on {len(source.files)} pictures from {pictures}")
     summary = run(bundle, pictures, folder / "pictures", threads=threads, report=lambda line: say(f"   {line}"))
     say("4. Measure it")

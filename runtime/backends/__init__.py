@@ -11,6 +11,7 @@ from typing import Protocol, cast
 from ..bundle import Bundle
 from ..engines import graph_kind
 from ..errors import BackendError, BackendMissingError, UsageError
+from ..install import install_command
 from .base import Graph, usable_cores
 
 
@@ -80,6 +81,12 @@ def graph_files(bundle: Bundle, backend: str = "onnxruntime", precision: str = "
     return bundle.graph_files(chosen, entry.int8_dialect)
 
 
+def backend_name(backend: str) -> str:
+    """A backend's name as it is listed: "tensorrt_rtx", as its flavour is called, names "tensorrt-rtx" too."""
+    dashed = backend.replace("_", "-")
+    return dashed if dashed in BACKENDS else backend
+
+
 def backend_entry(backend: str) -> BackendEntry:
     """A backend by name.
 
@@ -89,6 +96,21 @@ def backend_entry(backend: str) -> BackendEntry:
     if backend not in BACKENDS:
         raise UsageError(f"unknown backend {backend!r}; the backends are {', '.join(BACKENDS)}")
     return BACKENDS[backend]
+
+
+def check_threads(threads: int | None) -> None:
+    """Refuse a number of CPU threads that makes no sense.
+
+    Raises:
+        UsageError: If it does not.
+    """
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads must be at least 1, got {threads}")
+    most = max(MOST_THREADS, usable_cores())
+    if threads is not None and threads > most:
+        raise UsageError(
+            f"threads must be at most {most}, got {threads}; this process may run on {usable_cores()} cores"
+        )
 
 
 def backend_of_flavour(flavour: str) -> str:
@@ -123,21 +145,14 @@ def open_graphs(
     """
     files = graph_files(bundle, backend, precision)
     entry = backend_entry(backend)
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads must be at least 1, got {threads}")
-    most = max(MOST_THREADS, usable_cores())
-    if threads is not None and threads > most:
-        raise UsageError(
-            f"threads must be at most {most}, got {threads}; this process may run on {usable_cores()} cores"
-        )
+    check_threads(threads)
     try:
         module = importlib.import_module(entry.module, __name__)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith(__name__.partition(".")[0]):
             raise
         raise BackendMissingError(
-            f'backend "{backend}" needs the package {error.name}; '
-            f'install the "{entry.extra}" extra: pip install "yolor-edge[{entry.extra}]"'
+            f'backend "{backend}" needs the package {error.name}; install it: {install_command(entry.extra)}'
         ) from error
     except (ImportError, OSError) as error:
         raise BackendError(

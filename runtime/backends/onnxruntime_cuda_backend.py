@@ -11,13 +11,12 @@ import numpy as np
 import onnxruntime
 
 from ..errors import BackendError, UsageError
+from ..install import install_command
 from .base import Array, TensorInfo, feed_complaints
 from .onnxruntime_backend import _first_line, _info
 
 PROVIDER = "CUDAExecutionProvider"
-_CURE = (
-    'pip install "yolor-edge[onnxruntime-gpu]" in place of onnxruntime; yolor-edge doctor says what this machine has'
-)
+_CURE = f"{install_command('onnxruntime-gpu')} in place of onnxruntime; yolor-edge doctor says what this machine has"
 
 
 class OnnxRuntimeCudaGraph:

@@ -28,6 +28,7 @@ from typing import Protocol
 
 from ..errors import BackendError, BackendMissingError
 from ..files import write_atomically
+from ..install import install_command
 
 SOURCES = Path(__file__).resolve().parents[1] / "csrc"
 ENTRY = SOURCES / "cuda" / "kernels.cu"
@@ -121,7 +122,7 @@ def find_compiler() -> Compiler:
         return Nvcc(nvcc)
     raise BackendMissingError(
         "the GPU's kernels are compiled when first used, and there is neither NVRTC nor nvcc: "
-        'pip install "yolor-edge[cuda]", or install the CUDA toolkit; post-processing on the CPU does without '
+        f"{install_command('cuda')}, or install the CUDA toolkit; post-processing on the CPU does without "
         '(--post-processing cpu, or load(..., post_processing="cpu"))'
     )
 

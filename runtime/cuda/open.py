@@ -7,6 +7,7 @@ import importlib.util
 from typing import Protocol, cast
 
 from ..errors import BackendError, BackendMissingError, UsageError
+from ..install import install_command
 from .device import Device
 from .driver import NO_DEVICE, CudaError, Driver
 
@@ -45,7 +46,7 @@ def open_device(index: int = 0, binding: str | None = None) -> Device:
     if chosen is None or chosen not in installed:
         raise BackendMissingError(
             f"running on a GPU needs {chosen or 'PyCUDA or cuda-python'}; "
-            'install it: pip install "yolor-edge[cuda]" (on a Jetson rather "yolor-edge[pycuda]")'
+            f"install it: {install_command('cuda')} (on a Jetson rather {install_command('pycuda')})"
         )
     try:
         module = cast(_DriverModule, importlib.import_module(BINDINGS[chosen][1], __package__))

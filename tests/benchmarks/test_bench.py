@@ -15,6 +15,7 @@ import pytest
 from yolor_edge.benchmarks.bench import bench
 from yolor_edge.benchmarks.measure import STAGES, Measurement, Picture, Run, WarmUp, measure
 from yolor_edge.benchmarks.report import Report
+from yolor_edge.benchmarks.report_page import object_table
 from yolor_edge.runtime import UsageError, load
 from yolor_edge.runtime.backends import BACKENDS
 from yolor_edge.runtime.bundle import Bundle
@@ -195,7 +196,7 @@ def test_cost_by_number_of_objects() -> None:
         for i, (run, count) in enumerate(zip(report.measurement.runs, objects, strict=True))
     )
     report = replace(report, measurement=replace(report.measurement, runs=runs))
-    rows = [line.split(" | ") for line in report._object_table().splitlines()[2:]]
+    rows = [line.split(" | ") for line in object_table(report).splitlines()[2:]]
     assert [row[1] for row in rows] == ["1", "1", "1", "0", "0", "1"]
     assert rows[-1][0] == "| 100 and more"
     assert rows[-1][2] == "4.00"
@@ -287,7 +288,12 @@ def test_a_backend_is_imported_under_the_name_of_its_package(
 def test_arguments_and_files_that_cannot_be_used(tiny_bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="runs must be at least 1, got 0"):
         bench(tiny_bundle, tmp_path / "out", pictures, runs=0)
+    for seconds in (float("nan"), -1.0):
+        with pytest.raises(UsageError, match="the seconds for runs that count must be at least 0, got"):
+            bench(tiny_bundle, tmp_path / "out", pictures, maximum_seconds=seconds)
     (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"file/out: cannot be written, .*/file is no folder; choose another place"):
+        bench(tiny_bundle, tmp_path / "file" / "out", pictures)
     with pytest.raises(UsageError, match="file: is a file, expected a folder to write the report to"):
         bench(tiny_bundle, tmp_path / "file", pictures)
     with pytest.raises(UsageError, match="a split was named without a data set"):

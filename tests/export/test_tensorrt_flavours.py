@@ -260,9 +260,9 @@ def test_a_missing_package_says_what_suits_which_device(monkeypatch: pytest.Monk
     assert str(raised.value) == (
         "no TensorRT is installed; "
         "for Jetson (comes with JetPack) and any NVIDIA GPU, built on that very device: "
-        'pip install "yolor-edge[tensorrt]" (--flavour tensorrt); '
+        'pip install "tensorrt>=10.3" (--flavour tensorrt); '
         "for desktop and laptop RTX GPUs, built on any Linux x86-64 machine: "
-        'pip install "yolor-edge[tensorrt-rtx]" (--flavour tensorrt_rtx)'
+        'pip install "tensorrt-rtx-cu13>=1.7" (--flavour tensorrt_rtx)'
     )
 
 

@@ -246,3 +246,8 @@ def test_readable_json_is_json_with_lists_in_rows() -> None:
     assert max(len(line) for line in text.splitlines()) <= 112
     with pytest.raises(ValueError, match="not JSON compliant"):
         readable_json({"a": float("nan")})
+
+
+def test_a_path_that_is_empty() -> None:
+    with pytest.raises(BundleError, match="the path of the bundle is empty; expected the folder of one"):
+        Bundle.open("")

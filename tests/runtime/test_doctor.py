@@ -81,16 +81,20 @@ def test_this_machine_is_examined_for_real(monkeypatch: pytest.MonkeyPatch) -> N
 def test_an_empty_machine_has_nothing_broken(packages: dict[str, Any], tmp_path: Path) -> None:
     found = examine(root=tmp_path)
     assert found.exit_code == 0
-    assert check(found, "GPU") == Check("gpu", "GPU", "missing", "no NVIDIA GPU and no driver; bundles run on the CPU")
-    assert check(found, "memory").found == "unknown"
-    assert check(found, "cameras").state == "missing"
+    assert check(found, "GPU") == Check("gpu", "GPU", "none", "no NVIDIA GPU and no driver; bundles run on the CPU")
+    for name in ("memory", "governor"):
+        assert (check(found, name).state, check(found, name).found) == ("none", "the system does not say")
+    assert check(found, "cameras").state == "none"
+    assert check(found, "openvino").found == "not installed; another backend runs bundles"
+    # What is missing comes with its cure, and what needs none is not called missing.
+    assert all(bool(one.cure) for one in found.checks if one.state == "missing")
 
 
 def test_without_a_backend_the_next_thing_is_to_install_one(packages: dict[str, Any], tmp_path: Path) -> None:
     packages.clear()
     found = examine(root=tmp_path)
-    assert check(found, "onnxruntime").cure == 'pip install "yolor-edge[onnxruntime]"'
-    assert found.next_commands == ('pip install "yolor-edge[onnxruntime]"',)
+    assert check(found, "onnxruntime").cure == 'pip install "onnxruntime>=1.18"'
+    assert found.next_commands == ('pip install "onnxruntime>=1.18"',)
     assert found.exit_code == 0
 
 
@@ -131,13 +135,13 @@ def test_a_jetson_with_all_that_it_needs(
     install_driver(monkeypatch, FakeDriver())
     found = examine(root=jetson(tmp_path))
     assert check(found, "Jetson").found == "NVIDIA Jetson Orin Nano Developer Kit, L4T R36.4.3, JetPack 6.2+b77"
-    assert check(found, "power mode").state == "missing"
+    assert check(found, "power mode").state == "none"
     assert check(found, "driver").found == "version unknown, CUDA up to 12.6"
     assert check(found, "GPU").found == "Orin, sm_87, 8.0 GiB"
     assert check(found, "TensorRT").found == "for sm_87: tensorrt; installed: tensorrt"
     assert (check(found, "CUDA in Python").state, check(found, "CUDA in Python").cure) == (
         "missing",
-        'pip install "yolor-edge[pycuda]"',
+        'pip install "pycuda>=2022.2"',
     )
     assert found.exit_code == 0
     packages["cuda-python"] = {"version": "12.6.0"}
@@ -174,7 +178,7 @@ def test_a_jetson_in_a_container_without_its_driver(packages: dict[str, Any], tm
 def test_a_gpu_on_the_bus_without_a_driver(packages: dict[str, Any], tmp_path: Path) -> None:
     write(tmp_path, "sys/bus/pci/devices/0000:01:00.0/vendor", "0x10de\n")
     write(tmp_path, "sys/bus/pci/devices/0000:01:00.0/class", "0x020000\n")  # a network card
-    assert check(examine(root=tmp_path), "GPU").state == "missing"
+    assert check(examine(root=tmp_path), "GPU").state == "none"
     write(tmp_path, "sys/bus/pci/devices/0000:01:00.0/class", "0x030000\n")
     assert check(examine(root=tmp_path), "driver").state == "problem"
 
@@ -183,7 +187,7 @@ def test_a_driver_that_does_not_answer(
     packages: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install_driver(monkeypatch, FakeDriver("cuInit"))
-    assert check(examine(root=tmp_path), "driver").state == "missing"  # a library without any GPU is no fault
+    assert check(examine(root=tmp_path), "driver").state == "none"  # a library without any GPU is no fault
     write(tmp_path, "proc/driver/nvidia/version", "NVRM version: NVIDIA UNIX x86_64 Kernel Module  560.35.03  Fri\n")
     one = check(examine(root=tmp_path), "driver")
     assert one.state == "problem"
@@ -198,7 +202,7 @@ def test_a_driver_without_its_functions_is_a_line_not_an_error(
     one = check(found, "GPU")
     assert one.state == "problem"
     assert one.found.startswith("could not be looked at: AttributeError: ")
-    assert check(found, "cameras").state == "missing"  # what comes after it is still looked at
+    assert check(found, "cameras").state == "none"  # what comes after it is still looked at
 
 
 @pytest.mark.parametrize(
@@ -250,7 +254,7 @@ def test_displays(packages: dict[str, Any], tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("WAYLAND_DISPLAY", "wayland-0")
     assert check(examine(root=tmp_path), "display").found == "WAYLAND_DISPLAY=wayland-0"
     monkeypatch.delenv("WAYLAND_DISPLAY")
-    assert check(examine(root=tmp_path), "display").state == "missing"
+    assert check(examine(root=tmp_path), "display").state == "none"
 
 
 @pytest.mark.parametrize("broken", ["look_for", "describe_hardware", "opencv_build", "cuda_driver", "governors"])
@@ -283,12 +287,12 @@ def test_the_compiler_of_the_gpu_s_kernels(
     assert check(examine(root=tmp_path), name) == Check("gpu", name, "ok", "NVRTC 12.9 in /lib/libnvrtc.so.12")
     monkeypatch.setattr(doctor, "compilers_here", tuple)
     one = check(examine(root=tmp_path), name)
-    assert one == Check("gpu", name, "missing", "neither NVRTC nor nvcc; only for NVIDIA GPUs")
+    assert one == Check("gpu", name, "none", "neither NVRTC nor nvcc; only for NVIDIA GPUs")
     install_driver(monkeypatch, FakeDriver())
     one = check(examine(root=tmp_path), name)
     assert one.state == "missing"
     assert one.found.startswith("neither NVRTC nor nvcc, one of which compiles the kernels")
-    assert one.cure.startswith('pip install "yolor-edge[cuda]" brings NVRTC')
+    assert one.cure.startswith('pip install "cuda-bindings>=12.6"') and " brings NVRTC, or" in one.cure
     assert one.cure.endswith("; --post-processing cpu does without")
     monkeypatch.setenv(GIVEN, str(tmp_path / "kernels.fatbin"))
     one = check(examine(root=tmp_path), name)
@@ -309,7 +313,7 @@ def test_onnx_runtime_on_a_gpu(
     install_driver(monkeypatch, FakeDriver(name=b"GTX 1080", capability=(6, 1)))  # too old for any TensorRT
     found = examine(tiny_bundle.path, tmp_path)
     assert check(found, "ONNX Runtime").state == "missing"
-    assert check(found, "ONNX Runtime").cure.endswith('then pip install "yolor-edge[onnxruntime-gpu]"')
+    assert check(found, "ONNX Runtime").cure.endswith(' && pip install "onnxruntime-gpu>=1.18"')
     assert check(found, "TensorRT").cure == "run the bundle on the CPU, or with --backend onnxruntime-cuda"
     assert "--backend" not in found.next_commands[1]
     packages["onnxruntime"]["offers"] = ("CUDAExecutionProvider", "CPUExecutionProvider")
@@ -319,7 +323,7 @@ def test_onnx_runtime_on_a_gpu(
     assert " --backend onnxruntime-cuda --out answers" in found.next_commands[1]
     packages.pop("onnxruntime")
     one = check(examine(tiny_bundle.path, tmp_path), "ONNX Runtime")
-    assert (one.found, one.cure) == ("not installed", 'pip install "yolor-edge[onnxruntime-gpu]"')
+    assert (one.found, one.cure) == ("not installed", 'pip install "onnxruntime-gpu>=1.18"')
 
 
 # Bundles.
@@ -331,8 +335,8 @@ def test_a_whole_bundle(packages: dict[str, Any], tiny_bundle: Bundle, tmp_path:
     assert check(found, "files").state == "ok"
     assert "64x96, boxes, masks, semantic, caption" in check(found, "files").found
     assert check(found, "precisions").found == "fp32"
-    assert check(found, "recommended").state == "missing"
-    assert check(found, "engines").found == "none; without an NVIDIA GPU none is needed"
+    assert check(found, "recommended").state == "none"
+    assert check(found, "engines").found == "not needed without an NVIDIA GPU"
     name = tiny_bundle.path
     assert found.next_commands == (
         f"yolor-edge verify {name}",
@@ -358,14 +362,61 @@ def test_a_spoilt_bundle(packages: dict[str, Any], own_bundle: Path, tmp_path: P
     assert "vision.fp32.onnx was altered" in one.found
     assert "\n" not in one.found
     assert found.exit_code == 1
-    assert found.next_commands[0] == f"yolor-edge export CHECKPOINT --out {own_bundle}"
+    assert found.next_commands[0] == f"yolor-edge export CHECKPOINT --out {own_bundle} --force"
     assert "no such folder" in check(examine(tmp_path / "gone", tmp_path), "files").found
+
+
+def test_a_folder_that_is_no_bundle(packages: dict[str, Any], own_bundle: Path, tmp_path: Path) -> None:
+    def next_after(path: Path) -> tuple[str, ...]:
+        found = examine(path, tmp_path / "root")
+        assert check(found, "files").state == "problem"
+        return found.next_commands
+
+    assert next_after(tmp_path) == (f"yolor-edge doctor {own_bundle}",)
+    one = check(examine(tmp_path, tmp_path / "root"), "files")
+    assert (one.found, one.cure) == (f"{tmp_path}: is no bundle, but holds {own_bundle}", "name that")
+    write(tmp_path, "run/checkpoint/checkpoint.json", "{}")
+    assert next_after(tmp_path / "run")[0] == f"yolor-edge export {tmp_path}/run --out bundles/mine"
+    write(tmp_path, "notes/todo.txt")  # which export would not replace
+    assert next_after(tmp_path / "notes")[0] == "yolor-edge export CHECKPOINT --out bundles/mine"
+    assert next_after(tmp_path / "gone")[0] == f"yolor-edge export CHECKPOINT --out {tmp_path}/gone"
+
+
+def test_without_a_bundle_one_that_lies_here_is_named(
+    packages: dict[str, Any], own_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "demo-out").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert examine(root=tmp_path / "root").next_commands[0] == "yolor-edge export CHECKPOINT --out bundles/mine"
+    (tmp_path / "demo-out" / "bundle").symlink_to(own_bundle)
+    assert examine(root=tmp_path / "root").next_commands == (
+        "yolor-edge doctor demo-out/bundle",
+        "yolor-edge run demo-out/bundle PICTURES --out answers",
+    )
+    (tmp_path / "demo-out" / "bundle").rename(tmp_path / "mine")
+    (tmp_path / "bundles").mkdir()
+    (tmp_path / "mine").rename(tmp_path / "bundles" / "mine")
+    assert examine(root=tmp_path / "root").next_commands[0] == "yolor-edge doctor bundles/mine"
+
+
+def test_what_is_no_bundle_is_not_to_be_written_over(packages: dict[str, Any], tmp_path: Path) -> None:
+    write(tmp_path, "checkpoint/checkpoint.json")
+    for asked, words in (
+        (tmp_path / "checkpoint", f"{tmp_path}/checkpoint"),
+        (tmp_path, f"{tmp_path}"),  # as after train, whose run holds its checkpoint
+        ("", "CHECKPOINT"),
+    ):
+        found = examine(asked, tmp_path)
+        assert found.next_commands == (
+            f"yolor-edge export {words} --out bundles/mine",
+            "yolor-edge doctor bundles/mine",
+        )
 
 
 def test_engines_without_a_gpu(packages: dict[str, Any], own_bundle: Path, tmp_path: Path) -> None:
     engine = add_engine(Bundle.open(own_bundle))
     one = check(examine(own_bundle, tmp_path / "root"), "vision fp32")
-    assert one.state == "missing"
+    assert one.state == "none"
     assert one.found == (
         f"engines/{engine.path.name} does not fit here: needs tensorrt_rtx 1.7.1, which is not installed; "
         "needs an NVIDIA GPU (sm_80, sm_86), there is none here"

@@ -320,11 +320,12 @@ def test_bad_images(model: Model, image: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"tasks": {"semantic_map"}}, "unknown task 'semantic_map', perhaps 'semantic'; the tasks are boxes, masks"),
         ({"tasks": {"depth"}}, "unknown task 'depth'; the tasks are boxes, masks, semantic, caption"),
         ({"tasks": set()}, "no task asked for"),
         ({"score_threshold": 1.0}, r"the score threshold must be in \[0, 1\), got 1.0"),
         ({"iou_threshold": 2.0}, r"the IoU threshold must be in \[0, 1\], got 2.0"),
-        ({"max_detections": 0}, "max_detections must be at least 1, got 0"),
+        ({"max_detections": 0}, "max_detections must be from 1 to 1000000, got 0"),
     ],
 )
 def test_bad_arguments(model: Model, arguments: dict[str, Any], message: str) -> None:

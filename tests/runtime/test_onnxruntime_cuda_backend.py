@@ -87,9 +87,7 @@ def _import_anew(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_onnxruntime_without_the_provider_is_refused(tiny_bundle: Bundle) -> None:
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this onnxruntime has the provider")
-    with pytest.raises(
-        BackendError, match=r"has no CUDA provider, .*: pip install \"yolor-edge\[onnxruntime-gpu\]\""
-    ) as e:
+    with pytest.raises(BackendError, match=r"has no CUDA provider, .*: pip install \"onnxruntime-gpu>=1\.18\"") as e:
         load(tiny_bundle, "onnxruntime-cuda")
     assert "\n" not in str(e.value)
 

@@ -134,6 +134,11 @@ def test_a_source_without_a_name(text: str) -> None:
         open_source(text)
 
 
+def test_what_is_there_and_holds_no_picture() -> None:
+    with pytest.raises(UsageError, match="/dev/null: is neither a file nor a folder nor a camera; give an image"):
+        open_source("/dev/null")
+
+
 def test_a_name_that_no_file_has() -> None:
     with pytest.raises(UsageError, match=r"'a\\x00b': no file has such a name; give an image"):
         open_source("a\0b")
@@ -143,7 +148,7 @@ def test_a_device_is_its_camera(
     cameras: Callable[..., list[Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "by-id").symlink_to("/dev/null")
-    with pytest.raises(UsageError, match="no such file or folder"):
+    with pytest.raises(UsageError, match="is neither a file nor a folder nor a camera"):
         open_source(tmp_path / "by-id")  # a device, but no camera
     real = Path.resolve
     monkeypatch.setattr(

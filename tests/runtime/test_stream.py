@@ -16,6 +16,7 @@ from yolor_edge.runtime.captioning import CaptionOptions
 from yolor_edge.runtime.errors import BackendError, ImageError, UsageError
 from yolor_edge.runtime.images import write_image
 from yolor_edge.runtime.model import Model
+from yolor_edge.runtime.preprocess import PixelLayout
 from yolor_edge.runtime.sources import Frame, open_source
 
 from .fake_model import FakeModel, picture, stream_threads
@@ -69,19 +70,21 @@ def test_answers_are_those_of_predict_in_order(model: Model, in_flight: int) -> 
 def test_bytes_of_a_camera_in_their_layout(model: Model) -> None:
     """NV12 and YUYV frames from an iterable, as frames or as arrays, are those of predict; odd ones are an error."""
     generator = np.random.default_rng(5)
-    for layout, shape, bad in (
+    cases: tuple[tuple[PixelLayout, tuple[int, ...], tuple[int, ...]], ...] = (
         ("nv12", (90, 80), (91, 80)),
         ("yuyv", (60, 80, 2), (60, 80, 3)),
         ("rgba", (60, 80, 4), (60, 80, 3)),
         ("rgb", (60, 80, 3), (60, 80)),
         ("grey", (60, 80), (60, 80, 3)),
-    ):
+    )
+    for layout, shape, bad in cases:
         images = [generator.integers(0, 256, shape, np.uint8) for _ in range(4)]
         frames = [images[0], Frame("camera", images[1], None, 1), np.zeros(bad, np.uint8), *images[2:]]
         for caption_every in (1, "scene-change"):
             answers = list(model.stream(frames, caption_every=caption_every, layout=layout, drop="none"))
             assert answers.pop(2).error is not None
             for answer, image in zip(answers, images, strict=True):
+                assert answer.result is not None
                 tasks = None if answer.result.caption is not None else ("boxes", "masks", "semantic")
                 assert_same_answers(answer, image, model, tasks=tasks, layout=layout)
                 assert answer.result.image_size == (60, 80)

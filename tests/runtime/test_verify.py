@@ -126,10 +126,30 @@ def test_the_table_and_the_json_say_the_same(golden_bundle: Bundle) -> None:
     assert lines[-1] == "onnxruntime fp32: verified"
     data = json.loads(json.dumps(verification.to_json()))
     assert (data["passed"], data["backend"], data["precision"]) == (True, "onnxruntime", "fp32")
+    assert data["warnings"] == []
     assert data["checks"][0] == {
         **{"golden": "blue", "stage": "pixels", "measured": "0 levels", "allowed": "0 levels"},
         **{"passed": True, "used": 0.0},
     }
+
+
+def test_answers_that_hold_nothing_prove_nothing(spoilt: Path) -> None:
+    nothing = np.full((48, 64, 3), 114, np.uint8)  # the colour of padding, in which no cell finds anything
+    golden = spoilt / "golden"
+    for file in golden.iterdir():
+        file.unlink()
+    bundle = reseal(spoilt)
+    write_golden(golden / "grey.npz", nothing, answer(bundle, nothing))
+    bundle = reseal(spoilt)
+    assert read_golden(golden / "grey.npz")[1].result.boxes.shape == (0, 4)  # type: ignore[union-attr]
+    verification = verify(bundle, threads=1)
+    assert verification.passed
+    (warning,) = verification.warnings
+    assert warning.startswith("the network finds no boxes and no masks in the golden pictures, so boxes and masks were")
+    assert verification.table().splitlines()[-1] == f"warning: {warning}"
+    replay = verify_everything(bundle, "onnxruntime", threads=1)
+    assert f"warning: {warning}" in replay.table()
+    assert replay.to_json()["warnings"] == replay.to_json()["verifications"][0]["warnings"] == [warning]
 
 
 def test_a_failure_is_marked_and_counted() -> None:
@@ -324,7 +344,7 @@ def test_what_is_not_replayed_is_told(three_precisions: Path) -> None:
         (
             "abacus",
             'backend "abacus" needs the package package_of_abacus; '
-            'install the "abacus" extra: pip install "yolor-edge[abacus]"',
+            'install it: pip install ".[abacus]" in a clone of yolor-edge',
         ),
         ("engines/vision.fp16.sm_86.engine", "needs a GPU, and there is none here"),
     ]
@@ -516,6 +536,8 @@ def resave(**changes: Any) -> Callable[[Path], None]:
         (resave(scores=np.float32(3)), r"boxes must have shape \(0, 4\)"),
         (resave(scores=np.zeros(9, np.float32)), r"boxes must have shape \(9, 4\)"),
         (resave(semantic_map=np.zeros((2, 2), np.uint8)), r"semantic_map must have shape \(50, 60\), got \(2, 2\)"),
+        (resave(region_margins=np.zeros((2, 3), np.float32)), r"region_margins must have shape \(1, 3\), got \(2, 3\)"),
+        (resave(region_margins=np.float32(1)), r"region_margins must have shape \(1, 0\), got \(\)"),
         (resave(masks=np.zeros((0, 50, 8), np.uint8)), r"masks must have shape \(.*, 50, 8\), got \(0, 50, 8\)"),
     ],
 )

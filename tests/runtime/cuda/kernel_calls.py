@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from yolor_edge.runtime.backends.base import Array
-from yolor_edge.runtime.cuda import launches
-from yolor_edge.runtime.cuda.launches import AxisTables, Detections, Head, Ranking
+from yolor_edge.runtime.cuda import box_launches, launches
+from yolor_edge.runtime.cuda.box_launches import Ranking
+from yolor_edge.runtime.cuda.detections import Detections
+from yolor_edge.runtime.cuda.launches import AxisTables, Head
 from yolor_edge.runtime.preprocess import Letterbox, PreprocessRule
 
 from .emulated import Emulator, address
@@ -98,7 +100,7 @@ def found_boxes(
     is_wanted = np.zeros(columns, np.uint8)
     column_of_cell = np.full(grid_cells, -1, np.int32)
     boxes = np.full((columns, 4), np.nan, np.float32)
-    kept = np.zeros(launches.kept_bytes(max_detections), np.uint8)
+    kept = np.zeros(box_launches.kept_bytes(max_detections), np.uint8)
     memory = np.full(Detections.offsets(max_detections)["end"], 255, np.uint8)
     shape = (classes, columns, grid_cells, max_candidates)
     state_bytes, compacted_bytes = Ranking.sizes(*shape)
@@ -107,7 +109,7 @@ def found_boxes(
     at_cells = 0 if cells is None else address(cells)
     of_cell = 0 if cells is None else address(column_of_cell)
     emulator.run(
-        launches.collect_candidates(
+        box_launches.collect_candidates(
             head(class_logits),
             at_cells,
             grid_cells,
@@ -120,10 +122,12 @@ def found_boxes(
         *(
             []
             if ranking is None
-            else launches.rank_candidates(address(candidates), address(count), ranking, max_candidates)
+            else box_launches.rank_candidates(address(candidates), address(count), ranking, max_candidates)
         ),
-        launches.decode_cells(head(box_bins), at_cells, address(is_wanted), address(boxes), strides, (height, width)),
-        launches.select_boxes(
+        box_launches.decode_cells(
+            head(box_bins), at_cells, address(is_wanted), address(boxes), strides, (height, width)
+        ),
+        box_launches.select_boxes(
             address(candidates),
             address(count),
             address(boxes),

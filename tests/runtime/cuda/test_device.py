@@ -25,7 +25,7 @@ def test_without_a_binding_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert installed_bindings() == ()
     with pytest.raises(
-        BackendMissingError, match=r'needs PyCUDA or cuda-python; install it: pip install "yolor-edge\[cuda'
+        BackendMissingError, match=r'needs PyCUDA or cuda-python; install it: pip install "cuda-bindings>=12'
     ):
         open_device()
     with pytest.raises(BackendMissingError, match="running on a GPU needs pycuda; install it"):

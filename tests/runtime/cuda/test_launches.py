@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from yolor_edge.runtime.cuda import launches
-from yolor_edge.runtime.cuda.launches import AxisTables, Detections, Head, Launch, Ranking
+from yolor_edge.runtime.cuda import box_launches, launches
+from yolor_edge.runtime.cuda.box_launches import Ranking
+from yolor_edge.runtime.cuda.detections import Detections
+from yolor_edge.runtime.cuda.launches import AxisTables, Head, Launch
 from yolor_edge.runtime.errors import UsageError
 from yolor_edge.runtime.preprocess import Letterbox, PreprocessRule
 
@@ -22,7 +24,7 @@ def letterbox(placed: Letterbox, rule: PreprocessRule) -> Launch:
 
 def select(placed: Letterbox, max_detections: int) -> Launch:
     found = Detections(0, max_detections)
-    return launches.select_boxes(0, 0, 0, 0, 0, found, 8400, placed, max_detections, 30000, 0.5, False)
+    return box_launches.select_boxes(0, 0, 0, 0, 0, found, 8400, placed, max_detections, 30000, 0.5, False)
 
 
 @pytest.mark.parametrize(
@@ -34,18 +36,18 @@ def select(placed: Letterbox, max_detections: int) -> Launch:
         (lambda: launches.fill_axis(AXIS, 1 << 33, 1.0, 0, 4, 160), "pixels in a row or column: 8589934592 are"),
         (lambda: launches.fill_nearest(0, 1 << 33, 1.0, 0, 640), "pixels in a row or column: 8589934592 are"),
         (
-            lambda: launches.collect_candidates(Head(0, (300, 8400)), 0, 1 << 23, 0.25, 0, 0, 0, 0),
+            lambda: box_launches.collect_candidates(Head(0, (300, 8400)), 0, 1 << 23, 0.25, 0, 0, 0, 0),
             "pairs of a class and a cell: 2516582400 are",
         ),
         (
-            lambda: launches.collect_candidates(Head(0, (300000, 8400)), 0, 8400, 0.25, 0, 0, 0, 0),
+            lambda: box_launches.collect_candidates(Head(0, (300000, 8400)), 0, 8400, 0.25, 0, 0, 0, 0),
             "pairs of a class and a cell: 2520000000 are",
         ),
         (
-            lambda: launches.decode_cells(Head(0, (64, 1 << 26)), 0, 0, 0, (8,), SIZE),
+            lambda: box_launches.decode_cells(Head(0, (64, 1 << 26)), 0, 0, 0, (8,), SIZE),
             "logits of the boxes' sides: 4294967296 are",
         ),
-        (lambda: launches.rank_candidates(0, 0, Ranking(0, 0, 9, 9, 9), 1 << 30), "candidates: 2147483648 are"),
+        (lambda: box_launches.rank_candidates(0, 0, Ranking(0, 0, 9, 9, 9), 1 << 30), "candidates: 2147483648 are"),
         (lambda: select(HUGE, 300), "bytes of a picture of 40000x40000 pixels"),
         (
             lambda: select(Letterbox.of((16384, 16384), SIZE), 30000),
@@ -81,4 +83,4 @@ def test_the_largest_that_are_taken() -> None:
     placed = Letterbox.of((26000, 27000), SIZE)
     assert letterbox(placed, PreprocessRule(SIZE)).parameters.image_height == 26000
     assert select(placed, 300).parameters.max_detections == 300
-    assert launches.collect_candidates(Head(0, (1 << 11, 1 << 19)), 0, 1 << 19, 0.25, 0, 0, 0, 0).grid[0] == 1 << 19
+    assert box_launches.collect_candidates(Head(0, (1 << 11, 1 << 19)), 0, 1 << 19, 0.25, 0, 0, 0, 0).grid[0] == 1 << 19

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from yolor_edge.runtime.cuda import kernel_parameters, launches
-from yolor_edge.runtime.cuda.launches import Ranking
+from yolor_edge.runtime.cuda import box_launches, kernel_parameters
+from yolor_edge.runtime.cuda.box_launches import Ranking
 from yolor_edge.runtime.preprocess import Letterbox
 
 from .emulated import Emulator, address
@@ -39,7 +39,7 @@ def ranked(
     ranking = Ranking.at(address(memory), address(compacted), classes, cells, cells, rank)
     assert ranking is not None
     assert len(compacted) == ranking.capacity
-    emulator.run(*launches.rank_candidates(address(room), address(count), ranking, rank))
+    emulator.run(*box_launches.rank_candidates(address(room), address(count), ranking, rank))
     state = memory[: STATE.itemsize].view(STATE)[0]
     return np.sort(compacted[: state["count"]]), state
 
