@@ -262,7 +262,8 @@ def summary_of(result: Result) -> str:
     areas = result.semantic_areas()
     if areas:
         total = sum(pixels for _, pixels in areas)
-        largest = [f"{result.semantic_names[i]} {100 * pixels / total:.0f}%" for i, pixels in areas[:3]]
+        shown = [(i, pixels) for i, pixels in areas[:3] if pixels >= total / 200] or areas[:1]
+        largest = [f"{result.semantic_names[i]} {100 * pixels / total:.0f}%" for i, pixels in shown]
         parts.append(" ".join(largest))
     if result.caption is not None:
         parts.append(f'"{result.caption.text}"')

@@ -12,11 +12,13 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from yolor_edge.runtime import draw as draw_module
 from yolor_edge.runtime import run as run_module
 from yolor_edge.runtime import run_output, sources
 from yolor_edge.runtime.bundle import Bundle
 from yolor_edge.runtime.capture import CameraOptions
-from yolor_edge.runtime.draw import DrawOptions, distinct_colour, draw
+from yolor_edge.runtime.colours import distinct_colour
+from yolor_edge.runtime.draw import DrawOptions, draw
 from yolor_edge.runtime.errors import ImageError, UsageError
 from yolor_edge.runtime.images import quiet_opencv, read_image, write_image
 from yolor_edge.runtime.lettering import wrapped
@@ -390,6 +392,44 @@ def test_drawing_shows_masks_boxes_and_palette() -> None:
     assert draw(image, named, DrawOptions(palette=((1, 2, 3),)))[200, 100].tolist() == [3, 2, 1]
     with pytest.raises(ValueError, match="the result is for one of"):
         draw(image[:100], result)
+
+
+def test_a_mask_is_filled_and_traced_on_ground_of_its_own_colour() -> None:
+    colour = distinct_colour(0)
+    image = np.full((640, 640, 3), colour, np.uint8)
+    crop = np.zeros((100, 100), np.uint8)
+    crop[:, :60] = 1
+    result = Result(
+        (640, 640),
+        boxes=np.array([[100, 100, 300, 300]], np.float32),
+        scores=np.array([0.9], np.float32),
+        class_ids=np.array([0], np.int32),
+        masks=InstanceMasks([(150, 150, crop)], (640, 640)),
+        class_names=("thing",),
+    )
+    drawing = draw(image, result)
+    differs = (np.abs(drawing.astype(int) - colour).sum(axis=2) > 150)[140:260, 140:260]
+    assert differs[13:107, 5:75].any(axis=1).all()  # an outline on every row
+    assert not differs[10:110, 80:].any()
+    white = draw(np.full_like(image, 255), result)
+    tinted = 0.7 * 255 + 0.3 * np.array(colour)
+    assert np.abs(white[200, 180] - tinted).max() <= 1
+    assert white[200, 230].tolist() == [255] * 3  # in the crop, not in the mask
+
+
+def test_the_legend_leaves_out_what_is_next_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts: list[str] = []
+    monkeypatch.setattr(draw_module, "write_text", lambda panel, text, *_: texts.append(text))
+    semantic_map = np.zeros((100, 100), np.uint8)
+    semantic_map[0, :1] = 2
+    semantic_map[1, :50] = 1
+    result = Result((100, 100), semantic_map=semantic_map, semantic_names=("sky", "grass", "sand"))
+    draw(np.zeros((100, 100, 3), np.uint8), result)
+    assert texts == ["sky 99%", "grass 1%"]
+    many = (np.arange(100 * 100).reshape(100, 100) % 250).astype(np.uint8)
+    texts.clear()
+    draw(np.zeros((100, 100, 3), np.uint8), Result((100, 100), semantic_map=many, semantic_names=("x",) * 250))
+    assert texts == ["x <1%"]
 
 
 def test_wrapping_breaks_at_spaces_and_inside_what_is_too_long() -> None:
