@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import missing_engines
+from .arguments import check_count, check_path, check_text
 from .backends import BACKENDS, backend_name, open_graphs
 from .backends.base import Graph, ReportingGraph
 from .bundle import Bundle, ModelSpec
@@ -300,6 +301,13 @@ def load(
         BackendError: If the backend is not installed or refuses a graph.
         EngineMismatchError: If the backend runs engines and there is none that fits.
     """
+    check_text("backend", backend)
+    check_text("precision", precision)
+    check_count("threads", threads, or_none=True)
+    check_text("caption_decoder", caption_decoder, or_none=True)
+    check_text("post_processing", post_processing, or_none=True)
+    if not isinstance(bundle, Bundle):
+        check_path("bundle", bundle)
     backend = backend_name(backend)
     check_post_processing(backend, post_processing)
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)

@@ -16,6 +16,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from .arguments import check_flag
 from .errors import UsageError
 from .parts import ModelParts, SlotPool
 from .preprocess import PixelLayout
@@ -54,6 +55,7 @@ class StreamOptions:
             raise UsageError(
                 f'caption_every must be a number of at least 1 or "{SCENE_CHANGE}", got {self.caption_every!r}'
             )
+        check_flag("wait_for_captions", self.wait_for_captions, or_none=True)
         if self.layout not in get_args(PixelLayout):
             raise UsageError(f"layout must be one of {', '.join(get_args(PixelLayout))}, got {self.layout!r}")
 

@@ -9,13 +9,7 @@ from yolor_edge.runtime.colours import distinct_colour, natural_colour, object_c
 
 @pytest.mark.parametrize(
     ("name", "strongest"),
-    [("grass", "green"), ("tree-merged", "green"), ("Sky-other-merged", "blue"), ("sea", "blue")],
-        ("grass", "green"),
-        ("tree-merged", "green"),
-        ("Sky-other-merged", "blue"),
-        ("clear sky", "blue"),
-        ("sea", "blue"),
-    ],
+    [("grass", "green"), ("tree-merged", "green"), ("Sky-other-merged", "blue"), ("clear sky", "blue")],
 )
 def test_what_is_known_looks_like_it(name: str, strongest: str) -> None:
     colour = natural_colour(name)
