@@ -221,8 +221,9 @@ class Model:
         """Answer for every picture of a source, in order, with reading, network and captions side by side.
 
         Args:
-            source: Whatever `open_source` takes; a `Source`; or any iterable of `Frame` or of pictures, (h, w, 3) uint8
-                BGR or (h, w) grey, of any sizes.
+            source: Whatever `open_source` takes; a `Source`; or any iterable of pictures of any sizes: as arrays,
+                (h, w, 3) uint8 BGR or (h, w) grey; as paths; or as `Frame`s, whose times and names come back with the
+                answers. An item that is none of these, or cannot be read, is an answer with an error.
             tasks: As for `predict`, like the arguments not named here.
             in_flight: Pictures worked on at once, each with its own memory on the device. With 1 a picture takes as
                 long as with `predict`, and only reading runs beside it; more raise the pictures per second.

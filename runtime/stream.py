@@ -25,7 +25,7 @@ from .sources import Frame, Source, open_source
 from .stream_answers import Answer, StreamStatistics
 from .stream_pipeline import Pipeline, PipelinePlan
 
-StreamSource = str | os.PathLike[str] | int | Source | Iterable[Frame] | Iterable[NDArray[np.uint8]]
+StreamSource = str | os.PathLike[str] | int | Source | Iterable[Frame | NDArray[np.uint8] | str | os.PathLike[str]]
 
 DROPS = ("auto", "oldest", "none")
 SCENE_CHANGE = "scene-change"
@@ -76,8 +76,8 @@ class Stream:
     Stopping waits for pictures at work, and for the source to give the picture it is about to give, but no longer than
     seconds: a source that is stuck keeps one sleeping thread, without any part of the model, until it moves again.
 
-    One picture that cannot be read has an `Answer` with an error. What ends the stream is raised where its answer would
-    have come: `BackendError` where the network fails, and whatever the source raises.
+    One picture that cannot be read, or is none, has an `Answer` with an error. What ends the stream is raised where its
+    answer would have come: `BackendError` where the network fails, and whatever the source raises.
 
     Args:
         parts: Of the model.
