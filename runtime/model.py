@@ -93,6 +93,11 @@ class Model:
         self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
         self._is_closed = False
 
+    def __repr__(self) -> str:
+        height, width = self.spec.input_size
+        state = ", closed" if self._is_closed else ""
+        return f"Model({self.spec.name!r}, {', '.join(self.spec.tasks)}, input {width}x{height}{state})"
+
     def __enter__(self) -> Model:
         return self
 

@@ -40,7 +40,7 @@ _SOURCES = "an image, a folder, a glob, a video, a camera index, a URL or a GStr
 _LAST_CAMERA = 9999  # OpenCV's numbers hold the driver in front of the camera, such as 700 + 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Frame:
     """One picture of a source, or why it could not be read.
 
@@ -68,6 +68,13 @@ class Frame:
     captured_ns: int | None = None
     captured_unix_ns: int | None = None
     position_s: float | None = None
+
+    def __repr__(self) -> str:
+        """One line with the shape of the picture in its place, and the times that there are."""
+        what = f"error={self.error!r}" if self.image is None else f"image of shape {np.shape(self.image)}"
+        times = ((name, getattr(self, name)) for name in ("captured_ns", "captured_unix_ns", "position_s"))
+        told = "".join(f", {name}={value}" for name, value in times if value is not None)
+        return f"Frame({self.name!r}, {self.index}, {what}{told})"
 
 
 @dataclass(frozen=True)

@@ -94,13 +94,13 @@ class Stream:
     def __init__(
         self, parts: ModelParts, slots: SlotPool, source: StreamSource, request: Request, options: StreamOptions
     ):
-        is_to_be_opened = isinstance(source, str | os.PathLike | int)
+        is_to_be_opened = isinstance(source, str | os.PathLike | int) and not isinstance(source, bool)
         if options.layout not in ("interleaved", "bgr") and (is_to_be_opened or isinstance(source, Source)):
             raise UsageError(
                 f"layout {options.layout!r} is for an iterable of arrays; files, cameras and "
                 "addresses give pictures in colour by themselves"
             )
-        frames: Any = open_source(source) if is_to_be_opened else source
+        frames: Any = open_source(source) if is_to_be_opened else source  # type: ignore[arg-type]
         if not isinstance(frames, Iterable) or isinstance(frames, np.ndarray | bytes):
             raise UsageError(
                 "source must be a path, an address, the index of a camera, or an iterable of pictures, "
