@@ -76,7 +76,10 @@ def natural_colour(name: str) -> Colour | None:
     """The BGR colour that one expects of something called so; None where there is none."""
     words = [word for word in re.split(r"[^a-z]+", name.lower()) if word and word not in _QUALIFIERS]
     known = _NATURAL.get(" ".join(words))
-    return None if known is None else known[::-1]
+    if known is None:
+        return None
+    red, green, blue = known
+    return blue, green, red
 
 
 def object_colour(

@@ -10,14 +10,13 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
+import yolor_edge.runtime as runtime
 from yolor_edge.runtime import Frame, PixelLayout
 from yolor_edge.runtime.bundle import Bundle
 from yolor_edge.runtime.captioning import CaptionOptions
 from yolor_edge.runtime.images import write_image
 from yolor_edge.runtime.model import load
 from yolor_edge.runtime.run import run
-
-from yolor_edge import runtime
 
 from .runtime.tiny_bundle import coloured_patch, write_tiny_bundle
 

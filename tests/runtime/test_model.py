@@ -416,9 +416,9 @@ def test_arguments_of_another_type(model: Model, options: Any, message: str) -> 
 
 def test_numbers_of_numpy_are_numbers(model: Model) -> None:
     image = coloured_patch((64, 96), (16, 32, 48, 64))
-    found = model.predict(
-        image, {"boxes"}, score_threshold=np.float32(0.5), iou_threshold=np.float64(0.5), max_detections=np.int64(1)
-    )
+    numbers: Any = np.float32(0.5), np.float64(0.5), np.int64(1)
+    score, iou, most = numbers
+    found = model.predict(image, {"boxes"}, score_threshold=score, iou_threshold=iou, max_detections=most)
     assert found.boxes is not None and len(found.boxes) == 1
 
 
