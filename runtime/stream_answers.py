@@ -44,9 +44,11 @@ class Answer:
 
     def __repr__(self) -> str:
         """One line, without arrays and token ids."""
-        what = repr(self.result) if self.error is None else f"error={self.error!r}"
+        what = f", {self.result!r}" if self.error is None else f", error={self.error!r}"
+        if self.error is not None and self.error == self.frame.error:
+            what = ""  # the frame says it
         caption = "" if self.caption is None else f", caption={self.caption.text!r} of {self.caption_frame}"
-        return f"Answer({self.frame!r}, {what}, dropped={self.dropped}{caption}, latency_ms={self.latency_ms:.1f})"
+        return f"Answer({self.frame!r}{what}, dropped={self.dropped}{caption}, latency_ms={self.latency_ms:.1f})"
 
     @property
     def captured_ns(self) -> int | None:
