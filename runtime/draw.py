@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,12 +9,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from .colours import object_colour, semantic_colours
 from .lettering import FAINT, INK, PAPER, Colour, text_width, wrapped, write_text
 from .results import Result
 
 _GAP = 6
-# Weak enough that the object keeps the colour that the caption speaks of; the outline carries the shape.
-_MASK_STRENGTH = 0.25
+# Weak enough that the object keeps the colour that the caption speaks of; on ground of a like colour the outline, with
+# a line of its opposite around it, carries the shape.
+_MASK_STRENGTH = 0.3
 _MAP_STRENGTH = 0.6
 _MINIMUM_SIDE = 640
 _MAXIMUM_SIDE = 1920
@@ -62,15 +63,14 @@ def draw(image: NDArray[np.uint8], result: Result, options: DrawOptions | None =
     panels = []
     if result.boxes is not None or result.semantic_map is None:
         panels.append(_objects_panel(picture.copy(), result, options))
+    colours = semantic_colours(result.class_names, result.semantic_names, options.palette)
     if result.semantic_map is not None:
-        panels.append(_semantic_panel(picture, result.semantic_map, _semantic_colours(result, options)))
+        panels.append(_semantic_panel(picture, result.semantic_map, colours))
     canvas = _joined(panels)
     letter_height = max(10, round(min(16, canvas.shape[1] / 96)))
     if result.semantic_map is not None:
         rows = 2 if options.is_steady else None
-        canvas = _stacked(
-            canvas, _legend(result, _semantic_colours(result, options), canvas.shape[1], letter_height, rows)
-        )
+        canvas = _stacked(canvas, _legend(result, colours, canvas.shape[1], letter_height, rows))
     if result.caption is not None:
         lines = 2 if options.is_steady else None
         canvas = _stacked(canvas, _caption_bar(result.caption.text, canvas.shape[1], letter_height, lines))
@@ -78,20 +78,6 @@ def draw(image: NDArray[np.uint8], result: Result, options: DrawOptions | None =
     return np.asarray(
         cv2.copyMakeBorder(canvas, 0, height % 2, 0, width % 2, cv2.BORDER_CONSTANT, value=PAPER), np.uint8
     )
-
-
-def distinct_colour(index: int, is_background: bool = False) -> Colour:
-    """A BGR colour for class `index`, always the same: strong for objects, muted for what lies behind them.
-
-    Neighbours in number are far apart in hue.
-    """
-    hue = (0.02 + index * 0.618033988749895) % 1.0  # the golden ratio spreads hues evenly
-    if is_background:
-        saturation, value = (0.50, 0.34, 0.62)[index % 3], (0.72, 0.92, 0.52)[(index // 3) % 3]
-    else:
-        saturation, value = (0.85, 0.65, 0.95)[index % 3], (1.0, 0.92, 0.82)[(index // 3) % 3]
-    red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
-    return round(blue * 255), round(green * 255), round(red * 255)
 
 
 def _display_scale(image_size: tuple[int, int]) -> float:
@@ -114,7 +100,8 @@ def _objects_panel(panel: NDArray[np.uint8], result: Result, options: DrawOption
     if result.boxes is None or result.scores is None or result.class_ids is None:
         return panel
     order = range(len(result.boxes) - 1, -1, -1)
-    colours = [_object_colour(int(i), result, options) for i in result.class_ids]
+    names = result.class_names, result.semantic_names, options.palette
+    colours = [object_colour(int(i), *names) for i in result.class_ids]
     stretch = np.array([panel.shape[1] / result.image_size[1], panel.shape[0] / result.image_size[0]] * 2)
     if result.masks is not None:
         crops = result.masks.crops()
@@ -126,10 +113,10 @@ def _objects_panel(panel: NDArray[np.uint8], result: Result, options: DrawOption
     for i in order:
         x1, y1, x2, y2 = (int(x) for x in corners[i])
         cv2.rectangle(panel, (x1, y1), (x2 - 1, y2 - 1), colours[i], thickness, cv2.LINE_AA)
-    names = result.detected_names or ()
+    detected = result.detected_names or ()
     letter_height = max(9.0, min(16.0, max(panel.shape[:2]) / 64))
     for i in order:
-        text = f"{names[i]} {result.scores[i]:.2f}"
+        text = f"{detected[i]} {result.scores[i]:.2f}"
         _label(panel, text, (int(corners[i, 0]), int(corners[i, 1])), colours[i], letter_height, thickness)
     return panel
 
@@ -152,10 +139,11 @@ def _blend_mask(
     soft = cv2.resize(crop * np.uint8(255), (right - left, bottom - top), interpolation=cv2.INTER_LINEAR)
     mask = (soft > 127).astype(np.uint8)
     region = panel[top:bottom, left:right]
-    tinted = region * (1 - _MASK_STRENGTH) + np.array(colour) * _MASK_STRENGTH
-    region[mask > 0] = tinted[mask > 0].astype(np.uint8)
+    tint = np.full_like(region, colour)
+    cv2.copyTo(cv2.addWeighted(region, 1 - _MASK_STRENGTH, tint, _MASK_STRENGTH, 0), mask, region)
     outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(panel, outlines, -1, colour, 1, cv2.LINE_AA, offset=(left, top))
+    cv2.drawContours(panel, outlines, -1, _ink_on(colour), 4, cv2.LINE_AA, offset=(left, top))
+    cv2.drawContours(panel, outlines, -1, colour, 2, cv2.LINE_AA, offset=(left, top))
 
 
 def _label(
@@ -173,8 +161,7 @@ def _label(
     left = max(0, min(corner[0] - thickness // 2, panel.shape[1] - width))
     top = corner[1] - height if corner[1] >= height else max(0, corner[1])
     cv2.rectangle(panel, (left, top), (left + width - 1, top + height - 1), colour, cv2.FILLED)
-    ink = (20, 20, 20) if _luminance(colour) > 120 else (255, 255, 255)
-    write_text(panel, text, (left + pad, top + pad), letter_height, ink)
+    write_text(panel, text, (left + pad, top + pad), letter_height, _ink_on(colour))
 
 
 def _semantic_panel(
@@ -186,33 +173,13 @@ def _semantic_panel(
     return np.asarray(cv2.addWeighted(colours[classes], _MAP_STRENGTH, grey, 1 - _MAP_STRENGTH, 0), np.uint8)
 
 
-def _object_colour(class_id: int, result: Result, options: DrawOptions) -> Colour:
-    """The palette's colour where the class is a semantic one as well, else a strong one of its own."""
-    name = result.class_names[class_id]
-    if options.palette is not None and name in result.semantic_names:
-        red, green, blue = options.palette[result.semantic_names.index(name)]
-        return blue, green, red
-    return distinct_colour(class_id)
-
-
-def _semantic_colours(result: Result, options: DrawOptions) -> NDArray[np.uint8]:
-    """(256, 3) uint8 BGR, a colour per semantic class; those that are classes of objects have theirs."""
-    class_id_of = {name: i for i, name in enumerate(result.class_names)}
-    table = np.zeros((256, 3), np.uint8)
-    for i, name in enumerate(result.semantic_names[:256]):
-        if options.palette is not None and i < len(options.palette):
-            table[i] = options.palette[i][::-1]
-        elif name in class_id_of:
-            table[i] = distinct_colour(class_id_of[name])
-        else:
-            table[i] = distinct_colour(i, is_background=True)
-    return table
-
-
 def _legend(
     result: Result, colours: NDArray[np.uint8], width: int, letter_height: int, rows: int | None
 ) -> NDArray[np.uint8]:
-    """A strip with a swatch, the name and the share of the picture of each class, the largest first."""
+    """A strip with a swatch, the name and the share of the picture of each class, the largest first.
+
+    What would be rounded to 0 % is left out, but for the largest class.
+    """
     total = result.image_size[0] * result.image_size[1]
     line_height = round(letter_height * 2.0)
     swatch = round(letter_height * 1.2)
@@ -220,7 +187,10 @@ def _legend(
     places: list[tuple[int, int, str, int]] = []  # x, row, text, class
     x, row = margin, 0
     for class_id, pixels in result.semantic_areas():
-        text = f"{result.semantic_names[class_id]} {max(1, round(100 * pixels / total))}%"
+        share = 100 * pixels / total
+        if share < 0.5 and places:
+            break
+        text = f"{result.semantic_names[class_id]} " + (f"{share + 1e-9:.0f}%" if share >= 0.5 else "<1%")
         needed = swatch + _GAP + text_width(text, letter_height) + 2 * margin
         if x > margin and x + needed > width:
             x, row = margin, row + 1
@@ -268,6 +238,7 @@ def _stacked(upper: NDArray[np.uint8], lower: NDArray[np.uint8]) -> NDArray[np.u
     return np.vstack([upper, lower])
 
 
-def _luminance(colour: Colour) -> float:
+def _ink_on(colour: Colour) -> Colour:
+    """Nearly black or white, whichever is seen on this colour."""
     blue, green, red = colour
-    return 0.114 * blue + 0.587 * green + 0.299 * red
+    return (20, 20, 20) if 0.114 * blue + 0.587 * green + 0.299 * red > 120 else (255, 255, 255)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import missing_engines
+from .arguments import check_count, check_path, check_text
 from .backends import BACKENDS, backend_name, open_graphs
 from .backends.base import Graph, ReportingGraph
 from .bundle import Bundle, ModelSpec
@@ -91,6 +92,11 @@ class Model:
         self._slots = SlotPool(parts)
         self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
         self._is_closed = False
+
+    def __repr__(self) -> str:
+        height, width = self.spec.input_size
+        state = ", closed" if self._is_closed else ""
+        return f"Model({self.spec.name!r}, {', '.join(self.spec.tasks)}, input {width}x{height}{state})"
 
     def __enter__(self) -> Model:
         return self
@@ -220,8 +226,9 @@ class Model:
         """Answer for every picture of a source, in order, with reading, network and captions side by side.
 
         Args:
-            source: Whatever `open_source` takes; a `Source`; or any iterable of `Frame` or of pictures, (h, w, 3) uint8
-                BGR or (h, w) grey, of any sizes.
+            source: Whatever `open_source` takes; a `Source`; or any iterable of pictures of any sizes: as arrays,
+                (h, w, 3) uint8 BGR or (h, w) grey; as paths; or as `Frame`s, whose times and names come back with the
+                answers. An item that is none of these, or cannot be read, is an answer with an error.
             tasks: As for `predict`, like the arguments not named here.
             in_flight: Pictures worked on at once, each with its own memory on the device. With 1 a picture takes as
                 long as with `predict`, and only reading runs beside it; more raise the pictures per second.
@@ -300,6 +307,13 @@ def load(
         BackendError: If the backend is not installed or refuses a graph.
         EngineMismatchError: If the backend runs engines and there is none that fits.
     """
+    check_text("backend", backend)
+    check_text("precision", precision)
+    check_count("threads", threads, or_none=True)
+    check_text("caption_decoder", caption_decoder, or_none=True)
+    check_text("post_processing", post_processing, or_none=True)
+    if not isinstance(bundle, Bundle):
+        check_path("bundle", bundle)
     backend = backend_name(backend)
     check_post_processing(backend, post_processing)
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)

@@ -5,12 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import _native
+
+
+class MaskCrop(NamedTuple):
+    """The small rectangle around one mask.
+
+    Attributes:
+        y0: Row of its upper edge in the image.
+        x0: Column of its left edge in the image.
+        crop: (ch, cw) uint8 of 0 and 1; may be empty. Everything outside it is 0.
+    """
+
+    y0: int
+    x0: int
+    crop: NDArray[np.uint8]
 
 
 class InstanceMasks:
@@ -29,9 +43,12 @@ class InstanceMasks:
     def __len__(self) -> int:
         return len(self._crops)
 
-    def crops(self) -> tuple[tuple[int, int, NDArray[np.uint8]], ...]:
+    def __repr__(self) -> str:
+        return f"InstanceMasks({len(self)} of {_size_text(self.image_size)} pixels)"
+
+    def crops(self) -> tuple[MaskCrop, ...]:
         """(y0, x0, crop) for each box: crop is (ch, cw) uint8 of 0 and 1, everything outside it is 0."""
-        return self._crops
+        return tuple([MaskCrop(*placed) for placed in self._crops])
 
     def full(self, canvas: MaskCanvas | None = None, out: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
         """(N, H, W) bool at the size of the image; row i belongs to box i. N may be 0.
@@ -142,7 +159,7 @@ class MaskCanvas:
             self._frames = np.zeros((n, *masks.image_size), bool)
         else:
             _native.paste_crops(self._frames[: len(self._drawn)], self._drawn, erase=True)
-        self._drawn = masks.crops()
+        self._drawn = masks._crops
         _native.paste_crops(self._frames[:n], self._drawn)
         return self._frames[:n]
 
@@ -168,7 +185,7 @@ class Caption:
     others: tuple[Caption, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """The answers for one image; what belongs to a task that was not asked for is None.
 
@@ -198,6 +215,21 @@ class Result:
     semantic_names: tuple[str, ...] = ()
     category_ids: tuple[int, ...] = ()
     timings_ms: Mapping[str, float] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """One line with counts in the place of arrays."""
+        parts = [f"{_size_text(self.image_size)} pixels"]
+        if self.boxes is not None:
+            parts.append(f"{len(self.boxes)} boxes")
+        if self.masks is not None:
+            parts.append(f"{len(self.masks)} masks")
+        if self.semantic_map is not None:
+            parts.append("semantic map")
+        if self.caption is not None:
+            parts.append(f"caption {self.caption.text!r}")
+        if "total" in self.timings_ms:
+            parts.append(f"{self.timings_ms['total']:.1f} ms")
+        return f"Result({', '.join(parts)})"
 
     @cached_property
     def detected_names(self) -> tuple[str, ...] | None:
@@ -258,6 +290,11 @@ class Result:
                 ]
         answer["timings_ms"] = {stage: round(value, 3) for stage, value in self.timings_ms.items()}
         return answer
+
+
+def _size_text(image_size: tuple[int, int]) -> str:
+    """Width x height, as sizes are spoken of."""
+    return f"{image_size[1]}x{image_size[0]}"
 
 
 def _check_frames(out: NDArray[Any], shape: tuple[int, ...], dtype: type[np.generic]) -> None:

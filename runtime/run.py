@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -35,6 +35,7 @@ class RunSummary:
         seconds: From the first frame to the last file.
         dropped: Frames of a live source that came while others were at work.
         stages_ms: Median milliseconds of each stage, as in `StreamStatistics`.
+        is_interrupted: Files were left before their end by Ctrl-C; what was answered until then is written, whole.
     """
 
     out: Path
@@ -44,10 +45,13 @@ class RunSummary:
     seconds: float
     dropped: int = 0
     stages_ms: Mapping[str, float] = field(default_factory=dict)
+    is_interrupted: bool = False
 
     @property
     def exit_code(self) -> int:
-        """1 if anything could not be read, else 0."""
+        """130 if files were left by Ctrl-C, 1 if anything could not be read, else 0."""
+        if self.is_interrupted:
+            return 130
         return 1 if self.failed else 0
 
     def to_json(self) -> dict[str, Any]:
@@ -60,12 +64,13 @@ class RunSummary:
             "files": [str(file) for file in self.files],
             "seconds": round(self.seconds, 3),
             "stages_ms": {stage: round(ms, 3) for stage, ms in self.stages_ms.items()},
+            "interrupted": self.is_interrupted,
         }
 
 
 def run(
     bundle: Bundle | str | os.PathLike[str],
-    source: str | os.PathLike[str] | int,
+    source: str | os.PathLike[str] | int | Sequence[str | os.PathLike[str]],
     out: str | os.PathLike[str],
     tasks: Collection[str] | None = None,
     *,
@@ -79,7 +84,7 @@ def run(
     caption_decoder: str | None = None,
     caption_budget_ms: float | None = None,
     pictures: bool = True,
-    jsonl: bool | TextIO = True,
+    jsonl: bool | TextIO | str | os.PathLike[str] = True,
     show: bool = False,
     overlay: bool | None = None,
     caption_every: int | str = 1,
@@ -87,18 +92,21 @@ def run(
     max_frames: int | None = None,
     post_processing: str | None = None,
     report: Callable[[str], None] | None = None,
+    report_seconds: float | None = None,
+    report_width: int | None = None,
 ) -> RunSummary:
     """Answer for every picture of a source; draw the answers and write them down.
 
     A picture that cannot be read is reported and skipped. Every file appears whole or not at all; the JSON
-    lines and a video appear at the end. Interrupting (Ctrl-C) whatever is no file, such as a camera, ends the run
-    properly, and so does closing the window. A video keeps the size of its first frame, into which later ones of
-    another size are fitted; a frame of a live source is repeated for those that were dropped before it, which keeps
-    the time.
+    lines and a video appear at the end. Interrupting (Ctrl-C) ends the run properly, with all that was answered until
+    then, and so does closing the window; a camera or a stream ends this way, and files count as interrupted. A video
+    keeps the size of its first frame, into which later ones of another size are fitted; a frame of a live source is
+    repeated for those that were dropped before it, which keeps the time.
 
     Args:
         bundle: A bundle folder, or one already opened.
-        source: Whatever `open_source` takes: files, a folder, a glob pattern, a video, a camera, a URL, a pipeline.
+        source: Whatever `open_source` takes: a picture or several, a folder, a glob pattern, a video, a camera, a URL,
+            a pipeline.
         out: Folder to write to, made if missing: annotated pictures under the names they came with, or one
             MP4 for a video or camera; and `results.jsonl`, one JSON object per frame.
         tasks: Which answers; None for all the model has.
@@ -112,7 +120,8 @@ def run(
         caption_decoder: What writes captions, as in `load`.
         caption_budget_ms: Time for a caption, as in `CaptionOptions`; None for no limit.
         pictures: Write annotated pictures or video.
-        jsonl: Write `results.jsonl`; or write the same lines to this, open for text, at once and one by one.
+        jsonl: Write `results.jsonl`; or, if a path, this file instead; or write the same lines to this, open for text,
+            at once and one by one.
         show: Show the drawings in a window; q or Esc ends the run. For pictures, any other key brings the next.
         overlay: Write above the drawings how the stream is doing; None for live sources only.
         caption_every: Caption every so many frames, or with "scene-change" those that show another scene; the drawings
@@ -121,13 +130,19 @@ def run(
         camera: What is asked of a camera or a stream.
         max_frames: Stop after so many frames; None for all of them.
         post_processing: "gpu" or "cpu", as in `load`.
-        report: Called with a line of text for every picture, and about once a second for video.
+        report: Called with a line of text for pictures that were answered, the last one at any rate, and for each that
+            could not be read.
+        report_seconds: At least so much time between lines of answers; None for a line for every picture, and about one
+            a second for video.
+        report_width: Lines of answers have at most so many letters; None for any number.
 
     Returns:
         What was done, what failed, what was written.
 
     Raises:
-        UsageError: If an argument makes no sense, the source is not there, or `out` would overwrite it.
+        UsageError: If an argument makes no sense, the source is not there, or writing would overwrite it or leave lines
+            of an earlier run beside new drawings.
+        KeyboardInterrupt: If files are interrupted before the first answer.
         ImageError: If a video or camera cannot be opened, or the annotated video cannot be written.
         BundleError: If the bundle is not whole and unaltered.
         BackendError: If the backend is not installed or fails.
@@ -135,7 +150,8 @@ def run(
     """
     if max_frames is not None and max_frames < 1:
         raise UsageError(f"max_frames must be at least 1, got {max_frames}")
-    wanted = Outputs(Path(out), pictures, jsonl, show, overlay)
+    lines = Path(jsonl) if isinstance(jsonl, str | os.PathLike) else jsonl
+    wanted = Outputs(Path(out), pictures, lines, show, overlay)
     if show:
         check_window()
     check_post_processing(backend, post_processing)
@@ -145,6 +161,7 @@ def run(
     started = time.perf_counter()
     failed: list[tuple[str, str]] = []
     done = 0
+    is_interrupted = False
     with (
         load(opened, backend, precision, threads, caption_decoder, post_processing=post_processing) as model,
         model.stream(
@@ -159,7 +176,7 @@ def run(
         contextlib.ExitStack() as stack,
     ):
         writer = OutputWriter(stack, wanted, stream, model.spec, model.spec.choose_tasks(tasks))
-        progress = _Progress(stream, max_frames, report)
+        progress = _Progress(stream, max_frames, report, report_seconds, report_width)
         try:
             for answer in answers:
                 is_wanted = True
@@ -174,25 +191,42 @@ def run(
                 if not is_wanted or (max_frames is not None and done + len(failed) >= max_frames):
                     break
         except KeyboardInterrupt:
-            if stream.is_file:
+            if stream.is_file and not done and not failed:
                 raise
+            is_interrupted = stream.is_file
+        progress.end()
         figures = answers.statistics
-    seconds = time.perf_counter() - started
     return RunSummary(
-        wanted.out, done, tuple(failed), tuple(writer.files), seconds, figures.dropped, dict(figures.stages_ms)
+        out=wanted.out,
+        done=done,
+        failed=tuple(failed),
+        files=tuple(writer.files),
+        seconds=time.perf_counter() - started,
+        dropped=figures.dropped,
+        stages_ms=dict(figures.stages_ms),
+        is_interrupted=is_interrupted,
     )
 
 
 class _Progress:
-    """Turns frames into lines of text: one per picture, about one a second for video."""
+    """Turns frames into lines of text, not too many of them; the last frame always has one."""
 
-    def __init__(self, source: Source, max_frames: int | None, report: Callable[[str], None] | None):
+    def __init__(
+        self,
+        source: Source,
+        max_frames: int | None,
+        report: Callable[[str], None] | None,
+        seconds: float | None,
+        width: int | None,
+    ):
         counts = [count for count in (source.expected, max_frames) if count is not None]
         self._total = f"/{min(counts)}" if counts else ""
-        self._is_video = source.kind != "images"
         self._is_live = source.is_live
         self._report = report
-        self._last = 0.0
+        self._seconds = (1.0 if source.kind != "images" else 0.0) if seconds is None else seconds
+        self._width = width
+        self._last: float | None = None
+        self._untold: tuple[int, str, Result] | None = None
 
     def failed(self, answer: Answer) -> None:
         if self._report is not None:
@@ -200,13 +234,22 @@ class _Progress:
             self._report(f"[{answer.frame.index + 1}{self._total}] {word}: {answer.error}")
 
     def answered(self, answer: Answer, result: Result) -> None:
-        if self._report is None:
-            return
         now = time.perf_counter()
-        if self._is_video and now - self._last < 1:
+        self._untold = (answer.frame.index, answer.frame.name, result)
+        if self._last is None or now - self._last >= self._seconds:
+            self._last = now
+            self.end()
+
+    def end(self) -> None:
+        """Tell of the last answer, if that has not been done."""
+        untold, self._untold = self._untold, None
+        if self._report is None or untold is None:
             return
-        self._last = now
-        self._report(f"[{answer.frame.index + 1}{self._total}] {answer.frame.name}: {summary_of(result)}")
+        index, name, result = untold
+        line = f"[{index + 1}{self._total}] {name}: {summary_of(result)}"
+        if self._width is not None and len(line) > self._width:
+            line = line[: max(0, self._width - 3)] + "..."
+        self._report(line)
 
 
 def summary_of(result: Result) -> str:
@@ -219,7 +262,8 @@ def summary_of(result: Result) -> str:
     areas = result.semantic_areas()
     if areas:
         total = sum(pixels for _, pixels in areas)
-        largest = [f"{result.semantic_names[i]} {100 * pixels / total:.0f}%" for i, pixels in areas[:3]]
+        shown = [(i, pixels) for i, pixels in areas[:3] if pixels >= total / 200] or areas[:1]
+        largest = [f"{result.semantic_names[i]} {100 * pixels / total:.0f}%" for i, pixels in shown]
         parts.append(" ".join(largest))
     if result.caption is not None:
         parts.append(f'"{result.caption.text}"')

@@ -36,23 +36,27 @@ class Outputs:
     Attributes:
         out: Folder to write to.
         pictures: Write annotated pictures or a video there.
-        jsonl: Write JSON lines there; or where to instead, open for writing text.
+        jsonl: Write JSON lines there; or where to instead, a file's path or something open for writing text.
         show: Show the drawings in a window.
         overlay: Write above the drawings how the stream is doing; None for live sources only.
     """
 
     out: Path
     pictures: bool = True
-    jsonl: bool | TextIO = True
+    jsonl: bool | TextIO | Path = True
     show: bool = False
     overlay: bool | None = None
 
     def check(self, bundle: Bundle, source: Source) -> None:
-        """Refuse an output folder where writing would spoil what is read.
+        """Refuse outputs that are none, that would spoil what is read, or that would not belong together.
 
         Raises:
             UsageError: Saying why.
         """
+        if not self.pictures and self.jsonl is False and not self.show:
+            raise UsageError("neither pictures nor JSON lines are to be written, and nothing to be shown; ask for one")
+        if isinstance(self.jsonl, Path):
+            self._check_lines(self.jsonl, bundle, source)
         if not self.pictures and self.jsonl is not True:
             return
         if self.out.exists() and not self.out.is_dir():
@@ -67,6 +71,24 @@ class Outputs:
             names = [_video_name(source)]
         if any((self.out / name).resolve() in inputs for name in names):
             raise UsageError(f"{self.out}: writing there would overwrite the source; choose another folder")
+        old = self.out / RESULTS_FILE
+        if old.exists() and (self.lines_file is None or self.lines_file.resolve() != old.resolve()):
+            raise UsageError(
+                f"{old}: is of an earlier run and would lie beside other drawings; remove it, or choose another folder"
+            )
+
+    @property
+    def lines_file(self) -> Path | None:
+        """The file that JSON lines are written to."""
+        return self.jsonl if isinstance(self.jsonl, Path) else self.out / RESULTS_FILE if self.jsonl is True else None
+
+    def _check_lines(self, path: Path, bundle: Bundle, source: Source) -> None:
+        if path.is_dir():
+            raise UsageError(f"{path}: is a folder, expected the name of a file for the JSON lines")
+        if bundle.path.resolve() in path.resolve().parents:
+            raise UsageError(f"{path}: lies inside the bundle, whose files must not change; choose another file")
+        if path.resolve() in {file.resolve() for file in source.files}:
+            raise UsageError(f"{path}: writing there would overwrite the source; choose another file")
 
 
 class OutputWriter:
@@ -93,11 +115,11 @@ class OutputWriter:
         self._window = None
         if wanted.show:
             self._window = stack.enter_context(Window(f"yolor-edge: {source.name}", waits=source.kind == "images"))
-        if wanted.jsonl is True:
-            temporary = stack.enter_context(replacing_file(wanted.out / RESULTS_FILE))
+        if wanted.lines_file is not None:
+            temporary = stack.enter_context(replacing_file(wanted.lines_file))
             self._lines = stack.enter_context(temporary.open("w", encoding="utf-8"))
-            self.files.append(wanted.out / RESULTS_FILE)
-        elif wanted.jsonl:
+            self.files.append(wanted.lines_file)
+        elif not isinstance(wanted.jsonl, bool | Path):
             self._lines = wanted.jsonl
 
     def write(self, answer: Answer, result: Result) -> bool:

@@ -9,12 +9,13 @@ the network takes one picture at a time, they take turns.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .arguments import check_count, check_flag, check_names, check_number, described
 from .captioning import CaptionOptions
 from .errors import UsageError
 from .preprocess import KernelLayout
@@ -54,6 +55,17 @@ class Request:
         Raises:
             UsageError: If an argument is not as described there.
         """
+        check_names("tasks", tasks)
+        for name, value in (("score_threshold", score_threshold), ("iou_threshold", iou_threshold)):
+            check_number(name, value, or_none=True)
+        check_count("max_detections", max_detections, or_none=True)
+        check_flag("class_agnostic", class_agnostic)
+        if caption is not None:
+            if not isinstance(caption, CaptionOptions):
+                raise UsageError(
+                    f"caption must be CaptionOptions or None, got {described(caption)}; tasks says whether to write one"
+                )
+            _check_search(caption)
         chosen = spec.choose_tasks(tasks)
         limits = Thresholds(
             spec.thresholds.score if score_threshold is None else score_threshold,
@@ -134,3 +146,15 @@ class Vision(Protocol):
     def close(self) -> None:
         """Free everything; slots are of no use afterwards. Closing twice is harmless."""
         ...
+
+
+def _check_search(options: CaptionOptions) -> None:
+    """Refuse options of another type than their default; whether the numbers make sense is for the search to say."""
+    for one in fields(options):
+        value = getattr(options, one.name)
+        if one.name == "forbidden_words":
+            check_names(one.name, value)
+        elif isinstance(one.default, int) or one.name == "max_length":
+            check_count(one.name, value, or_none=one.default is None)
+        elif isinstance(one.default, float) or one.name == "budget_ms":
+            check_number(one.name, value, or_none=one.default is None)

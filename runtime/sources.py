@@ -8,7 +8,7 @@ import re
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -40,7 +40,7 @@ _SOURCES = "an image, a folder, a glob, a video, a camera index, a URL or a GStr
 _LAST_CAMERA = 9999  # OpenCV's numbers hold the driver in front of the camera, such as 700 + 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Frame:
     """One picture of a source, or why it could not be read.
 
@@ -68,6 +68,13 @@ class Frame:
     captured_ns: int | None = None
     captured_unix_ns: int | None = None
     position_s: float | None = None
+
+    def __repr__(self) -> str:
+        """One line with the shape of the picture in its place, and the times that there are."""
+        what = f"error={self.error!r}" if self.image is None else f"image of shape {np.shape(self.image)}"
+        times = ((name, getattr(self, name)) for name in ("captured_ns", "captured_unix_ns", "position_s"))
+        told = "".join(f", {name}={value}" for name, value in times if value is not None)
+        return f"Frame({self.name!r}, {self.index}, {what}{told})"
 
 
 @dataclass(frozen=True)
@@ -233,7 +240,7 @@ class _Clock:
 
 
 def open_source(
-    source: str | os.PathLike[str] | int,
+    source: str | os.PathLike[str] | int | Sequence[str | os.PathLike[str]],
     options: CameraOptions | None = None,
     report: Callable[[str], None] | None = None,
 ) -> Source:
@@ -242,7 +249,8 @@ def open_source(
     Args:
         source: An image file, a folder of images (not its sub-folders), a glob pattern, a video file; a camera by its
             index (a number or digits) or its device, such as /dev/video0; the URL of a stream or a video; a GStreamer
-            pipeline, which has " ! " in it or begins with "gst:"; or "-" for bare frames on standard input.
+            pipeline, which has " ! " in it or begins with "gst:"; or "-" for bare frames on standard input. Or several
+            files that are pictures.
         options: What is asked of a camera or a stream; None for its own ways.
         report: Called with one line when a camera or a stream is lost, and when it is back.
 
@@ -252,11 +260,29 @@ def open_source(
     """
     options = options or CameraOptions()
     options.check()
+    opened = _opened(source, options, report)
+    refused = "size" if options.size is not None else "fps" if options.fps is not None else None
+    if refused is not None and opened.camera is None and opened.address != STDIN:
+        for capture in opened._opened:
+            capture.release()
+        raise UsageError(
+            f"{opened.name}: --camera-{refused} is for cameras and standard input; files and streams have their own"
+        )
+    return opened
+
+
+def _opened(
+    source: str | os.PathLike[str] | int | Sequence[str | os.PathLike[str]],
+    options: CameraOptions,
+    report: Callable[[str], None] | None,
+) -> Source:
     if options.layout is not None and source != STDIN:
         raise UsageError(
             f"layout {options.layout!r} is for bare frames on standard input (-); files, cameras and addresses give "
             "pictures in colour by themselves"
         )
+    if not isinstance(source, str | os.PathLike | int):
+        return _open_pictures(source)
     if isinstance(source, int):
         return _open_camera(source, options, report)
     text = os.fspath(source)
@@ -294,6 +320,21 @@ def open_source(
     if os.path.exists(text):
         raise UsageError(f"{text}: is neither a file nor a folder nor a camera; give {_SOURCES}")
     raise UsageError(f"{shown(text)}: no such file or folder; give {_SOURCES}")
+
+
+def _open_pictures(names: Sequence[str | os.PathLike[str]]) -> Source:
+    """Several files, as a shell makes of a pattern without quotes."""
+    files = tuple(dict.fromkeys(Path(name) for name in names))
+    for file in files:
+        if not file.is_file():
+            what = "is no file" if file.exists() else "no such file"
+            raise UsageError(f"{shown(str(file))}: {what}; several sources at once must be picture files")
+        if file.suffix.lower() in VIDEO_SUFFIXES:
+            raise UsageError(f"{file}: is a video; several sources at once must be picture files")
+    if not files:
+        raise UsageError(f"the source is empty; give {_SOURCES}")
+    root = Path(os.path.commonpath([file.parent.absolute() for file in files]))
+    return Source("images", f"{len(files)} pictures", tuple(file.absolute() for file in files), root, len(files))
 
 
 def _open_glob(pattern: str) -> Source:

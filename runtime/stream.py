@@ -16,6 +16,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from .arguments import check_flag
 from .errors import UsageError
 from .parts import ModelParts, SlotPool
 from .preprocess import PixelLayout
@@ -24,7 +25,7 @@ from .sources import Frame, Source, open_source
 from .stream_answers import Answer, StreamStatistics
 from .stream_pipeline import Pipeline, PipelinePlan
 
-StreamSource = str | os.PathLike[str] | int | Source | Iterable[Frame] | Iterable[NDArray[np.uint8]]
+StreamSource = str | os.PathLike[str] | int | Source | Iterable[Frame | NDArray[np.uint8] | str | os.PathLike[str]]
 
 DROPS = ("auto", "oldest", "none")
 SCENE_CHANGE = "scene-change"
@@ -54,6 +55,7 @@ class StreamOptions:
             raise UsageError(
                 f'caption_every must be a number of at least 1 or "{SCENE_CHANGE}", got {self.caption_every!r}'
             )
+        check_flag("wait_for_captions", self.wait_for_captions, or_none=True)
         if self.layout not in get_args(PixelLayout):
             raise UsageError(f"layout must be one of {', '.join(get_args(PixelLayout))}, got {self.layout!r}")
 
@@ -74,8 +76,8 @@ class Stream:
     Stopping waits for pictures at work, and for the source to give the picture it is about to give, but no longer than
     seconds: a source that is stuck keeps one sleeping thread, without any part of the model, until it moves again.
 
-    One picture that cannot be read has an `Answer` with an error. What ends the stream is raised where its answer would
-    have come: `BackendError` where the network fails, and whatever the source raises.
+    One picture that cannot be read, or is none, has an `Answer` with an error. What ends the stream is raised where its
+    answer would have come: `BackendError` where the network fails, and whatever the source raises.
 
     Args:
         parts: Of the model.
@@ -92,13 +94,13 @@ class Stream:
     def __init__(
         self, parts: ModelParts, slots: SlotPool, source: StreamSource, request: Request, options: StreamOptions
     ):
-        is_to_be_opened = isinstance(source, str | os.PathLike | int)
+        is_to_be_opened = isinstance(source, str | os.PathLike | int) and not isinstance(source, bool)
         if options.layout not in ("interleaved", "bgr") and (is_to_be_opened or isinstance(source, Source)):
             raise UsageError(
                 f"layout {options.layout!r} is for an iterable of arrays; files, cameras and "
                 "addresses give pictures in colour by themselves"
             )
-        frames: Any = open_source(source) if is_to_be_opened else source
+        frames: Any = open_source(source) if is_to_be_opened else source  # type: ignore[arg-type]
         if not isinstance(frames, Iterable) or isinstance(frames, np.ndarray | bytes):
             raise UsageError(
                 "source must be a path, an address, the index of a camera, or an iterable of pictures, "

@@ -16,7 +16,7 @@ from .sources import Frame
 WINDOW = 256
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Answer:
     """What a stream says about one picture.
 
@@ -41,6 +41,14 @@ class Answer:
     caption: Caption | None
     caption_frame: int | None
     latency_ms: float
+
+    def __repr__(self) -> str:
+        """One line, without arrays and token ids."""
+        what = f", {self.result!r}" if self.error is None else f", error={self.error!r}"
+        if self.error is not None and self.error == self.frame.error:
+            what = ""  # the frame says it
+        caption = "" if self.caption is None else f", caption={self.caption.text!r} of {self.caption_frame}"
+        return f"Answer({self.frame!r}{what}, dropped={self.dropped}{caption}, latency_ms={self.latency_ms:.1f})"
 
     @property
     def captured_ns(self) -> int | None:

@@ -9,6 +9,7 @@ them apart themselves. Answers leave in the order in which the pictures were tak
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections import deque
@@ -19,8 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import BackendError, UsageError
-from .images import check_image
+from .arguments import described
+from .errors import BackendError, ImageError, UsageError
+from .images import check_image, read_image
 from .parts import ModelParts, SlotPool, Stopwatch
 from .preprocess import PixelLayout
 from .results import Caption, Result
@@ -90,8 +92,8 @@ class Pipeline:
     Args:
         parts: Held while a thread works for it.
         slots: Lends a slot for each picture in flight.
-        source: Gives `Frame`s or pictures; `source.stop()`, where there is such a method, is called when the pipeline
-            is stopped before the source has ended.
+        source: Gives `Frame`s, pictures or paths of pictures; `source.stop()`, where there is such a method, is called
+            when the pipeline is stopped before the source has ended.
         request: What to answer.
         plan: How pictures go through.
     """
@@ -259,12 +261,9 @@ class Pipeline:
                 return
             started = time.perf_counter()
 
-    def _picture(self, item: object, index: int) -> _Waiting:
+    def _picture(self, given: object, index: int) -> _Waiting:
+        item = self._frame(given, index)
         read_at = time.perf_counter()
-        if isinstance(item, np.ndarray):
-            item = Frame(f"frame {index}", item, None, index)
-        if not isinstance(item, Frame):
-            raise UsageError(f"a stream takes frames, or pictures as numpy arrays, got {type(item).__name__}")
         if item.index < 0:
             item = replace(item, index=index)
         error = item.error or "cannot be read" if item.image is None else None
@@ -277,6 +276,25 @@ class Pipeline:
         if error is None and self._plan.caption_every is None and item.image is not None:
             grid = grid_of(item.image, self._plan.layout)
         return _Waiting(item, error, grid, read_at)
+
+    def _frame(self, item: object, index: int) -> Frame:
+        """Whatever the source gave as a frame; with an error where it is no picture."""
+        if isinstance(item, Frame):
+            return item
+        name = f"frame {index}"
+        if isinstance(item, np.ndarray):
+            return Frame(name, item, None, index)
+        if not isinstance(item, str | os.PathLike):
+            return Frame(
+                name, None, f"{name}: expected a picture as an array or a path, or a Frame, got {described(item)}"
+            )
+        name = os.fspath(item)
+        if self._plan.layout not in ("interleaved", "bgr"):
+            return Frame(name, None, f"{name}: a file has no layout {self._plan.layout!r}; pass its pixels as an array")
+        try:
+            return Frame(name, read_image(name), None, index)
+        except (ImageError, ValueError) as error:  # a name with a zero byte is of the second kind
+            return Frame(name, None, str(error), index)
 
     def _put(self, picture: _Waiting, decode_ms: float) -> bool:
         """Let a picture wait to be worked on; False when the pipeline is stopped."""

@@ -302,9 +302,9 @@ def test_run_answers_and_says_where(
     out = tmp_path / "out"
     assert run_main(f"run {tiny_bundle.path} {pictures} --out {out} --threads 1 --beam-size 1") == 0
     printed, err = capsys.readouterr()
-    assert '"a red thing here"' in printed
-    assert printed.splitlines()[-1].startswith("2 answered, ")
-    assert err == ""
+    assert '"a red thing here"' in err
+    assert printed.startswith("2 answered, ") and printed.count("\n") == 1
+    assert [line[:5] for line in err.splitlines()] == ["[1/2]", "[2/2]"]
     assert sorted(path.name for path in out.iterdir()) == ["blue.png", "red.png", "results.jsonl"]
 
 

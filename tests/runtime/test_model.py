@@ -384,3 +384,57 @@ def test_threads_may_share_a_model(model: Model) -> None:
     with ThreadPoolExecutor(3) as pool:
         captions = list(pool.map(lambda image: model.predict(image).caption, images))
     assert [c.text.split()[1] for c in captions if c is not None] == ["red", "green", "blue"] * 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"score_threshold": "a"}, r"^score_threshold must be a number or None, got 'a' \(str\)$"),
+        ({"iou_threshold": [0.5]}, r"^iou_threshold must be a number or None, got list$"),
+        ({"score_threshold": True}, r"^score_threshold must be a number or None, got True \(bool\)$"),
+        ({"max_detections": 2.5}, r"^max_detections must be a whole number or None, got 2\.5 \(float\)$"),
+        ({"class_agnostic": "no"}, r"^class_agnostic must be True or False, got 'no' \(str\)$"),
+        ({"caption": "no"}, r"^caption must be CaptionOptions or None, got 'no' \(str\); tasks says whether to write"),
+        ({"caption": False}, r"^caption must be CaptionOptions or None, got False \(bool\)"),
+        ({"caption": CaptionOptions(beam_size="3")}, r"^beam_size must be a whole number, got '3' \(str\)$"),  # type: ignore[arg-type]
+        ({"caption": CaptionOptions(budget_ms="x")}, r"^budget_ms must be a number or None, got 'x' \(str\)$"),  # type: ignore[arg-type]
+        ({"caption": CaptionOptions(forbidden_words=(1,))}, "^forbidden_words must be a collection of names, got one"),  # type: ignore[arg-type]
+        ({"tasks": 5}, r"^tasks must be a collection of names, got 5 \(int\)$"),
+        ({"tasks": ["boxes", 5]}, r"^tasks must be a collection of names, got one with 5 \(int\)$"),
+        ({"tasks": {"boxes": True}}, r"^tasks must be a collection of names, got dict$"),
+        ({"layout": ["rgb"]}, "^layout must be one of interleaved, "),
+    ],
+)
+def test_arguments_of_another_type(model: Model, options: Any, message: str) -> None:
+    image = coloured_patch((64, 96), (16, 32, 48, 64))
+    with pytest.raises(UsageError, match=message) as caught:
+        model.predict(image, **options)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UsageError, match=message):
+        model.stream([image], **options)
+
+
+def test_numbers_of_numpy_are_numbers(model: Model) -> None:
+    image = coloured_patch((64, 96), (16, 32, 48, 64))
+    numbers: Any = np.float32(0.5), np.float64(0.5), np.int64(1)
+    score, iou, most = numbers
+    found = model.predict(image, {"boxes"}, score_threshold=score, iou_threshold=iou, max_detections=most)
+    assert found.boxes is not None and len(found.boxes) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threads": "two"}, r"^threads must be a whole number or None, got 'two' \(str\)$"),
+        ({"threads": 1.0}, r"^threads must be a whole number or None, got 1\.0 \(float\)$"),
+        ({"backend": None}, r"^backend must be text, got None \(NoneType\)$"),
+        ({"precision": 16}, r"^precision must be text, got 16 \(int\)$"),
+        ({"caption_decoder": ["native"]}, r"^caption_decoder must be text or None, got list$"),
+        ({"post_processing": True}, r"^post_processing must be text or None, got True \(bool\)$"),
+        ({"bundle": 3}, r"^bundle must be a path, got 3 \(int\)$"),
+        ({"bundle": None}, r"^bundle must be a path, got None \(NoneType\)$"),
+    ],
+)
+def test_a_bundle_is_loaded_with_what_makes_sense(tiny_bundle: Bundle, options: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load(**{"bundle": tiny_bundle, **options})

@@ -12,11 +12,13 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from yolor_edge.runtime import draw as draw_module
 from yolor_edge.runtime import run as run_module
 from yolor_edge.runtime import run_output, sources
 from yolor_edge.runtime.bundle import Bundle
 from yolor_edge.runtime.capture import CameraOptions
-from yolor_edge.runtime.draw import DrawOptions, distinct_colour, draw
+from yolor_edge.runtime.colours import distinct_colour
+from yolor_edge.runtime.draw import DrawOptions, draw
 from yolor_edge.runtime.errors import ImageError, UsageError
 from yolor_edge.runtime.images import quiet_opencv, read_image, write_image
 from yolor_edge.runtime.lettering import wrapped
@@ -170,14 +172,102 @@ def test_interrupting_a_camera_ends_the_run_properly(
     assert names_in(tmp_path / "out") == ["camera-0.mp4", "results.jsonl"]
 
 
-def test_interrupting_a_file_leaves_nothing(tiny_bundle: Bundle, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["video", "pictures"])
+def test_interrupting_files_keeps_what_was_answered(
+    kind: str, tiny_bundle: Bundle, folder: Path, tmp_path: Path
+) -> None:
+    said: list[str] = []
+
     def interrupt(line: str) -> None:
+        said.append(line)
+        if "skipped" in line or len(said) == 3:
+            raise KeyboardInterrupt
+
+    source = write_video(tmp_path / "clip.mp4") if kind == "video" else folder
+    out = tmp_path / "out"
+    summary = run(tiny_bundle, source, out, {"boxes"}, threads=1, report=interrupt, report_seconds=0)
+    assert summary.exit_code == 130
+    assert summary.to_json()["interrupted"] is True
+    lines = lines_of(out)
+    assert len(lines) == (3 if kind == "video" else 2)
+    if kind == "video":
+        assert names_in(out) == ["clip.mp4", "results.jsonl"]
+        assert open_source(out / "clip.mp4").expected == 3
+    else:
+        assert names_in(out) == ["a.jpg", "results.jsonl"]
+
+
+def test_interrupting_a_file_before_its_first_answer_leaves_nothing(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    video = write_video(tmp_path / "clip.mp4")
+    monkeypatch.setattr(run_output.OutputWriter, "write", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run(tiny_bundle, video, tmp_path / "out", {"boxes"}, threads=1, report=interrupt)
+        run(tiny_bundle, write_video(tmp_path / "clip.mp4"), tmp_path / "out", {"boxes"}, threads=1)
     assert names_in(tmp_path / "out") == []
+
+
+def test_lines_of_answers_are_not_too_many_and_not_too_long(tiny_bundle: Bundle, folder: Path, tmp_path: Path) -> None:
+    for i in range(4):
+        write_image(folder / f"e{i}.png", coloured_patch((64, 96), PATCH, "red"))
+    said: list[str] = []
+    run(
+        *(tiny_bundle, folder, tmp_path / "out"),
+        threads=1,
+        pictures=False,
+        report=said.append,
+        report_seconds=1000,
+        report_width=30,
+    )
+    first, *skipped, last = said
+    assert first.startswith("[1/8] a.jpg: ") and last.startswith("[8/8] e3.png: ")
+    assert len(first) == len(last) == 30 and last.endswith("...")
+    assert [line[:14] for line in skipped] == ["[2/8] skipped:", "[3/8] skipped:"]
+    assert len(skipped[0]) > 30  # what went wrong is told in full
+
+
+def test_several_pictures(tiny_bundle: Bundle, folder: Path, tmp_path: Path) -> None:
+    write_image(folder / "sub" / "a.jpg", coloured_patch((64, 96), PATCH))
+    pictures = [folder / "d.PNG", str(folder / "sub" / "a.jpg"), folder / "d.PNG", folder / "a.jpg"]
+    summary = run(tiny_bundle, pictures, tmp_path / "out", {"boxes"}, threads=1)
+    assert summary.done == 3
+    assert [line["source"] for line in lines_of(tmp_path / "out")] == ["d.PNG", "sub/a.jpg", "a.jpg"]
+    assert names_in(tmp_path / "out") == ["a.jpg", "d.PNG", "results.jsonl", "sub/a.jpg"]
+    video = write_video(tmp_path / "clip.mp4")
+    for bad, message in (
+        ([pictures[0], video], r"clip\.mp4: is a video; several sources at once must be picture files"),
+        ([pictures[0], folder], "in: is no file; several sources at once must be picture files"),
+        ([pictures[0], "gone.jpg"], r"gone\.jpg: no such file; several sources at once must be picture files"),
+        ([], "the source is empty"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            open_source(bad)
+
+
+def test_lines_of_an_earlier_run_do_not_stay_beside_new_drawings(
+    tiny_bundle: Bundle, folder: Path, tmp_path: Path
+) -> None:
+    run(tiny_bundle, folder / "a.jpg", tmp_path / "out", {"boxes"}, threads=1)
+    for jsonl in (False, io.StringIO(), tmp_path / "other.jsonl"):
+        with pytest.raises(UsageError, match=r"results\.jsonl: is of an earlier run and would lie beside other"):
+            run(tiny_bundle, folder / "d.PNG", tmp_path / "out", jsonl=jsonl)
+    run(tiny_bundle, folder / "d.PNG", tmp_path / "out", {"boxes"}, threads=1, jsonl=tmp_path / "out" / "results.jsonl")
+    assert [line["source"] for line in lines_of(tmp_path / "out")] == ["d.PNG"]
+
+
+def test_outputs_that_are_none_and_options_that_do_nothing(tiny_bundle: Bundle, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="neither pictures nor JSON lines are to be written, and nothing to be shown"):
+        run(tiny_bundle, folder, tmp_path / "out", pictures=False, jsonl=False)
+    for camera, name in ((CameraOptions((48, 64)), "size"), (CameraOptions(fps=5), "fps")):
+        for source in (folder, folder / "a.jpg", write_video(tmp_path / "clip.mp4")):
+            with pytest.raises(UsageError, match=f"--camera-{name} is for cameras and standard input; files and"):
+                open_source(source, camera)
+    with pytest.raises(UsageError, match=r"a\.jpg: writing there would overwrite the source; choose another file"):
+        run(tiny_bundle, folder, tmp_path / "out", jsonl=folder / "a.jpg")
+    with pytest.raises(UsageError, match="lies inside the bundle, whose files must not change; choose another file"):
+        run(tiny_bundle, folder, tmp_path / "out", jsonl=tiny_bundle.path / "a.jsonl")
 
 
 def test_an_unplugged_camera_keeps_what_it_gave(
@@ -302,6 +392,44 @@ def test_drawing_shows_masks_boxes_and_palette() -> None:
     assert draw(image, named, DrawOptions(palette=((1, 2, 3),)))[200, 100].tolist() == [3, 2, 1]
     with pytest.raises(ValueError, match="the result is for one of"):
         draw(image[:100], result)
+
+
+def test_a_mask_is_filled_and_traced_on_ground_of_its_own_colour() -> None:
+    colour = distinct_colour(0)
+    image = np.full((640, 640, 3), colour, np.uint8)
+    crop = np.zeros((100, 100), np.uint8)
+    crop[:, :60] = 1
+    result = Result(
+        (640, 640),
+        boxes=np.array([[100, 100, 300, 300]], np.float32),
+        scores=np.array([0.9], np.float32),
+        class_ids=np.array([0], np.int32),
+        masks=InstanceMasks([(150, 150, crop)], (640, 640)),
+        class_names=("thing",),
+    )
+    drawing = draw(image, result)
+    differs = (np.abs(drawing.astype(int) - colour).sum(axis=2) > 150)[140:260, 140:260]
+    assert differs[13:107, 5:75].any(axis=1).all()  # an outline on every row
+    assert not differs[10:110, 80:].any()
+    white = draw(np.full_like(image, 255), result)
+    tinted = 0.7 * 255 + 0.3 * np.array(colour)
+    assert np.abs(white[200, 180] - tinted).max() <= 1
+    assert white[200, 230].tolist() == [255] * 3  # in the crop, not in the mask
+
+
+def test_the_legend_leaves_out_what_is_next_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts: list[str] = []
+    monkeypatch.setattr(draw_module, "write_text", lambda panel, text, *_: texts.append(text))
+    semantic_map = np.zeros((100, 100), np.uint8)
+    semantic_map[0, :1] = 2
+    semantic_map[1, :50] = 1
+    result = Result((100, 100), semantic_map=semantic_map, semantic_names=("sky", "grass", "sand"))
+    draw(np.zeros((100, 100, 3), np.uint8), result)
+    assert texts == ["sky 99%", "grass 1%"]
+    many = (np.arange(100 * 100).reshape(100, 100) % 250).astype(np.uint8)
+    texts.clear()
+    draw(np.zeros((100, 100, 3), np.uint8), Result((100, 100), semantic_map=many, semantic_names=("x",) * 250))
+    assert texts == ["x <1%"]
 
 
 def test_wrapping_breaks_at_spaces_and_inside_what_is_too_long() -> None:

@@ -204,6 +204,30 @@ def test_one_bad_picture_does_not_end_the_stream(tmp_path: Path) -> None:
     assert (stream.statistics.read, stream.statistics.answered, stream.statistics.failed) == (7, 3, 4)
 
 
+def test_an_iterable_of_paths_and_of_what_is_no_picture(model: Model, tmp_path: Path) -> None:
+    first, last = patches(2)
+    write_image(tmp_path / "a.png", first)
+    items = [tmp_path / "a.png", None, str(tmp_path / "gone.png"), 7, first.tolist(), last, Frame("x", None)]
+    answers = list(model.stream(items, {"boxes"}))  # type: ignore[arg-type]
+    assert [answer.frame.index for answer in answers] == list(range(7))
+    assert [answer.error for answer in answers] == [
+        None,
+        "frame 1: expected a picture as an array or a path, or a Frame, got None (NoneType)",
+        f"{tmp_path / 'gone.png'}: no such file",
+        "frame 3: expected a picture as an array or a path, or a Frame, got 7 (int)",
+        "frame 4: expected a picture as an array or a path, or a Frame, got list",
+        None,
+        "cannot be read",
+    ]
+    assert answers[0].frame.name == str(tmp_path / "a.png")
+    for answer, image in ((answers[0], first), (answers[5], last)):
+        assert answer.result is not None
+        expected = model.predict(image, {"boxes"})
+        assert np.array_equal(np.asarray(answer.result.boxes), np.asarray(expected.boxes))
+    (answer,) = model.stream([tmp_path / "a.png"], layout="nv12")
+    assert answer.error == f"{tmp_path / 'a.png'}: a file has no layout 'nv12'; pass its pixels as an array"
+
+
 @pytest.mark.parametrize("stage", ["prepare", "infer", "finish", "caption"])
 @pytest.mark.parametrize("in_flight", [1, 3])
 def test_a_failing_network_ends_the_stream_after_the_answers_before(stage: str, in_flight: int) -> None:
@@ -232,8 +256,6 @@ def test_a_failing_source_ends_the_stream_after_the_answers_before(model: Model)
     with model.stream(source()) as stream, pytest.raises(ImageError, match=r"^camera 0: on fire$"):
         seen.extend(answer.frame.index for answer in stream)
     assert seen == [0, 1, 2]
-    with pytest.raises(UsageError, match=r"takes frames, or pictures as numpy arrays, got str$"):
-        list(model.stream(["a.png", "b.png"]))  # type: ignore[list-item, arg-type]
 
 
 @pytest.mark.parametrize(
@@ -246,6 +268,9 @@ def test_a_failing_source_ends_the_stream_after_the_answers_before(model: Model)
         ({"caption_every": 0}, 'caption_every must be a number of at least 1 or "scene-change", got 0'),
         ({"caption_every": "never"}, "caption_every must be a number of at least 1 or \"scene-change\", got 'never'"),
         ({"score_threshold": 2.0}, "score"),
+        ({"in_flight": "2"}, "in_flight must be a number from 1 to 64, got '2'"),
+        ({"drop": None}, "drop must be one of auto, oldest, none, got None"),
+        ({"wait_for_captions": "no"}, r"wait_for_captions must be True or False or None, got 'no' \(str\)"),
         ({"caption": CaptionOptions(beam_size=0)}, "beam_size must be from 1"),
         ({"tasks": {"smell"}}, "smell"),
     ],
