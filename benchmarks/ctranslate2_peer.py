@@ -2,8 +2,9 @@
 
 CTranslate2 has no decoder over the vectors of an image, so an image is a sentence of as many tokens here, and an
 encoder hands on their vectors. It must have a layer: one with nothing to add, whose time is measured as that of a model
-with two less that of one with one, and taken off. Its output is one layer from the width to the vocabulary where ours
-has three, the last from twice the width, so it has less to do than we have.
+with two less that of one with one, and taken off. Its output is one layer from the width to the vocabulary: the same
+as that of our decoders with one output layer; of those with three, the last from twice the width, it has the last one
+cut to the width, so less to do than they have.
 """
 
 from __future__ import annotations
@@ -103,8 +104,9 @@ def write_model(
     decoder = spec.decoder
     decoder.embeddings.weight = parameters["words.weight"]
     decoder.position_encodings.encodings = np.pad(parameters["positions.weight"], ((0, 2), (0, 0)))
-    decoder.projection.weight = np.ascontiguousarray(parameters["output.4.weight"][:, :width])
-    decoder.projection.bias = parameters["output.4.bias"]
+    last = "output.4" if "output.4.weight" in parameters else "output.0"
+    decoder.projection.weight = np.ascontiguousarray(parameters[f"{last}.weight"][:, :width])
+    decoder.projection.bias = parameters[f"{last}.bias"]
     for part in (spec.encoder, decoder):
         part.scale_embeddings = False
     for i, layer in enumerate(decoder.layer):

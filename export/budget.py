@@ -16,6 +16,7 @@ import onnx
 from numpy.typing import NDArray
 
 from ..runtime.errors import AccuracyError
+from .choices import choices_of, chosen, with_choices_given, with_choices_shown
 from .graph_view import GraphView
 from .probe import open_model
 from .to_int8 import Quantized, kept_convolutions, quantize
@@ -189,9 +190,12 @@ def layer_noise(
     kept = kept_convolutions(view, keep_float)
     names = [conv.name for conv in view.convolutions()]
     model = _with_all_cells(model)
-    exact = open_model(model)
+    choices = list(choices_of(model))
+    exact = open_model(with_choices_shown(model))
     expected = [exact.run({"images": image}) for image in inputs]
     exact.close()
+    # What another choice of cells changes in the memory of captions is no noise of a layer.
+    model = with_choices_given(model, choices)
     found: dict[str, dict[str, float]] = {}
     for name in names:
         if name in kept:
@@ -202,7 +206,7 @@ def layer_noise(
         graph = open_model(alone.model)
         errors: dict[str, float] = {}
         for image, truth in zip(inputs, expected, strict=True):
-            for head, value in graph.run({"images": image}).items():
+            for head, value in graph.run({"images": image, **chosen(truth, choices)}).items():
                 if value.dtype != np.float32:  # chosen cells or a finished map have no noise, they are right or wrong
                     continue
                 energy = float(np.square(truth[head]).sum()) or 1.0

@@ -22,6 +22,7 @@ def write_caption_weights(
     heads: int,
     precision: str,
     norm_epsilon: float = 1e-5,
+    regions: int = 0,
 ) -> CaptionDims:
     """Write one weight file; `runtime/caption_weights.py` describes it.
 
@@ -33,11 +34,15 @@ def write_caption_weights(
         precision: "fp32", or "int8" for weights of the layers rounded to 8 bits, symmetric about zero and with a scale
             for each output.
         norm_epsilon: Of every layer norm.
+        regions: How many of the memory's last vectors are regions of the image; 0 for plain layers.
 
     Returns:
         The sizes found in the parameters.
+
+    Raises:
+        ValueError: If there are regions and plain layers, or gated layers and no regions.
     """
-    dims = dims_of(parameters, len(memory_positions), heads)
+    dims = dims_of(parameters, len(memory_positions), heads, regions)
     tensors: dict[str, NDArray[Any]] = {"memory_positions": memory_positions}
     for name in ("words", "positions"):
         tensors[name] = parameters[f"{name}.weight"]
@@ -72,16 +77,24 @@ def write_caption_weights(
         linear(f"{own}.output", f"{own}.output")
         for part in ("query", "key", "value", "output"):
             linear(f"{at}.cross_attention.{part}", f"{at}.cross_attention.{part}")
+        if regions:
+            for part in ("query", "key", "value", "output"):
+                linear(f"{at}.region_attention.{part}", f"{at}.region_attention.{part}")
+            for n in range(2):
+                linear(f"{at}.gates.{n}", f"{at}.gates.{n}")
+            norm(f"{at}.region_norm")
         linear(f"{at}.feed_forward.in", f"{at}.feed_forward.0")
         linear(f"{at}.feed_forward.out", f"{at}.feed_forward.3")
         for n in range(3):
             norm(f"{at}.norms.{n}")
-    fine = "two digits" if precision == "int8" else precision
-    linear("output.0", "output.0", kind=fine)
-    linear("output.1", "output.2", kind=fine)
-    linear("output.2", "output.4")
+    if dims.hidden:
+        fine = "two digits" if precision == "int8" else precision
+        linear("output.0", "output.0", kind=fine)
+        linear("output.1", "output.2", kind=fine)
+    source = "output.4" if dims.hidden else "output.0"
+    linear(dims.last_layer, source)
     if precision == "int8":
-        tensors["output.2.exact"] = parameters["output.4.weight"]
+        tensors[f"{dims.last_layer}.exact"] = parameters[f"{source}.weight"]
 
     header, offsets = header_of(dims, precision, norm_epsilon)
     with replacing_file(path) as temporary, temporary.open("wb") as stream:
@@ -95,8 +108,14 @@ def write_caption_weights(
     return dims
 
 
-def dims_of(parameters: Mapping[str, Floats], memory: int, heads: int) -> CaptionDims:
-    """The sizes of a decoder with these parameters."""
+def dims_of(parameters: Mapping[str, Floats], memory: int, heads: int, regions: int = 0) -> CaptionDims:
+    """The sizes of a decoder with these parameters.
+
+    Raises:
+        ValueError: If there are regions and plain layers, or gated layers and no regions.
+    """
+    if ("layers.0.gates.0.weight" in parameters) != (regions > 0):
+        raise ValueError(f"gated layers, and only those, have regions; got {regions}")
     vocabulary, width = parameters["words.weight"].shape
     layers = 0
     while f"layers.{layers}.norms.0.weight" in parameters:
@@ -107,9 +126,10 @@ def dims_of(parameters: Mapping[str, Floats], memory: int, heads: int) -> Captio
         layers=layers,
         heads=heads,
         feed_forward=len(parameters["layers.0.feed_forward.0.weight"]),
-        hidden=len(parameters["output.0.weight"]),
+        hidden=len(parameters["output.0.weight"]) if "output.2.weight" in parameters else 0,
         positions=len(parameters["positions.weight"]),
         memory=memory,
+        regions=regions,
     )
 
 

@@ -5,6 +5,9 @@ ratio (SQNR) by which quantisation is usually judged. It adds up along the netwo
 layer stands what the layer adds itself, measured by running it on the other graph's values. Layers that add most are
 the ones to keep in float.
 
+Where a graph chooses cells by their logits (TopK, ArgMax), B is given the choice of A: two that are as good change
+places by the least noise, and what is made of another cell cannot be compared.
+
 On a CPU, ONNX Runtime computes fp16 graphs in fp32 and rounds only what is fetched. So a value beyond the range of fp16
 is infinite in the layer that gives it and does not reach those behind: it fails its stage wherever in it it stands.
 """
@@ -28,6 +31,7 @@ from ..runtime.bundle import GRAPH_KINDS, Bundle
 from ..runtime.errors import BundleError, UsageError
 from ..runtime.golden import GOLDEN_FOLDER, read_golden
 from ..runtime.preprocess import preprocess
+from .choices import choices_of, chosen, with_choices_given, with_choices_shown
 from .dissect import GIVEN, Anatomy, Layer, expose, isolate
 
 # The noise that a stage may have, by the coarser of the two precisions. Rounding of fp32 leaves 1e-6, that of fp16
@@ -344,16 +348,17 @@ def _measure(
     tensors = list(dict.fromkeys([*(layer.tensor for layer in layers), *(n for names in seen.values() for n in names)]))
     gathered = {name: _Sums() for name in tensors}
     own = {layer.tensor: _Sums() for layer in layers}
-    whole_a = expose(body_a, tensors, threads)
-    whole_b = expose(body_b, tensors, threads)
+    choices = _common_choices(body_a.model, body_b.model)
+    whole_a = expose(Anatomy(with_choices_shown(body_a.model)), tensors, threads)
+    whole_b = expose(Anatomy(with_choices_given(body_b.model, choices)), tensors, threads)
     pieces = isolate(body_b, layers, threads)
     try:
         for done, file in enumerate(files, 1):
             image, _ = read_golden(file)
             pixels, _ = preprocess(image, graph_a.bundle.spec.preprocess)
             feed = {"images": np.repeat(pixels[np.newaxis], batch, axis=0)}
-            values = whole_a.run(feed, tensors)
-            found = whole_b.run(feed, tensors)
+            values = whole_a.run(feed, [*tensors, *choices])
+            found = whole_b.run({**feed, **chosen(values, choices)}, tensors)
             for tensor, sums in gathered.items():
                 sums.add(values[tensor], found[tensor])
             given = {**feed, **{f"{tensor}{GIVEN}": value for tensor, value in values.items()}}
@@ -368,6 +373,12 @@ def _measure(
         for session in (whole_a, whole_b, pieces):
             session.close()
     return {n: s.difference() for n, s in gathered.items()}, {n: s.difference() for n, s in own.items()}
+
+
+def _common_choices(a: onnx.ModelProto, b: onnx.ModelProto) -> list[str]:
+    """What both graphs choose alike: B goes on from the choice of A, since another one is no noise."""
+    ours, theirs = choices_of(a), choices_of(b)
+    return [name for name in ours if name in theirs and _fit(_shape(ours[name]), _shape(theirs[name]))]
 
 
 class _Sums:

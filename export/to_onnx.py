@@ -26,6 +26,7 @@ from ..runtime.golden import read_golden, unproven
 from ..runtime.images import read_image
 from ..runtime.model import Model
 from ..runtime.native_captioning import NativeCaptionDecoder
+from ..runtime.preprocess import preprocess
 from ..runtime.spec import ModelSpec
 from ..runtime.verify import (
     GOLDEN_FOLDER,
@@ -40,7 +41,7 @@ from ..runtime.verify import (
     write_golden,
 )
 from ..train.checkpoint import Checkpoint
-from ..train.config import NetworkConfig, Task, check_input_size
+from ..train.config import Task, check_input_size
 from ..train.network import Network
 from ..train.scene_drawing import draw_scene
 from ..train.torch_backend import TorchGraph, parts_of, spec_of
@@ -186,8 +187,8 @@ def _write_caption_weights(folder: Path, network: Network) -> dict[str, str]:
     files = {}
     for precision in CAPTION_WEIGHTS:
         files[precision] = f"caption.{precision}.bin"
-        heads = network.config.plan.caption_heads
-        write_caption_weights(folder / files[precision], parameters, where, heads, precision)
+        heads, regions = network.config.plan.caption_heads, network.caption_decoder.regions
+        write_caption_weights(folder / files[precision], parameters, where, heads, precision, regions=regions)
     return files
 
 
@@ -260,11 +261,8 @@ def _with_tasks(network: Network, tasks: Sequence[Task] | None, input_size: tupl
     absent = [task for task in tasks or () if task not in config.tasks]
     if absent:
         raise UsageError(f"the network has no head for {', '.join(absent)}; it has {', '.join(config.tasks)}")
-    chosen: NetworkConfig = replace(
-        config,
-        tasks=tuple(tasks) if tasks else config.tasks,
-        input_size=check_input_size(input_size) if input_size else config.input_size,
-    )
+    chosen = config.with_tasks(tasks) if tasks else config
+    chosen = replace(chosen, input_size=check_input_size(input_size) if input_size else config.input_size)
     if chosen == config:
         return network
     smaller = Network(chosen)
@@ -295,11 +293,19 @@ def _prove_graphs(
     with Model(spec_of(network.config), own) as reference, Model(spec, exported) as model:
         for name, image in images.items():
             expected: Answers = answers_of(reference, own["vision"], image)
+            tensor, _ = preprocess(image, spec.preprocess)
+            expected = replace(expected, region_margins=_region_margins(network, tensor[np.newaxis]))
             check_top_k(spec, name, expected)
             checks += compare(name, expected, answers_of(model, exported["vision"], image), Tolerances())
             write_golden(folder / GOLDEN_FOLDER / f"{name}.npz", image, expected)
-        checks += _prove_batch(own["vision"], exported["vision"], spec.graph.batch or 3)
+        checks += _prove_batch(network, own["vision"], exported["vision"], spec.graph.batch or 3)
     return checks
+
+
+def _region_margins(network: Network, images: NDArray[np.float32]) -> NDArray[np.float32] | None:
+    with torch.inference_mode():
+        margins = network.region_margins(torch.from_numpy(images))
+    return None if margins is None else margins.numpy()
 
 
 def check_top_k(spec: ModelSpec, name: str, expected: Answers) -> None:
@@ -320,9 +326,10 @@ def check_top_k(spec: ModelSpec, name: str, expected: Answers) -> None:
         )
 
 
-def _prove_batch(network: TorchGraph, exported: Graph, batch: int) -> list[Check]:
+def _prove_batch(network: Network, own: TorchGraph, exported: Graph, batch: int) -> list[Check]:
     """Several images at once give what the network gives."""
-    shape = network.inputs["images"].shape
+    shape = own.inputs["images"].shape
     images = np.random.default_rng(0).random((batch, *(int(axis) for axis in shape[1:])), dtype=np.float32)
-    expected, found = network.run({"images": images}), exported.run({"images": images})
-    return compare_heads(f"batch of {batch}", expected, found, Tolerances())
+    expected, found = own.run({"images": images}), exported.run({"images": images})
+    margins = _region_margins(network, images)
+    return compare_heads(f"batch of {batch}", expected, found, Tolerances(), margins)

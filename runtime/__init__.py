@@ -12,6 +12,7 @@ from .errors import BackendError, BundleError, ImageError, UsageError, YolorEdge
 from .images import read_image
 from .model import Model, load
 from .results import Caption, InstanceMasks, Result
+from .sources import Frame
 from .stream import Stream
 from .stream_answers import Answer, StreamStatistics
 
@@ -22,6 +23,7 @@ __all__ = [
     "BundleError",
     "Caption",
     "CaptionOptions",
+    "Frame",
     "ImageError",
     "InstanceMasks",
     "Model",

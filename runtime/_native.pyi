@@ -364,15 +364,16 @@ class CaptionDecoder:
         precision: str,
         tensors: dict[str, NDArray[Any]],
         kernels: str | None = None,
+        regions: int = 0,
     ) -> None:
         """Take the weights where they lie.
 
         Args:
-            vocabulary, width, layers, heads, feed_forward, hidden, positions, memory: See `CaptionDims`.
+            vocabulary, width, layers, heads, feed_forward, hidden, positions, memory, regions: See `CaptionDims`.
             norm_epsilon: Of every layer norm.
             precision: "fp32" or "int8".
             tensors: By the names of `caption_weights.tensor_shapes`; kept alive, not copied.
-            kernels: One of `decoder_kernels()`; None for the fastest.
+            kernels: One of `decoder_kernels()`; None for the fastest of the level in use, see `simd_level`.
         """
 
     @property

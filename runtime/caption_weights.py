@@ -3,7 +3,7 @@
 Layout, all numbers little-endian:
 
     0   8 bytes   magic, b"YECAPTN\\0"
-    8   uint32    version of the layout, 2
+    8   uint32    version of the layout, 2 or 3
     12  uint32    length of the header in bytes
     16  header    JSON: "precision" ("fp32" or "int8"), "dims", "norm_epsilon", and "tensors", which maps a name to its
                   "dtype", "shape" and "offset" from the start of the file
@@ -14,7 +14,12 @@ with zeros to whole blocks: in fp32 as `weight` (out / 16, in, 16); in int8 as `
 `scales` and `sums` of each output. `bias` is float32 in both, as is everything that is no linear layer. An int8 file
 keeps the first two output layers in nearly 16 bits, since their errors go straight into the choice of words: two such
 matrices one after the other, weight = (255 * first + second) * scale, with the sums of both. The last layer it has
-twice: packed in int8, to find the likeliest words, and as plain rows `output.2.exact`, to compute those few from.
+twice: packed in int8, to find the likeliest words, and as plain rows `output.2.exact`, to compute those few from. A
+decoder with one output layer has `output.0` and `output.0.exact` alone.
+
+Layout 3 says of a decoder what layout 2 cannot: gated layers over two memories (dims.regions) or one output layer
+(dims.hidden 0). It is written for those only, so that runtimes of before read all the files that they can run, and
+refuse these by their number rather than write wrong captions.
 """
 
 from __future__ import annotations
@@ -33,7 +38,8 @@ from numpy.typing import NDArray
 from .errors import BundleError
 
 MAGIC = b"YECAPTN\0"
-VERSION = 2
+PLAIN_VERSION = 2
+VERSION = 3
 ALIGNMENT = 64
 BLOCK = 16
 PRECISIONS = ("fp32", "int8")
@@ -54,9 +60,11 @@ class CaptionDims:
         layers: Decoder layers.
         heads: Attention heads of a layer; they share the width.
         feed_forward: Width inside a layer's feed-forward part.
-        hidden: Width of the two layers before the last one.
+        hidden: Width of the two layers before the last one; 0 where the last one is alone.
         positions: Tokens it can be fed at most.
         memory: Vectors an image gives.
+        regions: How many of those, the last ones, stand for regions of the image, and have an attention of their own in
+            gated layers; 0 for plain layers.
     """
 
     vocabulary: int
@@ -67,6 +75,17 @@ class CaptionDims:
     hidden: int
     positions: int
     memory: int
+    regions: int = 0
+
+    @property
+    def version(self) -> int:
+        """The oldest layout that can say this."""
+        return VERSION if self.regions or not self.hidden else PLAIN_VERSION
+
+    @property
+    def last_layer(self) -> str:
+        """Name of the layer that gives the words' logits."""
+        return "output.2" if self.hidden else "output.0"
 
 
 @dataclass(frozen=True)
@@ -114,16 +133,24 @@ def tensor_shapes(dims: CaptionDims, precision: str) -> dict[str, TensorShape]:
         linear(f"{layer}.self_attention.output", width, width)
         for name in ("query", "key", "value", "output"):
             linear(f"{layer}.cross_attention.{name}", width, width)
+        if dims.regions:
+            for name in ("query", "key", "value", "output"):
+                linear(f"{layer}.region_attention.{name}", width, width)
+            for n in range(2):
+                linear(f"{layer}.gates.{n}", 2 * width, width)
+            norm(f"{layer}.region_norm")
         linear(f"{layer}.feed_forward.in", width, dims.feed_forward)
         linear(f"{layer}.feed_forward.out", dims.feed_forward, width)
         for n in range(3):
             norm(f"{layer}.norms.{n}")
-    fine = "two digits" if precision == "int8" else precision
-    linear("output.0", width, dims.hidden, fine)
-    linear("output.1", dims.hidden, dims.hidden, fine)
-    linear("output.2", dims.hidden, dims.vocabulary)
+    if dims.hidden:
+        fine = "two digits" if precision == "int8" else precision
+        linear("output.0", width, dims.hidden, fine)
+        linear("output.1", dims.hidden, dims.hidden, fine)
+    last, inputs = dims.last_layer, dims.hidden or width
+    linear(last, inputs, dims.vocabulary)
     if precision == "int8":
-        shapes["output.2.exact"] = ("float32", (dims.vocabulary, dims.hidden))
+        shapes[f"{last}.exact"] = ("float32", (dims.vocabulary, inputs))
     return shapes
 
 
@@ -141,12 +168,15 @@ def header_of(dims: CaptionDims, precision: str, norm_epsilon: float) -> tuple[b
             name: {"dtype": dtype, "shape": list(shape), "offset": offsets[name]}
             for name, (dtype, shape) in shapes.items()
         }
-        content = {"precision": precision, "dims": asdict(dims), "norm_epsilon": norm_epsilon, "tensors": tensors}
+        sizes = asdict(dims)
+        if dims.version == PLAIN_VERSION:
+            del sizes["regions"]
+        content = {"precision": precision, "dims": sizes, "norm_epsilon": norm_epsilon, "tensors": tensors}
         text = json.dumps(content).encode()
         needed = _aligned(PREFIX.size + len(text))
         if needed <= start:
             text += b" " * (start - PREFIX.size - len(text))
-            return PREFIX.pack(MAGIC, VERSION, len(text)) + text, offsets
+            return PREFIX.pack(MAGIC, dims.version, len(text)) + text, offsets
         start = needed
 
 
@@ -163,9 +193,9 @@ def open_caption_weights(path: Path) -> CaptionWeights:
             if len(prefix) < PREFIX.size or not prefix.startswith(MAGIC):
                 raise _unfit(path, "is not a file of caption weights (it does not begin with YECAPTN)")
             _, version, length = PREFIX.unpack(prefix)
-            if version != VERSION:
-                cure = "upgrade the runtime or export again"
-                raise BundleError(f"{path}: layout {version} of caption weights, this runtime reads {VERSION}; {cure}")
+            if version not in (PLAIN_VERSION, VERSION):
+                known, cure = f"{PLAIN_VERSION} and {VERSION}", "upgrade the runtime or export again"
+                raise BundleError(f"{path}: layout {version} of caption weights, this runtime reads {known}; {cure}")
             if length > min(size - PREFIX.size, _LARGEST_HEADER):
                 raise _unfit(path, f"the header of {length} bytes exceeds the file of {size} bytes")
             text = stream.read(length)
@@ -175,7 +205,7 @@ def open_caption_weights(path: Path) -> CaptionWeights:
         header = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise _unfit(path, f"its header is not JSON ({error})") from error
-    dims, precision, epsilon = _described(path, header)
+    dims, precision, epsilon = _described(path, header, version)
     expected = tensor_shapes(dims, precision)
     listed = header.get("tensors")
     listed = listed if isinstance(listed, dict) else {}
@@ -206,7 +236,7 @@ def open_caption_weights(path: Path) -> CaptionWeights:
     return CaptionWeights(path, precision, dims, epsilon, tensors)
 
 
-def _described(path: Path, header: Any) -> tuple[CaptionDims, str, float]:
+def _described(path: Path, header: Any, version: int) -> tuple[CaptionDims, str, float]:
     """Dims, precision and epsilon of a header.
 
     Raises:
@@ -222,13 +252,19 @@ def _described(path: Path, header: Any) -> tuple[CaptionDims, str, float]:
         complaints.append(f"norm_epsilon must lie between 0 and 1, got {epsilon!r}")
     values = {}
     for field in fields(CaptionDims):
+        if field.name == "regions" and version == PLAIN_VERSION:
+            continue
         value = dims.get(field.name) if isinstance(dims, dict) else None
-        if type(value) is not int or not 1 <= value <= 1 << 24:
-            complaints.append(f"dims.{field.name} must be a whole number from 1 to 16777216, got {value!r}")
+        least = 0 if field.name in ("hidden", "regions") and version != PLAIN_VERSION else 1
+        if type(value) is not int or not least <= value <= 1 << 24:
+            complaints.append(f"dims.{field.name} must be a whole number from {least} to 16777216, got {value!r}")
         else:
             values[field.name] = value
     if not complaints and values["width"] % values["heads"]:
         complaints.append(f"dims.width must be a multiple of heads, got {values['width']} and {values['heads']}")
+    if not complaints and values.get("regions", 0) >= values["memory"]:
+        found = f"{values['regions']} of {values['memory']}"
+        complaints.append(f"dims.regions must be less than memory, got {found}")
     # Each layer has its tensors listed: no header that fits the file describes more than this.
     if not complaints and values["layers"] > 1 << 12:
         complaints.append(f"dims.layers must be at most 4096, got {values['layers']}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -74,13 +75,13 @@ class CaptionOptions:
             raise UsageError(f"max_length must be from 1 to the model's {spec.max_length}, got {length}")
         if not 0 <= self.min_length < length:
             raise UsageError(f"min_length must be from 0 to max_length - 1 ({length - 1}), got {self.min_length}")
-        if not np.isfinite(self.length_penalty):
+        if not math.isfinite(self.length_penalty):
             raise UsageError(f"length_penalty must be a number, got {self.length_penalty}")
         if not 1 <= self.n_best <= self.beam_size:
             raise UsageError(f"n_best must be from 1 to beam_size ({self.beam_size}), got {self.n_best}")
         for name, least in (("length_penalty", 0), ("repetition_penalty", 1), ("temperature", 0)):
             value = getattr(self, name)
-            if not (np.isfinite(value) and value >= least):
+            if not (math.isfinite(value) and value >= least):
                 raise UsageError(f"{name} must be a number of at least {least}, got {value}")
         for name in ("no_repeat_ngram", "top_k"):
             if getattr(self, name) < 0:
@@ -244,7 +245,7 @@ def caption_of(
         # gone, it is put aside for the next one of its length, up to 2000 of each, and no next one is made so.
         token_ids = tuple([int(i) for i in ids])
         captions.append(Caption(tokenizer.decode(token_ids), token_ids, float(log_prob), float(score), is_cut=is_cut))
-    return replace(captions[0], others=tuple(captions[1:]))
+    return replace(captions[0], others=tuple(captions[1:])) if len(captions) > 1 else captions[0]
 
 
 def _gathered_cache(state: Mapping[str, Array], parents: NDArray[np.int64]) -> dict[str, Array]:

@@ -6,7 +6,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from .addresses import PIPELINE_PREFIX, is_pipeline, is_url, shown
 from .errors import ImageError, UsageError
 from .images import quiet_opencv
 from .opencv_build import opencv_build
+from .preprocess import PixelLayout, shape_of
 
 if TYPE_CHECKING:
     import cv2
@@ -43,11 +44,14 @@ class CameraOptions:
             have. None for the camera's own.
         fps: Frames per second wanted of a camera; None for its own.
         reconnect_seconds: How long to try again when a camera or a stream stops; 0 gives up at once.
+        layout: Of the frames on standard input, as in `Model.predict`, from which with `size` follows how many bytes
+            each has; None for BGR. What else gives frames gives them in BGR.
     """
 
     size: tuple[int, int] | None = None
     fps: float | None = None
     reconnect_seconds: float = 10.0
+    layout: PixelLayout | None = None
 
     def check(self) -> None:
         """Refuse what makes no sense.
@@ -61,6 +65,12 @@ class CameraOptions:
             raise UsageError(f"the frames per second of a camera must be from 0 to 1000, got {self.fps:g}")
         if not 0 <= self.reconnect_seconds <= 86400:
             raise UsageError(f"reconnecting takes from 0 to 86400 seconds, got {self.reconnect_seconds:g}")
+        if self.layout is not None and self.layout not in get_args(PixelLayout):
+            raise UsageError(f"layout must be one of {', '.join(get_args(PixelLayout))}, got {self.layout!r}")
+        if self.size is not None and self.layout is not None:
+            height, width = self.size
+            if (self.layout == "nv12" and height % 2) or (self.layout in ("nv12", "yuyv") and width % 2):
+                raise UsageError(f"frames in {self.layout} have an even width and height, got {width}x{height}")
 
 
 class Capture(Protocol):
@@ -104,7 +114,7 @@ def open_capture(address: Path | int | str, options: CameraOptions | None = None
     if isinstance(address, Path):
         return _opened(str(address), "as a video; it is damaged or of an unknown format", os.fspath(address))
     if address == STDIN:
-        return RawFrames(sys.stdin.buffer, options.size)
+        return RawFrames(sys.stdin.buffer, options.size, options.layout)
     if is_pipeline(address):
         if not opencv_build().has_gstreamer:
             raise UsageError(_NO_GSTREAMER.format(title=f"OpenCV {opencv_build().title}"))
@@ -134,27 +144,29 @@ def reads_a_file(pipeline: str) -> bool:
 
 
 class RawFrames:
-    """Frames as bare bytes, blue, green and red for each pixel, row after row, one frame after the other.
+    """Frames as bare bytes, row after row, one frame after the other.
 
     Args:
         stream: Where they come from.
-        size: (height, width) of each.
+        size: (height, width) of each, in pixels.
+        layout: What the bytes mean.
 
     Raises:
         UsageError: If there is no size.
     """
 
-    def __init__(self, stream: BinaryIO, size: tuple[int, int] | None):
+    def __init__(self, stream: BinaryIO, size: tuple[int, int] | None, layout: PixelLayout | None = None):
         if size is None:
             raise UsageError(
-                "frames from standard input are bare BGR bytes; give their size with --camera-size 1280x720"
+                f"frames from standard input are bare {(layout or 'bgr').upper()} bytes; give their size with "
+                "--camera-size 1280x720"
             )
         self._stream = stream
-        self._shape = (*size, 3)
+        self._shape = shape_of(size, layout or "bgr")
         self.missing_bytes = 0  # of a last frame that is not whole
 
     def read(self) -> tuple[bool, Any]:
-        """The next frame, (h, w, 3) uint8; False where the stream ends, whole or inside a frame."""
+        """The next frame, uint8 of the shape of its layout; False where the stream ends, whole or inside a frame."""
         image = np.empty(self._shape, np.uint8)
         left = image.data.cast("B")
         while left:

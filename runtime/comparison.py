@@ -19,7 +19,7 @@ from .golden import Answers, captions_of
 from .model import Model
 from .preprocess import Letterbox
 from .results import Result
-from .verify_form import cells_check, in_form_of
+from .verify_form import cells_check, in_form_of, regions_in_place
 from .vision import map_to_image
 
 # What stands under "allowed" where a figure is told and decides nothing.
@@ -141,7 +141,7 @@ def compare(
         score_threshold: Above which boxes score.
     """
     checks = [_same_pixels(golden, expected.pixels, found.pixels)]
-    checks += compare_heads(golden, expected.heads, found.heads, tolerances)
+    checks += compare_heads(golden, expected.heads, found.heads, tolerances, expected.region_margins)
     if expected.result.boxes is not None:
         checks += _same_objects(golden, expected.result, found.result, tolerances, score_threshold)
     semantic_map = expected.result.semantic_map
@@ -159,12 +159,28 @@ def compare(
 
 
 def compare_heads(
-    golden: str, expected: Mapping[str, Array], found: Mapping[str, Array], tolerances: Tolerances
+    golden: str,
+    expected: Mapping[str, Array],
+    found: Mapping[str, Array],
+    tolerances: Tolerances,
+    region_margins: Array | None = None,
 ) -> list[Check]:
-    """Hold the outputs of a vision graph, in whatever form it gives them, against the raw heads of the network."""
+    """Hold the outputs of a vision graph, in whatever form it gives them, against the raw heads of the network.
+
+    Args:
+        golden: Names the images in the table.
+        expected, found: Outputs by name.
+        tolerances: How far apart they may be.
+        region_margins: (B, R) of a network whose captions look at regions: how clear the choice of each was.
+    """
     checks = []
     for name, head in in_form_of(found, expected).items():
-        if head.dtype == np.uint8:
+        if name == "caption_memory" and region_margins is not None and name in found:
+            placed, close = regions_in_place(found, expected, region_margins, tolerances.head)
+            check = _close_heads(golden, name, head, placed, tolerances)
+            told = f", {close} of {region_margins.size} regions a close choice" if close else ""
+            checks.append(replace(check, measured=f"{check.measured}{told}"))
+        elif head.dtype == np.uint8:
             checks.append(_same_map(golden, name, head, found.get(name), tolerances))
         else:
             checks.append(_close_heads(golden, name, head, found.get(name), tolerances))

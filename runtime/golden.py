@@ -32,12 +32,15 @@ class Answers:
         heads: Raw outputs by name, batch 1.
         result: The pipeline's answers; its caption is from beam search.
         captions: Token ids by name of the search.
+        region_margins: (1, R) float32, how clear the network's choice of each region of its memory was; None where
+            captions look at none.
     """
 
     pixels: NDArray[np.uint8]
     heads: Mapping[str, Array]
     result: Result
     captions: Mapping[str, tuple[int, ...]]
+    region_margins: Array | None = None
 
 
 def answers_of(model: Model, vision: Graph, image: NDArray[np.uint8]) -> Answers:
@@ -90,6 +93,8 @@ def write_golden(path: Path, image: NDArray[np.uint8], answers: Answers) -> None
     if result.semantic_map is not None:
         arrays["semantic_map"] = result.semantic_map
     arrays.update({f"caption.{name}": np.array(tokens, np.int64) for name, tokens in answers.captions.items()})
+    if answers.region_margins is not None:
+        arrays["region_margins"] = answers.region_margins
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
 
@@ -121,7 +126,7 @@ def read_golden(path: Path) -> tuple[NDArray[np.uint8], Answers]:
             for name, value in arrays.items()
             if name.startswith("caption.")
         }
-        return image, Answers(arrays["pixels"], heads, result, captions)
+        return image, Answers(arrays["pixels"], heads, result, captions, arrays.get("region_margins"))
     except _NOT_GOLDEN as error:
         raise BundleError(f"{path}: is not a golden file ({error}); export the bundle again") from None
 
@@ -152,6 +157,11 @@ def _check_golden(arrays: Mapping[str, Array]) -> None:
         "masks": (count, height, (width + 7) // 8),
         "semantic_map": (height, width),
     }
+    if "region_margins" in arrays:
+        memory = arrays.get("head.caption_memory", np.zeros((0, 0, 0)))
+        vectors = memory.shape[1] if memory.ndim == 3 else 0
+        margins = arrays["region_margins"]
+        shapes["region_margins"] = (1, min(margins.shape[-1] if margins.ndim else 0, vectors))
     wrong = [
         f"{name} must have shape {shape}, got {arrays[name].shape}"
         for name, shape in shapes.items()

@@ -13,7 +13,7 @@ from . import _native
 from .backends.base import Array, ClonableGraph, Graph, StagedGraph
 from .errors import BackendError
 from .graph_contract import MASK_STRIDE, SEMANTIC_STRIDE, outputs_of
-from .preprocess import Letterbox, PixelLayout, preprocess
+from .preprocess import KernelLayout, Letterbox, preprocess
 from .results import InstanceMasks
 from .slots import Request
 from .spec import ModelSpec
@@ -83,7 +83,7 @@ class HostSlot:
         """(1, L, D) float32."""
         return self._heads["caption_memory"]
 
-    def prepare(self, image: NDArray[np.uint8], layout: PixelLayout = "interleaved") -> None:
+    def prepare(self, image: NDArray[np.uint8], layout: KernelLayout = "interleaved") -> None:
         """Letterbox the picture."""
         self._heads = {}
         if self._tensor is None:

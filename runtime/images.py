@@ -17,10 +17,13 @@ from numpy.typing import NDArray
 
 from .errors import ImageError, UsageError
 from .files import write_atomically
-from .preprocess import PixelLayout
+from .preprocess import PixelLayout, kernel_view
 
 if TYPE_CHECKING:
     import cv2  # otherwise with the first picture: a program that hands over arrays never loads it
+
+# For pictures of so many channels, the layouts that they may be.
+_LAYOUTS_OF_CHANNELS = {4: 'layout="bgra" or layout="rgba"', 2: 'layout="yuyv"'}
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
@@ -99,18 +102,50 @@ def check_image(image: object, layout: PixelLayout = "interleaved") -> None:
         raise UsageError(f"image must be a numpy array or the path of a picture, got {type(image).__name__}")
     if image.dtype != np.uint8:
         raise UsageError(f"image must be uint8 with values 0 to 255, got {image.dtype}")
+    if layout not in get_args(PixelLayout):
+        raise UsageError(f"layout must be one of {', '.join(get_args(PixelLayout))}, got {layout!r}")
+    channels = image.shape[2] if image.ndim == 3 else 1 if image.ndim == 2 else 0
     if layout == "nv12":
         if image.ndim != 2 or image.shape[0] % 3 or image.shape[1] % 2:
             raise UsageError(f"an NV12 image must have shape (height * 3 / 2, width), both even, got {image.shape}")
     elif layout == "yuyv":
-        if image.ndim != 3 or image.shape[2] != 2 or image.shape[1] % 2:
+        if channels != 2 or image.shape[1] % 2:
             raise UsageError(f"a YUYV image must have shape (height, width, 2), the width even, got {image.shape}")
-    elif layout != "interleaved":
-        raise UsageError(f"layout must be one of {', '.join(get_args(PixelLayout))}, got {layout!r}")
-    elif not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
-        raise UsageError(f"image must have shape (height, width, 3) in BGR order or (height, width), got {image.shape}")
+    elif layout == "interleaved":
+        if image.ndim == 3 and channels in _LAYOUTS_OF_CHANNELS:
+            raise UsageError(
+                f"image has {channels} channels, shape {image.shape}; say what they are with "
+                f"{_LAYOUTS_OF_CHANNELS[channels]}"
+            )
+        if not (image.ndim == 2 or channels == 3):
+            raise UsageError(
+                f"image must have shape (height, width, 3) in BGR order or (height, width), got {image.shape}"
+            )
+    elif layout == "grey":
+        if image.ndim != 2:
+            raise UsageError(f"a grey image must have shape (height, width), got {image.shape}")
+    elif image.ndim != 3 or channels != len(layout):
+        raise UsageError(
+            f"an image in {layout.upper()} order must have shape (height, width, {len(layout)}), got {image.shape}"
+        )
     if image.size == 0:
         raise UsageError(f"image must have at least one pixel, got shape {image.shape}")
+
+
+def to_bgr(image: NDArray[np.uint8], layout: PixelLayout = "interleaved") -> NDArray[np.uint8]:
+    """A picture to look at: (h, w, 3) uint8 BGR, or (h, w) grey; itself where it is that already.
+
+    Args:
+        image: As `check_image` wants it in this layout.
+        layout: Of the image.
+    """
+    pixels, kernel_layout = kernel_view(image, layout)
+    if kernel_layout == "interleaved":
+        return np.ascontiguousarray(pixels)
+    import cv2
+
+    code = cv2.COLOR_YUV2BGR_NV12 if kernel_layout == "nv12" else cv2.COLOR_YUV2BGR_YUY2
+    return np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), code), np.uint8)
 
 
 def write_image(path: str | os.PathLike[str], image: NDArray[np.uint8], quality: int = 92) -> None:

@@ -167,8 +167,10 @@ class Model:
             max_detections: Most boxes; None for the model's default.
             class_agnostic: Let boxes of different classes suppress each other too.
             caption: How to search for the caption; None for the defaults.
-            layout: "interleaved" as above; or the bytes of a camera as they come, narrow-range BT.601: "nv12",
-                (h * 3 / 2, w), or "yuyv", (h, w, 2), of even lengths. They are converted on the way into the network.
+            layout: What the bytes of an array mean: "interleaved" as above, which is "bgr" or "grey"; "rgb", (h, w, 3);
+                "bgra" or "rgba", (h, w, 4), whose fourth is not looked at; or the bytes of a camera as they come,
+                narrow-range BT.601: "nv12", (h * 3 / 2, w), or "yuyv", (h, w, 2), of even lengths. All are converted on
+                the way into the network, without a copy of the picture.
 
         Returns:
             The answers, in pixels of the image passed in.
@@ -190,10 +192,8 @@ class Model:
             caption=caption,
         )
         if isinstance(image, str | os.PathLike):
-            if layout != "interleaved":
-                raise UsageError(
-                    f"{os.fspath(image)}: a file has no layout {layout!r}; pass the camera's bytes as an array"
-                )
+            if layout not in ("interleaved", "bgr"):
+                raise UsageError(f"{os.fspath(image)}: a file has no layout {layout!r}; pass its pixels as an array")
             image = read_image(image)
             stages.lap("decode")
         check_image(image, layout)

@@ -17,7 +17,7 @@ from .results import Caption
 from .spec import CaptionSpec
 from .tokenizer import Tokenizer
 
-# Chooses the instruction set, for tests and for finding faults; by default the best that the processor has.
+# Chooses the instruction set, for tests and for finding faults; by default the best of the level in use.
 KERNELS_VARIABLE = "YOLOR_EDGE_CAPTION_KERNELS"
 
 
@@ -28,7 +28,7 @@ class NativeCaptionDecoder:
         spec: Vocabulary and limits.
         path: A file of caption weights.
         kernels: One of `_native.decoder_kernels()`; None for what the environment variable
-            YOLOR_EDGE_CAPTION_KERNELS says, or else the fastest.
+            YOLOR_EDGE_CAPTION_KERNELS says, or else the fastest of no higher level than YOLOR_EDGE_SIMD says.
 
     Raises:
         BundleError: If the file is not one of caption weights, not whole, or does not fit the spec.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from .captioning import CaptionOptions, CaptionWriter
 from .errors import BackendError
 from .guards import HomeProcess, Shared
-from .preprocess import PixelLayout, image_size_of
+from .preprocess import PixelLayout, image_size_of, kernel_view
 from .results import Caption, Result
 from .slots import Request, Slot, Vision
 from .spec import ModelSpec
@@ -102,7 +102,7 @@ class ModelParts:
         """
         answers: dict[str, Any] = {}
         if request.tasks:
-            slot.prepare(image, layout)
+            slot.prepare(*kernel_view(image, layout))
             stages.lap("preprocess")
             slot.infer(request.tasks)
             stages.lap("network")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,14 +97,45 @@ class PreprocessRule:
             raise UsageError(f"scale must be a positive number, got {self.scale}")
 
 
-PixelLayout = Literal["interleaved", "nv12", "yuyv"]
-"""How the bytes of an image mean pixels; see `_native.letterbox`."""
+PixelLayout = Literal["interleaved", "bgr", "rgb", "bgra", "rgba", "grey", "nv12", "yuyv"]
+"""How the bytes of an image mean pixels: "interleaved" is "bgr", (h, w, 3), or "grey", (h, w); of "bgra" and "rgba",
+(h, w, 4), the fourth is not looked at; a camera's "nv12", (h * 3 / 2, w), and "yuyv", (h, w, 2), are narrow-range
+BT.601. All uint8."""
+
+KernelLayout = Literal["interleaved", "nv12", "yuyv"]
+"""Those that kernels take; the others are views of the first."""
+
+
+def kernel_view(image: NDArray[np.uint8], layout: PixelLayout) -> tuple[NDArray[np.uint8], KernelLayout]:
+    """The same pixels, without a copy, in a layout that kernels take.
+
+    Args:
+        image: As `check_image` wants it in this layout.
+        layout: Of the image.
+    """
+    if layout == "rgb":
+        return image[:, :, ::-1], "interleaved"
+    if layout == "bgra":
+        return image[:, :, :3], "interleaved"
+    if layout == "rgba":
+        return image[:, :, 2::-1], "interleaved"
+    return image, layout if layout in ("nv12", "yuyv") else "interleaved"
 
 
 def image_size_of(image: NDArray[np.uint8], layout: PixelLayout = "interleaved") -> tuple[int, int]:
     """(height, width) in pixels of an image of some layout: an NV12 picture has half as many rows again."""
     height, width = image.shape[0], image.shape[1]
     return (height * 2 // 3 if layout == "nv12" else height), width
+
+
+def shape_of(image_size: tuple[int, int], layout: PixelLayout) -> tuple[int, ...]:
+    """The shape of an array that holds a picture of (height, width) pixels in a layout; NV12's height is even."""
+    height, width = image_size
+    if layout == "grey":
+        return height, width
+    if layout == "nv12":
+        return height * 3 // 2, width
+    return height, width, {"yuyv": 2, "bgra": 4, "rgba": 4}.get(layout, 3)
 
 
 def preprocess(
@@ -117,8 +148,8 @@ def preprocess(
     """Turn one image into the tensor the network takes.
 
     Args:
-        image: (h, w, 3) uint8 in BGR order, or (h, w) grey; at least one pixel; any strides; not changed. With
-            another layout what a camera gives: "nv12", (h * 3 / 2, w), or "yuyv", (h, w, 2).
+        image: (h, w, 3) uint8 in BGR order, or (h, w) grey, or as its layout says; at least one pixel; any strides, but
+            rows of "nv12" and "yuyv" are packed; not changed.
         rule: What the network was trained with.
         out: (3, H, W) float32 to write into, contiguous; a new array where None.
         layout: How the bytes of the image mean pixels.
@@ -131,16 +162,19 @@ def preprocess(
         ValueError: If the image or `out` has another dtype or shape, or the image has no pixels, or there is no such
             layout.
     """
+    if layout not in get_args(PixelLayout):
+        raise ValueError(f"layout must be one of {', '.join(get_args(PixelLayout))}, got {layout}")
     height, width = rule.input_size
+    pixels, kernel_layout = kernel_view(image, layout)
     tensor = _native.letterbox(
-        image,
+        pixels,
         height,
         width,
         rule.pad_value,
         swap_rb=rule.channel_order == "RGB",
         out=out,
         scale=rule.scale,
-        layout=layout,
+        layout=kernel_layout,
         threads=threads,
     )
     return tensor, Letterbox.of(image_size_of(image, layout), rule.input_size)

@@ -16,8 +16,8 @@ from .bundle import Bundle
 from .draw import DrawOptions, draw
 from .errors import UsageError
 from .files import replacing_file
-from .images import write_image
-from .overlay import Overlay
+from .images import to_bgr, write_image
+from .overlay import Overlay, time_of_day
 from .results import Caption, Result
 from .sources import Frame, Source
 from .spec import ModelSpec
@@ -108,7 +108,7 @@ class OutputWriter:
             result: Of the answer.
         """
         frame = answer.frame
-        line: dict[str, Any] = {"source": frame.name, "index": frame.index}
+        line: dict[str, Any] = {"source": frame.name, "index": frame.index, **_times(frame)}
         drawing = None
         if self._overlay is not None:
             self._overlay.count(answer.dropped)
@@ -121,7 +121,8 @@ class OutputWriter:
 
     def write_failure(self, answer: Answer) -> None:
         """Write down that a frame could not be read."""
-        line = {"source": answer.frame.name, "index": answer.frame.index, **self._drops(answer)}
+        frame = answer.frame
+        line = {"source": frame.name, "index": frame.index, **_times(frame), **self._drops(answer)}
         self._write_line({**line, "error": answer.error})
 
     def _drops(self, answer: Answer) -> dict[str, int]:
@@ -147,8 +148,10 @@ class OutputWriter:
         if self._has_captions and result.caption is None and self._options.is_steady:
             # The last one, or a bar that waits for the first: the drawings of a stream keep their size.
             result = replace(result, caption=answer.caption or Caption("...", (), 0.0, 0.0))
-        drawing = draw(image, result, self._options)
-        return drawing if self._overlay is None else self._overlay.drawn(drawing, answer.frame.index, result.timings_ms)
+        drawing = draw(to_bgr(image, self._source.layout), result, self._options)
+        if self._overlay is None:
+            return drawing
+        return self._overlay.drawn(drawing, answer.frame.index, result.timings_ms, time_of_day(answer.frame))
 
     def _write_line(self, content: dict[str, Any]) -> None:
         if self._lines is not None:
@@ -171,6 +174,16 @@ class OutputWriter:
             times = 1  # what was dropped before the first frame is no part of the video
         self._video.write(drawing, times)
         return path.name
+
+
+def _times(frame: Frame) -> dict[str, float]:
+    """The times of a frame as JSON has them: seconds, to the microsecond; those that it has."""
+    times = {} if frame.captured_ns is None else {"captured_s": round(frame.captured_ns / 1e9, 6)}
+    if frame.captured_unix_ns is not None:
+        times["captured_unix_s"] = round(frame.captured_unix_ns / 1e9, 6)
+    if frame.position_s is not None:
+        times["position_s"] = round(frame.position_s, 6)
+    return times
 
 
 def _drawing_name(name: str) -> str:

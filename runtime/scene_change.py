@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .preprocess import PixelLayout
+from .preprocess import PixelLayout, kernel_view
 
 # Rows and columns of the grid that a picture is reduced to.
 GRID = (9, 12)
@@ -50,15 +50,16 @@ def grid_of(image: NDArray[np.uint8], layout: PixelLayout = "interleaved") -> ND
     """The mean colours of a picture's cells.
 
     Args:
-        image: (h, w, 3) or (h, w) uint8, at least one pixel; or a camera's bytes as `Model.predict` takes them.
+        image: (h, w, 3) or (h, w) uint8, at least one pixel; or as its layout says.
         layout: Of the image.
 
     Returns:
         (9, 12, 3) float32 of 0 to 255, blue, green and red.
     """
-    if layout == "interleaved":
+    image, kernel_layout = kernel_view(image, layout)
+    if kernel_layout == "interleaved":
         return _means(image)
-    if layout == "nv12":
+    if kernel_layout == "nv12":
         height = image.shape[0] * 2 // 3
         chroma = image[height:].reshape(height // 2, -1, 2)
         planes = image[:height], chroma[:, :, 0], chroma[:, :, 1]

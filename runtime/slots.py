@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from .captioning import CaptionOptions
 from .errors import UsageError
-from .preprocess import PixelLayout
+from .preprocess import KernelLayout
 from .spec import ModelSpec, Thresholds
 
 
@@ -81,8 +81,8 @@ class Slot(Protocol):
         """
         ...
 
-    def prepare(self, image: NDArray[np.uint8], layout: PixelLayout = "interleaved") -> None:
-        """Take a picture, as `check_image` wants it, into the network's input; it is not looked at later.
+    def prepare(self, image: NDArray[np.uint8], layout: KernelLayout = "interleaved") -> None:
+        """Take a picture, as `kernel_view` gives it, into the network's input; it is not looked at later.
 
         Raises:
             BackendError: If the device cannot hold it.

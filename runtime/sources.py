@@ -23,7 +23,6 @@ from .capture import (
     CameraOptions,
     Capture,
     RawFrames,
-    bgr,
     count_of,
     fps_of,
     open_capture,
@@ -31,7 +30,9 @@ from .capture import (
     size_of,
 )
 from .errors import ImageError, UsageError
-from .images import IMAGE_SUFFIXES, quiet_opencv, read_image
+from .grabs import First, Grab, grab
+from .images import IMAGE_SUFFIXES, read_image
+from .preprocess import PixelLayout
 
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mjpeg", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"})
 _SECONDS_BETWEEN_TRIES = 1.0
@@ -45,15 +46,28 @@ class Frame:
 
     Attributes:
         name: A file name relative to the source; for a video or a camera, its name.
-        image: (h, w, 3) uint8 BGR; None when `error` is set.
+        image: (h, w, 3) uint8 BGR; from standard input, or an iterable of the caller's, in the layout that was named
+            for it; None when `error` is set.
         error: One line; None when `image` is set.
-        index: Number of the frame from 0 on; 0 for the only picture of an image.
+        index: Number of the frame from 0 on; 0 for the only picture of an image. A stream numbers one below 0.
+        captured_ns: Of a live source: when the frame was captured, in nanoseconds of `time.monotonic_ns()`, as near to
+            the grab as can be had; it is never set back, and compares with other readings of this machine. None for
+            files.
+        captured_unix_ns: The same moment in nanoseconds since 1970, as `time.time_ns()` tells it, for pairing with what
+            other machines and logs say, such as the stamps of ROS; it jumps when the clock is set. None for files.
+        position_s: Of a video file: seconds from its beginning, as the file says, or else `index` divided by the
+            frames per second. None for pictures and live sources.
+
+    Whoever makes frames may fill in times of their own; they are handed over as they are.
     """
 
     name: str
     image: NDArray[np.uint8] | None
-    error: str | None
-    index: int
+    error: str | None = None
+    index: int = -1
+    captured_ns: int | None = None
+    captured_unix_ns: int | None = None
+    position_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +117,11 @@ class Source:
         return self.kind == "images" or (self.address is None and self.camera is None)
 
     @property
+    def layout(self) -> PixelLayout:
+        """What the bytes of its frames mean: BGR but for standard input."""
+        return (self.options.layout if self.address == STDIN else None) or "interleaved"
+
+    @property
     def file_stem(self) -> str:
         """What outputs that are one file for the whole source are called, without a suffix."""
         if self.camera is not None:
@@ -130,18 +149,21 @@ class Source:
         capture: Capture | None = self._opened.pop() if self._opened else self._capture()
         index = 0
         error = None
+        clock = _Clock(self)
+        back: First | None = None
         try:
             while capture is not None:
-                image = _next_image(capture)
-                if image is not None:
-                    yield Frame(self.name, image, None, index)
+                grabbed = grab(capture) if back is None else back.taken()
+                back = None
+                if grabbed is not None:
+                    yield clock.frame(grabbed, index)
                     index += 1
                     continue
                 capture.release()
                 error = self._end_of(capture, index)
-                capture = (
-                    self._opened_again() if self.kind == "camera" and index and not self._stopped.is_set() else None
-                )
+                is_wanted = self.kind == "camera" and index and not self._stopped.is_set()
+                back = self._opened_again() if is_wanted else None
+                capture = back.capture if back is not None else None
         finally:
             if capture is not None:
                 capture.release()
@@ -151,11 +173,10 @@ class Source:
     def _end_of(self, capture: Capture, index: int) -> str | None:
         """What is wrong with frames that have ended; None if nothing is."""
         if isinstance(capture, RawFrames) and capture.missing_bytes:
-            return (
-                f"{self.name}: ends inside a frame, {capture.missing_bytes} bytes are missing; is --camera-size right?"
-            )
+            missing = f"{self.name}: ends inside a frame, {capture.missing_bytes} bytes are missing"
+            return f"{missing}; are --camera-size and --layout right?"
         if index == 0 and isinstance(capture, RawFrames):
-            return f"{self.name}: ended before the first frame; pipe bare BGR frames of --camera-size into it"
+            return f"{self.name}: ended before the first frame; pipe bare frames of --camera-size into it"
         if index == 0:
             return f"{self.name}: gave no frame, it is damaged or in use"
         if self.kind != "camera":
@@ -163,8 +184,8 @@ class Source:
         tried = self.options.reconnect_seconds
         return f"{self.name}: stopped giving frames" + (f" and did not come back within {tried:g} s" if tried else "")
 
-    def _opened_again(self) -> Capture | None:
-        """The capture of a camera that is back and gives frames, or None when the time for that is over."""
+    def _opened_again(self) -> First | None:
+        """A camera that is back and gives frames, or None when the time for that is over."""
         seconds = self.options.reconnect_seconds
         if not seconds:
             return None
@@ -177,7 +198,7 @@ class Source:
                 capture = self._capture()
             except ImageError:
                 continue
-            first = _First(capture)
+            first = First(capture)
             if first.is_there:
                 self._say(f"{self.name}: back after {time.monotonic() - lost:.0f} s")
                 return first
@@ -192,32 +213,23 @@ class Source:
             self.report(line)
 
 
-class _First:
-    """A capture whose first frame has been taken, to see that there is one; it is given first."""
+class _Clock:
+    """Makes frames of what a source grabs, with the times that mean something for it."""
 
-    def __init__(self, capture: Capture):
-        self._capture = capture
-        self._first = _next_image(capture)
-        self.is_there = self._first is not None
+    def __init__(self, source: Source):
+        self._name = source.name
+        self._fps = source.fps
+        self._is_recorded = source.kind == "video" and source.address != STDIN
+        self._last_s = -1.0
 
-    def read(self) -> tuple[bool, object]:
-        if self._first is None:
-            return self._capture.read()
-        image, self._first = self._first, None
-        return True, image
-
-    def get(self, propId: int, /) -> float:
-        return self._capture.get(propId)
-
-    def release(self) -> None:
-        self._capture.release()
-
-
-def _next_image(capture: Capture) -> NDArray[np.uint8] | None:
-    """(h, w, 3) uint8 BGR, or None where there is no further frame."""
-    with quiet_opencv():
-        done, image = capture.read()
-    return bgr(image) if done and image is not None else None
+    def frame(self, grabbed: Grab, index: int) -> Frame:
+        if not self._is_recorded:
+            return Frame(self._name, grabbed.image, None, index, grabbed.captured_ns, grabbed.captured_unix_ns)
+        position = grabbed.position_ms / 1e3
+        if not self._last_s < position < float("inf"):  # some formats have no times, or lose them
+            position = index / self._fps if index / self._fps > self._last_s else self._last_s + 1 / self._fps
+        self._last_s = position
+        return Frame(self._name, grabbed.image, None, index, position_s=position)
 
 
 def open_source(
@@ -230,7 +242,7 @@ def open_source(
     Args:
         source: An image file, a folder of images (not its sub-folders), a glob pattern, a video file; a camera by its
             index (a number or digits) or its device, such as /dev/video0; the URL of a stream or a video; a GStreamer
-            pipeline, which has " ! " in it or begins with "gst:"; or "-" for bare BGR frames on standard input.
+            pipeline, which has " ! " in it or begins with "gst:"; or "-" for bare frames on standard input.
         options: What is asked of a camera or a stream; None for its own ways.
         report: Called with one line when a camera or a stream is lost, and when it is back.
 
@@ -240,6 +252,11 @@ def open_source(
     """
     options = options or CameraOptions()
     options.check()
+    if options.layout is not None and source != STDIN:
+        raise UsageError(
+            f"layout {options.layout!r} is for bare frames on standard input (-); files, cameras and addresses give "
+            "pictures in colour by themselves"
+        )
     if isinstance(source, int):
         return _open_camera(source, options, report)
     text = os.fspath(source)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import numpy as np
@@ -93,9 +93,9 @@ class Stream:
         self, parts: ModelParts, slots: SlotPool, source: StreamSource, request: Request, options: StreamOptions
     ):
         is_to_be_opened = isinstance(source, str | os.PathLike | int)
-        if options.layout != "interleaved" and (is_to_be_opened or isinstance(source, Source)):
+        if options.layout not in ("interleaved", "bgr") and (is_to_be_opened or isinstance(source, Source)):
             raise UsageError(
-                f"layout {options.layout!r} is for an iterable of a camera's bytes as arrays; files, cameras and "
+                f"layout {options.layout!r} is for an iterable of arrays; files, cameras and "
                 "addresses give pictures in colour by themselves"
             )
         frames: Any = open_source(source) if is_to_be_opened else source
@@ -104,6 +104,8 @@ class Stream:
                 "source must be a path, an address, the index of a camera, or an iterable of pictures, "
                 f"got {type(source).__name__}"
             )
+        if isinstance(frames, Source):
+            options = replace(options, layout=frames.layout)
         is_live = getattr(frames, "is_live", getattr(frames, "kind", None) == "camera")
         self.source = frames
         self._home = parts.home

@@ -42,6 +42,21 @@ class Answer:
     caption_frame: int | None
     latency_ms: float
 
+    @property
+    def captured_ns(self) -> int | None:
+        """When the picture was captured, on the clock of `time.monotonic_ns()`; see `Frame`."""
+        return self.frame.captured_ns
+
+    @property
+    def captured_unix_ns(self) -> int | None:
+        """The same moment in nanoseconds since 1970; see `Frame`."""
+        return self.frame.captured_unix_ns
+
+    @property
+    def position_s(self) -> float | None:
+        """Where the picture lies in its video file, in seconds; see `Frame`."""
+        return self.frame.position_s
+
 
 @dataclass(frozen=True)
 class StreamStatistics:

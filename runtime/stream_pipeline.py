@@ -265,6 +265,8 @@ class Pipeline:
             item = Frame(f"frame {index}", item, None, index)
         if not isinstance(item, Frame):
             raise UsageError(f"a stream takes frames, or pictures as numpy arrays, got {type(item).__name__}")
+        if item.index < 0:
+            item = replace(item, index=index)
         error = item.error or "cannot be read" if item.image is None else None
         try:
             if error is None:

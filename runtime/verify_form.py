@@ -38,6 +38,60 @@ def in_form_of(found: Mapping[str, Array], expected: Mapping[str, Array]) -> dic
     return heads
 
 
+def regions_in_place(
+    found: Mapping[str, Array], expected: Mapping[str, Array], margins: Array, tolerance: float
+) -> tuple[Array, int]:
+    """The memory in `found` with its regions where those of `expected` stand, to hold vector against vector.
+
+    A graph that rounds otherwise may choose another cell where two were nearly as good, and as regions are in the order
+    of their cells, those behind it stand elsewhere then. What may differ so is told by the margins: a region that was
+    chosen by more than the logits can be off has to be there, in its order and with its values. In place of the others
+    stands what was expected.
+
+    Args:
+        found: Outputs of a vision graph by name, batch B.
+        expected: Raw heads of the network for the same images.
+        margins: (B, R) of the network, how clear its choice of each region was, see `regions.region_margins`.
+        tolerance: How far an output may be off, relative to its largest magnitude.
+
+    Returns:
+        (B, L, D), and how many regions of all images the choice of which is not held against the graph. A region that
+        has to be there and is not leaves what is found in its place; so does every one if a value is no number.
+    """
+    memory, truth = found["caption_memory"], expected["caption_memory"]
+    count = margins.shape[1]
+    if memory.shape != truth.shape or not count <= truth.shape[1] or not np.isfinite(memory).all():
+        return memory, 0
+    limit = tolerance * (float(np.abs(truth).max(initial=0)) or 1.0)
+    is_open = margins <= 2 * _slack(found, expected, tolerance)
+    placed = memory.copy()
+    for i, (own, other) in enumerate(zip(truth[:, -count:], memory[:, -count:], strict=True)):
+        begin = 0
+        # The first that fits leaves most for those behind: if all can be found in order, they are found so.
+        for row in range(count):
+            if is_open[i, row]:
+                placed[i, row - count] = own[row]
+                continue
+            fits = np.abs(other[begin:] - own[row]).max(1, initial=0) <= limit
+            if fits.any():
+                begin += int(np.argmax(fits)) + 1
+                placed[i, row - count] = other[begin - 1]
+    return placed, int(np.count_nonzero(is_open))
+
+
+def _slack(found: Mapping[str, Array], expected: Mapping[str, Array], tolerance: float) -> float:
+    """How far the logits that regions are chosen by are off: as seen, or what they may be where they are not given."""
+    errors = []
+    for name in ("class_logits", "semantic_logits"):
+        if name not in found or name not in expected or found[name].shape != expected[name].shape:
+            return tolerance
+        scale = float(np.abs(expected[name]).max(initial=0)) or 1.0
+        errors.append(float(np.abs(found[name] - expected[name]).max(initial=0)) / scale)
+    # Twice, since a graph may choose before it rounds what it gives.
+    worst = max(errors)
+    return min(max(tolerance, worst), 2 * worst)
+
+
 def cells_check(cells: Array, class_logits: Array, tolerance: float) -> tuple[str, str, bool]:
     """Whether `cells` (B, K) are the best of `class_logits` (B, C, N): what was measured, what is allowed, the verdict.
 

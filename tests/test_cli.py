@@ -146,6 +146,8 @@ def test_help_is_quick_because_it_imports_nothing() -> None:
         ("train", "train needs --data DIR and --out RUN, or --resume RUN"),
         ("train --data x", "train needs --data DIR and --out RUN"),
         ("train --resume r --epochs 3 --set seed=1", "leave out --epochs, --set"),
+        ("train --resume r --captioner grit", "leave out --captioner"),
+        ("train --data d --out o --captioner gpt", "argument --captioner: invalid choice: 'gpt'"),
         ("train --data x --out y --size xl", "argument --size: invalid choice: 'xl'"),
         ("train --data x --out y --tasks boxes,,masks", 'such as boxes,masks, got "boxes,,masks"'),
         ("evaluate nowhere --data nowhere", "nowhere"),
@@ -488,7 +490,13 @@ def test_inspect_prints_parts_or_json(checkpoint: Path, capsys: pytest.CaptureFi
     assert run_main(f"inspect {checkpoint} --heads caption") == 2
     assert complaint(capsys) == "the network has no head for caption; it has boxes, semantic"
     assert run_main(f"inspect {checkpoint} --classes 4") == 2
-    assert "a checkpoint has its own classes and words; leave out --classes" in complaint(capsys)
+    assert "a checkpoint has its own classes, words and captioner; leave out --classes" in complaint(capsys)
+    assert run_main(f"inspect {checkpoint} --captioner grit") == 2
+    assert "words and captioner; leave out --captioner" in complaint(capsys)
+    assert run_main(f"{line} --captioner grit") == 0
+    assert "captions over 130 regions beside the grid; input 64x96" in capsys.readouterr().out
+    assert run_main(f"{line} --captioner grit --heads caption") == 2
+    assert "needs the task boxes: regions are its likeliest cells" in complaint(capsys)
 
 
 def test_evaluate_scores_a_checkpoint(checkpoint: Path, scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:

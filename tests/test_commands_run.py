@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from yolor_edge.runtime.bundle import Bundle
@@ -69,6 +70,26 @@ def test_bare_frames_through_a_pipe(tiny_bundle: Bundle, tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     assert sorted(os.listdir(tmp_path / "out")) == ["results.jsonl", "standard-input.mp4"]
     assert done.stdout.decode().splitlines()[-1].startswith("3 answered, ")
+
+
+@pytest.mark.parametrize("layout", ["rgba", "grey", "nv12"])
+def test_bare_frames_of_other_layouts_through_a_pipe(layout: str, tiny_bundle: Bundle, tmp_path: Path) -> None:
+    bgr = picture()
+    code = {"rgba": cv2.COLOR_BGR2RGBA, "grey": cv2.COLOR_BGR2GRAY, "nv12": cv2.COLOR_BGR2YUV_I420}[layout]
+    frame = cv2.cvtColor(bgr, code)
+    if layout == "nv12":
+        u, v = frame[64:80].reshape(32, 48), frame[80:].reshape(32, 48)
+        frame = np.vstack([frame[:64], np.stack([u, v], axis=2).reshape(32, 96)])
+    out = tmp_path / "out"
+    options = [tiny_bundle.path, "-", "--camera-size", "96x64", "--layout", layout, "--threads", "1", "--out", out]
+    done = subprocess.run([*RUN, *options], input=frame.tobytes() * 2, capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    assert [line["image_size"] for line in lines] == [[64, 96]] * 2
+    if layout != "grey":
+        assert {found["class_name"] for found in lines[0]["objects"]} == {"red"}
+    drawn = cv2.VideoCapture(str(out / "standard-input.mp4")).read()[1]
+    assert (drawn[213, 320, 2] > drawn[213, 320, 0] + 40) is np.bool_(layout != "grey")  # red is red in the drawing
 
 
 def test_a_stream_that_is_not_there_is_one_line_without_its_password(tiny_bundle: Bundle, tmp_path: Path) -> None:

@@ -1,14 +1,15 @@
 """The text decoder: a Transformer decoder that attends to the network's top-level features (network.md; CATR).
 
 Post-norm layers (arXiv 1706.03762); a 2-D sine encoding tells the keys of the cross-attention where they lie (DETR,
-arXiv 2005.12872), so that a caption can speak of left and right. Two ways to run it agree: the whole caption at once
+arXiv 2005.12872), so that a caption can speak of left and right. Gated layers attend to regions beside the grid, in
+parallel, and weigh what both say (GRIT, arXiv 2207.09666). Two ways to run either agree: the whole caption at once
 (`forward`, training) and word by word with caches (`prefill` and `step`, what is exported).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import cast
 
 import torch
@@ -16,19 +17,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def sine_axis(cells: int, channels: int, device: torch.device | None = None) -> Tensor:
+    """(cells, channels / 2) float32: sines and cosines of the centres of cells in a row."""
+    quarter = channels // 4
+    wavelengths = 10000 ** (torch.arange(quarter, dtype=torch.float32, device=device) / quarter)
+    # Relative to the picture, so that "left" means the same at every input size.
+    centre = (torch.arange(cells, dtype=torch.float32, device=device) + 0.5) / cells * 2 * math.pi
+    angles = centre[:, None] / wavelengths
+    return torch.cat((angles.sin(), angles.cos()), 1)
+
+
 def sine_positions(height: int, width: int, channels: int) -> Tensor:
     """(height * width, channels) float32: sines and cosines of y in the first half of the channels, of x after."""
-    quarter = channels // 4
-    wavelengths = 10000 ** (torch.arange(quarter, dtype=torch.float32) / quarter)
-
-    def encode(cells: int) -> Tensor:
-        # Relative to the picture, so that "left" means the same at every input size.
-        centre = (torch.arange(cells, dtype=torch.float32) + 0.5) / cells * 2 * math.pi
-        angles = centre[:, None] / wavelengths
-        return torch.cat((angles.sin(), angles.cos()), 1)
-
-    y = encode(height)[:, None].expand(height, width, 2 * quarter)
-    x = encode(width)[None, :].expand(height, width, 2 * quarter)
+    y = sine_axis(height, channels)[:, None].expand(height, width, -1)
+    x = sine_axis(width, channels)[None, :].expand(height, width, -1)
     return torch.cat((y, x), 2).reshape(height * width, channels)
 
 
@@ -81,6 +83,10 @@ class Attention(nn.Module):
         return x.reshape(1, -1, self.heads, 1, x.shape[1] // self.heads)
 
 
+# `Attention.attend` or `Attention.attend_one`: of whole captions, or of one word of each hypothesis.
+Attend = Callable[[Attention, Tensor, Tensor, Tensor], Tensor]
+
+
 class DecoderLayer(nn.Module):
     """Self-attention, cross-attention and feed-forward, each followed by its norm."""
 
@@ -97,11 +103,20 @@ class DecoderLayer(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
         self.dropout = nn.Dropout(dropout)
 
+    def cross(self, memory: Tensor, keyed: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys from `keyed`, the memory with its positions, and values from `memory` (B, L, D): (B, heads, L, d)."""
+        attention = self.cross_attention
+        return attention.split(attention.key(keyed)), attention.split(attention.value(memory))
+
+    def look(self, x: Tensor, cross_keys: Tensor, cross_values: Tensor, attend: Attend) -> Tensor:
+        """What the words x know after a look at the picture, whose keys and values `cross` has given."""
+        return self.norms[1](x + self.dropout(attend(self.cross_attention, x, cross_keys, cross_values)))
+
     def forward(self, x: Tensor, cross_keys: Tensor, cross_values: Tensor) -> Tensor:
         attention = self.self_attention
         keys, values = attention.split(attention.key(x)), attention.split(attention.value(x))
         x = self.norms[0](x + self.dropout(attention.attend(x, keys, values, causal=True)))
-        x = self.norms[1](x + self.dropout(self.cross_attention.attend(x, cross_keys, cross_values)))
+        x = self.look(x, cross_keys, cross_values, Attention.attend)
         return self.norms[2](x + self.dropout(self.feed_forward(x)))
 
     def step(
@@ -122,12 +137,62 @@ class DecoderLayer(nn.Module):
         if past is not None:
             keys, values = torch.cat((past[0], keys), 3), torch.cat((past[1], values), 3)
         x = self.norms[0](x + attention.attend_one(x, keys, values))
-        x = self.norms[1](x + self.cross_attention.attend_one(x, cross_keys, cross_values))
+        x = self.look(x, cross_keys, cross_values, Attention.attend_one)
         return self.norms[2](x + self.feed_forward(x)), keys, values
 
 
+class GatedDecoderLayer(DecoderLayer):
+    """A layer that looks at the grid and at regions side by side; gates weigh both (GRIT, arXiv 2207.09666).
+
+    Each gate sees the word before its look and after, and opens feature by feature. The regions are the last `regions`
+    vectors of the memory.
+    """
+
+    def __init__(self, width: int, heads: int, feed_forward: int, dropout: float, regions: int) -> None:
+        super().__init__(width, heads, feed_forward, dropout)
+        self.regions = regions
+        self.region_attention = Attention(width, heads, dropout)
+        self.gates = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(2))
+        self.region_norm = nn.LayerNorm(width)
+
+    def cross(self, memory: Tensor, keyed: Tensor) -> tuple[Tensor, Tensor]:
+        """As in `DecoderLayer`: those of the grid and, after them, those of the regions."""
+        sizes = (memory.shape[1] - self.regions, self.regions)
+        (grid, regions), (keyed_grid, keyed_regions) = memory.split(sizes, 1), keyed.split(sizes, 1)
+        of_grid, of_regions = self.cross_attention, self.region_attention
+        keys = torch.cat((of_grid.key(keyed_grid), of_regions.key(keyed_regions)), 1)
+        values = torch.cat((of_grid.value(grid), of_regions.value(regions)), 1)
+        return of_grid.split(keys), of_grid.split(values)
+
+    def look(self, x: Tensor, cross_keys: Tensor, cross_values: Tensor, attend: Attend) -> Tensor:
+        sizes = (cross_keys.shape[-2] - self.regions, self.regions)
+        (grid_keys, region_keys), (grid_values, region_values) = (
+            cross_keys.split(sizes, -2),
+            cross_values.split(sizes, -2),
+        )
+        grid = self.norms[1](x + self.dropout(attend(self.cross_attention, x, grid_keys, grid_values)))
+        regions = self.region_norm(x + self.dropout(attend(self.region_attention, x, region_keys, region_values)))
+        of_grid, of_regions = (
+            torch.sigmoid(gate(torch.cat((x, seen), -1)))
+            for gate, seen in zip(self.gates, (grid, regions), strict=True)
+        )
+        return (of_grid * grid + of_regions * regions) * math.sqrt(0.5)
+
+
 class CaptionDecoder(nn.Module):
-    """Word vectors and learned positions in, log-probabilities of the next word out."""
+    """Word vectors and learned positions in, log-probabilities of the next word out.
+
+    Args:
+        vocabulary: Words it chooses from.
+        width: Of a word's vector and of the memory's.
+        layers: Decoder layers.
+        heads: Attention heads of a layer.
+        feed_forward: Width inside a layer's feed-forward part.
+        positions: Longest caption, in tokens.
+        dropout: Share of values dropped in training.
+        regions: How many vectors at the end of the memory are regions, for gated layers; 0 for plain layers.
+        output_layers: 3, two of twice the width before the words, or 1, from a word's vector to the words at once.
+    """
 
     def __init__(
         self,
@@ -138,34 +203,43 @@ class CaptionDecoder(nn.Module):
         feed_forward: int,
         positions: int,
         dropout: float = 0.1,
+        regions: int = 0,
+        output_layers: int = 3,
     ) -> None:
+        if output_layers not in (1, 3):
+            raise ValueError(f"output_layers must be 1 or 3, got {output_layers}")
         super().__init__()
+        self.regions = regions
         self.words = nn.Embedding(vocabulary, width)
         self.positions = nn.Embedding(positions, width)
         self.norm = nn.LayerNorm(width)
         # Brings the memory, raw convolution outputs, to the scale of the words and of the positions added to its keys.
         self.memory_norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
-        self.layers = nn.ModuleList(DecoderLayer(width, heads, feed_forward, dropout) for _ in range(layers))
-        self.output = nn.Sequential(
-            nn.Linear(width, 2 * width),
-            nn.ReLU(inplace=True),
-            nn.Linear(2 * width, 2 * width),
-            nn.ReLU(inplace=True),
-            nn.Linear(2 * width, vocabulary),
+        self.layers = nn.ModuleList(
+            GatedDecoderLayer(width, heads, feed_forward, dropout, regions)
+            if regions
+            else DecoderLayer(width, heads, feed_forward, dropout)
+            for _ in range(layers)
         )
+        if output_layers == 3:
+            self.output = nn.Sequential(
+                nn.Linear(width, 2 * width),
+                nn.ReLU(inplace=True),
+                nn.Linear(2 * width, 2 * width),
+                nn.ReLU(inplace=True),
+                nn.Linear(2 * width, vocabulary),
+            )
+        else:
+            self.output = nn.Sequential(nn.Linear(width, vocabulary))
         nn.init.normal_(self.words.weight, std=0.02)
         nn.init.normal_(self.positions.weight, std=0.02)
 
     def cross(self, memory: Tensor, where: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values of every layer's cross-attention from memory (B, L, D) and its positions (L, D)."""
+        """Keys and values of every layer's look at the picture, from memory (B, L, D) and its positions (L, D)."""
         memory = self.memory_norm(memory)
-        pairs = []
-        for layer in cast("Iterable[DecoderLayer]", self.layers):
-            attention = layer.cross_attention
-            keys = attention.split(attention.key(memory + where.to(memory.dtype)))
-            pairs.append((keys, attention.split(attention.value(memory))))
-        return pairs
+        keyed = memory + where.to(memory.dtype)
+        return [layer.cross(memory, keyed) for layer in cast("Iterable[DecoderLayer]", self.layers)]
 
     def forward(self, tokens: Tensor, memory: Tensor, where: Tensor) -> Tensor:
         """Logits (B, T, V) of the word after each of tokens (B, T), with memory (B, L, D)."""

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from ..runtime.errors import UsageError
+from ..runtime.graph_options import LARGEST_TOP_K
 
 Size = Literal["n", "s", "m", "l"]
 Task = Literal["boxes", "masks", "semantic", "caption"]
 SIZES: tuple[Size, ...] = get_args(Size)
 TASKS: tuple[Task, ...] = get_args(Task)
+Captioner = Literal["catr", "grit"]
+CAPTIONERS: dict[Captioner, dict[str, Any]] = {
+    "catr": {"caption_regions": 0, "caption_output_layers": 3},
+    "grit": {"caption_regions": 300, "caption_output_layers": 1},
+}
+"""Kinds of caption decoder: what each asks of `NetworkConfig`."""
 MOST_COUNTED = 1_000_000
 """Beyond what any count in the settings can mean."""
 PROTOTYPE_STRIDE = 4
@@ -74,6 +81,11 @@ class NetworkConfig:
         reg_max: Bins of the distance distribution a box side is read from.
         caption_positions: Longest caption, in tokens.
         name: What the network calls itself in bundles and reports.
+        caption_regions: Most cells that captions look at beside the grid, chosen by their class logits; the decoder's
+            layers are gated then, and classes of the semantic map add one region each. 0 for plain layers.
+        caption_output_layers: Linear layers from a word's vector to the next word: 3 or 1.
+        silent_tasks: Heads that are computed because regions are chosen by them, and not given: only a part of a
+            network that was trained whole has any, see `with_tasks`.
     """
 
     size: Size
@@ -88,6 +100,9 @@ class NetworkConfig:
     reg_max: int = 16
     caption_positions: int = 128
     name: str = "yolor-edge"
+    caption_regions: int = 0
+    caption_output_layers: int = 3
+    silent_tasks: tuple[Task, ...] = ()
 
     strides = (8, 16, 32)
 
@@ -102,6 +117,7 @@ class NetworkConfig:
         if unknown or not self.tasks:
             raise UsageError(f"tasks must be some of {', '.join(TASKS)}, got {', '.join(self.tasks) or 'none'}")
         object.__setattr__(self, "tasks", tuple(task for task in TASKS if task in self.tasks))
+        self._check_captioner()
         if "masks" in self.tasks and "boxes" not in self.tasks:
             raise UsageError("the task masks needs the task boxes: a mask belongs to a box")
         if "boxes" in self.tasks and not self.class_names:
@@ -114,12 +130,60 @@ class NetworkConfig:
             raise UsageError(f"the task caption needs a vocabulary, got {len(self.vocabulary)} entries")
         check_input_size(self.input_size)
 
+    def _check_captioner(self) -> None:
+        for name, allowed, words in (
+            ("caption_regions", range(LARGEST_TOP_K + 1), f"a whole number from 0 to {LARGEST_TOP_K}"),
+            ("caption_output_layers", (1, 3), "1 or 3"),
+        ):
+            value = getattr(self, name)
+            if type(value) is not int or value not in allowed:
+                raise UsageError(f"{name} must be {words}, got {value!r}")
+        if any(task not in ("boxes", "semantic") or task in self.tasks for task in self.silent_tasks):
+            raise UsageError(
+                f"silent_tasks must be of boxes, semantic, and none of the tasks, got {', '.join(self.silent_tasks)}"
+            )
+        if self.caption_regions and "caption" in self.tasks and "boxes" not in self.heads:
+            raise UsageError(
+                "caption_regions, which the captioner grit has, needs the task boxes: regions are its likeliest cells"
+            )
+
     @property
     def plan(self) -> SizePlan:
         return SIZE_PLANS[self.size]
 
+    @property
+    def heads(self) -> tuple[Task, ...]:
+        """The heads that are computed: those of the tasks, and the silent ones."""
+        return tuple(task for task in TASKS if task in (*self.tasks, *self.silent_tasks))
+
+    @property
+    def captioner(self) -> str:
+        """Which of `CAPTIONERS` it has, or in words what it has else."""
+        chosen = {"caption_regions": self.caption_regions, "caption_output_layers": self.caption_output_layers}
+        for name, values in CAPTIONERS.items():
+            if values == chosen:
+                return name
+        return ", ".join(f"{name}={value}" for name, value in chosen.items())
+
+    def regions_at(self, input_size: tuple[int, int]) -> int:
+        """How many region vectors the memory of an image of `input_size` (height, width) ends with."""
+        if not self.caption_regions or "caption" not in self.tasks:
+            return 0
+        cells = sum((input_size[0] // stride) * (input_size[1] // stride) for stride in self.strides)
+        return min(self.caption_regions, cells) + (len(self.semantic_names) if "semantic" in self.heads else 0)
+
+    def with_tasks(self, tasks: Sequence[Task]) -> NetworkConfig:
+        """The part of this network that does only `tasks`, with what their answers depend on."""
+        inner: tuple[Task, ...] = ("boxes", "semantic") if self.caption_regions and "caption" in tasks else ()
+        silent = tuple(task for task in inner if task in self.heads and task not in tasks)
+        return dataclasses.replace(self, tasks=tuple(tasks), silent_tasks=silent)
+
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """Every field but those that came with the gated decoder and are not in use: older versions know none."""
+        values = dataclasses.asdict(self)
+        newer = ("caption_regions", "caption_output_layers", "silent_tasks")
+        usual = {field.name: field.default for field in dataclasses.fields(self) if field.name in newer}
+        return {name: value for name, value in values.items() if name not in usual or value != usual[name]}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> NetworkConfig:

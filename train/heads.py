@@ -24,7 +24,10 @@ def _branch(c_in: int, width: int, c_out: int, bias: float | None = None) -> nn.
 
 
 class BoxHead(nn.Module):
-    """Class logits and box-side distributions at every cell of the three levels (decoupled, anchor-free)."""
+    """Class logits and box-side distributions at every cell of the three levels (decoupled, anchor-free).
+
+    With `reg_max` 0 it has class logits alone, for what goes on from them.
+    """
 
     def __init__(self, channels: Sequence[int], classes: int, reg_max: int, box_width: int, class_width: int) -> None:
         super().__init__()
@@ -32,14 +35,19 @@ class BoxHead(nn.Module):
         class_width = max(channels[0], min(2 * classes, class_width))
         # A sigmoid of about 0.01 at the start, the share of cells that hold an object (RetinaNet, arXiv 1708.02002).
         prior = -math.log((1 - 0.01) / 0.01)
-        self.boxes = nn.ModuleList(_branch(c, box_width, 4 * reg_max, 1.0) for c in channels)
+        if reg_max:
+            self.boxes = nn.ModuleList(_branch(c, box_width, 4 * reg_max, 1.0) for c in channels)
         self.classes = nn.ModuleList(_branch(c, class_width, classes, prior) for c in channels)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Return class_logits (B, C, N) and box_bins (B, 4 * reg_max, N)."""
-        class_logits = _flatten_levels([branch(x) for branch, x in zip(self.classes, features, strict=True)])
+        class_logits = self.class_logits(features)
         box_bins = _flatten_levels([branch(x) for branch, x in zip(self.boxes, features, strict=True)])
         return class_logits, box_bins
+
+    def class_logits(self, features: Sequence[Tensor]) -> Tensor:
+        """Return class_logits (B, C, N)."""
+        return _flatten_levels([branch(x) for branch, x in zip(self.classes, features, strict=True)])
 
 
 class MaskHead(nn.Module):

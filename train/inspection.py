@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -47,7 +47,8 @@ class Inspection:
     Attributes:
         config: The network.
         input_size: (height, width) of the image that the work is counted for.
-        parts: Backbone, neck, one part for each head; for captions memory, prefill and one further word.
+        parts: Backbone, neck, one part for each head; for captions memory, regions where they look at any, prefill and
+            one further word.
     """
 
     config: NetworkConfig
@@ -72,6 +73,8 @@ class Inspection:
             counts.append(f"{len(config.semantic_names)} semantic classes")
         if "caption" in config.tasks:
             counts.append(f"vocabulary of {len(config.vocabulary)}")
+            if config.caption_regions:
+                counts.append(f"captions over {config.regions_at(self.input_size)} regions beside the grid")
         rows = [(part.name, _short(part.parameters), _short(part.flops)) for part in self.parts]
         rows.append(("all, once an image", _short(self.parameters), _short(self.flops)))
         width = max(len(name) for name, _, _ in rows)
@@ -101,6 +104,7 @@ class Inspection:
             "classes": len(self.config.class_names),
             "semantic_classes": len(self.config.semantic_names),
             "vocabulary": len(self.config.vocabulary),
+            "regions": self.config.regions_at(self.input_size),
             "parameters": self.parameters,
             "flops": self.flops,
             "parts": [
@@ -125,7 +129,7 @@ def inspect_network(config: NetworkConfig, input_size: tuple[int, int] | None = 
     """
     height, width = check_input_size(config.input_size if input_size is None else input_size)
     with torch.device("meta"), torch.no_grad():
-        network = Network(config).eval()
+        network = Network(replace(config, input_size=(height, width))).eval()
         parts: list[PartCost] = []
 
         def run(name: str, part: nn.Module, compute: Callable[[], Any]) -> Any:
@@ -135,15 +139,27 @@ def inspect_network(config: NetworkConfig, input_size: tuple[int, int] | None = 
             return result
 
         texture, *levels = run("backbone", network.backbone, lambda: network.backbone(torch.empty(1, 3, height, width)))
+        logits: dict[str, Tensor] = {}
         features: list[Tensor] = run("neck", network.neck, lambda: network.neck(*levels))
         if "boxes" in config.tasks:
-            run("box head", network.box_head, lambda: network.box_head(features))
+            logits["class_logits"], _ = run("box head", network.box_head, lambda: network.box_head(features))
+        elif "boxes" in config.heads:
+            logits["class_logits"] = run(
+                "class head", network.box_head, lambda: network.box_head.class_logits(features)
+            )
         if "masks" in config.tasks:
             run("mask head", network.mask_head, lambda: network.mask_head(features))
-        if "semantic" in config.tasks:
-            run("semantic head", network.semantic_head, lambda: network.semantic_head(features[0]))
+        if "semantic" in config.heads:
+            head = network.semantic_head
+            logits["semantic_logits"] = run("semantic head", head, lambda: head(features[0]))
         if "caption" in config.tasks:
-            memory = run("caption memory", network.caption_memory, lambda: network.memory([texture, *features]))
+            memory = run("caption memory", network.caption_memory, lambda: network.grid_memory([texture, *features]))
+            if config.caption_regions:
+                chosen = logits["class_logits"], logits.get("semantic_logits")
+                regions = run(
+                    "caption regions", network.region_memory, lambda: network.region_memory(features, *chosen)
+                )
+                memory = torch.cat((memory, regions), 1)
             where = network.memory_positions((height, width))
             token = torch.full((1,), BOS_ID)
             decoder = network.caption_decoder

@@ -23,7 +23,7 @@ from .batches import Batch, training_loader
 from .checkpoint import Checkpoint, write_checkpoint
 from .coco import CocoDataset
 from .coco_files import splits_of
-from .config import TASKS, NetworkConfig, Size, Task, TrainConfig
+from .config import CAPTIONERS, TASKS, Captioner, NetworkConfig, Size, Task, TrainConfig
 from .evaluate import score_network
 from .losses import DenseLoss, caption_loss
 from .network import Network
@@ -42,6 +42,7 @@ def fit(
     tasks: tuple[Task, ...] | None = None,
     split: str | None = None,
     name: str = "yolor-edge",
+    captioner: Captioner = "catr",
     threads: int | None = None,
 ) -> Checkpoint:
     """Train a network from scratch on a data set in COCO's layout.
@@ -55,6 +56,8 @@ def fit(
         tasks: Heads to train; by default one for every kind of truth that the data set has.
         split: Training split; by default the first whose name starts with "train".
         name: What the network calls itself.
+        captioner: Kind of the caption decoder: "catr" attends to a grid of the picture; "grit" to regions too, with
+            gates between the two, and has one output layer. The second needs the task boxes.
         threads: CPU threads of torch, beside the processes that prepare batches; None for torch's own choice, which is
             every core that this process may run on. Another number rounds sums in another order.
 
@@ -72,7 +75,7 @@ def fit(
     if (out / RUN).exists():
         raise UsageError(f"{out}: holds a run already; continue it with --resume {out} or choose another --out")
     dataset = CocoDataset.open(data, split=split, role="train")
-    network_config = describe_network(dataset, size, config, input_size, tasks, name)
+    network_config = describe_network(dataset, size, config, input_size, tasks, name, captioner)
     choose_device(config.device)  # Before anything is written: a run that cannot start must not be there to resume.
     out.mkdir(parents=True, exist_ok=True)
     run = {
@@ -135,12 +138,16 @@ def describe_network(
     input_size: tuple[int, int],
     tasks: tuple[Task, ...] | None,
     name: str,
+    captioner: Captioner = "catr",
 ) -> NetworkConfig:
     """The network that fits a data set: its classes, its words, and a head for every task asked for.
 
     Raises:
-        UsageError: If the data set has no truth for a task that was asked for.
+        UsageError: If the data set has no truth for a task that was asked for, or the captioner is unknown or lacks a
+            task that it needs.
     """
+    if captioner not in CAPTIONERS:
+        raise UsageError(f"captioner must be one of {', '.join(CAPTIONERS)}, got {captioner!r}")
     available: tuple[Task, ...] = tuple(task for task in TASKS if task in dataset.tasks)
     absent = [task for task in tasks or () if task not in available]
     if absent:
@@ -148,6 +155,12 @@ def describe_network(
             f"{dataset.root} ({dataset.split}): has no truth for {', '.join(absent)}; it has {', '.join(available)}"
         )
     chosen = tasks or available
+    lacking = [task for task in ("boxes", "caption") if task not in chosen]
+    if captioner == "grit" and lacking:
+        raise UsageError(
+            f"the captioner grit needs the task {' and '.join(lacking)}: its captions look at the cells that boxes "
+            f"come from; the tasks are {', '.join(chosen)}"
+        )
     vocabulary: list[str] = []
     if "caption" in chosen:
         captions = (text for i in range(len(dataset)) for text in dataset[i].captions or ())
@@ -162,6 +175,7 @@ def describe_network(
         vocabulary=tuple(vocabulary),
         input_size=input_size,
         name=name,
+        **CAPTIONERS[captioner],
     )
 
 
@@ -271,16 +285,32 @@ class Trainer:
         features = self.network.features(images)
         dense_count = len(batch.strong)
         dense = features if batch.weak is None else [level[:dense_count] for level in features]
-        losses = self.dense_loss(self.network.dense(dense), batch.truth)
+        outputs = self.network.dense(dense)
+        losses = self.dense_loss(outputs, batch.truth)
         if "caption" in network.tasks and len(batch.tokens):
             spoken = features if batch.weak is None else [level[dense_count:] for level in features]
-            memory = self.network.memory(spoken)[batch.owners]
+            memory = self.network.memory(spoken, outputs if batch.weak is None else self._choosing(spoken))
+            memory = memory[batch.owners]
             logits = self.network.caption_decoder(batch.tokens[:, :-1], memory, self.where)
             loss = caption_loss(logits, batch.tokens[:, 1:], PAD_ID, self.config.label_smoothing)
             losses["caption"] = self.config.caption_gain * loss
         elif not losses:  # A network that only speaks, and a batch without captions.
             losses["caption"] = features[3].sum() * 0.0
         return losses
+
+    @torch.no_grad()
+    def _choosing(self, features: list[Tensor]) -> dict[str, Tensor]:
+        """The logits that regions of views for captions are chosen by.
+
+        As at inference, by the statistics gathered so far: these views are not to move those of the dense heads.
+        """
+        heads = [head for name, head in self.network.named_children() if name in ("box_head", "semantic_head")]
+        for head in heads:
+            head.eval()
+        logits = self.network.choosing(features)
+        for head in heads:
+            head.train()
+        return logits
 
     @torch.no_grad()
     def _update_average(self) -> None:

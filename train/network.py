@@ -5,6 +5,8 @@ Layer plan: network.md, after YOLOR-MTL (arXiv 2309.16921) and YOLOv7 (arXiv 220
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,6 +15,7 @@ from .blocks import ELAN, ELANH, MP, SPPCSPC, Conv, Prediction
 from .caption_decoder import CaptionDecoder, sine_positions
 from .config import NetworkConfig, SizePlan
 from .heads import BoxHead, MaskHead, SemanticHead
+from .regions import RegionMemory, region_margins
 
 
 class Backbone(nn.Module):
@@ -86,15 +89,20 @@ class Network(nn.Module):
         self.backbone = Backbone(plan)
         self.neck = Neck(self.backbone.channels, plan)
         channels = self.neck.channels
-        if "boxes" in config.tasks:
-            self.box_head = BoxHead(channels, len(config.class_names), config.reg_max, plan.box_width, plan.class_width)
+        if "boxes" in config.heads:
+            reg_max = config.reg_max if "boxes" in config.tasks else 0
+            self.box_head = BoxHead(channels, len(config.class_names), reg_max, plan.box_width, plan.class_width)
         if "masks" in config.tasks:
             self.mask_head = MaskHead(channels, config.prototypes, plan.prototype_width)
-        if "semantic" in config.tasks:
+        if "semantic" in config.heads:
             width = max(plan.semantic_width, channels[0] // 4)
             self.semantic_head = SemanticHead(channels[0], len(config.semantic_names), width)
         if "caption" in config.tasks:
             self.caption_memory = Prediction(self.backbone.texture_channels + sum(channels), plan.caption_width)
+            if config.caption_regions:
+                self.region_memory = RegionMemory(
+                    channels, plan.caption_width, config.caption_regions, "semantic" in config.heads
+                )
             self.caption_decoder = CaptionDecoder(
                 len(config.vocabulary),
                 plan.caption_width,
@@ -102,6 +110,8 @@ class Network(nn.Module):
                 plan.caption_heads,
                 plan.caption_feed_forward,
                 config.caption_positions,
+                regions=config.regions_at(config.input_size),
+                output_layers=config.caption_output_layers,
             )
 
     def features(self, images: Tensor) -> list[Tensor]:
@@ -121,8 +131,31 @@ class Network(nn.Module):
             outputs["semantic_logits"] = self.semantic_head(levels[0])
         return outputs
 
-    def memory(self, features: list[Tensor]) -> Tensor:
-        """(B, L, D): what the caption decoder attends to, one vector a cell of the top level, rows first.
+    def memory(self, features: list[Tensor], known: Mapping[str, Tensor]) -> Tensor:
+        """(B, L, D): what the caption decoder attends to: the grid and, where its layers are gated, regions after it.
+
+        Args:
+            features: From `features`.
+            known: Raw outputs for these features that are there already.
+        """
+        grid = self.grid_memory(features)
+        if not self.config.caption_regions:
+            return grid
+        logits = self.choosing(features, known)
+        regions = self.region_memory(features[1:], logits["class_logits"], logits.get("semantic_logits"))
+        return torch.cat((grid, regions), 1)
+
+    def choosing(self, features: list[Tensor], known: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """The raw outputs that regions are chosen by; none without regions. What is `known` is not computed again."""
+        logits = dict(known or {})
+        if self.config.caption_regions and "class_logits" not in logits:
+            logits["class_logits"] = self.box_head.class_logits(features[1:])
+        if self.config.caption_regions and "semantic" in self.config.heads and "semantic_logits" not in logits:
+            logits["semantic_logits"] = self.semantic_head(features[1])
+        return logits
+
+    def grid_memory(self, features: list[Tensor]) -> Tensor:
+        """(B, cells, D): one vector a cell of the top level, rows first.
 
         Beside the top level's own features stand those of the finer levels and of the backbone's first stage, averaged
         over the cell. Small objects live on the finer levels, and colour only in the backbone: boxes and masks teach
@@ -133,12 +166,25 @@ class Network(nn.Module):
         return self.caption_memory(torch.cat((*finer, features[3]), 1)).flatten(2).transpose(1, 2)
 
     def memory_positions(self, input_size: tuple[int, int]) -> Tensor:
-        """(L, D): where those cells lie, for images of `input_size` (height, width)."""
-        return sine_positions(input_size[0] // 32, input_size[1] // 32, self.config.plan.caption_width)
+        """(L, D): where the cells of the grid lie, for images of `input_size` (height, width); zeros for regions.
+
+        A region's place is in its vector already.
+        """
+        width = self.config.plan.caption_width
+        grid = sine_positions(input_size[0] // 32, input_size[1] // 32, width)
+        return torch.cat((grid, torch.zeros(self.config.regions_at(input_size), width)))
+
+    def region_margins(self, images: Tensor) -> Tensor | None:
+        """How clear the choice of the regions of `images` is, see `regions.region_margins`; None without regions."""
+        if not self.config.regions_at(self.config.input_size):
+            return None
+        features = self.features(images)
+        logits = self.choosing(features)
+        return region_margins(logits["class_logits"], logits.get("semantic_logits"), self.config.caption_regions)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         features = self.features(images)
         outputs = self.dense(features)
         if "caption" in self.config.tasks:
-            outputs["caption_memory"] = self.memory(features)
+            outputs["caption_memory"] = self.memory(features, outputs)
         return outputs

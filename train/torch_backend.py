@@ -115,12 +115,19 @@ def parts_of(network: Network, input_size: tuple[int, int] | None = None) -> dic
     Shapes hold names for the axes that may vary: `batch` images, `beam` hypotheses, `past` words.
 
     Raises:
-        ValueError: If the network is in training mode, where running it would change its statistics.
+        ValueError: If the network is in training mode, where running it would change its statistics, or its captions
+            look at another number of regions at `input_size` than at the network's own.
     """
     if network.training:
         raise ValueError("network must be in evaluation mode; call network.eval()")
     config = network.config
     height, width = input_size or config.input_size
+    regions = config.regions_at((height, width))
+    if regions != config.regions_at(config.input_size):
+        raise ValueError(
+            f"the caption decoder looks at {config.regions_at(config.input_size)} regions, an image of "
+            f"{height}x{width} has {regions}; make a network of that input size"
+        )
     cells = sum((height // s) * (width // s) for s in config.strides)
     outputs: dict[str, tuple[int | str, ...]] = {}
     if "boxes" in config.tasks:
@@ -132,7 +139,7 @@ def parts_of(network: Network, input_size: tuple[int, int] | None = None) -> dic
     if "semantic" in config.tasks:
         outputs["semantic_logits"] = ("batch", len(config.semantic_names), height // 8, width // 8)
     plan = config.plan
-    memory = (height // 32) * (width // 32)
+    memory = (height // 32) * (width // 32) + regions
     if "caption" in config.tasks:
         outputs["caption_memory"] = ("batch", memory, plan.caption_width)
     parts = {

@@ -210,6 +210,7 @@ def _add_train(commands: Any) -> None:
     )
     parser.add_argument("--split", metavar="S", help="split to train on (default: the first named train...)")
     parser.add_argument("--name", metavar="NAME", help="what the network calls itself (default: yolor-edge)")
+    _add_captioner(parser)
     parser.add_argument(
         "--threads",
         type=int,
@@ -228,7 +229,7 @@ def _add_train(commands: Any) -> None:
 
 def _train(arguments: argparse.Namespace) -> int:
     if arguments.resume is not None:
-        others = ("data", "out", "size", "epochs", "input_size", "tasks", "split", "name", "set")
+        others = ("data", "out", "size", "epochs", "input_size", "tasks", "split", "name", "captioner", "set")
         given = [f"--{name.replace('_', '-')}" for name in others if getattr(arguments, name) is not None]
         if given:
             raise _Misuse(f"--resume goes on with the settings of the run; leave out {', '.join(given)}")
@@ -244,7 +245,7 @@ def _train(arguments: argparse.Namespace) -> int:
         settings = [] if arguments.epochs is None else [f"epochs={arguments.epochs}"]
         options = {
             name: getattr(arguments, name)
-            for name in ("size", "input_size", "tasks", "name")
+            for name in ("size", "input_size", "tasks", "name", "captioner")
             if getattr(arguments, name) is not None
         }
         config = TrainConfig().with_settings([*settings, *(arguments.set or [])])
@@ -281,6 +282,7 @@ def _add_inspect(commands: Any) -> None:
         help="multiples of 32 (default: the checkpoint's, or 640x640)",
     )
     parser.add_argument("--heads", type=_names, metavar="A,B", help="tasks (default: all)")
+    _add_captioner(parser)
     _add_into(parser)
     _add_json(parser)
 
@@ -303,10 +305,8 @@ def _amount(text: str) -> int:
 
 
 def _network_config(arguments: argparse.Namespace) -> Any:
-    from dataclasses import replace
-
     from .runtime.tokenizer import SPECIALS
-    from .train.config import TASKS, NetworkConfig
+    from .train.config import CAPTIONERS, TASKS, NetworkConfig
 
     if (arguments.checkpoint is None) == (arguments.size is None):
         raise _Misuse("inspect needs a CHECKPOINT or --size, one of the two; see yolor-edge inspect --help")
@@ -317,15 +317,16 @@ def _network_config(arguments: argparse.Namespace) -> Any:
     }
     if arguments.checkpoint is not None:
         given = [name for name, count in counts.items() if count is not None]
+        given += ["--captioner"] if arguments.captioner is not None else []
         if given:
-            raise _Misuse(f"a checkpoint has its own classes and words; leave out {', '.join(given)}")
+            raise _Misuse(f"a checkpoint has its own classes, words and captioner; leave out {', '.join(given)}")
         from .train.checkpoint import Checkpoint
 
         config = Checkpoint.open(arguments.checkpoint).config
         absent = [task for task in arguments.heads or () if task not in config.tasks]
         if absent:
             raise _Misuse(f"the network has no head for {', '.join(absent)}; it has {', '.join(config.tasks)}")
-        return replace(config, tasks=arguments.heads) if arguments.heads else config
+        return config.with_tasks(arguments.heads) if arguments.heads else config
     for name, count in counts.items():
         if count is not None and count < 1:
             raise _Misuse(f"{name} must be at least 1, got {count}")
@@ -343,10 +344,20 @@ def _network_config(arguments: argparse.Namespace) -> Any:
         semantic_category_ids=tuple(range(1, semantic + 1)),
         vocabulary=(*SPECIALS, *(f"word{i}" for i in range(words)))[:words],
         input_size=arguments.input_size or (640, 640),
+        **CAPTIONERS[arguments.captioner or "catr"],
     )
 
 
 # Arguments and outputs that several commands share.
+
+
+def _add_captioner(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--captioner",
+        choices=("catr", "grit"),
+        help="decoder of the captions: catr, over a grid of the picture, or grit, with gated layers over the grid and "
+        "the likeliest cells of boxes and semantic classes (default: catr)",
+    )
 
 
 def _add_backend(parser: argparse.ArgumentParser) -> None:

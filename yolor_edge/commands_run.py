@@ -37,7 +37,7 @@ def add(commands: Any) -> None:
         "source",
         metavar="SOURCE",
         help="picture, folder, glob in quotes, video; camera index or /dev/videoN; URL (rtsp, http, ...); GStreamer "
-        "pipeline in quotes; or - for bare BGR frames on standard input",
+        "pipeline in quotes; or - for bare frames on standard input",
     )
     parser.add_argument("--out", default="yolor-edge-out", metavar="DIR", help="folder (default: yolor-edge-out)")
     parser.add_argument(
@@ -71,6 +71,11 @@ def add(commands: Any) -> None:
         type=_width_by_height,
         metavar="WIDTHxHEIGHT",
         help="wanted of a camera, such as 1280x720; of standard input, the size of its frames",
+    )
+    parser.add_argument(
+        "--layout",
+        choices=("bgr", "rgb", "bgra", "rgba", "grey", "nv12", "yuyv"),
+        help="of the bare frames on standard input (default: bgr)",
     )
     parser.add_argument("--camera-fps", type=float, metavar="X", help="frames per second wanted of a camera")
     parser.add_argument(
@@ -107,7 +112,7 @@ def _run(arguments: argparse.Namespace) -> int:
             show=arguments.show,
             overlay=arguments.overlay,
             caption_every=arguments.caption_every,
-            camera=CameraOptions(arguments.camera_size, arguments.camera_fps, arguments.reconnect),
+            camera=CameraOptions(arguments.camera_size, arguments.camera_fps, arguments.reconnect, arguments.layout),
             max_frames=arguments.max_frames,
             report=cli._say if stdout_is_taken else _print_line,
             **cli._caption(arguments),

@@ -224,12 +224,12 @@ class BoundDecoder {
 std::unique_ptr<BoundDecoder> make_decoder(int64_t vocabulary, int64_t width, int64_t layers, int64_t heads,
                                            int64_t feed_forward, int64_t hidden, int64_t positions,
                                            int64_t memory, double norm_epsilon, const std::string& precision,
-                                           const py::dict& tensors,
-                                           const std::optional<std::string>& kernels) {
+                                           const py::dict& tensors, const std::optional<std::string>& kernels,
+                                           int64_t regions) {
     if (precision != "fp32" && precision != "int8")
         throw std::invalid_argument("precision must be fp32 or int8, got " + precision);
-    const DecoderDims dims{vocabulary, width,     layers, heads,       feed_forward,
-                           hidden,     positions, memory, norm_epsilon};
+    const DecoderDims dims{vocabulary, width,     layers, heads,   feed_forward,
+                           hidden,     positions, memory, regions, norm_epsilon};
     return std::make_unique<BoundDecoder>(dims, precision == "int8", tensors, kernels);
 }
 
@@ -263,7 +263,7 @@ void bind_captions(py::module_& module) {
         .def(py::init(&make_decoder), py::arg("vocabulary"), py::arg("width"), py::arg("layers"),
              py::arg("heads"), py::arg("feed_forward"), py::arg("hidden"), py::arg("positions"),
              py::arg("memory"), py::arg("norm_epsilon"), py::arg("precision"), py::arg("tensors"),
-             py::arg("kernels") = py::none())
+             py::arg("kernels") = py::none(), py::arg("regions") = 0)
         .def("write", &BoundDecoder::write, py::arg("memory"), YE_SEARCH_ARGUMENTS,
              py::arg("budget_ms") = py::none())
         .def("log_probs", &BoundDecoder::log_probs, py::arg("memory"), py::arg("tokens"))

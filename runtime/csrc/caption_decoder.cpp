@@ -4,7 +4,6 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
-#include <functional>
 #include <limits>
 #include <stdexcept>
 #include <utility>
@@ -26,9 +25,32 @@ int64_t now_ns() {
         .count();
 }
 
-void require_dim(const char* name, int64_t value) {
-    if (value >= 1 && value <= kLargestDim) return;
-    throw std::invalid_argument(std::string(name) + " must lie in 1..16777216, got " + std::to_string(value));
+void require_dim(const char* name, int64_t value, int64_t least = 1) {
+    if (value >= least && value <= kLargestDim) return;
+    throw std::invalid_argument(std::string(name) + " must lie in " + std::to_string(least) +
+                                "..16777216, got " + std::to_string(value));
+}
+
+/// A number that at least `wanted` of `values` reach, near the highest such.
+float reached_by(const float* values, int64_t n, int64_t wanted, PassingBits passing) {
+    float lowest = std::numeric_limits<float>::lowest();
+    if (n < wanted) return lowest;
+    const auto [least, most] = std::minmax_element(values, values + n);
+    float from = *least, to = *most;
+    if (!(from >= lowest && to <= std::numeric_limits<float>::max())) return lowest;
+    lowest = from;
+    for (int i = 0; i < 8; ++i) {
+        const float middle = from + (to - from) * 0.5f;
+        int64_t count = 0;
+        for (int64_t k = 0; k < n; k += kScanPart)
+            count += __builtin_popcountll(passing(values + k, std::min(n - k, kScanPart), middle));
+        if (count >= wanted) {
+            lowest = from = middle;
+        } else {
+            to = middle;
+        }
+    }
+    return lowest;
 }
 
 const DecoderDims& checked(const DecoderDims& dims) {
@@ -37,10 +59,14 @@ const DecoderDims& checked(const DecoderDims& dims) {
                                       {"layers", dims.layers},
                                       {"heads", dims.heads},
                                       {"feed_forward", dims.feed_forward},
-                                      {"hidden", dims.hidden},
                                       {"positions", dims.positions},
                                       {"memory", dims.memory}})
         require_dim(name, value);
+    require_dim("hidden", dims.hidden, 0);
+    if (dims.regions < 0 || dims.regions >= dims.memory) {
+        throw std::invalid_argument("regions must be at least 0 and less than memory, got " +
+                                    std::to_string(dims.regions) + " of " + std::to_string(dims.memory));
+    }
     if (dims.width % dims.heads != 0) {
         throw std::invalid_argument("width must be a multiple of heads, got " + std::to_string(dims.width) +
                                     " and " + std::to_string(dims.heads));
@@ -56,7 +82,8 @@ const DecoderDims& checked(const DecoderDims& dims) {
 
 DecoderWeights collect_weights(const DecoderDims& dims, bool is_int8, const TensorSource& source) {
     checked(dims);
-    const int64_t most_inputs = std::max({dims.width, dims.feed_forward, dims.hidden, dims.memory});
+    const int64_t widest = dims.regions > 0 ? 2 * dims.width : dims.width;
+    const int64_t most_inputs = std::max({widest, dims.feed_forward, dims.hidden, dims.memory});
     if (is_int8 && most_inputs > kMostInt8Inputs) {
         throw std::invalid_argument(
             "width, feed_forward, hidden and memory must be at most 65000 with int8 weights, got " +
@@ -100,25 +127,48 @@ DecoderWeights collect_weights(const DecoderDims& dims, bool is_int8, const Tens
         DecoderLayerWeights layer{};
         layer.self_in = linear(at + "self_attention.in", dims.width, 3 * dims.width, kind);
         layer.self_out = linear(at + "self_attention.output", dims.width, dims.width, kind);
-        layer.cross_query = linear(at + "cross_attention.query", dims.width, dims.width, kind);
-        layer.cross_key = linear(at + "cross_attention.key", dims.width, dims.width, kind);
-        layer.cross_value = linear(at + "cross_attention.value", dims.width, dims.width, kind);
-        layer.cross_out = linear(at + "cross_attention.output", dims.width, dims.width, kind);
+        layer.self_out.is_coarse = true;
+        layer.self_norm = norm(at + "norms.0");
+        const auto look = [&](const std::string& name, const std::string& norm_name) {
+            LookWeights weights{};
+            weights.query = linear(at + name + ".query", dims.width, dims.width, kind);
+            weights.query.is_coarse = true;
+            weights.key = linear(at + name + ".key", dims.width, dims.width, kind);
+            weights.value = linear(at + name + ".value", dims.width, dims.width, kind);
+            weights.out = linear(at + name + ".output", dims.width, dims.width, kind);
+            weights.norm = norm(at + norm_name);
+            return weights;
+        };
+        layer.looks[0] = look("cross_attention", "norms.1");
+        if (dims.regions > 0) {
+            layer.looks[1] = look("region_attention", "region_norm");
+            for (int64_t n = 0; n < 2; ++n) {
+                PackedLinear& gate = layer.looks[n].gate;
+                gate = linear(at + "gates." + std::to_string(n), 2 * dims.width, dims.width, kind);
+                gate.is_coarse = true;
+            }
+        }
         layer.feed_in = linear(at + "feed_forward.in", dims.width, dims.feed_forward, kind);
         layer.feed_out = linear(at + "feed_forward.out", dims.feed_forward, dims.width, kind);
-        // One digit where it changes the least: inputs that are never below 0 have 8 bits of it, and output 2
-        // only finds the words that are then computed exactly.
+        // One digit where it changes the least, as measured: inputs that are never below 0 have 8 bits of it,
+        // queries meet keys of one digit, gates are flat where they are far from 0, and the last layer only
+        // finds the words that are then computed exactly.
         layer.feed_out.is_coarse = layer.feed_out.is_positive = true;
-        for (int64_t n = 0; n < 3; ++n) layer.norms[n] = norm(at + "norms." + std::to_string(n));
+        layer.feed_norm = norm(at + "norms.2");
         weights.layers.push_back(layer);
     }
-    weights.output[0] = linear("output.0", dims.width, dims.hidden, fine_kind);
-    weights.output[1] = linear("output.1", dims.hidden, dims.hidden, fine_kind);
-    weights.output[2] = linear("output.2", dims.hidden, dims.vocabulary, kind);
+    if (dims.hidden > 0) {
+        weights.hidden[0] = linear("output.0", dims.width, dims.hidden, fine_kind);
+        weights.hidden[1] = linear("output.1", dims.hidden, dims.hidden, fine_kind);
+    }
+    const std::string last = dims.hidden > 0 ? "output.2" : "output.0";
+    const int64_t inputs = dims.hidden > 0 ? dims.hidden : dims.width;
+    weights.output = linear(last, inputs, dims.vocabulary, kind);
     weights.is_int8 = is_int8;
     if (is_int8) {
-        weights.output[2].is_coarse = weights.output[2].is_positive = true;
-        weights.exact_output = floats("output.2.exact", dims.vocabulary * dims.hidden);
+        weights.output.is_coarse = true;
+        weights.output.is_positive = dims.hidden > 0;
+        weights.exact_output = floats(last + ".exact", dims.vocabulary * inputs);
     }
     return weights;
 }
@@ -138,7 +188,18 @@ class CaptionDecoder::Lease {
 };
 
 CaptionDecoder::CaptionDecoder(DecoderDims dims, DecoderWeights weights, const DecoderKernels& kernels)
-    : dims_(checked(dims)), weights_(std::move(weights)), kernels_(kernels) {}
+    : dims_(checked(dims)), weights_(std::move(weights)), kernels_(kernels) {
+    const float zero = 0.0f;
+    uint8_t digits[4];
+    kernels_.quantise(&zero, 1, 0, digits);
+    digit_offset_ = digits[0];
+    for (int64_t look = 0; look < looks(); ++look) {
+        const auto [first, count] = part(look);
+        const float* positions = weights_.memory_positions + first * dims_.width;
+        is_placed_[look] = std::any_of(positions, positions + count * dims_.width,
+                                       [](float value) { return value != 0.0f; });
+    }
+}
 
 CaptionDecoder::~CaptionDecoder() = default;
 
@@ -160,15 +221,15 @@ std::unique_ptr<CaptionDecoder::State> CaptionDecoder::borrow(int64_t rows, int6
     state->length = length;
     state->position = 0;
     const int64_t depth = dims_.width / dims_.heads;
-    const int64_t cross = dims_.layers * dims_.heads;
-    const int64_t vectors = whole_blocks(dims_.memory), outputs = whole_blocks(depth);
+    const int64_t outputs = whole_blocks(depth);
+    const View all = view(dims_.layers, 0, 0);
     if (weights_.is_int8) {
-        state->small_keys.take(cross * vectors * ((depth + 3) / 4 * 4));
-        state->small_values.take(cross * outputs * ((dims_.memory + 3) / 4 * 4));
-        state->key_scales.take(cross * vectors);
-        state->key_sums.take(cross * vectors);
-        state->value_scales.take(cross * outputs);
-        state->value_sums.take(cross * outputs);
+        state->small_keys.take(all.keys * ((depth + 3) / 4 * 4));
+        state->small_values.take(all.values * outputs);
+        state->key_scales.take(all.keys);
+        state->key_sums.take(all.keys);
+        state->value_scales.take(all.outputs);
+        state->value_sums.take(all.outputs);
         state->quantised.take(whole_blocks(depth));
         state->rest.take(rows * whole_blocks(dims_.hidden));
         state->memory_scales.take(dims_.memory);
@@ -176,8 +237,8 @@ std::unique_ptr<CaptionDecoder::State> CaptionDecoder::borrow(int64_t rows, int6
         state->memory_digits.take(dims_.memory * row_stride(dims_.width));
         state->key_digits.take(dims_.memory * row_stride(dims_.width));
     } else {
-        state->cross_keys.take(cross * vectors * depth);
-        state->cross_values.take(cross * outputs * dims_.memory);
+        state->cross_keys.take(all.keys * depth);
+        state->cross_values.take(all.values * outputs);
     }
     state->keys.take(dims_.layers * length * rows * dims_.width);
     state->values.take(dims_.layers * length * rows * dims_.width);
@@ -187,13 +248,15 @@ std::unique_ptr<CaptionDecoder::State> CaptionDecoder::borrow(int64_t rows, int6
     state->x.take(rows * width);
     state->y.take(rows * width);
     state->mixed.take(rows * width);
+    if (dims_.regions > 0) state->both.take(2 * rows * row_stride(2 * dims_.width));
     const int64_t widest = std::max({3 * dims_.width, dims_.feed_forward, dims_.hidden});
     state->wide.take(2 * rows * row_stride(widest));
-    state->scores.take(rows * row_stride(std::max(dims_.memory, length)));
+    state->scores.take(std::max(rows * row_stride(dims_.memory), dims_.heads * length));
+    state->where.take(length);
     state->logits.take(rows * whole_blocks(dims_.vocabulary));
     state->normalisers.take(rows);
     state->shortlist.reserve(static_cast<size_t>(dims_.vocabulary));
-    state->peaks.take((rows + 1) * scan_parts(dims_.vocabulary));
+    state->peaks.take(rows * scan_parts(dims_.vocabulary));
     state->high.take(rows * row_stride(std::max(widest, dims_.memory)));
     state->low.take(rows * row_stride(std::max(widest, dims_.memory)));
     state->row_scales.take(rows);
@@ -262,11 +325,18 @@ QuantisedRows CaptionDecoder::fine_rows(State& state, const float* x, int64_t ro
 
 /// x = norm(x + y)
 void CaptionDecoder::add_and_norm(State& state, const NormWeights& norm, int64_t rows) const {
+    add_and_norm(state, norm, rows, state.x.get(), row_stride(dims_.width));
+}
+
+/// The same, but to `out`.
+void CaptionDecoder::add_and_norm(State& state, const NormWeights& norm, int64_t rows, float* out,
+                                  int64_t out_stride) const {
     const int64_t stride = row_stride(dims_.width);
     for (int64_t row = 0; row < rows; ++row) {
-        float* x = state.x.get() + row * stride;
-        kernels_.add_scaled(x, 1.0f, state.y.get() + row * stride, dims_.width);
-        kernels_.layer_norm(x, norm.gain, norm.shift, dims_.width, static_cast<float>(dims_.norm_epsilon), x);
+        float* y = state.y.get() + row * stride;
+        kernels_.add_scaled(y, 1.0f, state.x.get() + row * stride, dims_.width);
+        kernels_.layer_norm(y, norm.gain, norm.shift, dims_.width, static_cast<float>(dims_.norm_epsilon),
+                            out + row * out_stride);
     }
 }
 
@@ -275,20 +345,13 @@ void CaptionDecoder::add_and_norm(State& state, const NormWeights& norm, int64_t
 /// last layer.
 void CaptionDecoder::make_best_exact(State& state, const float* hidden, float* logits, float* peaks) const {
     const int64_t wanted = std::min(2 * state.rows + kSpareWords, dims_.vocabulary);
-    // The wanted-th highest of the parts' peaks is at most the wanted-th best logit, so that only few parts
+    // What `wanted` of the parts' peaks reach, the wanted-th best logit reaches too, so that only few parts
     // have to be looked through.
-    const int64_t parts = scan_parts(dims_.vocabulary);
-    float lowest = std::numeric_limits<float>::lowest();
-    if (parts >= wanted) {
-        float* ordered = state.peaks.get() + state.rows * parts;
-        std::copy_n(peaks, parts, ordered);
-        std::nth_element(ordered, ordered + wanted - 1, ordered + parts, std::greater<>());
-        lowest = std::max(lowest, ordered[wanted - 1]);
-    }
+    const float lowest = reached_by(peaks, scan_parts(dims_.vocabulary), wanted, kernels_.passing);
     auto& best = state.shortlist;
     best.clear();
     for_each_at_least(
-        logits, dims_.vocabulary, peaks, [&] { return lowest; },
+        logits, dims_.vocabulary, peaks, kernels_.passing, [&] { return lowest; },
         [&](int64_t word, float logit) { best.emplace_back(logit, word); });
     if (static_cast<int64_t>(best.size()) > wanted) {
         const auto is_better = [](const auto& a, const auto& b) {
@@ -298,15 +361,20 @@ void CaptionDecoder::make_best_exact(State& state, const float* hidden, float* l
         best.resize(static_cast<size_t>(wanted));
     }
     // These rows lie far apart: let all of them be on their way before the first is needed.
+    const PackedLinear& output = weights_.output;
     for (const auto& [logit, word] : best) {
-        const float* row = weights_.exact_output + word * dims_.hidden;
-        for (int64_t i = 0; i < std::min<int64_t>(dims_.hidden, 64); i += 16) __builtin_prefetch(row + i);
+        const float* row = weights_.exact_output + word * output.in;
+        for (int64_t i = 0; i < std::min<int64_t>(output.in, 256); i += 16) __builtin_prefetch(row + i);
     }
     for (const auto& [logit, word] : best) {
-        const float product = kernels_.dot(hidden, weights_.exact_output + word * dims_.hidden, dims_.hidden);
-        logits[word] = product + weights_.output[2].bias[word];
-        float& peak = peaks[word / kScanPart];
-        peak = std::max(peak, logits[word]);
+        const float product = kernels_.dot(hidden, weights_.exact_output + word * output.in, output.in);
+        logits[word] = product + output.bias[word];
+    }
+    // The highest of them is what powers are taken relative to, so it must be one that there is.
+    for (const auto& [logit, word] : best) {
+        const int64_t start = word / kScanPart * kScanPart;
+        kernels_.peaks(logits + start, std::min(kScanPart, dims_.vocabulary - start),
+                       peaks + word / kScanPart);
     }
 }
 
@@ -329,37 +397,49 @@ void CaptionDecoder::step(State& state, const int64_t* tokens, int64_t rows) con
         linear(state, weights.self_in, x, rows, stride, wide, row_stride(3 * width));
         self_attention(state, layer, rows);
         linear(state, weights.self_out, state.mixed.get(), rows, stride, y, stride);
-        add_and_norm(state, weights.norms[0], rows);
+        add_and_norm(state, weights.self_norm, rows);
 
-        linear(state, weights.cross_query, x, rows, stride, wide, stride);
-        cross_attention(state, layer, rows);
-        linear(state, weights.cross_out, state.mixed.get(), rows, stride, y, stride);
-        add_and_norm(state, weights.norms[1], rows);
+        if (dims_.regions > 0) {
+            gated_look(state, layer, rows);
+        } else {
+            look(state, layer, rows);
+        }
 
         const int64_t inner = row_stride(dims_.feed_forward);
         linear(state, weights.feed_in, x, rows, stride, wide, inner);
         for (int64_t row = 0; row < rows; ++row) kernels_.relu(wide + row * inner, dims_.feed_forward);
         linear(state, weights.feed_out, wide, rows, inner, y, stride);
-        add_and_norm(state, weights.norms[2], rows);
+        add_and_norm(state, weights.feed_norm, rows);
     }
-    const int64_t inner = row_stride(dims_.hidden);
-    float* hidden[2] = {wide, wide + state.rows * inner};
-    linear(state, weights_.output[0], x, rows, stride, hidden[0], inner);
-    for (int64_t row = 0; row < rows; ++row) kernels_.relu(hidden[0] + row * inner, dims_.hidden);
-    linear(state, weights_.output[1], hidden[0], rows, inner, hidden[1], inner);
-    for (int64_t row = 0; row < rows; ++row) kernels_.relu(hidden[1] + row * inner, dims_.hidden);
+    words_logits(state, rows);
+    ++state.position;
+}
+
+/// From the words in `x` to the logits of those after them, their peaks and normalisers.
+void CaptionDecoder::words_logits(State& state, int64_t rows) const {
+    const float* last = state.x.get();
+    int64_t last_stride = row_stride(dims_.width);
+    if (dims_.hidden > 0) {
+        const int64_t inner = row_stride(dims_.hidden);
+        for (int64_t i = 0; i < 2; ++i) {
+            float* hidden = state.wide.get() + i * state.rows * inner;
+            linear(state, weights_.hidden[i], last, rows, last_stride, hidden, inner);
+            for (int64_t row = 0; row < rows; ++row) kernels_.relu(hidden + row * inner, dims_.hidden);
+            last = hidden;
+            last_stride = inner;
+        }
+    }
     const int64_t words = whole_blocks(dims_.vocabulary);
-    linear(state, weights_.output[2], hidden[1], rows, inner, state.logits.get(), words);
+    linear(state, weights_.output, last, rows, last_stride, state.logits.get(), words);
     const int64_t parts = scan_parts(dims_.vocabulary);
     for (int64_t row = 0; row < rows; ++row) {
         float* logits = state.logits.get() + row * words;
         float* peaks = state.peaks.get() + row * parts;
         kernels_.peaks(logits, dims_.vocabulary, peaks);
-        if (weights_.exact_output != nullptr) make_best_exact(state, hidden[1] + row * inner, logits, peaks);
+        if (weights_.exact_output != nullptr) make_best_exact(state, last + row * last_stride, logits, peaks);
         const float most = *std::max_element(peaks, peaks + parts);
         state.normalisers.get()[row] = kernels_.log_sum_exp(logits, dims_.vocabulary, most);
     }
-    ++state.position;
 }
 
 Writing CaptionDecoder::write(const float* memory, const CaptionOptions& options, int64_t budget_ns) const {
@@ -382,7 +462,7 @@ Writing CaptionDecoder::write(const float* memory, const CaptionOptions& options
     const auto advance = [&](const int64_t* tokens, int64_t rows) -> const NextRows& {
         step(state, tokens, rows);
         return search.advance(state.logits.get(), state.normalisers.get(), state.peaks.get(),
-                              dims_.vocabulary, stride);
+                              kernels_.passing, dims_.vocabulary, stride);
     };
     const NextRows* next = &advance(&options.bos_id, 1);
     Writing writing{{}, now_ns() - started, 0, 1, false};

@@ -1,6 +1,10 @@
 /// The caption decoder: a post-norm Transformer (arXiv 1706.03762) that writes one sentence from an image's
 /// memory, from the first token to the last without leaving C++.
 ///
+/// The last vectors of the memory may stand for regions of the image. Layers are gated then: they look at the
+/// others, the grid, and at the regions side by side, and gates weigh what both say, feature by feature
+/// (parallel attention of GRIT, arXiv 2207.09666).
+///
 /// Once an image, the memory is normed and every layer's cross-attention keys and values are made from it and
 /// packed like weights, in int8 where those are. Then all running sentences take each step together, so that
 /// every weight is read once a step whatever the beam. The self-attention cache stays where it was written; a
@@ -26,9 +30,10 @@ struct DecoderDims {
     int64_t layers;
     int64_t heads;
     int64_t feed_forward;
-    int64_t hidden;     // width of the two layers before the last one
+    int64_t hidden;     // width of the two layers before the last one; 0 where the last one is alone
     int64_t positions;  // tokens it can be fed at most
     int64_t memory;     // vectors an image gives
+    int64_t regions;    // how many of those, the last ones, are regions; 0 for plain layers
     double norm_epsilon;
 };
 
@@ -50,12 +55,19 @@ struct NormWeights {
     const float* shift;  // (width,)
 };
 
+/// Attention to one part of the memory, and the norm after it.
+struct LookWeights {
+    PackedLinear query, key, value, out;
+    NormWeights norm;
+    PackedLinear gate;  // from 2 * width inputs, a word before and after; in gated layers
+};
+
 struct DecoderLayerWeights {
     PackedLinear self_in;  // queries, keys and values in one: 3 * width outputs
     PackedLinear self_out;
-    PackedLinear cross_query, cross_key, cross_value, cross_out;
+    LookWeights looks[2];  // at the grid and, in gated layers, at the regions
     PackedLinear feed_in, feed_out;
-    NormWeights norms[3];
+    NormWeights self_norm, feed_norm;
 };
 
 /// Where the weights lie; the memory is the caller's and outlives the decoder.
@@ -66,9 +78,10 @@ struct DecoderWeights {
     const float* memory_positions;  // (memory, width), added to the keys of the cross-attention
     NormWeights norm, memory_norm;
     std::vector<DecoderLayerWeights> layers;
-    PackedLinear output[3];
-    const float*
-        exact_output;  // (vocabulary, hidden), the last layer once more in float32; null for float32 weights
+    PackedLinear hidden[2];  // where dims.hidden is not 0
+    PackedLinear output;
+    const float* exact_output;  // (vocabulary, output.in), the last layer once more in float32; null for
+                                // float32 weights
 };
 
 /// Hands out the tensor `name` of `bytes` bytes, or throws std::invalid_argument.
@@ -113,16 +126,32 @@ class CaptionDecoder {
     struct State;
     class Lease;
 
+    /// A part of the memory that is looked at by itself.
+    struct Part {
+        int64_t first, count;
+    };
+    /// Where the keys and values of a layer's look with one head begin, in vectors (16 or 4 to the block),
+    /// and what is known of its outputs.
+    struct View {
+        int64_t keys, values, outputs;
+    };
+
     std::unique_ptr<State> borrow(int64_t rows, int64_t length) const;
     void give_back(std::unique_ptr<State> state) const;
     void prefill(State& state, const float* memory) const;
-    void pack_keys(State& state, int64_t layer) const;
-    void pack_values(State& state, int64_t layer) const;
-    void pack_small_keys(State& state, int64_t layer) const;
-    void pack_small_values(State& state, int64_t layer) const;
+    int64_t looks() const noexcept { return dims_.regions > 0 ? 2 : 1; }
+    Part part(int64_t look) const noexcept;
+    View view(int64_t layer, int64_t look, int64_t head) const noexcept;
+    void pack_keys(State& state, int64_t layer, int64_t look) const;
+    void pack_values(State& state, int64_t layer, int64_t look) const;
+    void pack_small_keys(State& state, int64_t layer, int64_t look) const;
+    void pack_small_values(State& state, int64_t layer, int64_t look) const;
     void step(State& state, const int64_t* tokens, int64_t rows) const;
     void self_attention(State& state, int64_t layer, int64_t rows) const;
-    void cross_attention(State& state, int64_t layer, int64_t rows) const;
+    void look(State& state, int64_t layer, int64_t rows) const;
+    void gated_look(State& state, int64_t layer, int64_t rows) const;
+    void look_at(State& state, int64_t layer, int64_t look, float* queries, int64_t rows) const;
+    void words_logits(State& state, int64_t rows) const;
     void linear(State& state, const PackedLinear& layer, const float* x, int64_t rows, int64_t x_stride,
                 float* y, int64_t y_stride) const;
     void fine_product(State& state, const PackedLinear& layer, const float* x, int64_t rows, int64_t x_stride,
@@ -131,10 +160,14 @@ class CaptionDecoder {
     QuantisedRows fine_rows(State& state, const float* x, int64_t rows, int64_t x_stride, int64_t n) const;
     void make_best_exact(State& state, const float* hidden, float* logits, float* peaks) const;
     void add_and_norm(State& state, const NormWeights& norm, int64_t rows) const;
+    void add_and_norm(State& state, const NormWeights& norm, int64_t rows, float* out,
+                      int64_t out_stride) const;
 
     DecoderDims dims_;
     DecoderWeights weights_;
     const DecoderKernels& kernels_;
+    int32_t digit_offset_;  // what these kernels add to a digit
+    bool is_placed_[2];     // whether the vectors of each part have positions
     mutable std::mutex mutex_;
     mutable std::vector<std::unique_ptr<State>> idle_;
     mutable size_t states_ = 0;  // idle or lent

@@ -7,8 +7,6 @@
 #include <string>
 #include <utility>
 
-#include "scan.hpp"
-
 namespace yolor_edge {
 namespace {
 
@@ -103,7 +101,7 @@ int64_t CaptionSearch::smallest_vocabulary() const noexcept {
 }
 
 const NextRows& CaptionSearch::advance(const float* logits, const float* normalisers, const float* peaks,
-                                       int64_t vocabulary_size, int64_t stride) {
+                                       PassingBits passing, int64_t vocabulary_size, int64_t stride) {
     if (finished_)
         throw std::invalid_argument(
             "this search is finished; start another CaptionSearch for the next caption");
@@ -111,7 +109,7 @@ const NextRows& CaptionSearch::advance(const float* logits, const float* normali
     next_.tokens.clear();
     next_.parents.clear();
     survivors_.clear();
-    const Values step{logits, normalisers, peaks, stride};
+    const Values step{logits, normalisers, peaks, passing, stride};
     if (options_.temperature > 0.0) {
         draw_continuations(step);
     } else {
@@ -204,7 +202,7 @@ void CaptionSearch::find_best_continuations(const Values& step) {
         const auto index = static_cast<int64_t>(row);
         const float* peaks =
             step.peaks != nullptr ? step.peaks + index * scan_parts(vocabulary_size_) : nullptr;
-        for_each_at_least(step.values + index * step.stride, vocabulary_size_, peaks, lowest,
+        for_each_at_least(step.values + index * step.stride, vocabulary_size_, peaks, step.passing, lowest,
                           [&](int64_t token, float value) {
                               if (!may_follow(token)) return;
                               const Continuation continuation{base + log_prob_of(value, normaliser, token),

@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "scan.hpp"
+
 namespace yolor_edge {
 
 struct CaptionOptions {
@@ -80,7 +82,7 @@ class CaptionSearch {
     ///   log_probs  (rows(), vocabulary_size) row-major
     /// Throws std::invalid_argument if the search is finished.
     const NextRows& advance(const float* log_probs, int64_t vocabulary_size) {
-        return advance(log_probs, nullptr, nullptr, vocabulary_size, vocabulary_size);
+        return advance(log_probs, nullptr, nullptr, passing_bits, vocabulary_size, vocabulary_size);
     }
 
     /// The same from logits: log_probs of row r are logits - normalisers[r], where a normaliser is the
@@ -88,9 +90,9 @@ class CaptionSearch {
     /// until the next step.
     ///   logits  `stride` floats from row to row
     ///   peaks   (rows(), scan_parts(vocabulary_size)) what no logit of each part exceeds, or null; see
-    ///   scan.hpp
+    ///   scan.hpp, also for `passing`
     const NextRows& advance(const float* logits, const float* normalisers, const float* peaks,
-                            int64_t vocabulary_size, int64_t stride);
+                            PassingBits passing, int64_t vocabulary_size, int64_t stride);
 
     /// End the search now. Hypotheses are those finished so far or, where there are none, the running rows.
     void stop();
@@ -124,6 +126,7 @@ class CaptionSearch {
         const float* values;
         const float* normalisers;  // null where values are log-probabilities
         const float* peaks;        // of the parts of each row, or null
+        PassingBits passing;
         int64_t stride;
     };
 

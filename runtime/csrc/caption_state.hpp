@@ -50,8 +50,9 @@ struct CaptionDecoder::State {
     int64_t length = 0;  // tokens there is room for
     int64_t position = 0;
 
-    // Of the image, for each layer and head a matrix packed as weights are: keys with an output for each
-    // vector of the memory, values with an input for each. In float32 or in int8, as the weights.
+    // Of the image, for each layer, part of the memory and head a matrix packed as weights are: keys with an
+    // output for each vector of the part, values with an input for each. In float32 or in int8, as the
+    // weights.
     Buffer<float> cross_keys, cross_values;
     Buffer<int8_t> small_keys, small_values;
     Buffer<float> key_scales, value_scales;
@@ -60,12 +61,14 @@ struct CaptionDecoder::State {
     // slots[t * rows + r].
     Buffer<float> keys, values;
     std::vector<int32_t> slots, moved;
+    Buffer<int64_t> where;  // of the sentence in hand, by position
 
     Buffer<float> x, y, mixed, wide, scores, logits;  // rows of the strides below
+    Buffer<float> both;                               // (2, rows), a word before and after each look
     Buffer<uint8_t> high, low;                        // digits of quantised rows
     Buffer<int8_t> quantised;
     Buffer<float> rest;   // what the second digits of weights add
-    Buffer<float> peaks;  // of the parts of each row's logits, and room for one row more
+    Buffer<float> peaks;  // of the parts of each row's logits
     Buffer<float> row_scales, normalisers;
     std::vector<std::pair<float, int64_t>> shortlist;  // (logit, word)
     Buffer<float> memory, key_input, projected;

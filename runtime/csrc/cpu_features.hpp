@@ -14,8 +14,12 @@
 #if defined(__x86_64__) && defined(__GNUC__)
 #define YOLOR_EDGE_X86 1
 #define YOLOR_EDGE_AVX2 __attribute__((target("avx2,f16c")))
+#if defined(__clang__)
+#define YOLOR_EDGE_AVX512 __attribute__((target("avx2,f16c,avx512f,avx512bw,avx512vl,avx512dq")))
+#else
 #define YOLOR_EDGE_AVX512 \
     __attribute__((target("avx2,f16c,avx512f,avx512bw,avx512vl,avx512dq,prefer-vector-width=512")))
+#endif
 #endif
 /// Four lanes of two vectors: lanes 0 to 3 are a's, 4 to 7 are b's.
 #if defined(__clang__)

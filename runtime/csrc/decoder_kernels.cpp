@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "cpu_features.hpp"
 #include "row_math.hpp"
 
 namespace yolor_edge {
@@ -48,8 +49,8 @@ void matmul_i8(const QuantisedRows& x, const int8_t* weights, const int32_t* sum
                 }
             }
             for (int64_t j = 0; j < kBlock; ++j) {
-                auto whole = static_cast<float>(high[j] + x.shift * sums[block + j]);
-                if (x.low != nullptr) whole = whole * 255.0f + static_cast<float>(low[j]);
+                const int64_t sum = high[j] + x.shift * sums[block + j];
+                const auto whole = static_cast<float>(x.low != nullptr ? 255 * sum + low[j] : sum);
                 const float product = whole * (x.scales[row] * weight_scales[block + j]);
                 y[row * y_stride + block + j] = product + (bias != nullptr ? bias[block + j] : 0.0f);
             }
@@ -62,15 +63,17 @@ constexpr DecoderKernels kPortable{"portable",   matmul_f32,        matmul_i8,
 
 }  // namespace
 
-const char* const kDecoderKernelNames[] = {"portable", "neon",       "neondot", "avx2",
-                                           "avx512",   "avx512vnni", nullptr};
+const char* const kDecoderKernelNames[] = {"portable", "neon",          "neondot",    "avx2", "avxvnni",
+                                           "avx512",   "avx512vnni256", "avx512vnni", nullptr};
 
 const DecoderKernels* decoder_kernels(const char* name) noexcept {
     if (std::strcmp(name, "portable") == 0) return &kPortable;
     if (std::strcmp(name, "neon") == 0) return neon_decoder_kernels();
     if (std::strcmp(name, "neondot") == 0) return neon_dot_decoder_kernels();
     if (std::strcmp(name, "avx2") == 0) return avx2_decoder_kernels();
+    if (std::strcmp(name, "avxvnni") == 0) return avxvnni_decoder_kernels();
     if (std::strcmp(name, "avx512") == 0) return avx512_decoder_kernels();
+    if (std::strcmp(name, "avx512vnni256") == 0) return avx512vnni256_decoder_kernels();
     if (std::strcmp(name, "avx512vnni") == 0) return avx512vnni_decoder_kernels();
     return nullptr;
 }
@@ -78,7 +81,11 @@ const DecoderKernels* decoder_kernels(const char* name) noexcept {
 const DecoderKernels& best_decoder_kernels() noexcept {
     const DecoderKernels* best = &kPortable;
     for (const char* const* name = kDecoderKernelNames; *name != nullptr; ++name) {
-        if (const DecoderKernels* kernels = decoder_kernels(*name)) best = kernels;
+        const SimdLevel least = std::strncmp(*name, "avx512", 6) == 0 ? SimdLevel::avx512
+                                : std::strncmp(*name, "avx", 3) == 0  ? SimdLevel::avx2
+                                                                      : SimdLevel::portable;
+        const DecoderKernels* kernels = least <= simd_level() ? decoder_kernels(*name) : nullptr;
+        if (kernels != nullptr) best = kernels;
     }
     return *best;
 }

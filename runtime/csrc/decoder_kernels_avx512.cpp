@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "row_math.hpp"
+#include "rows_avx512.hpp"
 
 #define YE_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")))
 
@@ -105,8 +106,14 @@ const DecoderKernels* avx512_decoder_kernels() noexcept {
     static const DecoderKernels kernels = [] {
         // Without VNNI, 512 bits multiply int8 no faster than 256 do.
         const DecoderKernels* narrow = avx2_decoder_kernels();
-        return DecoderKernels{
+        DecoderKernels wide{
             "avx512", matmul_f32, narrow->matmul_i8, narrow->quantise, narrow->quantise_fine, YE_ROW_ENTRIES};
+        wide.softmax = rows_avx512::softmax;
+        wide.softmax_fine = rows_avx512::softmax_fine;
+        wide.log_sum_exp = rows_avx512::log_sum_exp;
+        wide.quantise_signed = rows_avx512::quantise_signed;
+        wide.passing = rows_avx512::passing;
+        return wide;
     }();
     return &kernels;
 }

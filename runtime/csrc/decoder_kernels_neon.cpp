@@ -61,10 +61,16 @@ void matmul_f32(const float* x, int64_t rows, int64_t x_stride, const float* wei
 
 /// What int8 products come to, four outputs at a time. Nothing here is fused, so that all instruction sets
 /// give the same floats.
-YE_INLINE void store_products(int32x4_t whole, int32x4_t rest, bool is_fine, float scale,
+YE_INLINE void store_products(int32x4_t whole, int32x4_t rest, bool is_fine, int64_t groups, float scale,
                               const float* weight_scales, const float* bias, float* y) {
-    float32x4_t product = vcvtq_f32_s32(whole);
-    if (is_fine) product = vaddq_f32(vmulq_n_f32(product, 255.0f), vcvtq_f32_s32(rest));
+    float32x4_t product;
+    if (is_fine && groups > kExactGroups) {
+        const int64x2_t low = vaddw_s32(vmull_n_s32(vget_low_s32(whole), 255), vget_low_s32(rest));
+        const int64x2_t high = vaddw_s32(vmull_n_s32(vget_high_s32(whole), 255), vget_high_s32(rest));
+        product = vcombine_f32(vcvt_f32_f64(vcvtq_f64_s64(low)), vcvt_f32_f64(vcvtq_f64_s64(high)));
+    } else {
+        product = vcvtq_f32_s32(is_fine ? vmlaq_n_s32(rest, whole, 255) : whole);
+    }
     const float32x4_t factor = vmulq_n_f32(vld1q_f32(weight_scales), scale);
     const float32x4_t offset = bias != nullptr ? vld1q_f32(bias) : vdupq_n_f32(0.0f);
     vst1q_f32(y, vaddq_f32(vmulq_f32(product, factor), offset));
@@ -103,7 +109,7 @@ void matmul_i8(const QuantisedRows& x, const int8_t* weights, const int32_t* sum
                 const int32x4_t sum = vpaddq_s32(high_sums[2 * p], high_sums[2 * p + 1]);
                 const int32x4_t whole = vmlaq_n_s32(sum, vld1q_s32(sums + j), x.shift);
                 const int32x4_t rest = vpaddq_s32(low_sums[2 * p], low_sums[2 * p + 1]);
-                store_products(whole, rest, low != nullptr, x.scales[row], weight_scales + j,
+                store_products(whole, rest, low != nullptr, groups, x.scales[row], weight_scales + j,
                                bias != nullptr ? bias + j : nullptr, y + row * y_stride + j);
             }
         }
@@ -138,7 +144,7 @@ YE_DOT inline void tile_i8(const QuantisedRows& x, int64_t row, const int8_t* we
         for (int p = 0; p < 4; ++p) {
             const int j = p * kQuarter;
             const int32x4_t whole = vmlaq_n_s32(sums[r][p], vld1q_s32(weight_sums + j), x.shift);
-            store_products(whole, rests[r][p], kFine, x.scales[row + r], weight_scales + j,
+            store_products(whole, rests[r][p], kFine, groups, x.scales[row + r], weight_scales + j,
                            bias != nullptr ? bias + j : nullptr, y + (row + r) * y_stride + j);
         }
     }

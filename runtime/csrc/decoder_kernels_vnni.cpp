@@ -12,7 +12,8 @@
 #include <cstring>
 #include <utility>
 
-#include "row_math.hpp"
+#include "int8_product.hpp"
+#include "rows_avx512.hpp"
 
 #define YE_VNNI __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")))
 #define YE_VNNI_INLINE YE_VNNI inline __attribute__((always_inline))
@@ -25,39 +26,6 @@ constexpr int32_t kOffset = 128;
 // Rows of digits and blocks whose sums fit the 32 registers together with what they are multiplied from.
 constexpr int kMostRows = 6;
 constexpr int kMostSums = 24;
-
-YE_QUANTISE_KERNELS(16, YE_VNNI, kOffset)
-
-struct Product {
-    QuantisedRows x;
-    const int8_t* weights;
-    const int32_t* sums;
-    const float* weight_scales;
-    const float* bias;
-    int64_t groups;
-    float* y;
-    int64_t y_stride;
-
-    Product from_row(int64_t row) const {
-        Product rest = *this;
-        rest.x.high += row * x.stride;
-        if (x.low != nullptr) rest.x.low += row * x.stride;
-        rest.x.scales += row;
-        rest.x.rows -= row;
-        rest.y += row * y_stride;
-        return rest;
-    }
-
-    Product from_block(int64_t block) const {
-        Product rest = *this;
-        rest.weights += block * groups * 4 * kBlock;
-        rest.sums += block * kBlock;
-        rest.weight_scales += block * kBlock;
-        if (bias != nullptr) rest.bias += block * kBlock;
-        rest.y += block * kBlock;
-        return rest;
-    }
-};
 
 YE_VNNI_INLINE __m512i four_bytes(const uint8_t* from) {
     int32_t four;
@@ -75,7 +43,7 @@ YE_VNNI_INLINE void add_products(__m512i& sums, const __m512i& values, const __m
 /// template arguments: sums that a loop counts through would lie in memory. kFetch: get the blocks after
 /// these into the second cache meanwhile.
 template <int kBlocks, bool kFetch, size_t... kAt>
-YE_VNNI_INLINE void add_groups(const Product& a, const uint8_t* const* digits, __m512i* out,
+YE_VNNI_INLINE void add_groups(const Int8Product& a, const uint8_t* const* digits, __m512i* out,
                                std::index_sequence<kAt...>) {
     __m512i sums[] = {(static_cast<void>(kAt), _mm512_setzero_si512())...};
     const int8_t* weights = a.weights;
@@ -91,8 +59,28 @@ YE_VNNI_INLINE void add_groups(const Product& a, const uint8_t* const* digits, _
     (_mm512_store_si512(out + kAt, sums[kAt]), ...);
 }
 
+/// 255 * high + low, which fits int32.
+YE_VNNI_INLINE __m512 sum_of_digits(const __m512i& high, const __m512i& low) {
+    const __m512i most = _mm512_sub_epi32(_mm512_maskz_slli_epi32(0xFFFF, high, 8), high);
+    return _mm512_maskz_cvtepi32_ps(0xFFFF, _mm512_add_epi32(most, low));
+}
+
+/// The same where it only fits a double.
+YE_VNNI_INLINE __m512 long_sum_of_digits(const __m512i& high, const __m512i& low) {
+    const __m512d base = _mm512_set1_pd(255.0);
+    const auto half = [&](const __m256i& digits, const __m256i& rest) __attribute__((target("avx512f"))) {
+        return _mm512_maskz_cvtpd_ps(0xFF, _mm512_fmadd_pd(_mm512_maskz_cvtepi32_pd(0xFF, digits), base,
+                                                           _mm512_maskz_cvtepi32_pd(0xFF, rest)));
+    };
+    const __m256 first =
+        half(_mm512_maskz_extracti64x4_epi64(0xF, high, 0), _mm512_maskz_extracti64x4_epi64(0xF, low, 0));
+    const __m256 second =
+        half(_mm512_maskz_extracti64x4_epi64(0xF, high, 1), _mm512_maskz_extracti64x4_epi64(0xF, low, 1));
+    return _mm512_maskz_insertf32x8(0xFFFF, _mm512_castps256_ps512(first), second, 1);
+}
+
 template <int kRows, int kBlocks, bool kFine, bool kFetch>
-YE_VNNI void tile_i8(const Product& a) {
+YE_VNNI void tile_i8(const Int8Product& a) {
     constexpr int kDigits = kFine ? 2 * kRows : kRows;
     const uint8_t* digits[kDigits];
     for (int r = 0; r < kRows; ++r) {
@@ -110,11 +98,12 @@ YE_VNNI void tile_i8(const Product& a) {
             // Nothing here is fused, so that all instruction sets give the same floats. (The conversions are
             // masked because GCC 12 warns of its own undefined operand in the plain ones.)
             const __m512i high = _mm512_sub_epi32(sums[r * kBlocks + b], excess);
-            __m512 whole = _mm512_maskz_cvtepi32_ps(0xFFFF, high);
+            __m512 whole;
             if (kFine) {
-                whole = _mm512_mul_ps(whole, _mm512_set1_ps(255.0f));
                 const __m512i low = _mm512_sub_epi32(sums[(kDigits - kRows + r) * kBlocks + b], excess);
-                whole = _mm512_add_ps(whole, _mm512_maskz_cvtepi32_ps(0xFFFF, low));
+                whole = a.groups <= kExactGroups ? sum_of_digits(high, low) : long_sum_of_digits(high, low);
+            } else {
+                whole = _mm512_maskz_cvtepi32_ps(0xFFFF, high);
             }
             const __m512 scale = _mm512_mul_ps(_mm512_set1_ps(a.x.scales[r]), scales);
             _mm512_storeu_ps(a.y + r * a.y_stride + b * kBlock,
@@ -126,8 +115,9 @@ YE_VNNI void tile_i8(const Product& a) {
 /// Few rows read every weight once. Memory gives them fastest where some twelve sums are under way, read from
 /// a few blocks side by side, while the next blocks are fetched.
 template <int kRows, bool kFine>
-YE_VNNI void few_rows_i8(const Product& a, int64_t blocks) {
-    constexpr int kBlocks = std::max(2, std::min(6, 12 / (kFine ? 2 * kRows : kRows)));
+YE_VNNI void few_rows_i8(const Int8Product& a, int64_t blocks) {
+    constexpr int kDigits = kFine ? 2 * kRows : kRows;
+    constexpr int kBlocks = kDigits == 3 ? 6 : std::max(2, std::min(6, 12 / kDigits));
     int64_t block = 0;
     for (; block + kBlocks <= blocks; block += kBlocks)
         tile_i8<kRows, kBlocks, kFine, true>(a.from_block(block));
@@ -135,7 +125,7 @@ YE_VNNI void few_rows_i8(const Product& a, int64_t blocks) {
 }
 
 template <bool kFine>
-YE_VNNI void some_rows_i8(const Product& a, int64_t blocks) {
+YE_VNNI void some_rows_i8(const Int8Product& a, int64_t blocks) {
     switch (a.x.rows) {
         case 1:
             return few_rows_i8<1, kFine>(a, blocks);
@@ -156,15 +146,15 @@ YE_VNNI void some_rows_i8(const Product& a, int64_t blocks) {
 
 /// Many rows share a panel of weights that stays in the first cache meanwhile.
 template <bool kFine>
-YE_VNNI void rows_i8(const Product& a, int64_t blocks) {
+YE_VNNI void rows_i8(const Int8Product& a, int64_t blocks) {
     if (a.x.rows <= kMostRows) return some_rows_i8<kFine>(a, blocks);
     constexpr int kBlocks = kMostSums / (kFine ? 2 * kMostRows : kMostRows);
     for (int64_t block = 0; block < blocks; block += kBlocks) {
-        const Product panel = a.from_block(block);
+        const Int8Product panel = a.from_block(block);
         const int64_t count = std::min<int64_t>(blocks - block, kBlocks);
         int64_t row = 0;
         for (; row + kMostRows <= a.x.rows; row += kMostRows) {
-            const Product part = panel.from_row(row);
+            const Int8Product part = panel.from_row(row);
             if (count == kBlocks) {
                 tile_i8<kMostRows, kBlocks, kFine, false>(part);
             } else {
@@ -178,7 +168,7 @@ YE_VNNI void rows_i8(const Product& a, int64_t blocks) {
 YE_VNNI void matmul_i8(const QuantisedRows& x, const int8_t* weights, const int32_t* sums,
                        const float* weight_scales, const float* bias, int64_t in, int64_t out, float* y,
                        int64_t y_stride) {
-    const Product all{x, weights, sums, weight_scales, bias, (in + 3) / 4, y, y_stride};
+    const Int8Product all{x, weights, sums, weight_scales, bias, (in + 3) / 4, y, y_stride};
     const int64_t blocks = whole_blocks(out) / kBlock;
     if (x.low != nullptr) {
         rows_i8<true>(all, blocks);
@@ -196,8 +186,8 @@ const DecoderKernels* avx512vnni_decoder_kernels() noexcept {
         DecoderKernels with_vnni = *plain;
         with_vnni.name = "avx512vnni";
         with_vnni.matmul_i8 = matmul_i8;
-        with_vnni.quantise = quantise_row;
-        with_vnni.quantise_fine = quantise_fine_row;
+        with_vnni.quantise = rows_avx512::quantise<kOffset>;
+        with_vnni.quantise_fine = rows_avx512::quantise_fine<kOffset>;
         return with_vnni;
     }();
     return &kernels;

@@ -104,6 +104,19 @@ void fill_padding(const LetterboxGeometry& geometry, int64_t input_height, int64
     }
 }
 
+/// The same pixels with rising channels: RGB as a reversed view of BGR, say, is BGR whose channels 0 and 2
+/// change places once more, and its rows stay packed.
+ImageView with_rising_channels(const ImageView& image, bool* swap_rb) noexcept {
+    if (image.layout != PixelLayout::interleaved || image.channels != 3 || image.channel_stride >= 0) {
+        return image;
+    }
+    ImageView rising = image;
+    rising.data += 2 * image.channel_stride;
+    rising.channel_stride = -image.channel_stride;
+    *swap_rb = !*swap_rb;
+    return rising;
+}
+
 }  // namespace
 
 LetterboxGeometry letterbox_geometry(int64_t height, int64_t width, int64_t input_height,
@@ -116,8 +129,9 @@ LetterboxGeometry letterbox_geometry(int64_t height, int64_t width, int64_t inpu
             (input_width - resized_width) / 2};
 }
 
-void letterbox(const ImageView& image, int64_t input_height, int64_t input_width, uint8_t pad_value,
+void letterbox(const ImageView& given, int64_t input_height, int64_t input_width, uint8_t pad_value,
                bool swap_rb, float scale, float* output, int threads) {
+    const ImageView image = with_rising_channels(given, &swap_rb);
     const LetterboxGeometry geometry =
         letterbox_geometry(image.height, image.width, input_height, input_width);
     const int64_t plane_size = input_height * input_width;

@@ -135,12 +135,50 @@ void unpack_row(const uint8_t* luma, const uint8_t* chroma, int64_t width, uint8
     dispatch<UnpackPairs<Layout>>(luma, chroma, done, width / 2, packed);
 }
 
+/// Pixels from `begin` of a row of four bytes a pixel, such as BGRA, without their fourth.
+struct DropFourth {
+    static YOLOR_EDGE_INLINE void run(const uint8_t* __restrict row, int64_t begin, int64_t width,
+                                      uint8_t* __restrict packed) {
+        for (int64_t x = begin; x < width; ++x) {
+            for (int c = 0; c < 3; ++c) packed[3 * x + c] = row[4 * x + c];
+        }
+    }
+};
+
+#ifdef YOLOR_EDGE_X86
+
+/// The same, four pixels at a time; returns how many were taken. What is written past them is written over
+/// with the pixels that follow, so the last ones are left.
+YOLOR_EDGE_AVX2 int64_t drop_fourth_avx2(const uint8_t* row, int64_t width, uint8_t* packed) {
+    const __m128i place = _mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1);
+    int64_t x = 0;
+    for (; x + 6 <= width; x += 4) {
+        const __m128i pixels = _mm_loadu_si128(reinterpret_cast<const __m128i*>(row + 4 * x));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(packed + 3 * x), _mm_shuffle_epi8(pixels, place));
+    }
+    return x;
+}
+
+#endif
+
+void drop_fourth(const uint8_t* row, int64_t width, uint8_t* packed) {
+    int64_t done = 0;
+#ifdef YOLOR_EDGE_X86
+    if (simd_level() >= SimdLevel::avx2) done = drop_fourth_avx2(row, width, packed);
+#endif
+    dispatch<DropFourth>(row, done, width, packed);
+}
+
 }  // namespace
 
 void PackedRows::unpack(int64_t y, uint8_t* packed) const {
     const uint8_t* source = image_.data + y * image_.row_stride;
     switch (image_.layout) {
         case PixelLayout::interleaved:
+            if (image_.channels == 3 && image_.pixel_stride == 4 && image_.channel_stride == 1) {
+                drop_fourth(source, image_.width, packed);
+                break;
+            }
             for (int64_t x = 0; x < image_.width; ++x) {
                 for (int64_t c = 0; c < image_.channels; ++c) {
                     packed[x * image_.channels + c] =

@@ -14,7 +14,12 @@
 #error "the caption decoder's kernels need the vector extensions of GCC or Clang"
 #endif
 
-#define YE_INLINE static inline __attribute__((always_inline))
+// What the functions are compiled for, where a file has versions of its own of some; see row_math_avx2.hpp.
+#if !defined(YE_ROW_MATH_TARGET)
+#define YE_ROW_MATH_TARGET
+#endif
+#define YE_INLINE YE_ROW_MATH_TARGET static inline __attribute__((always_inline))
+#define YE_INLINE_MEMBER YE_ROW_MATH_TARGET inline __attribute__((always_inline))
 
 #if !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wpsabi"  // vectors are returned, but never from a call that is not inlined
@@ -60,35 +65,46 @@ YE_INLINE void store_part(float* to, int64_t count, const typename Lanes<kLanes>
     for (int64_t i = 0; i < count; ++i) to[i] = values[i];
 }
 
+/// The lower and the upper half of a register.
+template <int kLanes>
+struct Halves {
+    typename Lanes<kLanes / 2>::Floats low, high;
+
+    YE_INLINE_MEMBER explicit Halves(const typename Lanes<kLanes>::Floats& lanes) {
+        std::memcpy(&low, &lanes, sizeof low);
+        std::memcpy(&high, reinterpret_cast<const char*>(&lanes) + sizeof low, sizeof high);
+    }
+};
+
 template <int kLanes>
 YE_INLINE float sum_of(const typename Lanes<kLanes>::Floats& lanes) {
-    float values[kLanes];
-    store<kLanes>(values, lanes);
-    for (int width = kLanes / 2; width > 0; width /= 2) {
-        for (int i = 0; i < width; ++i) values[i] += values[i + width];
+    if constexpr (kLanes > 2) {
+        const Halves<kLanes> halves(lanes);
+        return sum_of<kLanes / 2>(halves.low + halves.high);
+    } else {
+        return lanes[0] + lanes[1];
     }
-    return values[0];
 }
 
 template <int kLanes>
 YE_INLINE float max_of(const typename Lanes<kLanes>::Floats& lanes) {
-    float values[kLanes];
-    store<kLanes>(values, lanes);
-    float most = values[0];
-    for (int i = 1; i < kLanes; ++i) most = values[i] > most ? values[i] : most;
-    return most;
+    if constexpr (kLanes > 2) {
+        const Halves<kLanes> halves(lanes);
+        return max_of<kLanes / 2>(halves.low > halves.high ? halves.low : halves.high);
+    } else {
+        return lanes[0] > lanes[1] ? lanes[0] : lanes[1];
+    }
 }
 
-/// e^x within two units in the last place for x in [-87, 88]; smaller x and NaN give e^-87. Range reduction
+/// e^x within two units in the last place for x in [-87, 0]; smaller x give e^-87, NaN stays. Range reduction
 /// and coefficients after Cephes' expf (S. Moshier, netlib.org/cephes).
 template <int kLanes>
 YE_INLINE typename Lanes<kLanes>::Floats exp_of(const typename Lanes<kLanes>::Floats& exponents) {
     using Floats = typename Lanes<kLanes>::Floats;
     using Integers = typename Lanes<kLanes>::Integers;
     const Floats zero = {};
-    const Floats lowest = zero - 87.0f, highest = zero + 88.0f;
-    Floats x = exponents > lowest ? exponents : lowest;
-    x = x < highest ? x : highest;
+    const Floats lowest = zero - 87.0f;
+    const Floats x = exponents < lowest ? lowest : exponents;
     const Floats shifted = x * 1.44269504f + kRound;
     const Floats whole = shifted - kRound;
     const Floats rest = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
@@ -139,6 +155,34 @@ YE_INLINE void scale(float* x, float factor, int64_t n) {
     for (; i < n; ++i) x[i] *= factor;
 }
 
+/// Of every head, the product of its parts of two rows; that of head h goes to out[h * stride].
+template <int kLanes>
+YE_INLINE void head_dots(const float* a, const float* b, int64_t heads, int64_t depth, float* out,
+                         int64_t stride) {
+    for (int64_t head = 0; head < heads; ++head)
+        out[head * stride] = dot<kLanes>(a + head * depth, b + head * depth, depth);
+}
+
+/// Of every head, the sum of its parts of `count` rows, which begin at rows[where[t]], each times the head's
+/// factor for it, factors[h * stride + t].
+template <int kLanes>
+YE_INLINE void head_sums(const float* factors, int64_t stride, const float* rows, const int64_t* where,
+                         int64_t count, int64_t heads, int64_t depth, float* out) {
+    for (int64_t head = 0; head < heads; ++head) {
+        const float* own = factors + head * stride;
+        int64_t i = head * depth;
+        for (; i + kLanes <= (head + 1) * depth; i += kLanes) {
+            typename Lanes<kLanes>::Floats sum = {};
+            for (int64_t t = 0; t < count; ++t) sum += load<kLanes>(rows + where[t] + i) * own[t];
+            store<kLanes>(out + i, sum);
+        }
+        for (; i < (head + 1) * depth; ++i) {
+            out[i] = 0.0f;
+            for (int64_t t = 0; t < count; ++t) out[i] += rows[where[t] + i] * own[t];
+        }
+    }
+}
+
 /// max(x, 0); NaN stays.
 template <int kLanes>
 YE_INLINE void relu(float* x, int64_t n) {
@@ -155,18 +199,28 @@ YE_INLINE void relu(float* x, int64_t n) {
 template <int kLanes>
 YE_INLINE void layer_norm(const float* x, const float* gain, const float* shift, int64_t n, float epsilon,
                           float* out) {
-    typename Lanes<kLanes>::Floats sum = {};
+    // Two sums at once, since each addition waits for the one before.
+    typename Lanes<kLanes>::Floats sum = {}, other = {};
     int64_t i = 0;
+    for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
+        sum += load<kLanes>(x + i);
+        other += load<kLanes>(x + i + kLanes);
+    }
     for (; i + kLanes <= n; i += kLanes) sum += load<kLanes>(x + i);
-    float total = sum_of<kLanes>(sum);
+    float total = sum_of<kLanes>(sum + other);
     for (; i < n; ++i) total += x[i];
     const float mean = total / static_cast<float>(n);
-    typename Lanes<kLanes>::Floats squares = {};
-    for (i = 0; i + kLanes <= n; i += kLanes) {
-        const auto centred = load<kLanes>(x + i) - mean;
-        squares += centred * centred;
+    sum = other = typename Lanes<kLanes>::Floats{};
+    for (i = 0; i + 2 * kLanes <= n; i += 2 * kLanes) {
+        const auto low = load<kLanes>(x + i) - mean, high = load<kLanes>(x + i + kLanes) - mean;
+        sum += low * low;
+        other += high * high;
     }
-    total = sum_of<kLanes>(squares);
+    for (; i + kLanes <= n; i += kLanes) {
+        const auto centred = load<kLanes>(x + i) - mean;
+        sum += centred * centred;
+    }
+    total = sum_of<kLanes>(sum + other);
     for (; i < n; ++i) total += (x[i] - mean) * (x[i] - mean);
     const float inverse = 1.0f / std::sqrt(total / static_cast<float>(n) + epsilon);
     for (i = 0; i + kLanes <= n; i += kLanes) {
@@ -191,7 +245,7 @@ YE_INLINE float largest(const float* x, int64_t n) {
     return result;
 }
 
-/// x = e^x / sum of e^x, n at least 1.
+/// x = e^x / sum of e^x, n at least 1; NaN throughout if one is NaN or +infinity, or all are -infinity.
 template <int kLanes>
 YE_INLINE void softmax(float* x, int64_t n) {
     const float most = largest<kLanes>(x, n);
@@ -210,27 +264,37 @@ YE_INLINE void softmax(float* x, int64_t n) {
     scale<kLanes>(x, 1.0f / total, n);
 }
 
+/// y += x / (1 + e^-gates). Powers of a number that is not above 0, so that none overflows.
+template <int kLanes>
+YE_INLINE void add_gated(float* y, const float* gates, const float* x, int64_t n) {
+    using Floats = typename Lanes<kLanes>::Floats;
+    const Floats zero = {};
+    for (int64_t i = 0; i < n; i += kLanes) {
+        const int64_t count = n - i;
+        const bool is_whole = count >= kLanes;
+        const Floats gate = is_whole ? load<kLanes>(gates + i) : load_part<kLanes>(gates + i, count, 0.0f);
+        const Floats from = is_whole ? load<kLanes>(x + i) : load_part<kLanes>(x + i, count, 0.0f);
+        const Floats power = exp_of<kLanes>(gate < zero ? gate : -gate);
+        const Floats share = (gate < zero ? power : zero + 1.0f) / (power + 1.0f) * from;
+        if (is_whole) {
+            store<kLanes>(y + i, load<kLanes>(y + i) + share);
+        } else {
+            store_part<kLanes>(y + i, count, load_part<kLanes>(y + i, count, 0.0f) + share);
+        }
+    }
+}
+
 /// log of the sum of e^x, or NaN if one of them is or all are -infinity. `most`: the largest that is a
 /// number.
 template <int kLanes>
 YE_INLINE float log_sum_exp(const float* x, int64_t n, float most) {
-    typename Lanes<kLanes>::Floats sum = {};
-    typename Lanes<kLanes>::Integers is_nan = {};
-    int64_t i = 0;
-    for (; i + kLanes <= n; i += kLanes) {
-        const auto lanes = load<kLanes>(x + i);
-        is_nan |= lanes != lanes;
-        sum += exp_of<kLanes>(lanes - most);
-    }
-    double total = sum_of<kLanes>(sum);
-    int any = 0;
-    for (int lane = 0; lane < kLanes; ++lane) any |= is_nan[lane];
-    for (; i < n; ++i) {
-        any |= x[i] != x[i] ? 1 : 0;
-        total += std::exp(static_cast<double>(x[i]) - most);
-    }
-    if (any != 0 || !(std::abs(most) <= std::numeric_limits<float>::max()))
+    if (!(std::abs(most) <= std::numeric_limits<float>::max()))
         return std::numeric_limits<float>::quiet_NaN();
+    typename Lanes<kLanes>::Floats sum = {};
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) sum += exp_of<kLanes>(load<kLanes>(x + i) - most);
+    double total = sum_of<kLanes>(sum);
+    for (; i < n; ++i) total += std::exp(static_cast<double>(x[i]) - most);
     return static_cast<float>(most + std::log(total));
 }
 
@@ -239,19 +303,14 @@ template <int kLanes>
 YE_INLINE float peak_of(const float* x, int64_t n) {
     using Floats = typename Lanes<kLanes>::Floats;
     const Floats zero = {};
-    Floats most = zero;
-    typename Lanes<kLanes>::Integers is_nan = {};
+    Floats most = zero, spoilt = zero;  // 0 times what is not finite is NaN
     for (int64_t i = 0; i < n; i += kLanes) {
         const Floats lanes = i + kLanes <= n ? load<kLanes>(x + i) : load_part<kLanes>(x + i, n - i, 0.0f);
         const Floats size = lanes < zero ? -lanes : lanes;
         most = size > most ? size : most;
-        is_nan |= lanes != lanes;
+        spoilt += lanes * 0.0f;
     }
-    int any = 0;
-    for (int lane = 0; lane < kLanes; ++lane) any |= is_nan[lane];
-    const float peak = max_of<kLanes>(most);
-    return any == 0 && peak <= std::numeric_limits<float>::max() ? peak
-                                                                 : std::numeric_limits<float>::quiet_NaN();
+    return max_of<kLanes>(most) + sum_of<kLanes>(spoilt);
 }
 
 /// Whole numbers, as floats, of at most 2^22 in size plus `offset`, as bytes.
@@ -290,12 +349,21 @@ YE_INLINE float quantise(const float* x, int64_t n, int32_t shift, int32_t offse
 /// The same for what is to be multiplied like a weight: signed, with the sum of the whole numbers.
 template <int kLanes>
 YE_INLINE float quantise_signed(const float* x, int64_t n, int8_t* q, int32_t* sum) {
-    uint8_t* bytes = reinterpret_cast<uint8_t*>(q);
-    const float scale = quantise<kLanes>(x, n, 0, 0, bytes);
-    int32_t total = 0;
-    for (int64_t i = 0; i < n; ++i) total += q[i];
-    *sum = total;
-    return scale;
+    using Floats = typename Lanes<kLanes>::Floats;
+    const float peak = peak_of<kLanes>(x, n);
+    const bool is_usable = peak > 1e-30f;
+    const float factor = is_usable ? 127.0f / peak : 0.0f;
+    const int64_t padded = (n + 3) / 4 * 4;
+    const Floats zero = {};
+    Floats total = zero;  // whole numbers of at most 127 in size: exact up to 130,000 of them in a lane
+    for (int64_t i = 0; i < padded; i += kLanes) {
+        const Floats lanes = i + kLanes <= n ? load<kLanes>(x + i) : load_part<kLanes>(x + i, n - i, 0.0f);
+        const Floats shifted = (is_usable ? lanes * factor : zero) + kRound;
+        total += shifted - kRound;
+        store_bytes<kLanes>(shifted - kRound, 0, padded - i, reinterpret_cast<uint8_t*>(q) + i);
+    }
+    *sum = static_cast<int32_t>(sum_of<kLanes>(total));
+    return is_usable ? peak / 127.0f : peak * 0.0f;
 }
 
 /// Columns of a matrix as a packed int8 one (see decoder_kernels.hpp) whose inputs are the rows: 16 columns
@@ -356,6 +424,29 @@ YE_INLINE float quantise_fine(const float* x, int64_t n, int32_t offset, uint8_t
         store_bytes<kLanes>(whole - digit * 255.0f, offset, padded - i, low + i);
     }
     return is_usable ? peak / 32512.0f : peak * 0.0f;
+}
+
+/// e^x / sum of e^x in the form of `quantise_fine`, in two passes instead of five: the highest power is 1.
+template <int kLanes>
+YE_INLINE float softmax_fine(const float* x, int64_t n, int32_t offset, uint8_t* high, uint8_t* low) {
+    using Floats = typename Lanes<kLanes>::Floats;
+    constexpr float kInfinity = std::numeric_limits<float>::infinity();
+    const float most = largest<kLanes>(x, n);
+    const int64_t padded = (n + 3) / 4 * 4;
+    Floats sum = {};
+    for (int64_t i = 0; i < padded; i += kLanes) {
+        const Floats lanes =
+            i + kLanes <= n ? load<kLanes>(x + i) : load_part<kLanes>(x + i, n - i, -kInfinity);
+        const Floats power = exp_of<kLanes>(lanes - most);
+        sum += power;
+        Floats shifted = power * 32512.0f + kRound;
+        const Floats whole = shifted - kRound;
+        shifted = whole * (1.0f / 255.0f) + kRound;
+        const Floats digit = shifted - kRound;
+        store_bytes<kLanes>(digit, offset, padded - i, high + i);
+        store_bytes<kLanes>(whole - digit * 255.0f, offset, padded - i, low + i);
+    }
+    return 1.0f / (32512.0f * sum_of<kLanes>(sum));
 }
 
 }  // namespace yolor_edge::row_math

@@ -13,7 +13,7 @@ from ..backends.base import Array, DeviceGraph, DeviceTensor
 from ..errors import BackendError
 from ..graph_contract import outputs_of
 from ..host_vision import MAX_CANDIDATES
-from ..preprocess import Letterbox, PixelLayout, image_size_of
+from ..preprocess import KernelLayout, Letterbox, image_size_of
 from ..results import InstanceMasks
 from ..slots import Request
 from ..spec import ModelSpec
@@ -48,7 +48,7 @@ class DeviceSlot:
         self._stages: dict[Hashable, CapturedGraph | None] = {}
         self._outputs: Mapping[str, DeviceTensor] = {}
         # Of the last picture: its layout, its channels and the bytes of a row.
-        self._pixels: tuple[PixelLayout, int, int] = ("interleaved", 3, 0)
+        self._pixels: tuple[KernelLayout, int, int] = ("interleaved", 3, 0)
         self._placed: Letterbox | None = None
         self._tables: PictureTables | None = None
         self._picture: Exchange | None = None
@@ -83,7 +83,7 @@ class DeviceSlot:
         nbytes = int(np.prod(shape)) * np.dtype(tensor.dtype).itemsize
         return self._memory.host[:nbytes].view(tensor.dtype).reshape(shape).astype(np.float32, copy=False)
 
-    def prepare(self, image: NDArray[np.uint8], layout: PixelLayout = "interleaved") -> None:
+    def prepare(self, image: NDArray[np.uint8], layout: KernelLayout = "interleaved") -> None:
         """Copy the picture to where the device reads it, and put its letterbox into the stream."""
         with self._device.current():
             # Whatever the last picture left undone, such as after an error, still reads what is written now.

@@ -11,6 +11,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from yolor_edge.export.to_onnx import export_bundle
@@ -45,12 +46,12 @@ class Exported:
     printed: str
 
 
-def export_random_network(folder: Path) -> Exported:
-    """Write scenes, checkpoint and bundle into `folder`."""
+def export_random_network(folder: Path, **changes: Any) -> Exported:
+    """Write scenes, checkpoint and bundle into `folder`; `changes` are fields of `NetworkConfig`."""
     data = write_scenes(folder / "scenes", images=4, seed=3, size=INPUT_SIZE)
     config = describe_network(CocoDataset.open(data), "n", TrainConfig(), INPUT_SIZE, None, "random")
     # Captions of at most eleven tokens.
-    config = dataclasses.replace(config, caption_positions=12)
+    config = dataclasses.replace(config, caption_positions=12, **changes)
     steps: list[str] = []
     printed = io.StringIO()
     with one_torch_thread():

@@ -7,6 +7,7 @@ import dataclasses
 import errno
 import importlib
 import io
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from yolor_edge.runtime.errors import BackendError, EngineBuildError, EngineMism
 from yolor_edge.runtime.files import sha256_of
 
 from ..runtime.tiny_bundle import write_tiny_bundle
+from .exported import Exported
 from .fake_tensorrt import FakeTensorrt
 from .precise_graphs import with_every_precision
 
@@ -160,6 +162,37 @@ def test_graphs_with_top_k_and_semantic_map_build(optioned_bundle: Bundle, preci
     assert found["semantic_map"] == ("DataType.UINT8", (2, 224, 288))
     assert found["class_logits"][0] == "DataType.FLOAT"
     assert found.keys() == optioned_bundle.tensors["vision"]["outputs"].keys()
+
+
+@pytest.fixture(scope="module")
+def gated_bundle(gated: Exported, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle whose captions look at regions, with graphs in every precision, be their answers what they may."""
+    from yolor_edge.export.calibration import CalibrationSet, calibrate
+    from yolor_edge.export.to_fp16 import halve_around_int8, to_fp16
+    from yolor_edge.export.to_int8 import quantize
+
+    folder = Path(shutil.copytree(gated.bundle.path, tmp_path_factory.mktemp("precise") / "bundle"))
+    graphs = {part: dict(files) for part, files in gated.bundle.graphs.items()}
+    for part, files in graphs.items():
+        exact = onnx.load(folder / files["fp32"])
+        made = {"fp16": to_fp16(exact, []).model}
+        if part == "vision":
+            pictures = CalibrationSet(sorted((gated.data / "train").iterdir()), gated.bundle.spec.preprocess)
+            ranges = calibrate(exact, pictures, "minmax").ranges
+            made["int8-s8s8"] = halve_around_int8(quantize(exact, ranges, "s8s8").model, ())
+        for kind, model in made.items():
+            files[kind] = f"{part}.{kind}.onnx"
+            onnx.save(model, folder / files[kind])
+    return write_bundle(folder, gated.bundle.spec, graphs, provenance={"made_by": "tests"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("precision", "kinds"), [("fp32", {"fp32"}), ("fp16", {"fp16"}), ("int8", {"int8", "fp16"})])
+def test_graphs_that_choose_regions_build(gated_bundle: Bundle, precision: str, kinds: set[str]) -> None:
+    built = build(gated_bundle, precision, batches=(1, 3))
+    assert [entry.engine.record.part for entry in built] == ["vision", "caption_prefill", "caption_step"]
+    assert built[0].engine.record.build["layers"].keys() == kinds
+    assert all(entry.engine.read() for entry in built)
 
 
 def test_each_batch_is_a_profile_and_low_memory_has_one(boxes_bundle: Bundle) -> None:

@@ -15,8 +15,10 @@
 #include <map>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "avxvnni_emulator.hpp"
 #include "caption_decoder.hpp"
 #include "decoder_kernels.hpp"
 
@@ -26,8 +28,6 @@ using namespace yolor_edge;
 
 constexpr float kFp32Tolerance = 2e-5f;
 constexpr float kInt8Tolerance = 2e-3f;  // a digit that rounds the other way; logits spread some 4
-
-constexpr int64_t kHidden = 45;  // width before the last layer
 
 /// Numbers that depend on nothing but whole-number arithmetic.
 class Dice {
@@ -66,8 +66,8 @@ void note(const std::string& name, const std::vector<Value>& values, Answers* an
 void products(const DecoderKernels& kernels, Answers* answers) {
     const bool is_fused = std::strcmp(kernels.name, "portable") != 0;
     for (const int64_t rows : {1, 2, 3, 7}) {
-        for (const int64_t in : {1, 6, 61, 130}) {
-            const int64_t out = 3 * in + 1, stride = whole_blocks(out);
+        for (const int64_t in : {1, 6, 61, 130, 530}) {
+            const int64_t out = std::min<int64_t>(3 * in + 1, 300), stride = whole_blocks(out);
             const std::string what = std::to_string(rows) + "x" + std::to_string(in);
             Dice dice(what);
             const std::vector<float> x = dice.floats(rows * in, 2.0f), bias = dice.floats(stride, 1.0f);
@@ -110,6 +110,32 @@ void products(const DecoderKernels& kernels, Answers* answers) {
     }
 }
 
+/// The largest sums that rows of two digits come to, with as many inputs as int32 has room for and with more.
+void largest_sums(const DecoderKernels& kernels, Answers* answers) {
+    constexpr int64_t kOutputs = 40, kStride = whole_blocks(kOutputs);
+    for (const int64_t in : {4 * kExactGroups, 4 * kExactGroups + 1, int64_t{2100}}) {
+        const int64_t padded = (in + 3) / 4 * 4;
+        for (const int64_t rows : {1, 2, 4, 5}) {
+            const std::vector<float> x(static_cast<size_t>(in), rows % 2 == 0 ? -3.0f : 3.0f);
+            const std::vector<int8_t> weights(static_cast<size_t>(kStride * padded), 127);
+            const std::vector<int32_t> sums(static_cast<size_t>(kStride), static_cast<int32_t>(127 * padded));
+            const std::vector<float> scales(static_cast<size_t>(kStride), 1.0f);
+            std::vector<uint8_t> high(static_cast<size_t>(rows * padded)), low(high.size());
+            std::vector<float> row_scales, y(static_cast<size_t>(rows * kStride));
+            for (int64_t row = 0; row < rows; ++row) {
+                const int64_t at = row * padded;
+                row_scales.push_back(kernels.quantise_fine(x.data(), in, high.data() + at, low.data() + at));
+            }
+            kernels.matmul_i8({high.data(), low.data(), row_scales.data(), rows, padded, 0}, weights.data(),
+                              sums.data(), scales.data(), nullptr, in, kOutputs, y.data(), kStride);
+            const float expected = x[0] * 127.0f * static_cast<float>(in);
+            if (!(std::fabs(y[0] / expected - 1.0f) < 1e-6f))
+                throw std::runtime_error("the largest sums overflow");
+            note("exact largest sums " + std::to_string(rows) + "x" + std::to_string(in), y, answers);
+        }
+    }
+}
+
 /// Activations packed to be multiplied like weights.
 void packing(const DecoderKernels& kernels, Answers* answers) {
     for (const int64_t n : {1, 3, 8, 29}) {
@@ -142,6 +168,7 @@ void rows(const DecoderKernels& kernels, Answers* answers) {
         kernels.add_scaled(out.data(), 0.3f, gain.data(), n);
         kernels.scale(out.data(), 1.7f, n);
         kernels.relu(out.data(), n);
+        kernels.add_gated(out.data(), x.data(), gain.data(), n);
         note("exact sums" + what, out, answers);
         note("exact dot" + what, std::vector<float>{kernels.dot(x.data(), gain.data(), n)}, answers);
         std::vector<float> peaks(static_cast<size_t>(scan_parts(n)));
@@ -155,6 +182,10 @@ void rows(const DecoderKernels& kernels, Answers* answers) {
 /// Random weights, each tensor from its name alone.
 class Weights {
   public:
+    explicit Weights(const DecoderDims& dims)
+        : last_(dims.hidden > 0 ? "output.2" : "output.0"),
+          inputs_(dims.hidden > 0 ? dims.hidden : dims.width) {}
+
     const void* tensor(const std::string& name, const char* dtype, int64_t bytes) {
         std::vector<uint8_t>& stored = tensors_[name];
         stored.resize(static_cast<size_t>(bytes));
@@ -169,12 +200,12 @@ class Weights {
             for (size_t i = 0; i < weights.size(); ++i)
                 sums[i / per_block * kBlock + i / 4 % kBlock] += static_cast<int8_t>(weights[i]);
             std::memcpy(stored.data(), sums.data(), stored.size());
-        } else if (name == "output.2.exact") {
+        } else if (name == last_ + ".exact") {
             fill_exact(&stored);
         } else {
             const bool is_scale = name.find("scales") != std::string::npos;
             const bool is_gain = name.find("norm") != std::string::npos;
-            const bool is_last = name.find("output.2") != std::string::npos;
+            const bool is_last = name.rfind(last_ + ".", 0) == 0;
             // Weights of two digits are 255 times as large.
             const bool is_fine = is_scale && name.rfind("output.", 0) == 0 && !is_last;
             const float spread = is_fine ? 0.000002f : is_scale ? 0.0005f : is_last ? 1.0f : 0.3f;
@@ -191,10 +222,10 @@ class Weights {
   private:
     /// The last layer once more, as plain rows of floats.
     void fill_exact(std::vector<uint8_t>* stored) const {
-        const std::vector<uint8_t>&packed = tensors_.at("output.2.weight"),
-              &scales = tensors_.at("output.2.scales");
+        const std::vector<uint8_t>&packed = tensors_.at(last_ + ".weight"),
+              &scales = tensors_.at(last_ + ".scales");
         const auto padded = static_cast<int64_t>(packed.size() / (scales.size() / 4));
-        const int64_t in = kHidden;
+        const int64_t in = inputs_;
         for (int64_t i = 0; i < static_cast<int64_t>(stored->size() / 4); ++i) {
             const int64_t word = i / in, input = i % in;
             const int64_t at =
@@ -206,14 +237,16 @@ class Weights {
         }
     }
 
+    const std::string last_;  // name of the layer that gives the words' logits
+    const int64_t inputs_;    // of it
     std::map<std::string, std::vector<uint8_t>> tensors_;
 };
 
-void sentences(const DecoderKernels& kernels, bool is_best, Answers* answers) {
-    const DecoderDims dims{60, 40, 2, 5, 70, kHidden, 14, 33, 1e-5};
+void sentences(const DecoderKernels& kernels, const char* kind, const DecoderDims& dims, bool is_best,
+               Answers* answers) {
     for (const bool is_int8 : {false, true}) {
-        const std::string precision = is_int8 ? "int8" : "fp32";
-        Weights weights;
+        const std::string precision = std::string(is_int8 ? "int8 " : "fp32 ") + kind;
+        Weights weights(dims);
         const auto source = [&](const std::string& name, const char* dtype, int64_t bytes) {
             return weights.tensor(name, dtype, bytes);
         };
@@ -241,6 +274,11 @@ void sentences(const DecoderKernels& kernels, bool is_best, Answers* answers) {
     }
 }
 
+constexpr std::pair<const char*, DecoderDims> kDecoders[] = {
+    {"plain", {60, 40, 2, 5, 70, 45, 14, 33, 0, 1e-5}},
+    {"gated", {60, 40, 2, 5, 70, 0, 14, 53, 20, 1e-5}},
+};
+
 Answers all_answers() {
     Answers answers;
     const char* best = best_decoder_kernels().name;
@@ -249,12 +287,25 @@ Answers all_answers() {
         if (kernels == nullptr) continue;
         std::printf("decoder: %s%s\n", *name, std::strcmp(*name, best) == 0 ? ", the best here" : "");
         products(*kernels, &answers);
+        largest_sums(*kernels, &answers);
         packing(*kernels, &answers);
         const bool has_four_lanes =
             std::strcmp(*name, "portable") == 0 || std::strncmp(*name, "neon", 4) == 0;
         if (has_four_lanes) rows(*kernels, &answers);
-        sentences(*kernels, std::strcmp(*name, best) == 0, &answers);
+        for (const auto& [kind, dims] : kDecoders)
+            sentences(*kernels, kind, dims, std::strcmp(*name, best) == 0, &answers);
     }
+#if defined(__x86_64__) && defined(__linux__)
+    const DecoderKernels* newer = avxvnni_decoder_kernels_unchecked();
+    if (newer != nullptr && avx2_decoder_kernels() != nullptr && decoder_kernels("avxvnni") == nullptr) {
+        avxvnni_emulator::install();
+        products(*newer, &answers);
+        largest_sums(*newer, &answers);
+        for (const auto& [kind, dims] : kDecoders) sentences(*newer, kind, dims, false, &answers);
+        std::printf("decoder: avxvnni, %llu instructions of it emulated\n",
+                    static_cast<unsigned long long>(avxvnni_emulator::emulated()));
+    }
+#endif
     return answers;
 }
 

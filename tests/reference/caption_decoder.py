@@ -19,15 +19,22 @@ class ReferenceDecoder:
         heads: Of the attention.
         memory: (L, D) of the image.
         where: (L, D), positions of the memory.
+        regions: How many of the memory's last vectors gated layers take for regions.
     """
 
     def __init__(
-        self, parameters: Mapping[str, NDArray[np.float32]], heads: int, memory: NDArray[np.float32], where: Array
+        self,
+        parameters: Mapping[str, NDArray[np.float32]],
+        heads: int,
+        memory: NDArray[np.float32],
+        where: Array,
+        regions: int = 0,
     ) -> None:
         self.parameters = {name: value.astype(np.float64) for name, value in parameters.items()}
         self.heads = heads
         self.memory = self.norm("memory_norm", memory.astype(np.float64))
-        self.where = where
+        self.keyed = self.memory + where
+        self.grid = len(memory) - regions
 
     def __call__(self, sentences: Sequence[tuple[int, ...]], bos_id: int = 2) -> Array:
         """(sentences, V), what follows each sentence."""
@@ -42,16 +49,29 @@ class ReferenceDecoder:
         while f"layers.{layer}.norms.0.weight" in self.parameters:
             at = f"layers.{layer}"
             x = self.norm(f"{at}.norms.0", x + self.attention(f"{at}.self_attention", x, x, x, future))
-            keys = self.memory + self.where
-            x = self.norm(f"{at}.norms.1", x + self.attention(f"{at}.cross_attention", x, keys, self.memory))
+            x = self.look(at, x)
             inner = np.maximum(self.linear(f"{at}.feed_forward.0", x), 0)
             x = self.norm(f"{at}.norms.2", x + self.linear(f"{at}.feed_forward.3", inner))
             layer += 1
-        for i in (0, 2):
+        *wider, last = (i for i in (0, 2, 4) if f"output.{i}.weight" in self.parameters)
+        for i in wider:
             x = np.maximum(self.linear(f"output.{i}", x), 0)
-        logits = self.linear("output.4", x)
+        logits = self.linear(f"output.{last}", x)
         shifted = logits - logits.max(1, keepdims=True)
         return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+
+    def look(self, at: str, x: Array) -> Array:
+        """What words know after the layer's look at the grid, and, if it is gated, at the regions."""
+        keys, values, grid = self.keyed, self.memory, self.grid
+        seen = self.norm(f"{at}.norms.1", x + self.attention(f"{at}.cross_attention", x, keys[:grid], values[:grid]))
+        if f"{at}.region_norm.weight" not in self.parameters:
+            return seen
+        there = self.attention(f"{at}.region_attention", x, keys[grid:], values[grid:])
+        weighed = np.zeros_like(x)
+        for gate, view in enumerate((seen, self.norm(f"{at}.region_norm", x + there))):
+            opened = self.linear(f"{at}.gates.{gate}", np.concatenate([x, view], 1))
+            weighed += view / (1 + np.exp(-opened))
+        return weighed / np.sqrt(2)
 
     def attention(self, name: str, queries: Array, keys: Array, values: Array, mask: Array | float = 0.0) -> Array:
         q = self.linear(f"{name}.query", queries)

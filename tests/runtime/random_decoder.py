@@ -21,9 +21,10 @@ class RandomDecoder:
     parameters: dict[str, Floats]
     where: Floats
     heads: int
+    regions: int = 0
 
     def write(self, path: Path, precision: str) -> Path:
-        write_caption_weights(path, self.parameters, self.where, self.heads, precision)
+        write_caption_weights(path, self.parameters, self.where, self.heads, precision, regions=self.regions)
         return path
 
     def memory(self, seed: int) -> Floats:
@@ -31,7 +32,7 @@ class RandomDecoder:
         return np.random.default_rng((7, seed)).normal(0.3, 2.0, self.where.shape).astype(np.float32)
 
     def reference(self, memory: Floats) -> ReferenceDecoder:
-        return ReferenceDecoder(self.parameters, self.heads, memory, self.where.astype(np.float64))
+        return ReferenceDecoder(self.parameters, self.heads, memory, self.where.astype(np.float64), self.regions)
 
 
 def random_decoder(
@@ -44,9 +45,13 @@ def random_decoder(
     hidden: int = 29,
     positions: int = 12,
     memory: int = 21,
+    regions: int = 0,
     gain: float = 4.0,
 ) -> RandomDecoder:
-    """A decoder whose last layer is `gain` times as steep as it would be at the start of training."""
+    """A decoder whose last layer is `gain` times as steep as it would be at the start of training.
+
+    With `hidden` 0 it has one output layer; with `regions`, gated layers, and so many of its `memory` are regions.
+    """
     generator = np.random.default_rng(seed)
     parameters: dict[str, Floats] = {}
 
@@ -66,15 +71,21 @@ def random_decoder(
     norm("norm")
     norm("memory_norm")
     for i in range(layers):
-        for attention in ("self_attention", "cross_attention"):
+        for attention in ("self_attention", "cross_attention", *(["region_attention"] if regions else [])):
             for part in ("query", "key", "value", "output"):
                 linear(f"layers.{i}.{attention}.{part}", width, width)
         linear(f"layers.{i}.feed_forward.0", width, feed_forward)
         linear(f"layers.{i}.feed_forward.3", feed_forward, width)
         for n in range(3):
             norm(f"layers.{i}.norms.{n}")
-    linear("output.0", width, hidden)
-    linear("output.2", hidden, hidden)
-    linear("output.4", hidden, vocabulary, steepness=gain)
+        if regions:
+            linear(f"layers.{i}.gates.0", 2 * width, width)
+            linear(f"layers.{i}.gates.1", 2 * width, width)
+            norm(f"layers.{i}.region_norm")
+    if hidden:
+        linear("output.0", width, hidden)
+        linear("output.2", hidden, hidden)
+    linear("output.4" if hidden else "output.0", hidden or width, vocabulary, steepness=gain)
     where = generator.normal(0, 0.7, (memory, width)).astype(np.float32)
-    return RandomDecoder(parameters, where, heads)
+    where[memory - regions :] = 0  # a region's vector says itself where it lies
+    return RandomDecoder(parameters, where, heads, regions)

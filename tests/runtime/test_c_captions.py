@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from yolor_edge.runtime import _native
-from yolor_edge.runtime.caption_weights import PREFIX, VERSION, open_caption_weights
+from yolor_edge.runtime.caption_weights import PLAIN_VERSION, PREFIX, VERSION, open_caption_weights
 
 from .c_library import CError, CLibrary
 from .random_decoder import random_decoder
@@ -22,8 +22,9 @@ IDS = {"bos_id": 2, "eos_id": 3, "pad_id": 0}
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 @pytest.mark.parametrize("kernels", _native.decoder_kernels())
-def test_captions(c: CLibrary, kernels: str, precision: str, tmp_path: Path) -> None:
-    decoder, path = random_decoder(), tmp_path / "caption.bin"
+@pytest.mark.parametrize("size", [{}, {"regions": 9, "hidden": 0}], ids=["plain", "gated"])
+def test_captions(c: CLibrary, size: dict[str, int], kernels: str, precision: str, tmp_path: Path) -> None:
+    decoder, path = random_decoder(**size), tmp_path / "caption.bin"
     decoder.write(path, precision)
     opened = open_decoder(c, path, kernels)
     try:
@@ -134,8 +135,10 @@ def spoilt(content: bytes, **changes: Any) -> bytes:
         (lambda b: b"PK" + b[2:], "is not a file of caption weights"),
         (
             lambda b: b[:8] + bytes([VERSION + 1]) + b[9:],
-            f"layout {VERSION + 1} of caption weights, this library reads {VERSION}; link a newer one",
+            f"layout {VERSION + 1} of caption weights, this library reads {PLAIN_VERSION} and {VERSION}; link",
         ),
+        (lambda b: b[:8] + bytes([VERSION]) + b[9:], "dims.regions must be a whole number from 0 to 16777216"),
+        (lambda b: spoilt(b, dims__hidden=0), "dims.hidden must be a whole number from 1 to 16777216"),
         (lambda b: b[:12] + b"\xff\xff\xff\0" + b[16:], "the header of 16777215 bytes exceeds the file of"),
         (lambda b: b[:16] + b"[" + b[17:], "its header is no JSON, expected"),
         (lambda b: b[:-8192], "ends at byte"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from yolor_edge.export.caption_weights import pack_fp32, pack_int8, quantise_finely, quantise_outputs
+from yolor_edge.export.caption_weights import dims_of, pack_fp32, pack_int8, quantise_finely, quantise_outputs
 from yolor_edge.runtime.caption_weights import ALIGNMENT, PREFIX, open_caption_weights
 from yolor_edge.runtime.errors import BundleError
 
@@ -28,6 +28,43 @@ def test_written_weights_are_read_back_where_they_lie(precision: str, tmp_path: 
         assert isinstance(tensor.base, np.memmap) or isinstance(tensor, np.memmap)
         assert tensor.ctypes.data % ALIGNMENT == 0 and not tensor.flags.writeable
     assert [path.name for path in tmp_path.iterdir()] == ["weights.bin"]
+
+
+def test_files_that_older_runtimes_read_are_written_as_they_were(tmp_path: Path) -> None:
+    for changes, version in (({}, 2), ({"hidden": 0}, 3), ({"regions": 5}, 3), ({"regions": 5, "hidden": 0}, 3)):
+        decoder = random_decoder(**changes)
+        for precision in ("fp32", "int8"):
+            path = decoder.write(tmp_path / "weights.bin", precision)
+            _, found, length = PREFIX.unpack(path.read_bytes()[: PREFIX.size])
+            header = json.loads(path.read_bytes()[PREFIX.size : PREFIX.size + length])
+            assert found == version and ("regions" in header["dims"]) == (version == 3)
+            dims = open_caption_weights(path).dims
+            assert (dims.hidden, dims.regions) == (changes.get("hidden", 29), changes.get("regions", 0))
+
+
+def test_layers_with_gates_have_regions_and_others_none() -> None:
+    for built, named in ((0, 5), (5, 0)):
+        decoder = random_decoder(regions=built)
+        with pytest.raises(ValueError, match=f"gated layers, and only those, have regions; got {named}"):
+            dims_of(decoder.parameters, 21, 3, named)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"regions": 21}, "dims.regions must be less than memory, got 21 of 21"),
+        ({"regions": -1}, "dims.regions must be a whole number from 0 to 16777216, got -1"),
+        ({"regions": 0}, "unknown tensor 'layers.0.region_attention.query.weight'"),
+        ({"hidden": None}, "dims.hidden must be a whole number from 0 to 16777216, got None"),
+        ({"hidden": 3}, "tensor 'output.1.weight' is missing"),
+    ],
+)
+def test_spoilt_files_of_gated_layers(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    path = random_decoder(regions=5, hidden=0).write(tmp_path / "weights.bin", "fp32")
+    path.write_bytes(edited_header(path.read_bytes(), lambda header: header["dims"].update(change)))
+    with pytest.raises(BundleError) as caught:
+        open_caption_weights(path)
+    assert message in str(caught.value)
 
 
 def test_packing_puts_sixteen_outputs_side_by_side() -> None:
@@ -80,7 +117,8 @@ def entry(name: str, **values: Any) -> Callable[[dict[str, Any]], None]:
     [
         (lambda data: b"", "is not a file of caption weights"),
         (lambda data: b"PK" + data[2:], "is not a file of caption weights"),
-        (lambda data: data[:8] + b"\3\0\0\0" + data[12:], "layout 3 of caption weights, this runtime reads 2; upgrade"),
+        (lambda data: data[:8] + b"\4\0\0\0" + data[12:], "layout 4 of caption weights, this runtime reads 2 and 3"),
+        (lambda data: data[:8] + b"\3\0\0\0" + data[12:], "dims.regions must be a whole number from 0"),
         (lambda data: data[:12] + b"\xff\xff\xff\x7f" + data[16:], "the header of 2147483647 bytes exceeds the file"),
         (lambda data: data[:200], "exceeds the file of 200 bytes"),
         (lambda data: data[:16] + b"x" + data[17:], "its header is not JSON"),

@@ -267,8 +267,8 @@ def test_preprocess_takes_a_camera_s_bytes(layout, shape):
     colour = cv2.cvtColor(image, cv2.COLOR_YUV2BGR_NV12 if layout == "nv12" else cv2.COLOR_YUV2BGR_YUYV)
     np.testing.assert_array_equal(tensor, preprocess(colour, rule)[0])
     assert image_size_of(image, layout) == (24, 40)
-    with pytest.raises(ValueError, match="layout must be interleaved, nv12 or yuyv, got rgb"):
-        preprocess(image, rule, layout=cast(Any, "rgb"))
+    with pytest.raises(ValueError, match=r"layout must be one of interleaved, bgr, rgb, .*, got i420"):
+        preprocess(image, rule, layout=cast(Any, "i420"))
 
 
 @pytest.mark.parametrize(
@@ -292,3 +292,35 @@ def test_lets_threads_run():
     image = random_image(0, 400, 400, 3)
     assert_lets_threads_run(lambda: _native.letterbox(image, 3000, 3000))
     assert_lets_threads_run(lambda: _native.letterbox_u8(image, 4000, 4000))
+
+
+def in_layout(image: np.ndarray, layout: str) -> np.ndarray:
+    """A BGR picture in another layout, the fourth bytes at random."""
+    fourth = np.random.default_rng(1).integers(0, 256, (*image.shape[:2], 1), np.uint8)
+    order = image[:, :, ::-1] if layout.startswith("rgb") else image
+    return np.concatenate([order, fourth], axis=2) if len(layout) == 4 else np.ascontiguousarray(order)
+
+
+@pytest.mark.parametrize("layout", ["bgr", "rgb", "bgra", "rgba"])
+@pytest.mark.parametrize("size", [(64, 96), (48, 40), (96, 128), (7, 1), (3, 5), (9, 6), (33, 37), (24, 131)])
+@pytest.mark.parametrize("channel_order", ["RGB", "BGR"])
+def test_orders_of_channels_are_those_of_converting_first(size, layout, channel_order):
+    """Enlarged, reduced, halved and as it is; rows that begin anywhere, and rows from bottom to top."""
+    image = np.random.default_rng(sum(size)).integers(0, 256, (*size, 3), np.uint8)
+    rule = PreprocessRule((48, 64), channel_order=channel_order)
+    expected, letterbox = preprocess(image, rule)
+    given = in_layout(image, layout)
+    found, same_letterbox = preprocess(given, rule, layout=layout)
+    np.testing.assert_array_equal(found, expected)
+    assert same_letterbox == letterbox
+    padded = np.zeros((size[0], size[1] + 3, given.shape[2]), np.uint8)
+    padded[:, 1:-2] = given
+    np.testing.assert_array_equal(preprocess(padded[:, 1:-2], rule, layout=layout, threads=3)[0], expected)
+    flipped = np.ascontiguousarray(given[::-1])
+    np.testing.assert_array_equal(preprocess(flipped[::-1], rule, layout=layout)[0], expected)
+
+
+def test_grey_is_grey():
+    image = np.random.default_rng(4).integers(0, 256, (30, 41), np.uint8)
+    rule = PreprocessRule((48, 64))
+    np.testing.assert_array_equal(preprocess(image, rule, layout="grey")[0], preprocess(image, rule)[0])

@@ -141,12 +141,29 @@ def test_the_bytes_of_a_camera(model: Model, layout: Any, code: int) -> None:
     assert found.caption.text == expected.caption.text
 
 
+@pytest.mark.parametrize("layout", ["bgr", "rgb", "bgra", "rgba", "grey"])
+def test_other_orders_of_channels(model: Model, layout: Any) -> None:
+    bgr = coloured_patch((80, 120), (16, 32, 48, 64), "blue")
+    if layout == "grey":
+        bgr = bgr[:, :, 0]
+    code = {"rgb": cv2.COLOR_BGR2RGB, "bgra": cv2.COLOR_BGR2BGRA, "rgba": cv2.COLOR_BGR2RGBA}.get(layout)
+    given = bgr if code is None else np.asarray(cv2.cvtColor(bgr, code), np.uint8)
+    before = given.copy()
+    found, expected = model.predict(given, layout=layout).to_json(), model.predict(bgr).to_json()
+    assert {**found, "timings_ms": 0} == {**expected, "timings_ms": 0}
+    assert np.array_equal(given, before)
+
+
 @pytest.mark.parametrize(
     ("image", "layout", "message"),
     [
+        (np.zeros((60, 80, 4), np.uint8), "rgb", r"an image in RGB order must have shape \(height, width, 3\), got"),
+        (np.zeros((60, 80, 3), np.uint8), "bgra", r"an image in BGRA order must have shape \(height, width, 4\), got"),
+        (np.zeros((60, 80), np.uint8), "bgr", r"an image in BGR order must have shape \(height, width, 3\), got"),
+        (np.zeros((60, 80, 3), np.uint8), "grey", r"a grey image must have shape \(height, width\), got"),
         (np.zeros((80, 80), np.uint8), "nv12", r"an NV12 image must have shape \(height \* 3 / 2, width\)"),
         (np.zeros((60, 80, 3), np.uint8), "yuyv", r"a YUYV image must have shape \(height, width, 2\)"),
-        (np.zeros((60, 80, 3), np.uint8), "i420", "layout must be one of interleaved, nv12, yuyv, got 'i420'"),
+        (np.zeros((60, 80, 3), np.uint8), "i420", r"layout must be one of interleaved, bgr, .*, yuyv, got 'i420'"),
         ("street.jpg", "nv12", "a file has no layout 'nv12'"),
     ],
 )
@@ -286,7 +303,9 @@ def test_bad_caption_options(model: Model, options: dict[str, Any], message: str
     ("image", "message"),
     [
         (np.zeros((8, 8, 3), np.float32), "image must be uint8 with values 0 to 255, got float32"),
-        (np.zeros((8, 8, 4), np.uint8), r"image must have shape \(height, width, 3\) .* got \(8, 8, 4\)"),
+        (np.zeros((8, 8, 4), np.uint8), r'image has 4 channels, .* say what they are with layout="bgra" or'),
+        (np.zeros((8, 8, 2), np.uint8), r'image has 2 channels, .* say what they are with layout="yuyv"$'),
+        (np.zeros((8, 8, 5), np.uint8), r"image must have shape \(height, width, 3\) .* got \(8, 8, 5\)"),
         (np.zeros((1, 3, 8, 8), np.uint8), r"got \(1, 3, 8, 8\)"),
         (np.zeros((0, 8, 3), np.uint8), r"at least one pixel, got shape \(0, 8, 3\)"),
         ([[1]], "image must be a numpy array or the path of a picture, got list"),

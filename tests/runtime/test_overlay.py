@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from yolor_edge.runtime.lettering import PAPER
-from yolor_edge.runtime.overlay import Overlay
+from yolor_edge.runtime.overlay import Overlay, time_of_day
+from yolor_edge.runtime.sources import Frame
 
 TIMES = {"preprocess": 0.11, "network": 17.8, "caption": 2.0, "caption_tokens": 9.0, "total": 20.4}
 
@@ -20,6 +23,7 @@ def test_what_it_says() -> None:
         overlay.count(2)
     assert overlay.fps == pytest.approx(20)
     assert overlay.lines(300, {}) == ("frame 300   20.0 fps   200 dropped", "")
+    assert overlay.lines(300, {}, "0:12.300") == ("frame 300   20.0 fps   200 dropped   0:12.300", "")
     assert overlay.dropped == 200
 
 
@@ -46,3 +50,15 @@ def test_it_is_above_the_drawing_and_keeps_its_size(width: int) -> None:
         assert np.all(strip[:, -4:] == PAPER)  # nothing is cut off
     overlay.count(123456)
     assert overlay.drawn(drawing, 10**9, {**TIMES, "a stage of a very long name" * 9: 1.0}).shape == drawn.shape
+
+
+def test_when_a_frame_was_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "UTC-2")
+    time.tzset()
+    try:
+        assert time_of_day(Frame("camera 0", None, captured_unix_ns=1_700_000_000_007_900_000)) == "00:13:20.007"
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert time_of_day(Frame("a.mp4", None, position_s=61.5)) == "1:01.500"
+    assert time_of_day(Frame("a.png", None)) == ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -339,7 +340,10 @@ def test_a_stream_becomes_a_video_and_lines_without_its_password(
     assert video.startswith("http-127.0.0.1-")
     assert lines == "results.jsonl"
     *answers, last = lines_of(tmp_path / "out")
-    assert {"dropped", "drawing", "objects"} <= set(answers[0])
+    assert {"dropped", "drawing", "objects", "captured_s", "captured_unix_s"} <= set(answers[0])
+    assert abs(answers[0]["captured_unix_s"] - time.time()) < 600
+    assert 0 < time.monotonic() - answers[0]["captured_s"] < 600
+    assert [line["captured_s"] for line in answers] == sorted(line["captured_s"] for line in answers)
     assert "error" in last
     shown = (repr(summary), json.dumps(summary.to_json()), *said, *capfd.readouterr(), video, json.dumps(answers))
     assert "s3cret" not in "".join(shown)
@@ -434,6 +438,7 @@ def test_files_give_the_answers_of_predict_in_their_order(tiny_bundle: Bundle, t
     lines = lines_of(tmp_path / "out")
     assert [line.pop("index") for line in lines] == list(range(12))
     assert {line.pop("source") for line in lines} == {"clip.mp4"}
+    assert [line.pop("position_s") for line in lines] == [pytest.approx(i / 12, abs=1e-6) for i in range(12)]
     for line, one in zip(lines, expected, strict=True):
         assert list(line) == list(one)
         assert set(line.pop("timings_ms")) == set(one.pop("timings_ms"))

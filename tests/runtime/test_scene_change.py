@@ -93,3 +93,15 @@ def test_pictures_of_any_size_and_grey(size: tuple[int, int]) -> None:
     assert np.all(grid == (10, 20, 30))
     assert np.all(grid_of(image[:, :, 2]) == 30)
     assert grid_of(image[::-1, ::-1]).shape == (9, 12, 3)
+
+
+def test_orders_of_channels_give_the_same_grid() -> None:
+    image = np.random.default_rng(2).integers(0, 256, (70, 90, 3), np.uint8)
+    expected = grid_of(image)
+    fourth = np.zeros((70, 90, 1), np.uint8)
+    for given, layout in (
+        (image[:, :, ::-1], "rgb"),
+        (np.concatenate([image, fourth], axis=2), "bgra"),
+        (np.concatenate([image[:, :, ::-1], fourth], axis=2), "rgba"),
+    ):
+        assert np.array_equal(grid_of(given, layout), expected)  # type: ignore[arg-type]

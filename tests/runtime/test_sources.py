@@ -312,17 +312,40 @@ def test_bare_frames_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> Non
     assert np.array_equal(np.stack([frame.image for frame in read if frame.image is not None]), frames)
 
 
+@pytest.mark.parametrize(
+    ("layout", "shape"),
+    [("rgb", (4, 6, 3)), ("bgra", (4, 6, 4)), ("grey", (4, 6)), ("nv12", (6, 6)), ("yuyv", (4, 6, 2))],
+)
+def test_bare_frames_in_other_layouts(layout: Any, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (3, *shape)).astype(np.uint8)
+    monkeypatch.setattr(sys, "stdin", Standard(frames.tobytes()))
+    source = open_source("-", CameraOptions((4, 6), layout=layout))
+    assert source.layout == layout
+    assert np.array_equal(np.stack([frame.image for frame in source if frame.image is not None]), frames)
+
+
+def test_layouts_that_make_no_sense(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="layout 'rgb' is for bare frames on standard input"):
+        open_source(tmp_path, CameraOptions(layout="rgb"))
+    with pytest.raises(UsageError, match="frames in nv12 have an even width and height, got 6x5"):
+        open_source("-", CameraOptions((5, 6), layout="nv12"))
+    with pytest.raises(UsageError, match=r"layout must be one of interleaved, bgr, .* got 'i420'"):
+        open_source("-", CameraOptions((5, 6), layout="i420"))  # type: ignore[arg-type]
+
+
 def test_standard_input_that_ends_inside_a_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", Standard(bytes(4 * 6 * 3 + 10)))
     first, last = open_source("-", CameraOptions((4, 6)))
     assert first.error is None
-    assert last.error == "standard input: ends inside a frame, 62 bytes are missing; is --camera-size right?"
+    assert (
+        last.error == "standard input: ends inside a frame, 62 bytes are missing; are --camera-size and --layout right?"
+    )
 
 
 def test_standard_input_that_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", Standard(b""))
     (last,) = open_source("-", CameraOptions((4, 6)))
-    assert last.error == "standard input: ended before the first frame; pipe bare BGR frames of --camera-size into it"
+    assert last.error == "standard input: ended before the first frame; pipe bare frames of --camera-size into it"
 
 
 def test_standard_input_needs_a_size() -> None:

@@ -73,6 +73,9 @@ def test_bytes_of_a_camera_in_their_layout(model: Model) -> None:
     cases: tuple[tuple[PixelLayout, tuple[int, ...], tuple[int, ...]], ...] = (
         ("nv12", (90, 80), (91, 80)),
         ("yuyv", (60, 80, 2), (60, 80, 3)),
+        ("rgba", (60, 80, 4), (60, 80, 3)),
+        ("rgb", (60, 80, 3), (60, 80)),
+        ("grey", (60, 80), (60, 80, 3)),
     )
     for layout, shape, bad in cases:
         images = [generator.integers(0, 256, shape, np.uint8) for _ in range(4)]
@@ -90,9 +93,9 @@ def test_bytes_of_a_camera_in_their_layout(model: Model) -> None:
 def test_a_layout_is_for_bytes_alone(model: Model, tmp_path: Path) -> None:
     write_image(tmp_path / "a.png", patches(1)[0])
     for source in (tmp_path, str(tmp_path / "a.png"), 0, open_source(tmp_path)):
-        with pytest.raises(UsageError, match="layout 'nv12' is for an iterable of a camera's bytes as arrays; files"):
+        with pytest.raises(UsageError, match="layout 'nv12' is for an iterable of arrays; files"):
             model.stream(source, layout="nv12")
-    with pytest.raises(UsageError, match="layout must be one of interleaved, nv12, yuyv, got 'i420'"):
+    with pytest.raises(UsageError, match=r"layout must be one of interleaved, bgr, .*, nv12, yuyv, got 'i420'"):
         model.stream([], layout="i420")  # type: ignore[arg-type]
 
 

@@ -536,6 +536,8 @@ def resave(**changes: Any) -> Callable[[Path], None]:
         (resave(scores=np.float32(3)), r"boxes must have shape \(0, 4\)"),
         (resave(scores=np.zeros(9, np.float32)), r"boxes must have shape \(9, 4\)"),
         (resave(semantic_map=np.zeros((2, 2), np.uint8)), r"semantic_map must have shape \(50, 60\), got \(2, 2\)"),
+        (resave(region_margins=np.zeros((2, 3), np.float32)), r"region_margins must have shape \(1, 3\), got \(2, 3\)"),
+        (resave(region_margins=np.float32(1)), r"region_margins must have shape \(1, 0\), got \(\)"),
         (resave(masks=np.zeros((0, 50, 8), np.uint8)), r"masks must have shape \(.*, 50, 8\), got \(0, 50, 8\)"),
     ],
 )

@@ -48,6 +48,51 @@ def test_float32_comes_back_bit_for_bit(network: Network, folder: Path) -> None:
         assert torch.equal(tensor, own[name]), name
 
 
+def test_a_gated_network_comes_back_with_its_regions(tmp_path: Path) -> None:
+    network = tiny_network(seed=3, caption_regions=20, caption_output_layers=1)
+    checkpoint = Checkpoint.open(write_checkpoint(tmp_path / "checkpoint", network, {}).path)
+    assert checkpoint.config == network.config
+    loaded = checkpoint.network()
+    assert loaded.caption_decoder.regions == 25
+    own = network.state_dict()
+    assert all(torch.equal(tensor, own[name]) for name, tensor in loaded.state_dict().items())
+
+
+def test_the_demo_from_before_there_were_captioners_loads() -> None:
+    checkpoint = Checkpoint.open(Path(__file__).resolve().parents[2] / "demo" / "checkpoint")
+    assert checkpoint.config.captioner == "catr"
+    assert checkpoint.network().caption_decoder.regions == 0
+    described = json.loads((checkpoint.path / DESCRIPTION).read_text(encoding="utf-8"))["network"]
+    assert json.loads(json.dumps(checkpoint.config.to_json())) == described
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"caption_regions": 2.5}, "caption_regions must be a whole number from 0 to 3840, got 2.5"),
+        ({"caption_output_layers": 4}, "caption_output_layers must be 1 or 3, got 4"),
+        ({"tasks": ["semantic", "caption"]}, "caption_regions, which the captioner grit has, needs the task boxes"),
+        (
+            {"tasks": ["caption"], "silent_tasks": ["boxes", "x"]},
+            "silent_tasks must be of boxes, semantic, and none of",
+        ),
+        ({"caption_regions": 0}, "is not part of this network and 55 more"),
+        ({"caption_output_layers": 3}, "caption_decoder.output.2.weight is missing"),
+    ],
+)
+def test_a_captioner_that_does_not_fit_is_one_line(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    network = tiny_network(caption_regions=20, caption_output_layers=1)
+    folder = write_checkpoint(tmp_path / "checkpoint", network, {}).path
+    path = folder / DESCRIPTION
+    described = json.loads(path.read_text(encoding="utf-8"))
+    described["network"].update(changes)
+    path.write_text(json.dumps(described), encoding="utf-8")
+    with pytest.raises(CheckpointError) as caught:
+        Checkpoint.open(folder).network()
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_float16_halves_the_file_and_rounds_matrices_only(network: Network, tmp_path: Path) -> None:
     full = write_checkpoint(tmp_path / "full", network, {})
     half = write_checkpoint(tmp_path / "half", network, {}, weights="float16")

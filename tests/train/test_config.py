@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 from yolor_edge.runtime.errors import UsageError
-from yolor_edge.train.config import SIZE_PLANS, SIZES, NetworkConfig, TrainConfig, check_input_size
+from yolor_edge.train.config import (
+    CAPTIONERS,
+    SIZE_PLANS,
+    SIZES,
+    TASKS,
+    NetworkConfig,
+    Task,
+    TrainConfig,
+    check_input_size,
+)
 
 from .tiny_network import tiny_config
 
@@ -49,12 +58,83 @@ def test_every_size_has_a_plan_of_even_attention_heads() -> None:
         ({"input_size": (64, 100)}, "multiples of 32 within 32 and 8192, got 64x100"),
         ({"input_size": (0, 64)}, "got 0x64"),
         ({"input_size": (64,)}, "two multiples of 32 within 32 and 8192, got 64"),
+        ({"caption_regions": -1}, "caption_regions must be a whole number from 0 to 3840, got -1"),
+        ({"caption_regions": 3841}, "caption_regions must be a whole number from 0 to 3840, got 3841"),
+        ({"caption_regions": "300"}, "caption_regions must be a whole number from 0 to 3840, got '300'"),
+        ({"caption_regions": True}, "caption_regions must be a whole number from 0 to 3840, got True"),
+        ({"caption_output_layers": 2}, "caption_output_layers must be 1 or 3, got 2"),
+        ({"caption_output_layers": 3.0}, "caption_output_layers must be 1 or 3, got 3.0"),
+        (
+            {"caption_regions": 300, "tasks": ("semantic", "caption")},
+            "caption_regions, which the captioner grit has, needs the task boxes: regions are its likeliest cells",
+        ),
+        ({"silent_tasks": ("masks",)}, "silent_tasks must be of boxes, semantic, and none of the tasks, got masks"),
+        ({"silent_tasks": ("boxes",)}, "silent_tasks must be of boxes, semantic, and none of the tasks, got boxes"),
     ],
 )
 def test_an_impossible_network_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError) as caught:
         tiny_config(**changes)
     assert message in str(caught.value)
+
+
+def test_a_captioner_is_two_fields() -> None:
+    assert tiny_config().captioner == "catr"
+    assert tiny_config(**CAPTIONERS["grit"]).captioner == "grit"
+    assert tiny_config(caption_regions=20).captioner == "caption_regions=20, caption_output_layers=3"
+
+
+def test_a_plain_network_is_described_as_older_versions_read_it() -> None:
+    newer = {"caption_regions", "caption_output_layers", "silent_tasks"}
+    assert not newer & set(tiny_config().to_json())
+    gated = tiny_config(**CAPTIONERS["grit"])
+    described = json.loads(json.dumps(gated.to_json()))
+    assert newer & set(described) == {"caption_regions", "caption_output_layers"}
+    assert NetworkConfig.from_json(described) == gated
+    part = gated.with_tasks(("caption",))
+    assert NetworkConfig.from_json(json.loads(json.dumps(part.to_json()))) == part
+
+
+@pytest.mark.parametrize(
+    ("changes", "tasks", "regions"),
+    [
+        ({}, TASKS, 126 + 5),  # every cell, where there are fewer than 300
+        ({"input_size": (224, 288)}, TASKS, 300 + 5),
+        ({"input_size": (224, 288)}, ("boxes", "caption"), 300),
+        ({"input_size": (224, 288)}, ("boxes", "semantic"), 0),
+        ({"caption_regions": 0}, TASKS, 0),
+        ({"caption_regions": 20}, TASKS, 20 + 5),
+    ],
+)
+def test_how_many_regions_there_are(changes: dict[str, Any], tasks: tuple[Task, ...], regions: int) -> None:
+    config = tiny_config(**{**CAPTIONERS["grit"], **changes}, tasks=tasks)
+    assert config.regions_at(config.input_size) == regions
+
+
+@pytest.mark.parametrize(
+    ("tasks", "silent"),
+    [
+        (("caption",), ("boxes", "semantic")),
+        (("boxes", "caption"), ("semantic",)),
+        (("semantic", "caption"), ("boxes",)),
+        (TASKS, ()),
+        (("boxes", "masks"), ()),
+    ],
+)
+def test_a_part_of_a_network_keeps_what_its_regions_are_chosen_by(
+    tasks: tuple[Task, ...], silent: tuple[Task, ...]
+) -> None:
+    whole = tiny_config(**CAPTIONERS["grit"])
+    part = whole.with_tasks(tasks)
+    assert (part.tasks, part.silent_tasks) == (tasks, silent)
+    expected = whole.regions_at((64, 96)) if "caption" in tasks else 0
+    assert part.regions_at((64, 96)) == expected
+    assert tiny_config().with_tasks(tasks).silent_tasks == ()
+    # Where there was no semantic head, a part has none either.
+    assert tiny_config(**CAPTIONERS["grit"], tasks=("boxes", "caption")).with_tasks(("caption",)).heads == (
+        "boxes",
+        "caption",
+    )
 
 
 def test_names_of_tasks_that_are_not_wanted_may_be_absent() -> None:

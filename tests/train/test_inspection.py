@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -30,8 +31,16 @@ def conv_flops(network: torch.nn.Module, images: torch.Tensor) -> int:
     return total
 
 
-def test_parts_add_up_to_the_network() -> None:
-    network = tiny_network()
+GRIT: dict[str, Any] = {"caption_regions": 20, "caption_output_layers": 1}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, GRIT, {**GRIT, "tasks": ("boxes", "caption")}, {**GRIT, "tasks": ("caption",), "silent_tasks": ("boxes",)}],
+    ids=["catr", "grit", "grit, no semantic map", "grit, captions alone"],
+)
+def test_parts_add_up_to_the_network(changes: dict[str, Any]) -> None:
+    network = tiny_network(**changes)
     inspection = inspect_network(network.config)
     assert inspection.input_size == (64, 96)
     assert inspection.parameters == sum(p.numel() for p in network.parameters())
@@ -56,6 +65,32 @@ def test_the_words_of_a_caption_cost_what_a_count_by_hand_says() -> None:
     first = plan.caption_layers * (layer(1) + 2 * cells * width**2) + output
     assert flops["caption decoder, a further word"] == 2 * word
     assert flops["caption decoder, prefill"] == 2 * first
+
+
+def test_the_words_of_a_gated_caption_cost_what_a_count_by_hand_says() -> None:
+    config = tiny_config(**GRIT)
+    plan, words, cells, regions = config.plan, len(config.vocabulary), 2 * 3, 20 + 5
+    width = plan.caption_width
+    inspection = inspect_network(config)
+    flops = {part.name: part.flops for part in inspection.parts}
+
+    def layer(seen: int) -> int:
+        # Self-attention; query and output of both attentions to the memory; two gates of twice the width.
+        projections = 4 * width**2 + 2 * 2 * width**2 + 2 * 2 * width**2
+        products = 2 * seen * width + 2 * (cells + regions) * width
+        return projections + products + 2 * width * plan.caption_feed_forward
+
+    word = plan.caption_layers * layer(PAST_WORDS + 1) + width * words
+    first = plan.caption_layers * (layer(1) + 2 * (cells + regions) * width**2) + width * words
+    assert flops["caption decoder, a further word"] == 2 * word
+    assert flops["caption decoder, prefill"] == 2 * first
+    assert inspection.to_json()["regions"] == regions
+    assert "captions over 25 regions beside the grid; input 64x96" in inspection.table()
+
+
+def test_regions_are_counted_at_the_size_of_the_input() -> None:
+    inspection = inspect_network(tiny_config(**{**GRIT, "caption_regions": 300}), (224, 288))
+    assert "captions over 305 regions beside the grid; input 224x288" in inspection.table()
 
 
 def test_size_l_costs_what_was_published() -> None:

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from yolor_edge.train import loop
 from yolor_edge.train.batches import training_loader
 from yolor_edge.train.checkpoint import Checkpoint
 from yolor_edge.train.coco import CocoDataset
-from yolor_edge.train.config import TASKS, Task, TrainConfig
+from yolor_edge.train.config import CAPTIONERS, TASKS, Captioner, Task, TrainConfig
 from yolor_edge.train.loop import LOG, RUN, STATE, Trainer, describe_network, fit, resume
 from yolor_edge.train.scenes import write_scenes
 
@@ -181,6 +181,19 @@ def test_some_of_the_heads_and_then_a_kill(
     assert set(log_of(tmp_path / "run")[0]["losses"]) == {"class", "box", "dfl", "caption"}
 
 
+@pytest.mark.parametrize("augment", ["asymmetric", "none"])
+def test_captions_with_regions_and_then_a_kill(
+    scenes: Path, tmp_path: Path, kill: Callable[[object, str, int], None], augment: Literal["asymmetric", "none"]
+) -> None:
+    kill(Trainer, "step", 2)
+    with pytest.raises(Killed):
+        train(scenes, tmp_path / "run", replace(TRAIN, epochs=1, augment=augment), captioner="grit")
+    checkpoint = resume(tmp_path / "run")
+    assert checkpoint.config.captioner == "grit"
+    assert checkpoint.network().caption_decoder.regions == checkpoint.config.regions_at(SIZE) > 126
+    assert set(log_of(tmp_path / "run")[0]["losses"]) == {*DENSE_LOSSES, "caption"}
+
+
 def change_annotations(data: Path, kind: str, change: Callable[[dict[str, Any]], None]) -> None:
     path = data / "annotations" / f"{kind}_train.json"
     document = json.loads(path.read_text(encoding="utf-8"))
@@ -287,6 +300,13 @@ def test_an_existing_run_is_refused(finished: Path, scenes: Path) -> None:
         ({"size": "xl"}, "size must be one of n, s, m, l, got 'xl'"),
         ({"config": replace(TRAIN, device="abacus")}, "device 'abacus' is not known"),
         ({"input_size": (64, 100)}, "input size must be two multiples of 32"),
+        ({"captioner": "gpt"}, "captioner must be one of catr, grit, got 'gpt'"),
+        (
+            {"captioner": "grit", "tasks": ("semantic", "caption")},
+            "the captioner grit needs the task boxes: its captions look at the cells that boxes come from; the tasks "
+            "are semantic, caption",
+        ),
+        ({"captioner": "grit", "tasks": ("boxes",)}, "the captioner grit needs the task caption"),
     ],
 )
 def test_what_cannot_be_trained_leaves_nothing_behind(
@@ -345,13 +365,17 @@ def test_what_cannot_be_resumed(finished: Path, own_scenes: Path, tmp_path: Path
             resume(out)
 
 
-@pytest.fixture(scope="module")
-def trainer(scenes: Path, one_thread: None) -> Trainer:
+def trainer_of(scenes: Path, captioner: Captioner) -> Trainer:
     """A trainer of all four tasks in float32 that has not moved yet."""
     data = CocoDataset.open(scenes)
     config = replace(TRAIN, amp="off", warmup=0.1, learning_rate=2e-3, weight_decay=0.1)
-    network = describe_network(data, "n", config, SIZE, None, "tiny")
+    network = describe_network(data, "n", config, SIZE, None, "tiny", captioner)
     return Trainer(network, config, steps=100, device=torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def trainer(scenes: Path, one_thread: None) -> Trainer:
+    return trainer_of(scenes, "catr")
 
 
 def test_the_learning_rate_rises_then_falls_to_its_end(trainer: Trainer) -> None:
@@ -376,6 +400,35 @@ def test_weight_decay_spares_norms_biases_and_implicit_vectors(trainer: Trainer)
         assert parameter.ndim >= 2
     for parameter in plain["params"]:
         assert parameter.ndim == 1 or names[id(parameter)].endswith("vector")
+
+
+def test_the_loss_of_gated_captions_falls_as_that_of_plain_ones(scenes: Path) -> None:
+    """The same batch, again and again: all losses fall, that of the captions as far with regions as without."""
+    data = CocoDataset.open(scenes)
+    falls = {}
+    for captioner in CAPTIONERS:
+        trainer = trainer_of(scenes, captioner)
+        batch = next(iter(training_loader(data, trainer.network.config, trainer.config)[0]))
+        trainer.network.train()
+        losses = [trainer.step(batch) for _ in range(12)]
+        for name in ("class", "mask", "semantic", "caption"):
+            assert losses[-1][name] < losses[0][name]
+        falls[captioner] = losses[-1]["caption"] / losses[0]["caption"]
+    assert falls["grit"] < 0.85
+    assert falls["grit"] < 1.15 * falls["catr"]
+
+
+def test_choosing_regions_leaves_the_dense_heads_as_they_are(scenes: Path) -> None:
+    """Views for captions pass the class head only to choose cells: they neither teach it nor move its statistics."""
+    trainer = trainer_of(scenes, "grit")
+    trainer.network.train()
+    features = trainer.network.features(torch.rand(2, 3, *SIZE))
+    before = {name: value.clone() for name, value in trainer.network.box_head.state_dict().items()}
+    logits = trainer._choosing(features)
+    assert set(logits) == {"class_logits", "semantic_logits"}
+    assert not any(value.requires_grad for value in logits.values())
+    assert all(torch.equal(value, before[name]) for name, value in trainer.network.box_head.state_dict().items())
+    assert all(module.training for module in trainer.network.modules())
 
 
 def test_the_average_follows_slowly_and_the_loss_falls(trainer: Trainer, scenes: Path) -> None:

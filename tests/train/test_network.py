@@ -78,6 +78,54 @@ def test_every_size_runs_on_a_picture_of_one_cell(size: str) -> None:
     assert outputs["caption_memory"].shape == (1, 1, config.plan.caption_width)
 
 
+@pytest.mark.parametrize("tasks", [tasks for tasks in SUBSETS if "boxes" in tasks and "caption" in tasks], ids="+".join)
+def test_regions_follow_the_grid_in_the_memory(tasks: tuple[Task, ...]) -> None:
+    network = tiny_network(tasks=tasks, caption_regions=20, caption_output_layers=1)
+    plain = tiny_network(tasks=tasks)
+    regions = 20 + (5 if "semantic" in tasks else 0)
+    images = torch.rand(2, 3, 64, 96)
+    with torch.no_grad():
+        memory = network(images)["caption_memory"]
+        shapes = {name: output.shape for name, output in plain(images).items()}
+        assert {name: output.shape for name, output in network(images).items()} == {
+            **shapes,
+            "caption_memory": (2, 6 + regions, 128),
+        }
+        torch.testing.assert_close(memory[:, :6], network.grid_memory(network.features(images)))
+    where = network.memory_positions((64, 96))
+    assert where.shape == (6 + regions, 128)
+    assert torch.equal(where[:6], plain.memory_positions((64, 96)))
+    assert not where[6:].any()
+    assert network.caption_decoder.regions == regions
+    margins = network.region_margins(images)
+    assert margins is not None and margins.shape == (2, regions)
+    assert plain.region_margins(images) is None
+
+
+@pytest.mark.parametrize("tasks", [("caption",), ("semantic", "caption"), ("boxes", "caption"), ("boxes", "semantic")])
+def test_a_part_of_a_network_with_regions_answers_as_the_whole(tasks: tuple[Task, ...]) -> None:
+    whole = tiny_network(caption_regions=20, caption_output_layers=1)
+    part = Network(whole.config.with_tasks(tasks)).eval()
+    part.load_state_dict({name: whole.state_dict()[name] for name in part.state_dict()})
+    images = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        expected, found = whole(images), part(images)
+    names = {"boxes": ("class_logits", "box_bins"), "semantic": ("semantic_logits",), "caption": ("caption_memory",)}
+    assert list(found) == [name for task in tasks for name in names[task]]
+    assert all(torch.equal(output, expected[name]) for name, output in found.items())
+    if "boxes" not in tasks:  # Of the boxes only what cells are chosen by.
+        assert not any(name.startswith("box_head.boxes") for name in part.state_dict())
+
+
+def test_gated_and_plain_networks_share_the_names_of_what_they_share() -> None:
+    """So that one can start from the other's weights; the plain one's names are those of older checkpoints."""
+    plain = set(tiny_network().state_dict())
+    gated = set(tiny_network(caption_regions=20, caption_output_layers=1).state_dict())
+    added = {name for name in gated - plain if not name.startswith(("region_memory.", "caption_decoder.layers."))}
+    assert added == set()
+    assert plain - gated == {f"caption_decoder.output.{i}.{part}" for i in (2, 4) for part in ("weight", "bias")}
+
+
 def test_a_picture_does_not_depend_on_its_batch() -> None:
     network = tiny_network()
     images = torch.rand(3, 3, 64, 96, generator=torch.Generator().manual_seed(5))

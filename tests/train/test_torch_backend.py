@@ -244,3 +244,28 @@ def test_a_network_for_one_task_answers_only_that() -> None:
         result = model.predict(np.zeros((64, 96, 3), np.uint8))
     assert result.semantic_map is not None
     assert (result.boxes, result.masks, result.caption) == (None, None, None)
+
+
+def test_regions_are_part_of_the_memory_of_every_graph() -> None:
+    parts = parts_of(tiny_network(caption_regions=20, caption_output_layers=1))
+    vectors = 2 * 3 + 20 + 5
+    assert parts["vision"].outputs["caption_memory"].shape == ("batch", vectors, 128)
+    assert parts["caption_prefill"].inputs["caption_memory"].shape == (1, vectors, 128)
+    for name in ("cross_keys", "cross_values"):
+        assert parts["caption_prefill"].outputs[name].shape == (3, 1, 4, vectors, 32)
+        assert parts["caption_step"].inputs[name].shape == (3, 1, 4, vectors, 32)
+
+
+def test_a_gated_network_writes_captions() -> None:
+    network = tiny_network(caption_regions=20, caption_output_layers=1)
+    image = np.zeros((50, 60, 3), np.uint8)
+    with torch_model(network) as model:
+        caption = model.predict(image, ["caption"]).caption
+    assert caption is not None and caption.token_ids
+
+
+def test_another_input_size_has_another_number_of_regions() -> None:
+    network = tiny_network(caption_regions=200)
+    message = "the caption decoder looks at 131 regions, an image of 128x128 has 205; make a network of that input size"
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        parts_of(network, (128, 128))

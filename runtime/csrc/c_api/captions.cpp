@@ -87,7 +87,8 @@ yolor_edge_status yolor_edge_caption_decoder_dims(const yolor_edge_caption_decod
         const DecoderDims& known = decoder->decoder->dims();
         const yolor_edge_caption_dims values{
             sizeof values, known.vocabulary, known.positions,    known.memory, known.width,
-            known.layers,  known.heads,      known.feed_forward, known.hidden, decoder->is_int8 ? 1 : 0};
+            known.layers,  known.heads,      known.feed_forward, known.hidden, decoder->is_int8 ? 1 : 0,
+            known.regions};
         give("dims", values, dims, size);
     });
 }

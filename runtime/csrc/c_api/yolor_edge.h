@@ -343,7 +343,8 @@ typedef struct yolor_edge_caption_decoder yolor_edge_caption_decoder;
 
 /* Open a file of caption weights.
  *   path     "caption.fp32.bin" or "caption.int8.bin" of a bundle; see yolor_edge_bundle_file
- *   kernels  instructions: "portable", "neon", "neondot", "avx2", "avx512" or "avx512vnni"; NULL for the best
+ *   kernels  instructions: "portable", "neon", "neondot", "avx2", "avxvnni", "avx512" or "avx512vnni"; NULL for the
+ *            best of the level in use; see yolor_edge_simd_level
  *   decoder  out; NULL after a failure
  * BAD_FILE where it is none, is of another version, or not whole. The file must stay unchanged while open. */
 YOLOR_EDGE_API yolor_edge_status yolor_edge_caption_decoder_open(const char* path, const char* kernels,
@@ -361,8 +362,9 @@ typedef struct yolor_edge_caption_dims {
     int64_t layers;
     int64_t heads;
     int64_t feed_forward;
-    int64_t hidden;
+    int64_t hidden;  /* width of the two layers before the last one; 0 where the last one is alone */
     int64_t is_int8; /* 1 for int8 weights, 0 for float */
+    int64_t regions; /* the last so many of the L vectors are regions of the picture; 0: plain layers */
 } yolor_edge_caption_dims;
 
 /* `size` is sizeof(yolor_edge_caption_dims); all else is out. */

@@ -24,7 +24,7 @@ from yolor_edge.runtime.cuda.device_vision import DeviceVision
 from yolor_edge.runtime.errors import BackendError, UsageError
 from yolor_edge.runtime.graph_options import GraphOptions
 from yolor_edge.runtime.host_vision import HostVision
-from yolor_edge.runtime.preprocess import PixelLayout
+from yolor_edge.runtime.preprocess import KernelLayout
 from yolor_edge.runtime.slots import Request, Slot, Vision
 
 from ...runtime.optioned_graph import OptionedGraph
@@ -80,7 +80,7 @@ def visions(bundle: Bundle) -> tuple[DeviceVision, HostVision]:
 
 
 def answers_of(
-    slot: Slot, image: np.ndarray[Any, Any], request: Request, layout: PixelLayout = "interleaved"
+    slot: Slot, image: np.ndarray[Any, Any], request: Request, layout: KernelLayout = "interleaved"
 ) -> dict[str, Any]:
     slot.prepare(image, layout)
     slot.infer(request.tasks)
@@ -110,7 +110,7 @@ def test_the_bytes_of_a_camera(bundle: Bundle) -> None:
     device, host = visions(bundle)
     request = Request.of(bundle.spec, None, score_threshold=0.2)
     slot, other = device.slot(), host.slot()
-    taken: list[tuple[np.ndarray[Any, Any], PixelLayout]] = [
+    taken: list[tuple[np.ndarray[Any, Any], KernelLayout]] = [
         (picture(1, (90, 70), grey=True), "nv12"),
         (picture(2, (50, 70))[:, :, :2].copy(), "yuyv"),
         (picture(3, (60, 70)), "interleaved"),
