@@ -87,7 +87,7 @@ class BudgetReport:
         """Scores side by side, then the layers in float that are not predictions."""
         lines = [f"int8-{self.dialect}: {self.int8_flops_share:.1%} of the convolutions' FLOPs in int8"]
         for name, lost in self.drops().items():
-            lines.append(f"  {name:<8} {self.reference[name]:.4f} -> {self.scores[name]:.4f}  ({-lost:+.4f})")
+            lines.append(f"  {name:<8} {self.reference[name]:.4f} -> {self.scores[name]:.4f}  ({_signed(-lost)})")
         kept = [layer for layer in self.layers if layer.precision == "float" and layer.why != PREDICTION]
         lines += [f"  float: {layer.layer} ({layer.why})" for layer in kept]
         return "\n".join(lines)
@@ -128,7 +128,7 @@ def meet_budget(
     say = progress or (lambda line: None)
     noise: dict[str, dict[str, float]] = {}
     if score:
-        say(f"int8-{dialect}: measuring what every layer alone costs")
+        say(f"int8-{dialect}: measuring what every layer alone costs ...")
         noise = layer_noise(model, ranges, dialect, inputs, keep_float)
     tries: dict[int, tuple[Quantized, Mapping[str, float]]] = {}
     ranking: list[str] = sorted(noise, key=lambda name: -sum(noise[name].values()))
@@ -138,10 +138,12 @@ def meet_budget(
             quantized = quantize(model, ranges, dialect, [*keep_float, *ranking[:count]])
             if finish is not None:
                 quantized = replace(quantized, model=finish(quantized.model))
+            if score:
+                say(f"int8-{dialect}: scoring with {count} layers in float ...")
             scores = score(quantized.model) if score else {}
             tries[count] = (quantized, scores)
             if scores:
-                lost = ", ".join(f"{name} {scores[name] - reference[name]:+.4f}" for name in scores)
+                lost = ", ".join(f"{name} {_signed(scores[name] - reference[name])}" for name in scores)
                 say(f"int8-{dialect}: {count} layers in float: {lost}")
         return all(reference[name] - value <= max_drop for name, value in tries[count][1].items())
 
@@ -282,6 +284,12 @@ def _with_layers(
         layers.append(LayerReport(name, round(own / total, 6), _rounded(noise.get(name, {})), precision, why))
     share = sum(flops[name] for name in quantized.int8) / total
     return replace(report, layers=tuple(layers), int8_flops_share=share)
+
+
+def _signed(value: float) -> str:
+    """Four digits with the sign; what rounds to nothing has none, "0.0000"."""
+    text = f"{value:+.4f}"
+    return text if text.strip("+-0.") else "0.0000"
 
 
 def _rounded(noise: Mapping[str, float]) -> dict[str, float]:

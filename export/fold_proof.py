@@ -52,9 +52,10 @@ class FoldProof:
 
     def line(self) -> str:
         """For people."""
-        worst = f"folded: agrees to {max(self.float32.values()):.1e} in float32, {max(self.float64.values()):.1e}"
-        own = f"; the network's own rounding is {max(self.rounding.values()):.1e}" if self.rounding else ""
-        return f"{worst} in float64, relative to each output{own}"
+        moved = f"{max(self.float32.values()):.1e} of its largest value"
+        algebra = f"in float64 by {max(self.float64.values()):.1e}, so this is rounding"
+        own = f"; float32 alone rounds by {max(self.rounding.values()):.1e}" if self.rounding else ""
+        return f"folded: no output of the network changed by more than {moved} ({algebra}{own})"
 
 
 def prove_fold(network: Network, folded: Network) -> FoldProof:

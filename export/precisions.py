@@ -194,6 +194,7 @@ def _add_fp16(
     say: Say,
     added: Added,
 ) -> None:
+    say(f"making fp16 graphs, and comparing them with fp32 on {len(images)} images ...")
     exact = {part: open_graph(folder / files["fp32"], None) for part, files in graphs.items()}
     half: dict[str, Graph] = {}
     kept: dict[str, Mapping[str, str]] = {}
@@ -247,6 +248,8 @@ def _add_int8(
     dataset = _dataset(options)
     calibration, inputs = _calibration(model, spec, list(images.values()), options, _held_out(dataset), say)
     exact = _Scorer(folder, graphs, spec, dataset)
+    if dataset is not None:
+        say(f"scoring fp32 on {len(dataset)} images of {options.data} ...")
     reference = exact.scores(model) if dataset else {}
     if dataset is None:
         say("int8 is not scored: give --data to hold it to a budget")
@@ -336,6 +339,7 @@ def _calibration(
     pictures = CalibrationSet(calibration_files(options.calibration), rule, held_out, spec.graph.batch or 1)
     if len(pictures) < FEW_IMAGES:
         say(f"warning: {len(pictures)} calibration pictures are few, {FEW_IMAGES} or more make ranges that hold")
+    say(f"calibrating int8 on {len(pictures)} pictures ...")
     started = time.perf_counter()
     calibration = calibrate(model, pictures, options.method)
     say(

@@ -111,6 +111,7 @@ def export_bundle(
     check_inputs(precisions or PrecisionOptions(), spec)
     images = _golden_images(golden_images, network.config.input_size)
 
+    say("folding norms and implicit knowledge into the convolutions ...")
     folded = fold(network)
     proof = prove_fold(network, folded)
     say(proof.line())
@@ -124,8 +125,9 @@ def export_bundle(
         graphs = {}
         for name, part in parts_of(folded).items():
             started = time.perf_counter()
-            model = export_part(name, vision_with_options(part, folded, options) if name == "vision" else part)
             file = f"{name}.fp32.onnx"
+            say(f"writing {file} ...")
+            model = export_part(name, vision_with_options(part, folded, options) if name == "vision" else part)
             onnx.save(model, folder / file)
             graphs[name] = {"fp32": file}
             say(
@@ -138,8 +140,10 @@ def export_bundle(
                 parity["folding"] = {"before": costs[0].to_json(), "after": costs[1].to_json()}
         weights = _write_caption_weights(folder, network)
         if weights:
+            say(f"comparing captions of the native decoder with the network's on {len(images)} images ...")
             parity["caption_fp32"] = _prove_caption_weights(network, folder / weights["fp32"], images)
             say(f"{', '.join(weights.values())}: native captions are the network's on {len(images)} images")
+        say(f"comparing ONNX fp32 with the network on {len(images)} images ...")
         checks = _prove_graphs(network, spec, folder, graphs, images)
         failures = [check for check in checks if not check.passed]
         if failures:

@@ -1,7 +1,9 @@
 """The errors a user can meet, each one line: what, where, what was expected, what to do.
 
-The command line prints the message of any `YolorEdgeError` and exits with its `exit_code`: 2 where the request cannot
-be served as asked (misuse), 3 where there is no engine for this bundle and device, 1 where serving it failed.
+The command line prints the message of any `YolorEdgeError` and exits with its `exit_code`: 2 where no machine could
+serve the request, since it, or a file or folder that it names, is not as it has to be (an unknown option, a precision
+that the bundle lacks); 3 where there is no engine for this bundle and device; 1 where the same request could be served
+elsewhere or later (a backend that is not installed, no GPU, no display, a full disk), or was served and failed.
 """
 
 from __future__ import annotations
@@ -17,6 +19,12 @@ class UsageError(YolorEdgeError, ValueError):
     """An argument, option or path that cannot be used as given."""
 
     exit_code = 2
+
+
+class NotHereError(UsageError):
+    """A request that makes sense and that this machine cannot serve: it has no display, or no such device."""
+
+    exit_code = 1
 
 
 class DatasetError(YolorEdgeError):

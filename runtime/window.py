@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import UsageError
+from .errors import NotHereError
 from .images import quiet_opencv
 from .opencv_build import opencv_build
 
@@ -25,19 +25,19 @@ def check_window() -> None:
     """Refuse a window that cannot be had, before anything else is begun.
 
     Raises:
-        UsageError: If this OpenCV has no windows, or there is no display.
+        NotHereError: If this OpenCV has no windows, or there is no display.
     """
     build = opencv_build()
     if build.windows is None:
         packages = " ".join(build.distributions) or "this one"
-        raise UsageError(
+        raise NotHereError(
             f"a window needs an OpenCV with windows, and OpenCV {build.title} has none; use the system's "
-            f"python3-opencv, or pip install opencv-python after pip uninstall {packages}; or leave out --show and "
+            f"python3-opencv, or pip uninstall -y {packages} && pip install opencv-python; or leave out --show and "
             "look at what is written"
         )
     # Asked for here, because a toolkit without a display ends the process instead of raising.
     if platform.system() == "Linux" and (complaint := display_complaint()):
-        raise UsageError(
+        raise NotHereError(
             f"a window needs a display, and {complaint}; run this on the machine's own desktop or through ssh -X, or "
             "leave out --show and look at what is written"
         )
@@ -80,7 +80,7 @@ class Window:
         waits: Wait for a key after each drawing, as for single pictures.
 
     Raises:
-        UsageError: If it cannot be opened.
+        NotHereError: If it cannot be opened.
     """
 
     def __init__(self, title: str, waits: bool = False):
@@ -100,7 +100,7 @@ class Window:
         """Show (h, w, 3) uint8 BGR; False if the user wants no more: q, Esc, or the window is closed.
 
         Raises:
-            UsageError: If the display refuses.
+            NotHereError: If the display refuses.
         """
         try:
             with quiet_opencv():
@@ -117,7 +117,7 @@ class Window:
                     return False
         except cv2.error as error:
             reason: Any = getattr(error, "err", None) or error
-            raise UsageError(f"the display refuses a window ({' '.join(str(reason).split())})") from error
+            raise NotHereError(f"the display refuses a window ({' '.join(str(reason).split())})") from error
         return key & 0xFF not in _QUIT_KEYS
 
     def _is_visible(self) -> bool:

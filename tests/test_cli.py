@@ -270,6 +270,33 @@ def test_failures_are_one_line(
     assert complaint(capsys).startswith(message)
 
 
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ("--precision fp16", 2),  # which the bundle lacks, on whatever machine
+        ("--backend magic", 2),
+        ("--backend openvino", 1),  # made not installed below
+        ("--show --backend onnxruntime", 1),
+    ],
+)
+def test_what_another_machine_could_do_is_1_and_what_none_could_is_2(
+    options: str,
+    code: int,
+    tiny_bundle: Bundle,
+    pictures: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delitem(sys.modules, "yolor_edge.runtime.backends.openvino_backend", raising=False)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    line = f"run {tiny_bundle.path} {pictures / 'red.png'} --out {tmp_path / 'out'} --threads 1 {options}"
+    assert run_main(line) == code
+    complaint(capsys)
+
+
 def test_a_mistake_in_the_program_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     import yolor_edge.runtime.run as run_module
 

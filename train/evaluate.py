@@ -14,7 +14,7 @@ from ..runtime.model import Model, load
 from ..runtime.results import Result
 from .coco import CocoDataset
 from .scene_captions import caption_facts
-from .scores import Scores, score_dataset
+from .scores import Scores, score_dataset, table_line
 from .truth import Truth
 
 if TYPE_CHECKING:
@@ -39,10 +39,8 @@ class CaptionFacts:
     states_true_relation: float
 
     def table(self) -> str:
-        return (
-            f"captions  {self.images:>6} images  name the largest object {self.names_largest:.1%}  "
-            f"state a true relation {self.states_true_relation:.1%}"
-        )
+        shares = f"largest object named {self.names_largest:.1%}  true relation stated {self.states_true_relation:.1%}"
+        return table_line("caption", self.images, shares)
 
 
 @dataclass(frozen=True)

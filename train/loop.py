@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..runtime.backends import check_threads
-from ..runtime.errors import UsageError, YolorEdgeError
+from ..runtime.errors import NotHereError, UsageError, YolorEdgeError
 from ..runtime.files import write_atomically
 from ..runtime.tokenizer import PAD_ID, build_vocabulary
 from .batches import Batch, training_loader
@@ -183,16 +183,21 @@ def choose_device(name: str) -> torch.device:
     """The device called `name`; "auto" is the GPU if there is one.
 
     Raises:
-        UsageError: If torch does not know it or cannot use it.
+        UsageError: If torch does not know it.
+        NotHereError: If torch cannot use it on this machine.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"device {name!r} is not known ({reason}); choose auto, cpu or cuda:N") from None
+    try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise UsageError(f"device {name!r} cannot be used ({reason}); choose auto, cpu or cuda:N") from None
+        raise NotHereError(f"device {name!r} cannot be used here ({reason}); choose auto, cpu or cuda:N") from None
     return device
 
 

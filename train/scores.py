@@ -67,8 +67,13 @@ class Scores:
             values = [(label, getattr(self, name)) for label, name in columns]
             if values[0][1] is not None:
                 cells = "  ".join(f"{label} {'-' if v is None else format(v, '.3f'):<6}" for label, v in values)
-                lines.append(f"{task:<9}{self.images_by_task[task]:>6} images  {cells}".rstrip())
+                lines.append(table_line(task, self.images_by_task[task], cells))
         return "\n".join(lines) if lines else f"nothing to score in {self.images} images"
+
+
+def table_line(what: str, images: int, cells: str) -> str:
+    """A line of the table that `evaluate` prints."""
+    return f"{what:<9}{images:>6} images  {cells}".rstrip()
 
 
 _TABLE = {

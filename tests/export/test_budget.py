@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 from yolor_edge.export import budget
-from yolor_edge.export.budget import convolution_flops, layer_noise, meet_budget
+from yolor_edge.export.budget import _signed, convolution_flops, layer_noise, meet_budget
 from yolor_edge.export.calibration import Calibration, CalibrationSet, calibrate
 from yolor_edge.runtime.backends.base import Array
 from yolor_edge.runtime.errors import AccuracyError
@@ -97,7 +97,7 @@ def test_the_fewest_layers_that_meet_it_go_to_float(
     assert set(report.kept) <= set(found.kept)
     assert report.scores["box AP"] == 0.9
     assert f"ranks {rank} of {len(noise)}" in report.table()
-    assert any("0 layers in float: box AP -0.1000, mIoU +0.0000" in line for line in lines)
+    assert any("0 layers in float: box AP -0.1000, mIoU 0.0000" in line for line in lines)
 
 
 @pytest.mark.usefixtures("measured_once")
@@ -134,3 +134,8 @@ def test_flops_are_those_of_the_convolutions(vision: onnx.ModelProto) -> None:
     height, width = INPUT_SIZE
     assert flops["backbone.stem.0.conv"] == 2 * 8 * 3 * 9 * height * width
     assert flops["backbone.stem.1.conv"] == 2 * 16 * 8 * 9 * height * width // 4
+
+
+def test_a_change_that_rounds_to_nothing_has_no_sign() -> None:
+    assert [_signed(x) for x in (-0.00004, 0.0, 0.00004)] == ["0.0000"] * 3
+    assert [_signed(x) for x in (-0.00006, 0.01)] == ["-0.0001", "+0.0100"]

@@ -29,7 +29,7 @@ def test_a_quiet_network_and_its_fold_agree_to_1e_5_in_float32_and_exactly_in_fl
     assert max(proof.float32.values()) < 1e-5
     assert max(proof.float64.values()) < 1e-12
     assert proof.rounding == {}
-    assert "rounding" not in proof.line()
+    assert "float32 alone rounds" not in proof.line()
 
 
 def test_where_float32_rounds_more_the_network_itself_does() -> None:
@@ -40,7 +40,7 @@ def test_where_float32_rounds_more_the_network_itself_does() -> None:
     assert proof.rounding
     for name, own in proof.rounding.items():
         assert 1e-5 < proof.float32[name] < 4 * own
-    assert "the network's own rounding is " in proof.line()
+    assert "; float32 alone rounds by " in proof.line()
 
 
 def test_a_slip_is_found_in_float64_that_float32_would_hide(monkeypatch: pytest.MonkeyPatch) -> None:

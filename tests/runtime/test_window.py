@@ -44,7 +44,7 @@ def test_an_opencv_without_windows_is_refused(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(UsageError) as raised:
         check_window()
     assert "OpenCV 5.0.0 (opencv-python-headless) has none" in str(raised.value)
-    assert "pip install opencv-python after pip uninstall opencv-python-headless" in str(raised.value)
+    assert "pip uninstall -y opencv-python-headless && pip install opencv-python" in str(raised.value)
     assert "\n" not in str(raised.value)
 
 

@@ -176,7 +176,7 @@ def test_no_settings_change_nothing_and_the_last_one_wins() -> None:
     [
         ("epoch=3", "--set epoch=3: there is no setting 'epoch', perhaps epochs"),
         ("lr=3", "--set lr=3: there is no setting 'lr', perhaps learning_rate; docs/settings.md lists all of them"),
-        ("wings=3", "--set wings=3: there is no setting 'wings'; docs/settings.md lists all of them"),
+        ("xyz=3", "--set xyz=3: there is no setting 'xyz'; docs/settings.md lists all of them"),
         ("batch=3", "--set batch=3: there is no setting 'batch', perhaps batch_size"),
         ("epochs", "--set epochs: expected NAME=VALUE, such as batch_size=8"),
         ("epochs=many", "--set epochs=many: expected a int"),

@@ -217,13 +217,13 @@ def test_shares_are_of_the_captions_judged(scenes: Path) -> None:
     facts = score_model(cast(Model, teller), dataset, limit=4).facts
     assert facts is not None
     assert (facts.names_largest, facts.states_true_relation) == (0.75, 0.25)
-    assert facts.table().endswith("4 images  name the largest object 75.0%  state a true relation 25.0%")
+    assert facts.table().endswith("4 images  largest object named 75.0%  true relation stated 25.0%")
 
 
 def test_facts_stand_in_table_and_json(of_checkpoint: Evaluation) -> None:
     assert of_checkpoint.facts is not None
     lines = of_checkpoint.table().splitlines()
-    assert [line.split()[0] for line in lines] == ["boxes", "masks", "semantic", "caption", "captions"]
+    assert [line.split()[0] for line in lines] == ["boxes", "masks", "semantic", "caption", "caption"]
     assert str(of_checkpoint) == of_checkpoint.table()
     data = json.loads(json.dumps(of_checkpoint.to_json()))
     assert data["caption_facts"] == dataclasses.asdict(of_checkpoint.facts)
