@@ -29,7 +29,9 @@ def test_on_a_pretended_gpu(pretended_driver: Path, binding: str) -> None:
 def test_a_flavour_that_is_not_installed_names_its_extra(tiny_bundle: Bundle) -> None:
     if "tensorrt" in installed_flavours():
         pytest.skip("tensorrt is installed")
-    with pytest.raises(BackendMissingError, match=r'need the package tensorrt, for Jetson .*pip install "tensorrt>=10\.3"'):
+    with pytest.raises(
+        BackendMissingError, match=r'need the package tensorrt, for Jetson .*pip install "tensorrt>=10\.3"'
+    ):
         load(tiny_bundle, "tensorrt")
 
 
