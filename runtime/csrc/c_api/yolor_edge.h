@@ -343,10 +343,9 @@ typedef struct yolor_edge_caption_decoder yolor_edge_caption_decoder;
 
 /* Open a file of caption weights.
  *   path     "caption.fp32.bin" or "caption.int8.bin" of a bundle; see yolor_edge_bundle_file
- *   kernels  instructions: "portable", "neon", "neondot", "avx2", "avxvnni", "avx512" or "avx512vnni"; NULL for the
- *            best of the level in use; see yolor_edge_simd_level
- *   decoder  out; NULL after a failure
- * BAD_FILE where it is none, is of another version, or not whole. The file must stay unchanged while open. */
+ *   kernels  instructions: "portable", "neon", "neondot", "avx2", "avxvnni", "avx512" or "avx512vnni"; NULL
+ * for the best of the level in use; see yolor_edge_simd_level decoder  out; NULL after a failure BAD_FILE
+ * where it is none, is of another version, or not whole. The file must stay unchanged while open. */
 YOLOR_EDGE_API yolor_edge_status yolor_edge_caption_decoder_open(const char* path, const char* kernels,
                                                                  yolor_edge_caption_decoder** decoder);
 
