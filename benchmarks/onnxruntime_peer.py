@@ -1,8 +1,8 @@
 """ONNX Runtime as a peer of the native caption decoder: the exported step graphs in the tightest loop from Python.
 
 Without the checks of the runtime's own backend, with the extension's search. Handing values from run to run as ONNX
-Runtime's own (OrtValue) was measured and is slower at these sizes than arrays are. Binding was only tried on single steps of
-fixed shapes, where it saves a little; caches that grow and change their order leave less of it to bind.
+Runtime's own (OrtValue) was measured and is slower at these sizes than arrays are. Binding was only tried on single
+steps of fixed shapes, where it saves a little; caches that grow and change their order leave less of it to bind.
 """
 
 from __future__ import annotations
