@@ -4,8 +4,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-KERNELS := $(wildcard runtime/csrc/*.cpp runtime/csrc/*.hpp)
-CPP_FILES := $(KERNELS) $(wildcard runtime/csrc/cuda/*) $(wildcard runtime/csrc/c_api/*.h runtime/csrc/c_api/*.?pp tests/native/*.c* tests/native/*.hpp examples/cpp/*.?pp)
+KERNEL_FOLDERS := host shared simd vision captions
+KERNELS := $(foreach folder,. $(KERNEL_FOLDERS),$(wildcard runtime/csrc/$(folder)/*.?pp))
+CPP_FILES := $(KERNELS) $(wildcard runtime/csrc/cuda/* runtime/csrc/c_api/*.h runtime/csrc/c_api/*.?pp tests/native/*.c* tests/native/*.hpp examples/cpp/*.?pp)
 PACKAGING := setup.py pyproject.toml constraints.txt scripts/make-venv.sh $(KERNELS)
 STAGES := train export runtime benchmarks
 PYTHON_CODE := setup.py yolor_edge $(STAGES) tests
@@ -63,7 +64,7 @@ $(VENV)/.made-for-dev: $(PACKAGING)
 include native.mk
 
 comma := ,
-NATIVE := $(filter-out runtime/csrc/bindings%,$(filter %.cpp,$(KERNELS)))
+NATIVE := $(filter-out runtime/csrc/./bindings%,$(filter %.cpp,$(KERNELS)))
 SANITIZE := $(CXX) -std=c++17 -O1 -g -Wall -Wextra -Werror -Wno-maybe-uninitialized -ffp-contract=off -fno-sanitize-recover=all -Iruntime/csrc -pthread
 
 build/sanitize/address: tests/native/kernels.cpp $(KERNELS)
@@ -82,9 +83,9 @@ build/sanitize/captions-thread: tests/native/captions.cpp $(KERNELS)
 	@mkdir -p $(@D)
 	$(SANITIZE) -fsanitize=thread -o $@ $< $(NATIVE)
 
-build/sanitize/recycling-address build/sanitize/recycling-thread: tests/native/recycling.cpp runtime/csrc/recycling.cpp runtime/csrc/recycling.hpp
+build/sanitize/recycling-address build/sanitize/recycling-thread: tests/native/recycling.cpp runtime/csrc/host/recycling.cpp runtime/csrc/host/recycling.hpp
 	@mkdir -p $(@D)
-	$(SANITIZE) -fsanitize=$(subst address,address$(comma)undefined,$(@F:recycling-%=%)) -o $@ $< runtime/csrc/recycling.cpp
+	$(SANITIZE) -fsanitize=$(subst address,address$(comma)undefined,$(@F:recycling-%=%)) -o $@ $< runtime/csrc/host/recycling.cpp
 
 # The stages lie beside yolor_edge and are imported from inside it; links show them to pyright as they are imported.
 build/typing: Makefile $(wildcard yolor_edge/*.py)

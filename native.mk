@@ -7,8 +7,8 @@ EMULATE ?= qemu-aarch64
 OBJCOPY ?= objcopy
 NATIVE_FLAGS := -std=c++17 -O3 -fPIC -pthread -Wall -Wextra -Werror -fvisibility=hidden -fno-gnu-unique \
 	-ffp-contract=off -Iruntime/csrc -Iruntime/csrc/c_api
-NATIVE_SOURCES := $(filter-out runtime/csrc/bindings%,$(wildcard runtime/csrc/*.cpp))
-NATIVE_HEADERS := native.mk $(wildcard runtime/csrc/*.hpp runtime/csrc/c_api/*.h runtime/csrc/c_api/*.hpp)
+NATIVE_SOURCES := $(filter-out runtime/csrc/c_api/%,$(wildcard runtime/csrc/*/*.cpp))
+NATIVE_HEADERS := native.mk $(wildcard runtime/csrc/*/*.hpp runtime/csrc/c_api/*.h)
 KERNEL_OBJECTS := $(NATIVE_SOURCES:runtime/csrc/%.cpp=%.o)
 C_API_SOURCES := $(wildcard runtime/csrc/c_api/*.cpp)
 LIBRARY_OBJECTS := $(KERNEL_OBJECTS) $(C_API_SOURCES:runtime/csrc/%.cpp=%.o)

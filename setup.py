@@ -15,7 +15,9 @@ else:
 STAGES = ("train", "export", "runtime", "benchmarks")
 
 # Of the GPU's kernels, which are compiled where they are used.
-KERNEL_SOURCES = ("csrc/host_device.hpp", "csrc/*_math.hpp", "csrc/cuda/*")
+KERNEL_SOURCES = ("csrc/shared/*", "csrc/cuda/*")
+# The C interface is a library of its own: `make library`.
+NATIVE = sorted(set(glob("runtime/csrc/**/*.cpp", recursive=True)) - set(glob("runtime/csrc/c_api/*")))
 
 setup(
     packages=["yolor_edge", *(f"yolor_edge.{package}" for package in (*STAGES, "runtime.backends", "runtime.cuda"))],
@@ -25,8 +27,9 @@ setup(
     ext_modules=[
         Pybind11Extension(
             "yolor_edge.runtime._native",
-            sorted(glob("runtime/csrc/*.cpp")),
-            depends=sorted(glob("runtime/csrc/*.hpp")),
+            NATIVE,
+            depends=sorted(glob("runtime/csrc/**/*.hpp", recursive=True)),
+            include_dirs=["runtime/csrc"],
             cxx_std=17,
             extra_compile_args=compile_args,
             extra_link_args=[] if sys.platform == "win32" else ["-pthread"],

@@ -9,7 +9,7 @@ Layout, all numbers little-endian:
                   "dtype", "shape" and "offset" from the start of the file
     ... tensors   each at a multiple of 64 bytes
 
-A linear layer is stored packed, 16 outputs together (`runtime/csrc/decoder_kernels.hpp` says why), outputs filled up
+A linear layer is stored packed, 16 outputs together (`runtime/csrc/captions/decoder_kernels.hpp` says why), outputs filled up
 with zeros to whole blocks: in fp32 as `weight` (out / 16, in, 16); in int8 as `weight` (out / 16, in / 4, 16, 4) with
 `scales` and `sums` of each output. `bias` is float32 in both, as is everything that is no linear layer. An int8 file
 keeps the first two output layers in nearly 16 bits, since their errors go straight into the choice of words: two such

@@ -24,14 +24,7 @@ from .comparison import (
     compare_results,
     tolerances_from_json,
 )
-from .errors import (
-    BackendError,
-    BackendMissingError,
-    BundleError,
-    EngineMismatchError,
-    UsageError,
-    YolorEdgeError,
-)
+from .errors import BackendError, BackendMissingError, BundleError, EngineMismatchError, UsageError, YolorEdgeError
 from .golden import GOLDEN_FOLDER, Answers, answers_of, captions_of, read_golden, unproven, write_golden
 from .model import Model
 from .native_captioning import NativeCaptionDecoder

@@ -100,8 +100,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
         expected = {f"yolor_edge/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / stage).rglob("*.py")}
         assert expected == {name for name in code if name.startswith(f"yolor_edge/{stage}/") and name.endswith(".py")}
     # What is compiled where it is used.
-    kernels = [ROOT / "runtime/csrc/host_device.hpp", *(ROOT / "runtime/csrc").glob("*_math.hpp")]
-    kernels += (ROOT / "runtime/csrc/cuda").iterdir()
+    kernels = [*(ROOT / "runtime/csrc/shared").iterdir(), *(ROOT / "runtime/csrc/cuda").iterdir()]
     expected = {f"yolor_edge/{path.relative_to(ROOT).as_posix()}" for path in kernels}
     assert expected == {name for name in code if "/csrc/" in name}
     assert [name for name in code if name.endswith(".so")] == [

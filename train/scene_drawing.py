@@ -13,16 +13,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .scene_captions import (
-    COLORS,
-    GROUNDS,
-    SHAPES,
-    SKIES,
-    SceneFacts,
-    relation_between,
-    scene_facts,
-    write_captions,
-)
+from .scene_captions import COLORS, GROUNDS, SHAPES, SKIES, SceneFacts, relation_between, scene_facts, write_captions
 
 STUFF = GROUNDS + SKIES
 

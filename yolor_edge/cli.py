@@ -123,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         title="commands", dest="command", metavar="COMMAND", required=True, parser_class=_Parser
     )
-    from . import (  # here, since they take what commands share from this file
+    from . import (
         commands_bench,
         commands_build,
         commands_compare,

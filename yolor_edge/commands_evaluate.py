@@ -5,7 +5,18 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from .cli import _add_backend, _add_caption, _add_into, _add_json, _backend, _caption, _command, _counter, _into, _print
+from .cli import (
+    _add_backend,
+    _add_caption,
+    _add_into,
+    _add_json,
+    _backend,
+    _caption,
+    _command,
+    _counter,
+    _into,
+    _print,
+)
 
 
 def add(commands: Any) -> None:

@@ -16,15 +16,15 @@
 
 #include "bindings_arguments.hpp"
 #include "bindings_captions.hpp"
-#include "boxes.hpp"
-#include "cpu_features.hpp"
-#include "half.hpp"
-#include "letterbox.hpp"
-#include "masks.hpp"
-#include "nms.hpp"
-#include "sampling.hpp"
-#include "scratch.hpp"
-#include "semantic.hpp"
+#include "host/scratch.hpp"
+#include "simd/cpu_features.hpp"
+#include "simd/half.hpp"
+#include "vision/boxes.hpp"
+#include "vision/letterbox.hpp"
+#include "vision/masks.hpp"
+#include "vision/nms.hpp"
+#include "vision/sampling.hpp"
+#include "vision/semantic.hpp"
 
 using namespace yolor_edge;
 

@@ -3,7 +3,7 @@
 #include <cmath>
 #include <utility>
 
-#include "parallel.hpp"
+#include "host/parallel.hpp"
 
 namespace yolor_edge {
 namespace {

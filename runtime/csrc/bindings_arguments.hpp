@@ -7,7 +7,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "heads.hpp"
+#include "vision/heads.hpp"
 
 namespace yolor_edge {
 

@@ -14,9 +14,9 @@
 #include <utility>
 #include <vector>
 
-#include "caption_decoder.hpp"
-#include "caption_search.hpp"
-#include "decoder_kernels.hpp"
+#include "captions/caption_decoder.hpp"
+#include "captions/caption_search.hpp"
+#include "captions/decoder_kernels.hpp"
 
 namespace py = pybind11;
 

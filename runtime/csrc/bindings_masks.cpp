@@ -12,9 +12,9 @@
 #include <vector>
 
 #include "bindings_arguments.hpp"
-#include "bits.hpp"
-#include "recycling.hpp"
-#include "rle.hpp"
+#include "host/recycling.hpp"
+#include "vision/bits.hpp"
+#include "vision/rle.hpp"
 
 namespace yolor_edge {
 namespace {

@@ -5,7 +5,7 @@ toolkit, with JetPack and as a package of PyPI, or by nvcc where there is no NVR
 result lies in a cache under the digest of the source, the GPU's architecture and the compiler's version. So no build
 has to be chosen among those for every CUDA version and GPU, and a new GPU needs no new wheel. For devices without any
 compiler, YOLOR_EDGE_CUDA_KERNELS names a cubin, fatbin or PTX made elsewhere:
-nvcc -fatbin --fmad=false -std=c++17 -arch=sm_87 -o kernels.fatbin runtime/csrc/cuda/kernels.cu
+nvcc -fatbin --fmad=false -std=c++17 -arch=sm_87 -Iruntime/csrc -o kernels.fatbin runtime/csrc/cuda/kernels.cu
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def cache_folder() -> Path:
 
 def source_files() -> list[Path]:
     """All files of the kernels' source, by rising name."""
-    return sorted((SOURCES / "cuda").iterdir()) + sorted([*SOURCES.glob("*_math.hpp"), SOURCES / "host_device.hpp"])
+    return sorted((SOURCES / "cuda").iterdir()) + sorted((SOURCES / "shared").iterdir())
 
 
 def source_digest() -> str:
@@ -203,7 +203,8 @@ class Nvrtc:
     def compile(self, compute_capability: str) -> bytes:
         """See `Compiler`."""
         target = _target(compute_capability, self.targets(), self.name)
-        options = [f"--gpu-architecture={target}", *OPTIONS, f"--include-path={ENTRY.parent}"]
+        folders = [f"--include-path={folder}" for folder in (SOURCES, ENTRY.parent)]
+        options = [f"--gpu-architecture={target}", *OPTIONS, *folders]
         program = ctypes.c_void_p()
         source, name = ENTRY.read_bytes(), str(ENTRY).encode()
         self._call("nvrtcCreateProgram", ctypes.byref(program), source, name, 0, None, None)
@@ -255,7 +256,7 @@ class Nvcc:
         kind = "-cubin" if target.startswith("sm_") else "-ptx"
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "kernels"
-            done = _run([self.path, kind, f"-arch={target}", *OPTIONS, "-o", str(out), str(ENTRY)])
+            done = _run([self.path, kind, f"-arch={target}", *OPTIONS, f"-I{SOURCES}", "-o", str(out), str(ENTRY)])
             if done.returncode != 0:
                 text = _one_line(done.stderr)
                 raise BackendError(f"{self.path} cannot compile the kernels for {compute_capability}: {text}")

@@ -12,7 +12,7 @@
 #include <thread>
 #include <vector>
 
-#include "caption_decoder.hpp"
+#include "captions/caption_decoder.hpp"
 
 namespace {
 

@@ -19,8 +19,8 @@
 #include <vector>
 
 #include "avxvnni_emulator.hpp"
-#include "caption_decoder.hpp"
-#include "decoder_kernels.hpp"
+#include "captions/caption_decoder.hpp"
+#include "captions/decoder_kernels.hpp"
 
 namespace {
 

@@ -16,17 +16,17 @@
 #include <thread>
 #include <vector>
 
-#include "bits.hpp"
-#include "boxes.hpp"
-#include "cpu_features.hpp"
-#include "half.hpp"
-#include "heads.hpp"
-#include "letterbox.hpp"
-#include "masks.hpp"
-#include "nms.hpp"
-#include "parallel.hpp"
-#include "rle.hpp"
-#include "semantic.hpp"
+#include "host/parallel.hpp"
+#include "simd/cpu_features.hpp"
+#include "simd/half.hpp"
+#include "vision/bits.hpp"
+#include "vision/boxes.hpp"
+#include "vision/heads.hpp"
+#include "vision/letterbox.hpp"
+#include "vision/masks.hpp"
+#include "vision/nms.hpp"
+#include "vision/rle.hpp"
+#include "vision/semantic.hpp"
 
 std::atomic<int64_t> allocations{0};
 

@@ -1,7 +1,7 @@
 /// Memory that goes round, without Python, for the sanitizers: threads that lend, write and give back at
 /// once, each asking for its own marks again; a child forked meanwhile does the same. `make sanitize` builds
 /// and runs it.
-#include "recycling.hpp"
+#include "host/recycling.hpp"
 
 #include <sys/wait.h>
 #include <unistd.h>

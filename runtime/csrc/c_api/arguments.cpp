@@ -3,7 +3,7 @@
 #include <cmath>
 #include <cstdio>
 
-#include "parallel.hpp"
+#include "host/parallel.hpp"
 
 namespace yolor_edge::c_api {
 namespace {

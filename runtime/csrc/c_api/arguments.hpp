@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "heads.hpp"
-#include "sampling.hpp"
+#include "vision/heads.hpp"
+#include "vision/sampling.hpp"
 #include "yolor_edge.h"
 
 namespace yolor_edge::c_api {

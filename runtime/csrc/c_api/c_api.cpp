@@ -3,13 +3,13 @@
 #include <limits>
 
 #include "arguments.hpp"
-#include "boxes.hpp"
-#include "cpu_features.hpp"
-#include "letterbox.hpp"
-#include "masks.hpp"
-#include "nms.hpp"
-#include "rle.hpp"
-#include "semantic.hpp"
+#include "simd/cpu_features.hpp"
+#include "vision/boxes.hpp"
+#include "vision/letterbox.hpp"
+#include "vision/masks.hpp"
+#include "vision/nms.hpp"
+#include "vision/rle.hpp"
+#include "vision/semantic.hpp"
 
 using namespace yolor_edge;
 using namespace yolor_edge::c_api;

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <string>
 
-#include "caption_decoder.hpp"
+#include "captions/caption_decoder.hpp"
 
 namespace yolor_edge::c_api {
 

@@ -4,8 +4,8 @@
 #include <utility>
 
 #include "arguments.hpp"
-#include "caption_decoder.hpp"
 #include "caption_file.hpp"
+#include "captions/caption_decoder.hpp"
 
 using namespace yolor_edge;
 using namespace yolor_edge::c_api;

@@ -1,7 +1,7 @@
 /// Reading heads in float32 or float16, and writing the network's input in either.
 #pragma once
 
-#include "../host_device.hpp"
+#include "shared/host_device.hpp"
 
 namespace yolor_edge::cuda {
 

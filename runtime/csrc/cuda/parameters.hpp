@@ -2,9 +2,9 @@
 /// by field. Every pointer is to memory of the device.
 #pragma once
 
-#include "../box_math.hpp"
-#include "../letterbox_math.hpp"
-#include "../sampling_math.hpp"
+#include "shared/box_math.hpp"
+#include "shared/letterbox_math.hpp"
+#include "shared/sampling_math.hpp"
 
 namespace yolor_edge::cuda {
 

@@ -32,7 +32,17 @@ def build(folder: Path) -> Path:
         pytest.skip("there is no C++ compiler")
     library = folder / "cuda_emulated.so"
     source = ROOT / "tests" / "native" / "cuda_emulated.cpp"
-    command = [compiler, *FLAGS, "-fvisibility=hidden", "-fPIC", "-shared", "-o", str(library), str(source)]
+    command = [
+        compiler,
+        *FLAGS,
+        "-fvisibility=hidden",
+        "-fPIC",
+        "-shared",
+        f"-I{ROOT / 'runtime' / 'csrc'}",
+        "-o",
+        str(library),
+        str(source),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     return library

@@ -63,6 +63,7 @@ def test_nvcc_compiles_the_kernels_without_a_warning_and_within_what_a_gpu_has(t
     targets = [target for target in TARGETS if f"compute_{target}" in known]
     assert targets
     command = [compiler, *images.OPTIONS, "-c", "-o", str(tmp_path / "kernels.o"), "-Xptxas", "-v", "--threads", "2"]
+    command.append(f"-I{images.SOURCES}")
     command += ["-Werror", "all-warnings", str(images.ENTRY)]
     for target in targets:
         command += ["-gencode", f"arch=compute_{target},code=sm_{target}"]
