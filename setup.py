@@ -2,6 +2,7 @@
 
 import sys
 from glob import glob
+from pathlib import Path
 
 from pybind11.setup_helpers import Pybind11Extension
 from setuptools import setup
@@ -13,6 +14,7 @@ else:
     compile_args = ["-O3", "-Wall", "-Wextra", "-fvisibility=hidden", "-ffp-contract=off", "-pthread"]
 
 STAGES = ("train", "export", "runtime", "benchmarks")
+ROOMS = [path.parent.as_posix().replace("/", ".") for stage in STAGES for path in Path(stage).rglob("__init__.py")]
 
 # Of the GPU's kernels, which are compiled where they are used.
 KERNEL_SOURCES = ("csrc/shared/*", "csrc/cuda/*")
@@ -20,7 +22,7 @@ KERNEL_SOURCES = ("csrc/shared/*", "csrc/cuda/*")
 NATIVE = sorted(set(glob("runtime/csrc/**/*.cpp", recursive=True)) - set(glob("runtime/csrc/c_api/*")))
 
 setup(
-    packages=["yolor_edge", *(f"yolor_edge.{package}" for package in (*STAGES, "runtime.backends", "runtime.cuda"))],
+    packages=["yolor_edge", *(f"yolor_edge.{room}" for room in sorted(ROOMS))],
     package_dir={"yolor_edge": "yolor_edge", **{f"yolor_edge.{stage}": stage for stage in STAGES}},
     package_data={"yolor_edge": ["py.typed"], "yolor_edge.runtime": ["py.typed", "*.pyi", *KERNEL_SOURCES]},
     include_package_data=False,  # the other kernels' sources are for the source distribution only

@@ -12,16 +12,16 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..runtime.backends import backend_entry, graph_files
 from ..runtime.backends.base import usable_cores
-from ..runtime.bundle import Bundle
-from ..runtime.captioning import CaptionOptions
+from ..runtime.backends.registry import backend_entry, graph_files
+from ..runtime.bundle.bundle import Bundle
+from ..runtime.captions.captioning import CaptionOptions
 from ..runtime.errors import UsageError
 from ..runtime.files import check_can_be_written
-from ..runtime.images import write_image
+from ..runtime.images.image_files import write_image
 from ..runtime.model import Model, caption_decoder_name, load
-from ..runtime.sources import open_source
-from ..runtime.verify import GOLDEN_FOLDER, read_golden
+from ..runtime.sources.sources import open_source
+from ..runtime.verification.replay import GOLDEN_FOLDER, read_golden
 from .machine import busy_share, describe_machine, describe_state, peak_memory_bytes, source_commit
 from .measure import WarmUp, measure
 from .report import Report

@@ -5,14 +5,14 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 
-from ..runtime.backends import backend_entry
-from ..runtime.bundle import Bundle
-from ..runtime.captioning import CaptionOptions
-from ..runtime.cuda_device import cuda_device
-from ..runtime.device_choices import CaptionChoice, chosen_caption_decoder, write_choice
+from ..runtime.backends.registry import backend_entry
+from ..runtime.bundle.bundle import Bundle
+from ..runtime.bundle.device_choices import CaptionChoice, chosen_caption_decoder, write_choice
+from ..runtime.captions.captioning import CaptionOptions
+from ..runtime.environment.cuda_device import cuda_device
 from ..runtime.errors import BackendError, BundleError, YolorEdgeError
-from ..runtime.golden import GOLDEN_FOLDER, read_golden
 from ..runtime.model import load
+from ..runtime.verification.golden import GOLDEN_FOLDER, read_golden
 
 # Both write the same words, up to the precision of the graphs; the decoder with int8 weights may not.
 CANDIDATES = ("native", "graph")

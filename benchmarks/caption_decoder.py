@@ -36,13 +36,13 @@ from numpy.typing import NDArray
 
 from ..export.caption_weights import dims_of, write_caption_weights
 from ..export.to_onnx import export_part
-from ..runtime.bundle import CaptionSpec
-from ..runtime.caption_weights import CaptionDims, tensor_shapes
-from ..runtime.captioning import CaptionDecoder, CaptionOptions, CaptionWriter
+from ..runtime.bundle.bundle import CaptionSpec
+from ..runtime.bundle.caption_weights import CaptionDims, tensor_shapes
+from ..runtime.bundle.tokenizer import SPECIALS
+from ..runtime.captions.captioning import CaptionDecoder, CaptionOptions, CaptionWriter
+from ..runtime.captions.native_captioning import NativeCaptionDecoder
 from ..runtime.files import write_atomically
-from ..runtime.native_captioning import NativeCaptionDecoder
-from ..runtime.preprocess import preprocess
-from ..runtime.tokenizer import SPECIALS
+from ..runtime.images.preprocess import preprocess
 from ..train.caption_decoder import CaptionDecoder as TorchDecoder
 from ..train.caption_decoder import sine_positions
 from ..train.checkpoint import Checkpoint

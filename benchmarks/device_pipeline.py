@@ -22,17 +22,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.backends import open_graphs
 from ..runtime.backends.base import Array, DeviceGraph, TensorInfo
-from ..runtime.bundle import Bundle
+from ..runtime.backends.registry import open_graphs
+from ..runtime.bundle.bundle import Bundle
 from ..runtime.cuda import open_device
-from ..runtime.cuda.device_slot import DeviceSlot
-from ..runtime.cuda.device_vision import DeviceVision
 from ..runtime.errors import UsageError, YolorEdgeError
 from ..runtime.files import write_atomically
-from ..runtime.host_vision import HostVision
-from ..runtime.images import read_image
-from ..runtime.slots import Request, Slot
+from ..runtime.images.image_files import read_image
+from ..runtime.vision.contexts import Request, Slot
+from ..runtime.vision.device_context import DeviceSlot
+from ..runtime.vision.device_vision import DeviceVision
+from ..runtime.vision.host_vision import HostVision
 from .machine import describe_machine, describe_state, source_commit
 from .report_files import output_file
 

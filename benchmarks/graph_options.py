@@ -25,13 +25,13 @@ from ..export.graph_options import GraphOptions, spec_with_options, vision_with_
 from ..export.to_onnx import export_part
 from ..runtime.backends.base import Graph
 from ..runtime.backends.onnxruntime_backend import open_graph
-from ..runtime.bundle import readable_json
+from ..runtime.bundle.bundle import readable_json
+from ..runtime.bundle.spec import ModelSpec
 from ..runtime.files import write_atomically
-from ..runtime.images import read_image
+from ..runtime.images.image_files import read_image
 from ..runtime.model import Model
 from ..runtime.results import Result
-from ..runtime.sources import open_source
-from ..runtime.spec import ModelSpec
+from ..runtime.sources.sources import open_source
 from ..train.checkpoint import Checkpoint
 from ..train.config import Task
 from ..train.network import Network

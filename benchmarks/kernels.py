@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ..runtime import _native
 from ..runtime.files import write_atomically
-from ..runtime.preprocess import Letterbox
+from ..runtime.images.preprocess import Letterbox
 from ..runtime.results import InstanceMasks, MaskCanvas
 from . import kernel_peers as peers
 from .kernel_inputs import SIZE, STRIDES, Heads, draw_heads, draw_picture, draw_semantic, with_weak_candidates

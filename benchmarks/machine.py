@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..runtime.machine import ROOT, UNKNOWN, describe_hardware, governors, output_of, text_of
+from ..runtime.environment.machine import ROOT, UNKNOWN, describe_hardware, governors, output_of, text_of
 
 
 def describe_machine(root: Path = ROOT) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..runtime.captioning import CaptionOptions
+from ..runtime.captions.captioning import CaptionOptions
 from ..runtime.errors import UsageError
-from ..runtime.images import read_image
+from ..runtime.images.image_files import read_image
 from ..runtime.model import Model
 from .machine import describe_state
 from .percentiles import percentile

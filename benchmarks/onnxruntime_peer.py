@@ -15,10 +15,10 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from ..runtime import _native
-from ..runtime.captioning import CaptionOptions, caption_of
+from ..runtime.bundle.spec import CaptionSpec
+from ..runtime.bundle.tokenizer import Tokenizer
+from ..runtime.captions.captioning import CaptionOptions, caption_of
 from ..runtime.results import Caption
-from ..runtime.spec import CaptionSpec
-from ..runtime.tokenizer import Tokenizer
 
 
 class OnnxRuntimeDecoder:

@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from ..runtime.backends import graph_files
-from ..runtime.bundle import Bundle
+from ..runtime.backends.registry import graph_files
+from ..runtime.bundle.bundle import Bundle
 from ..runtime.errors import UsageError, YolorEdgeError
+from ..runtime.images.preprocess import preprocess
 from ..runtime.model import load
-from ..runtime.preprocess import preprocess
-from ..runtime.sources import open_source
+from ..runtime.sources.sources import open_source
 from .machine import busy_share, describe_machine, source_commit
 from .report_files import output_stem, write_both
 

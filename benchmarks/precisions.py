@@ -29,9 +29,9 @@ from ..export.to_int8 import quantize
 from ..export.to_onnx import export_part
 from ..runtime.backends.base import Graph
 from ..runtime.backends.onnxruntime_backend import open_graph
-from ..runtime.bundle import INT8_DIALECTS
+from ..runtime.bundle.bundle import INT8_DIALECTS
 from ..runtime.errors import UsageError
-from ..runtime.preprocess import PreprocessRule
+from ..runtime.images.preprocess import PreprocessRule
 from ..train.config import NetworkConfig, Size, check_input_size
 from ..train.network import Network
 from ..train.scenes import write_scenes

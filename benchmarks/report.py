@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..runtime.bundle import readable_json
+from ..runtime.bundle.bundle import readable_json
 from ..runtime.errors import UsageError
 from ..runtime.files import write_atomically
 from .measure import DETAILS, STAGES, Measurement, Picture, Run

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..runtime.bundle import readable_json
+from ..runtime.bundle.bundle import readable_json
 from ..runtime.errors import UsageError
 from ..runtime.files import replacing_file, write_atomically
 

@@ -28,11 +28,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.captioning import CaptionOptions
+from ..runtime.captions.captioning import CaptionOptions
 from ..runtime.errors import UsageError
 from ..runtime.files import write_atomically
 from ..runtime.model import load
-from ..runtime.sources import Frame
+from ..runtime.sources.sources import Frame
 from .machine import describe_machine, source_commit
 from .report_files import output_file
 

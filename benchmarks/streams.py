@@ -18,10 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..runtime.captioning import CaptionOptions
+from ..runtime.captions.captioning import CaptionOptions
 from ..runtime.files import write_atomically
 from ..runtime.model import Model, load
-from ..runtime.sources import open_source
+from ..runtime.sources.sources import open_source
 from .machine import describe_machine, describe_state, source_commit
 from .report_files import output_file
 

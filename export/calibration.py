@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from ..runtime.backends.base import Array
 from ..runtime.errors import CalibrationError, ImageError, UsageError
 from ..runtime.files import sha256_of, write_atomically
-from ..runtime.images import read_image
-from ..runtime.preprocess import PreprocessRule, preprocess
-from ..runtime.sources import open_source
+from ..runtime.images.image_files import read_image
+from ..runtime.images.preprocess import PreprocessRule, preprocess
+from ..runtime.sources.sources import open_source
 from .graph_view import GraphView
 from .probe import open_probe
 

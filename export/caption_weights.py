@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.caption_weights import BLOCK, CaptionDims, header_of, tensor_shapes
+from ..runtime.bundle.caption_weights import BLOCK, CaptionDims, header_of, tensor_shapes
 from ..runtime.files import replacing_file
 
 Floats = NDArray[np.float32]
@@ -24,7 +24,7 @@ def write_caption_weights(
     norm_epsilon: float = 1e-5,
     regions: int = 0,
 ) -> CaptionDims:
-    """Write one weight file; `runtime/caption_weights.py` describes it.
+    """Write one weight file; `runtime/bundle/caption_weights.py` describes it.
 
     Args:
         path: Of the file.

@@ -25,12 +25,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from ..runtime.backends import check_threads
 from ..runtime.backends.base import Array
-from ..runtime.bundle import GRAPH_KINDS, Bundle
+from ..runtime.backends.registry import check_threads
+from ..runtime.bundle.bundle import GRAPH_KINDS, Bundle
 from ..runtime.errors import BundleError, UsageError
-from ..runtime.golden import GOLDEN_FOLDER, read_golden
-from ..runtime.preprocess import preprocess
+from ..runtime.images.preprocess import preprocess
+from ..runtime.verification.golden import GOLDEN_FOLDER, read_golden
 from .choices import choices_of, chosen, with_choices_given, with_choices_shown
 from .dissect import GIVEN, Anatomy, Layer, expose, isolate
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..runtime.errors import ParityError
-from ..runtime.verify_form import regions_in_place
+from ..runtime.verification.graph_form import regions_in_place
 from ..train.blocks import ImplicitAdd, ImplicitMul
 from ..train.inspection import count_flops
 from ..train.network import Network

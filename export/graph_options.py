@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..runtime.backends.base import TensorInfo
+from ..runtime.bundle.graph_options import HEADS_OF_CELLS, GraphOptions
+from ..runtime.bundle.spec import ModelSpec
+from ..runtime.bundle.tensors import SEMANTIC_STRIDE
 from ..runtime.errors import UsageError
-from ..runtime.graph_contract import SEMANTIC_STRIDE
-from ..runtime.graph_options import HEADS_OF_CELLS, GraphOptions
-from ..runtime.spec import ModelSpec
 from ..train.config import NetworkConfig
 from ..train.network import Network
 from ..train.torch_backend import TorchGraph, spec_of

@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 from ..runtime.backends.base import Array, Graph
 from ..runtime.backends.onnxruntime_backend import open_graph
-from ..runtime.bundle import INT8_DIALECTS
-from ..runtime.comparison import DEFAULT_TOLERANCES, FP16, captions_check, compare
+from ..runtime.bundle.bundle import INT8_DIALECTS
+from ..runtime.bundle.spec import ModelSpec
 from ..runtime.errors import AccuracyError, ParityError, UsageError
-from ..runtime.golden import GOLDEN_FOLDER, answers_of, read_golden
+from ..runtime.images.preprocess import preprocess
 from ..runtime.model import Model
-from ..runtime.preprocess import preprocess
-from ..runtime.spec import ModelSpec
+from ..runtime.verification.comparison import DEFAULT_TOLERANCES, FP16, captions_check, compare
+from ..runtime.verification.golden import GOLDEN_FOLDER, answers_of, read_golden
 from ..train.coco import CocoDataset
 from ..train.evaluate import score_model
 from .budget import BudgetReport, meet_budget

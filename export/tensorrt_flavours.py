@@ -18,11 +18,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from ..runtime.cuda_device import CudaDevice, cuda_device
-from ..runtime.engines import is_compute_capability
+from ..runtime.bundle.engines import is_compute_capability
+from ..runtime.environment.cuda_device import CudaDevice, cuda_device
+from ..runtime.environment.install import install_command
+from ..runtime.environment.tensorrt_package import (
+    FLAVOURS,
+    as_stubs_say,
+    import_flavour,
+    installed_flavours,
+    one_line,
+)
 from ..runtime.errors import BackendError, EngineBuildError, UsageError
-from ..runtime.install import install_command
-from ..runtime.tensorrt_package import FLAVOURS, as_stubs_say, import_flavour, installed_flavours, one_line
 from .build_needs import less_memory, workspace_limit_mib
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from ..runtime.bundle import INT8_DIALECTS
+from ..runtime.bundle.bundle import INT8_DIALECTS
 from ..runtime.errors import CalibrationError, UsageError
 from .graph_view import GraphView
 from .space_to_depth import SUFFIX, stem_on_blocks

@@ -19,16 +19,16 @@ from numpy.typing import NDArray
 
 from ..runtime.backends.base import Graph
 from ..runtime.backends.onnxruntime_backend import open_graph
-from ..runtime.bundle import CAPTION_WEIGHTS, Bundle, write_bundle
+from ..runtime.bundle.bundle import CAPTION_WEIGHTS, Bundle, write_bundle
+from ..runtime.bundle.spec import ModelSpec
+from ..runtime.captions.native_captioning import NativeCaptionDecoder
 from ..runtime.errors import ParityError, UsageError
 from ..runtime.files import replacing_folder
-from ..runtime.golden import read_golden, unproven
-from ..runtime.images import read_image
+from ..runtime.images.image_files import read_image
+from ..runtime.images.preprocess import preprocess
 from ..runtime.model import Model
-from ..runtime.native_captioning import NativeCaptionDecoder
-from ..runtime.preprocess import preprocess
-from ..runtime.spec import ModelSpec
-from ..runtime.verify import (
+from ..runtime.verification.golden import read_golden, unproven
+from ..runtime.verification.replay import (
     GOLDEN_FOLDER,
     Answers,
     Check,

@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from ..runtime import errors
-from ..runtime.bundle import Bundle
-from ..runtime.engines import ENGINES_FOLDER, Engine, EngineRecord, graph_kind, write_record
+from ..runtime.backends.missing_engines import EngineBuilder
+from ..runtime.bundle.bundle import Bundle
+from ..runtime.bundle.engines import ENGINES_FOLDER, Engine, EngineRecord, graph_kind, write_record
 from ..runtime.errors import EngineBuildError, EngineMismatchError, UsageError, YolorEdgeError
 from ..runtime.files import replacing_file, sha256_of
-from ..runtime.missing_engines import EngineBuilder
 from .build_needs import check_room, free_memory_mib, less_memory, needs_of
 from .tensorrt_flavours import BuildJob, Ranges, Toolkit, load_toolkit
 

@@ -6,9 +6,8 @@
 ...     print(result.caption.text, result.boxes, result.masks.full().shape, result.semantic_map.shape)
 """
 
-from .bundle import Bundle, ModelSpec
-from .captioning import CaptionOptions
-from .capture import CameraOptions
+from .bundle.bundle import Bundle, ModelSpec
+from .captions.captioning import CaptionOptions
 from .errors import (
     BackendError,
     BackendMissingError,
@@ -19,14 +18,15 @@ from .errors import (
     UsageError,
     YolorEdgeError,
 )
-from .images import read_image
+from .images.image_files import read_image
+from .images.preprocess import PixelLayout
 from .model import Model, load
-from .preprocess import PixelLayout
 from .results import Caption, InstanceMasks, MaskCanvas, MaskCrop, Result
-from .scene_change import SceneChange
-from .sources import Frame, Source, open_source
-from .stream import Stream
-from .stream_answers import Answer, StreamStatistics
+from .sources.capture import CameraOptions
+from .sources.sources import Frame, Source, open_source
+from .stream.scene_change import SceneChange
+from .stream.stream import Stream
+from .stream.stream_results import Answer, StreamStatistics
 
 __all__ = [
     "Answer",

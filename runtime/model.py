@@ -10,24 +10,24 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from . import missing_engines
 from .arguments import check_count, check_path, check_text
-from .backends import BACKENDS, backend_name, open_graphs
+from .backends import missing_engines
 from .backends.base import Graph, ReportingGraph
-from .bundle import Bundle, ModelSpec
-from .captioning import CaptionDecoder, CaptionOptions, CaptionWriter
-from .device_choices import chosen_caption_decoder
+from .backends.missing_engines import EngineBuilder
+from .backends.registry import BACKENDS, backend_name, open_graphs
+from .bundle.bundle import Bundle, ModelSpec
+from .bundle.device_choices import chosen_caption_decoder
+from .bundle.tensors import graph_complaints
+from .captions.captioning import CaptionDecoder, CaptionOptions, CaptionWriter
+from .captions.native_captioning import NativeCaptionDecoder
 from .errors import BackendError, BundleError, UsageError
-from .graph_contract import graph_complaints
-from .images import check_image, read_image
-from .missing_engines import EngineBuilder
-from .native_captioning import NativeCaptionDecoder
-from .open_vision import check_post_processing, open_vision
-from .parts import ModelParts, SlotPool, Stopwatch
-from .preprocess import PixelLayout
+from .execution.parts import ModelParts, SlotPool, Stopwatch
+from .images.image_files import check_image, read_image
+from .images.preprocess import PixelLayout
 from .results import Result
-from .slots import Request
-from .stream import Stream, StreamOptions, StreamSource
+from .stream.stream import Stream, StreamOptions, StreamSource
+from .vision.contexts import Request
+from .vision.open_vision import check_post_processing, open_vision
 
 # What may write captions: the extension with weights in a precision, or the bundle's graphs.
 CAPTION_DECODERS = {"native": "fp32", "native-int8": "int8", "graph": None}

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from yolor_edge.runtime.bundle import Bundle
-from yolor_edge.runtime.images import write_image
+from yolor_edge.runtime.bundle.bundle import Bundle
+from yolor_edge.runtime.images.image_files import write_image
 
 from yolor_edge import __version__, cli
 
@@ -260,7 +260,7 @@ def test_a_missing_package_is_named_with_what_installs_it(
 def test_failures_are_one_line(
     error: BaseException, code: int, message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import yolor_edge.runtime.run as run_module
+    import yolor_edge.runtime.runner.runner as run_module
 
     def fail(*_: object, **__: object) -> None:
         raise error
@@ -298,7 +298,7 @@ def test_what_another_machine_could_do_is_1_and_what_none_could_is_2(
 
 
 def test_a_mistake_in_the_program_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    import yolor_edge.runtime.run as run_module
+    import yolor_edge.runtime.runner.runner as run_module
 
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from yolor_edge.runtime.bundle import write_bundle
-from yolor_edge.runtime.golden import Answers, write_golden
+from yolor_edge.runtime.bundle.bundle import write_bundle
 from yolor_edge.runtime.results import Result
+from yolor_edge.runtime.verification.golden import Answers, write_golden
 
 from yolor_edge.cli import main
 

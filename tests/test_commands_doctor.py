@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from yolor_edge.runtime import doctor
-from yolor_edge.runtime.checks import Check
-from yolor_edge.runtime.doctor import Diagnosis
+from yolor_edge.runtime.diagnosis import doctor
+from yolor_edge.runtime.diagnosis.checks import Check
+from yolor_edge.runtime.diagnosis.doctor import Diagnosis
 
 from yolor_edge.cli import main
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from yolor_edge.runtime.bundle import Bundle
-from yolor_edge.runtime.images import write_image
+from yolor_edge.runtime.bundle.bundle import Bundle
+from yolor_edge.runtime.images.image_files import write_image
 
 from yolor_edge.cli import main
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import yolor_edge.runtime as runtime
 from yolor_edge.runtime import Frame, PixelLayout
-from yolor_edge.runtime.bundle import Bundle
-from yolor_edge.runtime.captioning import CaptionOptions
-from yolor_edge.runtime.images import write_image
+from yolor_edge.runtime.bundle.bundle import Bundle
+from yolor_edge.runtime.captions.captioning import CaptionOptions
+from yolor_edge.runtime.images.image_files import write_image
 from yolor_edge.runtime.model import load
-from yolor_edge.runtime.run import run
+from yolor_edge.runtime.runner.runner import run
 
 from .runtime.tiny_bundle import coloured_patch, write_tiny_bundle
 

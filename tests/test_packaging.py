@@ -126,7 +126,7 @@ def test_the_installed_wheel_runs_without_the_source(wheel: Path, tmp_path: Path
     )
     printed = run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=str(tmp_path / "site")).splitlines()
     assert printed[0] == str(tmp_path / "site" / "yolor_edge" / "__init__.py")
-    assert printed[1] == "yolor_edge.runtime.images False"
+    assert printed[1] == "yolor_edge.runtime.images.image_files False"
     assert printed[-1] == "0"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 import pytest
-from yolor_edge.runtime.backends import BACKENDS, backend_name
+from yolor_edge.runtime.backends.registry import BACKENDS, backend_name
 
 from yolor_edge import cli
 from yolor_edge.spelling import as_typed

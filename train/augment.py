@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..runtime import _native
-from ..runtime.preprocess import Letterbox, PreprocessRule
+from ..runtime.images.preprocess import Letterbox, PreprocessRule
 from .config import PROTOTYPE_STRIDE, TrainConfig
 from .truth import IGNORED, Truth
 

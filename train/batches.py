@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ..runtime.bundle.tokenizer import BOS_ID, EOS_ID, PAD_ID, Tokenizer
 from ..runtime.errors import YolorEdgeError
-from ..runtime.preprocess import PreprocessRule
-from ..runtime.tokenizer import BOS_ID, EOS_ID, PAD_ID, Tokenizer
+from ..runtime.images.preprocess import PreprocessRule
 from .augment import View, strong_view, weak_view
 from .coco import CocoDataset
 from .config import NetworkConfig, TrainConfig

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..runtime.errors import DatasetError
-from ..runtime.images import read_image
+from ..runtime.images.image_files import read_image
 from .coco_files import Parts, open_split
 from .truth import IGNORED, Truth
 

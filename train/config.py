@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from ..runtime.bundle.graph_options import LARGEST_TOP_K
 from ..runtime.errors import UsageError
-from ..runtime.graph_options import LARGEST_TOP_K
 
 Size = Literal["n", "s", "m", "l"]
 Task = Literal["boxes", "masks", "semantic", "caption"]

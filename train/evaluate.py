@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..runtime.captioning import CaptionOptions
+from ..runtime.captions.captioning import CaptionOptions
 from ..runtime.errors import UsageError
 from ..runtime.model import Model, load
 from ..runtime.results import Result

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..runtime.tokenizer import BOS_ID
+from ..runtime.bundle.tokenizer import BOS_ID
 from .config import NetworkConfig, check_input_size
 from .network import Network
 

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..runtime.backends import check_threads
+from ..runtime.backends.registry import check_threads
+from ..runtime.bundle.tokenizer import PAD_ID, build_vocabulary
 from ..runtime.errors import NotHereError, UsageError, YolorEdgeError
 from ..runtime.files import write_atomically
-from ..runtime.tokenizer import PAD_ID, build_vocabulary
 from .batches import Batch, training_loader
 from .checkpoint import Checkpoint, write_checkpoint
 from .coco import CocoDataset

@@ -12,8 +12,8 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from ..runtime.bundle.tokenizer import normalise
 from ..runtime.results import Result
-from ..runtime.tokenizer import normalise
 from .caption_scores import bleu, cider
 from .coco import CocoDataset
 from .truth import IGNORED, Truth

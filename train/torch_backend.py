@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ..runtime.backends.base import Array, TensorInfo, feed_complaints
+from ..runtime.bundle.spec import CaptionSpec, ModelSpec
 from ..runtime.errors import UsageError
+from ..runtime.images.preprocess import PreprocessRule
 from ..runtime.model import Model
-from ..runtime.preprocess import PreprocessRule
-from ..runtime.spec import CaptionSpec, ModelSpec
 from .config import NetworkConfig
 from .network import Network
 

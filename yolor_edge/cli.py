@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         package = (error.name or "").partition(".")[0]
         if package not in _OPTIONAL_PACKAGES:
             raise
-        from .runtime.install import lacking_packages
+        from .runtime.environment.install import lacking_packages
 
         return _complain(lacking_packages(arguments.command, package, _EXTRAS.get(arguments.command, ("train",))), 1)
     except BrokenPipeError:  # whoever read stdout has gone, as `head` does
@@ -305,7 +305,7 @@ def _amount(text: str) -> int:
 
 
 def _network_config(arguments: argparse.Namespace) -> Any:
-    from .runtime.tokenizer import SPECIALS
+    from .runtime.bundle.tokenizer import SPECIALS
     from .train.config import CAPTIONERS, TASKS, NetworkConfig
 
     if (arguments.checkpoint is None) == (arguments.size is None):

@@ -80,8 +80,8 @@ def _build(arguments: argparse.Namespace) -> int:
 def _choose_captions(built: Sequence[BuiltEngine], arguments: argparse.Namespace, say: Callable[[str], None]) -> None:
     """Find out which caption decoder is fastest on the GPU here, if there is one and anything new was built."""
     from .benchmarks.caption_choice import choose_after_build
-    from .runtime.backends import backend_of_flavour
-    from .runtime.bundle import Bundle
+    from .runtime.backends.registry import backend_of_flavour
+    from .runtime.bundle.bundle import Bundle
 
     backend = backend_of_flavour(built[0].engine.record.flavour)
     is_new = any(one.is_new for one in built)

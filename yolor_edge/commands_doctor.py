@@ -29,7 +29,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     from . import cli
 
     try:
-        from .runtime.doctor import examine
+        from .runtime.diagnosis.doctor import examine
     except ImportError as error:  # of what the runtime itself stands on: numpy, OpenCV or the extension
         return _tell_of_the_runtime(error, arguments.json)
     found = examine(arguments.bundle)

@@ -42,7 +42,7 @@ def add(commands: Any) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from .runtime.captioning import CaptionOptions
+    from .runtime.captions.captioning import CaptionOptions
     from .train.evaluate import evaluate
 
     write = _into(arguments)

@@ -75,8 +75,8 @@ def add(commands: Any) -> None:
 def _export(arguments: argparse.Namespace) -> int:
     from .export.precisions import PrecisionOptions, read_layers
     from .export.to_onnx import export_bundle
-    from .runtime.graph_options import GraphOptions
-    from .runtime.sources import open_source
+    from .runtime.bundle.graph_options import GraphOptions
+    from .runtime.sources.sources import open_source
 
     images = None
     if arguments.images is not None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .termination import terminated_like_interrupted
 
 if TYPE_CHECKING:
-    from .runtime.run import RunSummary
+    from .runtime.runner.runner import RunSummary
 
 # Between lines of progress where nobody is likely to watch.
 _SECONDS_IN_A_FILE = 10.0
@@ -102,8 +102,8 @@ def add(commands: Any) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     from . import cli
-    from .runtime.capture import CameraOptions
-    from .runtime.run import run
+    from .runtime.runner.runner import run
+    from .runtime.sources.capture import CameraOptions
 
     to_stdout = arguments.jsonl == "-"
     if to_stdout and (arguments.json or arguments.no_jsonl):

@@ -34,7 +34,7 @@ def add(commands: Any) -> None:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from .runtime.verify import verify_everything
+    from .runtime.verification.replay import verify_everything
 
     found = verify_everything(arguments.bundle, **_backend(arguments))
     _print(arguments, found.to_json(), found.table(arguments.each))

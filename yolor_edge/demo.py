@@ -39,10 +39,10 @@ def demo(
     """
     from .benchmarks.bench import bench
     from .export.to_onnx import export_bundle
-    from .runtime.backends import check_threads
-    from .runtime.run import run
-    from .runtime.sources import open_source
-    from .runtime.verify import verify
+    from .runtime.backends.registry import check_threads
+    from .runtime.runner.runner import run
+    from .runtime.sources.sources import open_source
+    from .runtime.verification.replay import verify
 
     check_threads(threads)
     folder = Path(out)

@@ -35,10 +35,10 @@ def build_as_asked(arguments: argparse.Namespace, say: Callable[[str], None]) ->
         raise UsageError("--build-if-missing needs to know what for: give --backend and --precision as well")
     from .benchmarks.caption_choice import choose_after_build, is_choice_open
     from .export.to_tensorrt import build_missing
-    from .runtime.backends import backend_entry
-    from .runtime.bundle import Bundle
-    from .runtime.captioning import CaptionOptions
-    from .runtime.missing_engines import build_if_missing
+    from .runtime.backends.missing_engines import build_if_missing
+    from .runtime.backends.registry import backend_entry
+    from .runtime.bundle.bundle import Bundle
+    from .runtime.captions.captioning import CaptionOptions
     from .runtime.model import needed_parts
 
     bundle, backend, precision = Bundle.open(path), arguments.backend, arguments.precision

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from ..environment.install import install_command
 from ..errors import BackendError, UsageError
-from ..install import install_command
 from .base import Array, TensorInfo, feed_complaints
 from .onnxruntime_backend import _first_line, _info
 

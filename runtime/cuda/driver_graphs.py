@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 
-from ..cuda_device import load_driver_library
+from ..environment.cuda_device import load_driver_library
 from .driver import CudaError
 
 _THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL

@@ -6,8 +6,8 @@ import importlib
 import importlib.util
 from typing import Protocol, cast
 
+from ..environment.install import install_command
 from ..errors import BackendError, BackendMissingError, UsageError
-from ..install import install_command
 from .device import Device
 from .driver import NO_DEVICE, CudaError, Driver
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from yolor_edge.runtime.bundle import Bundle
-from yolor_edge.runtime.images import write_image
+from yolor_edge.runtime.bundle.bundle import Bundle
+from yolor_edge.runtime.images.image_files import write_image
 
 from ..runtime.tiny_bundle import COLOURS, coloured_patch, write_tiny_bundle
 

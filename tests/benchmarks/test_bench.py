@@ -17,11 +17,11 @@ from yolor_edge.benchmarks.measure import STAGES, Measurement, Picture, Run, War
 from yolor_edge.benchmarks.report import Report
 from yolor_edge.benchmarks.report_page import object_table
 from yolor_edge.runtime import UsageError, load
-from yolor_edge.runtime.backends import BACKENDS
-from yolor_edge.runtime.bundle import Bundle
+from yolor_edge.runtime.backends.registry import BACKENDS
+from yolor_edge.runtime.bundle.bundle import Bundle
 from yolor_edge.runtime.errors import ImageError
-from yolor_edge.runtime.images import write_image
-from yolor_edge.runtime.verify import Answers, write_golden
+from yolor_edge.runtime.images.image_files import write_image
+from yolor_edge.runtime.verification.replay import Answers, write_golden
 
 from ..runtime.tiny_bundle import COLOURS, coloured_patch, write_tiny_bundle
 
@@ -238,7 +238,7 @@ def test_golden_inputs_are_the_pictures_where_none_are_given(tmp_path: Path) -> 
     (folder / "golden" / "one.npz").unlink()
     write_golden(folder / "golden" / "patch.npz", image, answers)
     sealed = json.loads((folder / "bundle.json").read_text())
-    from yolor_edge.runtime.bundle import write_bundle
+    from yolor_edge.runtime.bundle.bundle import write_bundle
 
     again = write_bundle(folder, tiny.spec, sealed["graphs"], provenance={})
     found = bench(again, tmp_path / "out", runs=2, threads=1, warmup=QUICK, tasks=["boxes"])

@@ -15,7 +15,7 @@ from yolor_edge.benchmarks.compare import LEAST_BLOCKS, compare, ratio_interval
 from yolor_edge.benchmarks.measure import WarmUp
 from yolor_edge.benchmarks.report import Report
 from yolor_edge.runtime import UsageError
-from yolor_edge.runtime.bundle import Bundle
+from yolor_edge.runtime.bundle.bundle import Bundle
 
 from yolor_edge.cli import main
 

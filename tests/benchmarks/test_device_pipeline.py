@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from yolor_edge.benchmarks import device_pipeline
 from yolor_edge.runtime.cuda import installed_bindings
-from yolor_edge.runtime.cuda_device import cuda_device
+from yolor_edge.runtime.environment.cuda_device import cuda_device
 
 from ..pretended import gpu
 from ..runtime.tiny_bundle import write_tiny_bundle

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 from yolor_edge.benchmarks.overhead import BARE, main
-from yolor_edge.runtime.bundle import Bundle
+from yolor_edge.runtime.bundle.bundle import Bundle
 
 
 def test_every_set_of_tasks_stands_beside_the_bare_call(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from yolor_edge.benchmarks import soak, streams
-from yolor_edge.runtime.bundle import Bundle
+from yolor_edge.runtime.bundle.bundle import Bundle
 from yolor_edge.runtime.errors import UsageError
 
 

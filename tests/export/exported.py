@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from yolor_edge.export.to_onnx import export_bundle
-from yolor_edge.runtime.bundle import Bundle
+from yolor_edge.runtime.bundle.bundle import Bundle
 from yolor_edge.train.checkpoint import Checkpoint, write_checkpoint
 from yolor_edge.train.coco import CocoDataset
 from yolor_edge.train.config import TrainConfig

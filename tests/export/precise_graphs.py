@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from yolor_edge.runtime.bundle import Bundle, write_bundle
+from yolor_edge.runtime.bundle.bundle import Bundle, write_bundle
 
 # From here on a scale may be float16, which makes what a DequantizeLinear gives float16.
 _OPSET = 19

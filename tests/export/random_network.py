@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor, nn
-from yolor_edge.runtime.preprocess import PreprocessRule, preprocess
+from yolor_edge.runtime.images.preprocess import PreprocessRule, preprocess
 from yolor_edge.train.blocks import ImplicitAdd, ImplicitMul, Prediction
 from yolor_edge.train.config import NetworkConfig
 from yolor_edge.train.network import Network

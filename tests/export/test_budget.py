@@ -12,7 +12,7 @@ from yolor_edge.export.budget import _signed, convolution_flops, layer_noise, me
 from yolor_edge.export.calibration import Calibration, CalibrationSet, calibrate
 from yolor_edge.runtime.backends.base import Array
 from yolor_edge.runtime.errors import AccuracyError
-from yolor_edge.runtime.preprocess import PreprocessRule
+from yolor_edge.runtime.images.preprocess import PreprocessRule
 
 from .exported import INPUT_SIZE, Exported
 

@@ -20,8 +20,8 @@ from yolor_edge.export.calibration import (
 )
 from yolor_edge.export.probe import open_probe
 from yolor_edge.runtime.errors import CalibrationError, UsageError
-from yolor_edge.runtime.images import write_image
-from yolor_edge.runtime.preprocess import PreprocessRule
+from yolor_edge.runtime.images.image_files import write_image
+from yolor_edge.runtime.images.preprocess import PreprocessRule
 
 from .exported import INPUT_SIZE, Exported
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from yolor_edge.runtime.bundle import Bundle, write_bundle
+from yolor_edge.runtime.bundle.bundle import Bundle, write_bundle
 from yolor_edge.runtime.errors import BundleError, UsageError
-from yolor_edge.runtime.golden import Answers, write_golden
 from yolor_edge.runtime.results import Result
+from yolor_edge.runtime.verification.golden import Answers, write_golden
 
 from ..runtime.tiny_bundle import INPUT_SIZE, coloured_patch, tiny_spec, write_tiny_bundle
 from .exported import Exported

@@ -19,13 +19,13 @@ from yolor_edge.export.to_fp16 import to_fp16
 from yolor_edge.export.to_int8 import quantize
 from yolor_edge.export.to_onnx import export_bundle, export_part
 from yolor_edge.runtime.backends.base import Array
-from yolor_edge.runtime.caption_weights import open_caption_weights
-from yolor_edge.runtime.comparison import Tolerances, compare_heads
+from yolor_edge.runtime.bundle.caption_weights import open_caption_weights
 from yolor_edge.runtime.errors import ParityError
-from yolor_edge.runtime.golden import read_golden
+from yolor_edge.runtime.images.preprocess import PreprocessRule, preprocess
 from yolor_edge.runtime.model import Model, load
-from yolor_edge.runtime.preprocess import PreprocessRule, preprocess
-from yolor_edge.runtime.verify import verify
+from yolor_edge.runtime.verification.comparison import Tolerances, compare_heads
+from yolor_edge.runtime.verification.golden import read_golden
+from yolor_edge.runtime.verification.replay import verify
 from yolor_edge.train.config import Task
 from yolor_edge.train.network import Network
 from yolor_edge.train.scene_drawing import draw_scene

@@ -14,13 +14,13 @@ from yolor_edge.export.caption_weights import write_caption_weights
 from yolor_edge.export.fold import fold
 from yolor_edge.export.to_onnx import export_part
 from yolor_edge.runtime.backends.onnxruntime_backend import open_graph
-from yolor_edge.runtime.bundle import Bundle
-from yolor_edge.runtime.captioning import CaptionDecoder, CaptionOptions
+from yolor_edge.runtime.bundle.bundle import Bundle
+from yolor_edge.runtime.captions.captioning import CaptionDecoder, CaptionOptions
+from yolor_edge.runtime.captions.native_captioning import KERNELS_VARIABLE, NativeCaptionDecoder
 from yolor_edge.runtime.errors import BundleError, UsageError
 from yolor_edge.runtime.files import sha256_of
+from yolor_edge.runtime.images.preprocess import preprocess
 from yolor_edge.runtime.model import load
-from yolor_edge.runtime.native_captioning import KERNELS_VARIABLE, NativeCaptionDecoder
-from yolor_edge.runtime.preprocess import preprocess
 from yolor_edge.train.checkpoint import Checkpoint
 from yolor_edge.train.scene_drawing import draw_scene
 from yolor_edge.train.torch_backend import parts_of, spec_of

@@ -10,10 +10,10 @@ import onnx
 import pytest
 from yolor_edge.export import precisions
 from yolor_edge.export.precisions import Added, PrecisionOptions, add_precisions, check_inputs, read_layers
-from yolor_edge.runtime.bundle import Bundle, write_bundle
+from yolor_edge.runtime.bundle.bundle import Bundle, write_bundle
 from yolor_edge.runtime.errors import AccuracyError, CalibrationError, ParityError, UsageError
-from yolor_edge.runtime.golden import read_golden
 from yolor_edge.runtime.model import load
+from yolor_edge.runtime.verification.golden import read_golden
 from yolor_edge.train.scenes import write_scenes
 
 from .exported import INPUT_SIZE, Exported

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 from yolor_edge.export.tensorrt_flavours import BuildJob, Toolkit, load_toolkit
-from yolor_edge.runtime.cuda_device import CudaDevice
+from yolor_edge.runtime.environment.cuda_device import CudaDevice
+from yolor_edge.runtime.environment.tensorrt_package import installed_flavours
 from yolor_edge.runtime.errors import BackendError, EngineBuildError, UsageError
-from yolor_edge.runtime.tensorrt_package import installed_flavours
 
 from .fake_tensorrt import PLAN, FakeTensorrt
 

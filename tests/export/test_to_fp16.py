@@ -14,7 +14,7 @@ from yolor_edge.export.probe import open_model, open_probe
 from yolor_edge.export.to_fp16 import Halved, convert, halve_around_int8, nodes_out_of_range, to_fp16
 from yolor_edge.export.to_int8 import Quantized, quantize
 from yolor_edge.runtime.backends.base import Array
-from yolor_edge.runtime.preprocess import PreprocessRule
+from yolor_edge.runtime.images.preprocess import PreprocessRule
 
 from .exported import INPUT_SIZE, Exported
 

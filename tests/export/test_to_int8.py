@@ -15,7 +15,7 @@ from yolor_edge.export.space_to_depth import SUFFIX, stem_on_blocks
 from yolor_edge.export.to_int8 import Quantized, quantize
 from yolor_edge.runtime.backends.base import Array
 from yolor_edge.runtime.errors import CalibrationError, UsageError
-from yolor_edge.runtime.preprocess import PreprocessRule
+from yolor_edge.runtime.images.preprocess import PreprocessRule
 
 from .exported import INPUT_SIZE, Exported
 

@@ -20,14 +20,14 @@ from yolor_edge.export.fold import fold
 from yolor_edge.export.fold_proof import VisionCost
 from yolor_edge.export.graph_cleanup import check_no_constants
 from yolor_edge.export.to_onnx import export_bundle
-from yolor_edge.runtime.backends import open_graphs
 from yolor_edge.runtime.backends.onnxruntime_backend import open_graph
-from yolor_edge.runtime.bundle import Bundle
+from yolor_edge.runtime.backends.registry import open_graphs
+from yolor_edge.runtime.bundle.bundle import Bundle
 from yolor_edge.runtime.errors import CheckpointError, ImageError, ParityError, UsageError
 from yolor_edge.runtime.files import sha256_of
-from yolor_edge.runtime.images import write_image
+from yolor_edge.runtime.images.image_files import write_image
 from yolor_edge.runtime.model import Model
-from yolor_edge.runtime.verify import Tolerances, answers_of, compare, read_golden, verify
+from yolor_edge.runtime.verification.replay import Tolerances, answers_of, compare, read_golden, verify
 from yolor_edge.train.checkpoint import Checkpoint
 from yolor_edge.train.network import Network
 from yolor_edge.train.scene_drawing import draw_scene

@@ -21,9 +21,9 @@ from yolor_edge.export import build_needs, engine_worker, to_tensorrt
 from yolor_edge.export.engine_worker import peak_memory_mib
 from yolor_edge.export.tensorrt_flavours import Toolkit
 from yolor_edge.export.to_tensorrt import BuiltEngine, build_engines, profile_ranges
-from yolor_edge.runtime.bundle import Bundle, write_bundle
-from yolor_edge.runtime.cuda_device import CudaDevice
-from yolor_edge.runtime.engines import EngineRecord, find_engine
+from yolor_edge.runtime.bundle.bundle import Bundle, write_bundle
+from yolor_edge.runtime.bundle.engines import EngineRecord, find_engine
+from yolor_edge.runtime.environment.cuda_device import CudaDevice
 from yolor_edge.runtime.errors import BackendError, EngineBuildError, EngineMismatchError, UsageError
 from yolor_edge.runtime.files import sha256_of
 
@@ -282,7 +282,7 @@ def test_a_request_that_cannot_be_is_misuse(boxes_bundle: Bundle, options: dict[
 
 
 def test_stubs_of_tensorrt_are_not_taken_for_tensorrt(boxes_bundle: Bundle) -> None:
-    from yolor_edge.runtime.tensorrt_package import installed_flavours
+    from yolor_edge.runtime.environment.tensorrt_package import installed_flavours
 
     if "tensorrt" in installed_flavours():
         pytest.skip("TensorRT itself is installed here")

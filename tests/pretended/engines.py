@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from yolor_edge.runtime.bundle import Bundle
-from yolor_edge.runtime.engines import Engine, EngineRecord, write_record
+from yolor_edge.runtime.bundle.bundle import Bundle
+from yolor_edge.runtime.bundle.engines import Engine, EngineRecord, write_record
 from yolor_edge.runtime.files import sha256_of
 
 VERSIONS = {"tensorrt": "10.13.0.35", "tensorrt_rtx": "1.7.1.116"}

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from yolor_edge.runtime.preprocess import Letterbox
+from yolor_edge.runtime.images.preprocess import Letterbox
 
 ROOT = Path(__file__).resolve().parents[2]
 HEADER = ROOT / "runtime" / "csrc" / "c_api" / "yolor_edge.h"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from yolor_edge.runtime import _native
-from yolor_edge.runtime.bundle import Bundle
+from yolor_edge.runtime.bundle.bundle import Bundle
 
 from .c_library import CLibrary, build_library
 from .tiny_bundle import write_tiny_bundle

@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from yolor_edge.runtime.captioning import CaptionOptions, CaptionTimes
+from yolor_edge.runtime.captions.captioning import CaptionOptions, CaptionTimes
+from yolor_edge.runtime.execution.parts import ModelParts
+from yolor_edge.runtime.images.preprocess import PixelLayout
 from yolor_edge.runtime.model import Model
-from yolor_edge.runtime.parts import ModelParts
-from yolor_edge.runtime.preprocess import PixelLayout
 from yolor_edge.runtime.results import Caption
-from yolor_edge.runtime.slots import Request
+from yolor_edge.runtime.vision.contexts import Request
 
 from .tiny_bundle import tiny_spec
 

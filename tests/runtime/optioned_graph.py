@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 from yolor_edge.runtime.backends.base import Array, Graph, TensorInfo, feed_complaints
+from yolor_edge.runtime.bundle.graph_options import HEADS_OF_CELLS, GraphOptions
 from yolor_edge.runtime.errors import UsageError
-from yolor_edge.runtime.graph_options import HEADS_OF_CELLS, GraphOptions
 
 from ..reference.semantic import semantic_argmax
 

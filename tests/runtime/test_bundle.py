@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from yolor_edge.runtime.backends import open_graphs
-from yolor_edge.runtime.bundle import Bundle, ModelSpec, readable_json, write_bundle
+from yolor_edge.runtime.backends.registry import open_graphs
+from yolor_edge.runtime.bundle.bundle import Bundle, ModelSpec, readable_json, write_bundle
 from yolor_edge.runtime.errors import BackendError, BundleError, UsageError
 from yolor_edge.runtime.files import sha256_of
 from yolor_edge.runtime.model import load

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 from yolor_edge.runtime import _native
-from yolor_edge.runtime.preprocess import Letterbox
-from yolor_edge.runtime.vision import map_to_image
+from yolor_edge.runtime.images.preprocess import Letterbox
+from yolor_edge.runtime.vision.graph_outputs import map_to_image
 
 import yolor_edge
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from yolor_edge.runtime.bundle import Bundle
-from yolor_edge.runtime.tokenizer import Tokenizer
+from yolor_edge.runtime.bundle.bundle import Bundle
+from yolor_edge.runtime.bundle.tokenizer import Tokenizer
 
 from .c_library import CError, CLibrary
 

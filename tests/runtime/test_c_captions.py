@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from yolor_edge.runtime import _native
-from yolor_edge.runtime.caption_weights import PLAIN_VERSION, PREFIX, VERSION, open_caption_weights
+from yolor_edge.runtime.bundle.caption_weights import PLAIN_VERSION, PREFIX, VERSION, open_caption_weights
 
 from .c_library import CError, CLibrary
 from .random_decoder import random_decoder

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from yolor_edge.runtime import _native
-from yolor_edge.runtime.caption_weights import CaptionWeights, open_caption_weights
+from yolor_edge.runtime.bundle.caption_weights import CaptionWeights, open_caption_weights
 
 from ..reference import caption_search as reference
 from .manners import assert_lets_threads_run, strided_copy

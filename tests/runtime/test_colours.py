@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from yolor_edge.runtime.colours import distinct_colour, natural_colour, object_colour, semantic_colours
+from yolor_edge.runtime.drawing.colours import distinct_colour, natural_colour, object_colour, semantic_colours
 
 
 @pytest.mark.parametrize(

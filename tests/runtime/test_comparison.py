@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from yolor_edge.runtime.comparison import (
+from yolor_edge.runtime.results import InstanceMasks, Result
+from yolor_edge.runtime.verification.comparison import (
     DEFAULT_TOLERANCES,
     FP16,
     REPORTED,
@@ -21,8 +22,7 @@ from yolor_edge.runtime.comparison import (
     compare_results,
     tolerances_from_json,
 )
-from yolor_edge.runtime.golden import Answers
-from yolor_edge.runtime.results import InstanceMasks, Result
+from yolor_edge.runtime.verification.golden import Answers
 
 SIZE = (40, 60)
 BOXES = np.array([[0, 0, 20, 20], [30, 10, 50, 30], [5, 5, 15, 35]], np.float32)

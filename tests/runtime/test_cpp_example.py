@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 from yolor_edge.runtime import Result, load
-from yolor_edge.runtime.bundle import Bundle, write_bundle
+from yolor_edge.runtime.bundle.bundle import Bundle, write_bundle
 
 from .c_library import ROOT
 from .random_decoder import random_decoder

@@ -6,7 +6,7 @@ import ctypes
 from typing import Any
 
 import pytest
-from yolor_edge.runtime.cuda_device import CudaDevice, CudaDriver, cuda_device, cuda_driver
+from yolor_edge.runtime.environment.cuda_device import CudaDevice, CudaDriver, cuda_device, cuda_driver
 
 from .fake_cuda import FakeDriver
 

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from yolor_edge.runtime import doctor
-from yolor_edge.runtime.bundle import Bundle
-from yolor_edge.runtime.checks import Check
-from yolor_edge.runtime.cuda.kernel_image import GIVEN, FoundCompiler, compilers_here
-from yolor_edge.runtime.doctor import Diagnosis, examine, opencv_checks
-from yolor_edge.runtime.doctor_gpu import suiting_flavours
-from yolor_edge.runtime.installed_packages import PACKAGES, Found
-from yolor_edge.runtime.opencv_build import OpencvBuild
+from yolor_edge.runtime.bundle.bundle import Bundle
+from yolor_edge.runtime.cuda.kernels.kernel_image import GIVEN, FoundCompiler, compilers_here
+from yolor_edge.runtime.diagnosis import doctor
+from yolor_edge.runtime.diagnosis.checks import Check
+from yolor_edge.runtime.diagnosis.doctor import Diagnosis, examine, opencv_checks
+from yolor_edge.runtime.diagnosis.doctor_gpu import suiting_flavours
+from yolor_edge.runtime.environment.installed_packages import PACKAGES, Found
+from yolor_edge.runtime.environment.opencv_build import OpencvBuild
 
 from .fake_cuda import FakeDriver
 from .test_engines import add_engine

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from yolor_edge.runtime.bundle import Bundle, write_bundle
-from yolor_edge.runtime.engines import Engine, EngineRecord, build_command, find_engine, graph_kind, write_record
+from yolor_edge.runtime.bundle.bundle import Bundle, write_bundle
+from yolor_edge.runtime.bundle.engines import Engine, EngineRecord, build_command, find_engine, graph_kind, write_record
 from yolor_edge.runtime.errors import EngineMismatchError, UsageError
 from yolor_edge.runtime.files import sha256_of
 
@@ -292,8 +292,8 @@ def test_a_graph_that_is_not_there_is_misuse(bundle: Bundle) -> None:
 def test_looking_for_an_engine_imports_no_tensorrt(bundle: Bundle) -> None:
     code = (
         "import sys\n"
-        "from yolor_edge.runtime.bundle import Bundle\n"
-        "from yolor_edge.runtime.engines import find_engine\n"
+        "from yolor_edge.runtime.bundle.bundle import Bundle\n"
+        "from yolor_edge.runtime.bundle.engines import find_engine\n"
         "try:\n"
         "    find_engine(Bundle.open(sys.argv[1]), 'vision', 'fp32', 'tensorrt', '10.3.0', 'sm_87')\n"
         "except Exception as error:\n"

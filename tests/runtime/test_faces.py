@@ -7,8 +7,9 @@ import re
 import numpy as np
 import pytest
 import yolor_edge.runtime as runtime
-from yolor_edge.runtime import Frame, InstanceMasks, Result, UsageError, errors, model, stream
+from yolor_edge.runtime import Frame, InstanceMasks, Result, UsageError, errors, model
 from yolor_edge.runtime.results import Caption
+from yolor_edge.runtime.stream import stream
 
 from .fake_model import FakeModel, picture
 

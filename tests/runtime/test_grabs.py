@@ -10,11 +10,12 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from yolor_edge.runtime import Frame, sources
-from yolor_edge.runtime.capture import CameraOptions, RawFrames
-from yolor_edge.runtime.grabs import grab
-from yolor_edge.runtime.images import write_image
-from yolor_edge.runtime.sources import open_source
+from yolor_edge.runtime import Frame
+from yolor_edge.runtime.images.image_files import write_image
+from yolor_edge.runtime.sources import sources
+from yolor_edge.runtime.sources.capture import CameraOptions, RawFrames
+from yolor_edge.runtime.sources.grabs import grab
+from yolor_edge.runtime.sources.sources import open_source
 
 from .cameras import FakeCamera, picture
 from .fake_model import FakeModel

@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from yolor_edge.runtime.backends import open_graphs
 from yolor_edge.runtime.backends.base import Array, Graph
-from yolor_edge.runtime.bundle import Bundle, describe_tensors
+from yolor_edge.runtime.backends.registry import open_graphs
+from yolor_edge.runtime.bundle.bundle import Bundle, describe_tensors
+from yolor_edge.runtime.bundle.graph_options import GraphOptions
+from yolor_edge.runtime.bundle.spec import ModelSpec
 from yolor_edge.runtime.errors import BundleError
-from yolor_edge.runtime.graph_options import GraphOptions
+from yolor_edge.runtime.images.preprocess import Letterbox
 from yolor_edge.runtime.model import Model
-from yolor_edge.runtime.preprocess import Letterbox
-from yolor_edge.runtime.spec import ModelSpec
-from yolor_edge.runtime.verify import Answers, Tolerances, answers_of, compare, compare_heads
-from yolor_edge.runtime.vision import map_to_image, run_one
+from yolor_edge.runtime.verification.replay import Answers, Tolerances, answers_of, compare, compare_heads
+from yolor_edge.runtime.vision.graph_outputs import map_to_image, run_one
 
 from .optioned_graph import OptionedGraph
 from .tiny_bundle import coloured_patch, tiny_spec, write_tiny_bundle

@@ -15,9 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from yolor_edge.runtime import load
-from yolor_edge.runtime.bundle import Bundle
+from yolor_edge.runtime.backends.guards import OneAtATime, Shared
+from yolor_edge.runtime.bundle.bundle import Bundle
 from yolor_edge.runtime.errors import BackendError, UsageError
-from yolor_edge.runtime.guards import OneAtATime, Shared
 
 from .fake_model import LONG, FakeModel, picture
 from .tiny_bundle import COLOURS, coloured_patch

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from yolor_edge.runtime.errors import ImageError, UsageError
-from yolor_edge.runtime.images import decode_image, quiet_opencv, read_image, write_image
+from yolor_edge.runtime.images.image_files import decode_image, quiet_opencv, read_image, write_image
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 

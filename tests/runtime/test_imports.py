@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from yolor_edge.runtime.bundle import Bundle
+from yolor_edge.runtime.bundle.bundle import Bundle
 
 STAGES = ("train", "export", "benchmarks")
 

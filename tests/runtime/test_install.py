@@ -6,8 +6,8 @@ import importlib.metadata
 from pathlib import Path
 
 import pytest
-from yolor_edge.runtime import install
-from yolor_edge.runtime.install import install_command, lacking_packages, missing_of, requirements_of
+from yolor_edge.runtime.environment import install
+from yolor_edge.runtime.environment.install import install_command, lacking_packages, missing_of, requirements_of
 
 LISTED = [
     "numpy>=1.24",

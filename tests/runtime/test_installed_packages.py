@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from yolor_edge.runtime.installed_packages import Found, Package, look_for
+from yolor_edge.runtime.environment.installed_packages import Found, Package, look_for
 
 OURS = Package("ours", "ours_yy", ("ours-yy", "ours-yy-gpu"))
 

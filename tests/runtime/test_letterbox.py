@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from yolor_edge.runtime import _native
 from yolor_edge.runtime.errors import UsageError
-from yolor_edge.runtime.preprocess import Letterbox, PreprocessRule, image_size_of, preprocess
+from yolor_edge.runtime.images.preprocess import Letterbox, PreprocessRule, image_size_of, preprocess
 
 from ..reference import letterbox as reference
 from .manners import assert_lets_threads_run

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from yolor_edge.runtime import device_choices, load
-from yolor_edge.runtime.bundle import Bundle
-from yolor_edge.runtime.cuda_device import CudaDevice
-from yolor_edge.runtime.device_choices import CaptionChoice, chosen_caption_decoder, write_choice
+from yolor_edge.runtime import load
+from yolor_edge.runtime.backends.missing_engines import build_if_missing
+from yolor_edge.runtime.bundle import device_choices
+from yolor_edge.runtime.bundle.bundle import Bundle
+from yolor_edge.runtime.bundle.device_choices import CaptionChoice, chosen_caption_decoder, write_choice
+from yolor_edge.runtime.environment.cuda_device import CudaDevice
 from yolor_edge.runtime.errors import UsageError
-from yolor_edge.runtime.missing_engines import build_if_missing
 from yolor_edge.runtime.model import caption_decoder_name, needed_parts
 
 

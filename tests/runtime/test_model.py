@@ -11,11 +11,11 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from yolor_edge.runtime.backends import open_graphs
-from yolor_edge.runtime.bundle import Bundle
-from yolor_edge.runtime.captioning import CaptionOptions
+from yolor_edge.runtime.backends.registry import open_graphs
+from yolor_edge.runtime.bundle.bundle import Bundle
+from yolor_edge.runtime.captions.captioning import CaptionOptions
 from yolor_edge.runtime.errors import BackendError, BundleError, ImageError, UsageError
-from yolor_edge.runtime.images import write_image
+from yolor_edge.runtime.images.image_files import write_image
 from yolor_edge.runtime.model import Model, load
 
 from .tiny_bundle import MAX_LENGTH, VOCABULARY, coloured_patch, log_probs_of, tiny_spec, write_tiny_bundle

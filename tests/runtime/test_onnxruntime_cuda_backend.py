@@ -14,8 +14,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 from yolor_edge.runtime import load
-from yolor_edge.runtime.backends import open_graphs
-from yolor_edge.runtime.bundle import Bundle
+from yolor_edge.runtime.backends.registry import open_graphs
+from yolor_edge.runtime.bundle.bundle import Bundle
 from yolor_edge.runtime.errors import BackendError, UsageError
 
 from .tiny_bundle import INPUT_SIZE

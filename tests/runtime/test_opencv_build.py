@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import cv2
 import pytest
-from yolor_edge.runtime.opencv_build import build_from_text, opencv_build
+from yolor_edge.runtime.environment.opencv_build import build_from_text, opencv_build
 
 JETPACK = """
   GUI: 

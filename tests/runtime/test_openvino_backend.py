@@ -11,14 +11,14 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
-from yolor_edge.runtime.backends import graph_files, open_graphs
 from yolor_edge.runtime.backends.base import Graph
 from yolor_edge.runtime.backends.onnxruntime_backend import OnnxRuntimeGraph
-from yolor_edge.runtime.bundle import Bundle
-from yolor_edge.runtime.captioning import CaptionOptions
+from yolor_edge.runtime.backends.registry import graph_files, open_graphs
+from yolor_edge.runtime.bundle.bundle import Bundle
+from yolor_edge.runtime.captions.captioning import CaptionOptions
 from yolor_edge.runtime.errors import BackendError, UsageError
 from yolor_edge.runtime.model import load
-from yolor_edge.runtime.verify import verify
+from yolor_edge.runtime.verification.replay import verify
 
 from .tiny_bundle import COLOURS, HEADS, INPUT_SIZE, VOCABULARY, coloured_patch
 

@@ -12,22 +12,23 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from yolor_edge.runtime import draw as draw_module
-from yolor_edge.runtime import run as run_module
-from yolor_edge.runtime import run_output, sources
-from yolor_edge.runtime.bundle import Bundle
-from yolor_edge.runtime.capture import CameraOptions
-from yolor_edge.runtime.colours import distinct_colour
-from yolor_edge.runtime.draw import DrawOptions, draw
+from yolor_edge.runtime.bundle.bundle import Bundle
+from yolor_edge.runtime.drawing import panels as draw_module
+from yolor_edge.runtime.drawing.colours import distinct_colour
+from yolor_edge.runtime.drawing.lettering import wrapped
+from yolor_edge.runtime.drawing.panels import DrawOptions, draw
+from yolor_edge.runtime.environment.opencv_build import opencv_build
 from yolor_edge.runtime.errors import ImageError, UsageError
-from yolor_edge.runtime.images import quiet_opencv, read_image, write_image
-from yolor_edge.runtime.lettering import wrapped
+from yolor_edge.runtime.images.image_files import quiet_opencv, read_image, write_image
 from yolor_edge.runtime.model import load
-from yolor_edge.runtime.opencv_build import opencv_build
 from yolor_edge.runtime.results import Caption, InstanceMasks, Result
-from yolor_edge.runtime.run import run
-from yolor_edge.runtime.sources import open_source
-from yolor_edge.runtime.video_file import VideoFile
+from yolor_edge.runtime.runner import outputs as run_output
+from yolor_edge.runtime.runner import runner as run_module
+from yolor_edge.runtime.runner.runner import run
+from yolor_edge.runtime.runner.video_file import VideoFile
+from yolor_edge.runtime.sources import sources
+from yolor_edge.runtime.sources.capture import CameraOptions
+from yolor_edge.runtime.sources.sources import open_source
 
 from .cameras import FakeCamera, mjpeg_server
 from .tiny_bundle import coloured_patch

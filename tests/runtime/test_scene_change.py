@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from yolor_edge.runtime.preprocess import PixelLayout
-from yolor_edge.runtime.scene_change import CELL_LEVELS, CHANGED_SHARE, GRID, SceneChange, changed_share, grid_of
+from yolor_edge.runtime.images.preprocess import PixelLayout
+from yolor_edge.runtime.stream.scene_change import CELL_LEVELS, CHANGED_SHARE, GRID, SceneChange, changed_share, grid_of
 
 
 def scene(seed: int, size: tuple[int, int] = (480, 640)) -> NDArray[np.uint8]:

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 from yolor_edge.runtime import _native
-from yolor_edge.runtime.preprocess import Letterbox
+from yolor_edge.runtime.images.preprocess import Letterbox
 
 from ..reference import semantic as reference
 from .manners import assert_lets_threads_run, strided_copy

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from yolor_edge.runtime import _native
-from yolor_edge.runtime.preprocess import Letterbox
+from yolor_edge.runtime.images.preprocess import Letterbox
 
 LEVELS = _native.simd_levels()
 STRIDES = [8, 16, 32]

@@ -12,12 +12,12 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from yolor_edge.runtime import addresses, capture, sources
-from yolor_edge.runtime.capture import CameraOptions, RawFrames, bgr, open_capture, whole_pipeline
+from yolor_edge.runtime.environment.opencv_build import OpencvBuild
 from yolor_edge.runtime.errors import ImageError, UsageError
-from yolor_edge.runtime.images import write_image
-from yolor_edge.runtime.opencv_build import OpencvBuild
-from yolor_edge.runtime.sources import Source, open_source
+from yolor_edge.runtime.images.image_files import write_image
+from yolor_edge.runtime.sources import addresses, capture, sources
+from yolor_edge.runtime.sources.capture import CameraOptions, RawFrames, bgr, open_capture, whole_pipeline
+from yolor_edge.runtime.sources.sources import Source, open_source
 
 from .cameras import FakeCamera, mjpeg_server, picture
 

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from yolor_edge.runtime import Answer, load
-from yolor_edge.runtime.bundle import Bundle
-from yolor_edge.runtime.captioning import CaptionOptions
+from yolor_edge.runtime.bundle.bundle import Bundle
+from yolor_edge.runtime.captions.captioning import CaptionOptions
 from yolor_edge.runtime.errors import BackendError, ImageError, UsageError
-from yolor_edge.runtime.images import write_image
+from yolor_edge.runtime.images.image_files import write_image
+from yolor_edge.runtime.images.preprocess import PixelLayout
 from yolor_edge.runtime.model import Model
-from yolor_edge.runtime.preprocess import PixelLayout
-from yolor_edge.runtime.sources import Frame, open_source
+from yolor_edge.runtime.sources.sources import Frame, open_source
 
 from .fake_model import FakeModel, picture, stream_threads
 from .tiny_bundle import COLOURS, coloured_patch

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from yolor_edge.runtime import stream_pipeline
-from yolor_edge.runtime.bundle import Bundle
+from yolor_edge.runtime.bundle.bundle import Bundle
 from yolor_edge.runtime.errors import BackendError
+from yolor_edge.runtime.stream import pipeline as stream_pipeline
 
 from .fake_model import LONG, FakeModel, picture, stream_threads, wait_until
 

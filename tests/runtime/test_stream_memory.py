@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from yolor_edge.runtime import load
-from yolor_edge.runtime.bundle import Bundle
-from yolor_edge.runtime.captioning import CaptionOptions, caption_of
+from yolor_edge.runtime.bundle.bundle import Bundle
+from yolor_edge.runtime.bundle.tokenizer import Tokenizer
+from yolor_edge.runtime.captions.captioning import CaptionOptions, caption_of
 from yolor_edge.runtime.results import Result
-from yolor_edge.runtime.stream_answers import WINDOW
-from yolor_edge.runtime.tokenizer import Tokenizer
+from yolor_edge.runtime.stream.stream_results import WINDOW
 
 from .tiny_bundle import COLOURS, coloured_patch
 

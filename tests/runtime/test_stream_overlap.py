@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from yolor_edge.runtime import Stream
 from yolor_edge.runtime.errors import BackendError
-from yolor_edge.runtime.sources import Frame
+from yolor_edge.runtime.sources.sources import Frame
 
 from .fake_model import LONG, FakeModel, picture, stream_threads, wait_until
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 from yolor_edge.runtime import load
-from yolor_edge.runtime.bundle import Bundle
+from yolor_edge.runtime.bundle.bundle import Bundle
 from yolor_edge.runtime.cuda import installed_bindings
-from yolor_edge.runtime.cuda_device import cuda_device
+from yolor_edge.runtime.environment.cuda_device import cuda_device
+from yolor_edge.runtime.environment.tensorrt_package import installed_flavours
 from yolor_edge.runtime.errors import BackendError, BackendMissingError
-from yolor_edge.runtime.tensorrt_package import installed_flavours
 
 from ..pretended import gpu
 from .tiny_bundle import write_tiny_bundle

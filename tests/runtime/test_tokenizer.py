@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from yolor_edge.runtime.tokenizer import SPECIALS, Tokenizer, build_vocabulary, normalise
+from yolor_edge.runtime.bundle.tokenizer import SPECIALS, Tokenizer, build_vocabulary, normalise
 
 
 @pytest.mark.parametrize(

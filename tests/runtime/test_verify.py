@@ -16,12 +16,12 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
-from yolor_edge.runtime.backends import BACKENDS, BackendEntry, open_graphs
-from yolor_edge.runtime.bundle import Bundle, write_bundle
+from yolor_edge.runtime.backends.registry import BACKENDS, BackendEntry, open_graphs
+from yolor_edge.runtime.bundle.bundle import Bundle, write_bundle
 from yolor_edge.runtime.errors import BackendError, BackendMissingError, BundleError, UsageError
 from yolor_edge.runtime.model import Model
 from yolor_edge.runtime.results import InstanceMasks, Result
-from yolor_edge.runtime.verify import (
+from yolor_edge.runtime.verification.replay import (
     Answers,
     Check,
     Tolerances,
@@ -267,7 +267,7 @@ def three_precisions(spoilt: Path) -> Path:
 @pytest.fixture
 def only_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where no other backend is installed, on a machine without a GPU."""
-    monkeypatch.setattr("yolor_edge.runtime.verify._GPU_DEVICES", ())
+    monkeypatch.setattr("yolor_edge.runtime.verification.replay._GPU_DEVICES", ())
     for name in [name for name in BACKENDS if name != "onnxruntime"]:
         monkeypatch.delitem(BACKENDS, name)
     monkeypatch.setitem(BACKENDS, "abacus", BackendEntry("package_of_abacus", "abacus", "abacus", "s8s8"))
@@ -280,7 +280,7 @@ def abacus_module(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
 
     module = types.ModuleType("abacus")
     module.open_graph = onnxruntime_backend.open_graph  # type: ignore[attr-defined]
-    monkeypatch.setattr("yolor_edge.runtime.verify._GPU_DEVICES", ())
+    monkeypatch.setattr("yolor_edge.runtime.verification.replay._GPU_DEVICES", ())
     for name in [name for name in BACKENDS if name != "onnxruntime"]:
         monkeypatch.delitem(BACKENDS, name)
     monkeypatch.setitem(BACKENDS, "abacus", BackendEntry(".abacus", "abacus", "abacus", "s8s8"))

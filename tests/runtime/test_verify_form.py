@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from yolor_edge.runtime.comparison import FP16, Tolerances, compare_heads
-from yolor_edge.runtime.verify_form import regions_in_place
+from yolor_edge.runtime.verification.comparison import FP16, Tolerances, compare_heads
+from yolor_edge.runtime.verification.graph_form import regions_in_place
 
 Floats = NDArray[np.float32]
 GRID, CHOSEN, CELLS, CLASSES, WIDTH = 6, 8, 30, 3, 16

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from yolor_edge.runtime.lettering import PAPER
-from yolor_edge.runtime.sources import open_source
-from yolor_edge.runtime.video_file import VideoFile, _fitted
+from yolor_edge.runtime.drawing.lettering import PAPER
+from yolor_edge.runtime.runner.video_file import VideoFile, _fitted
+from yolor_edge.runtime.sources.sources import open_source
 
 
 def test_a_frame_may_stand_for_dropped_ones(tmp_path: Path) -> None:

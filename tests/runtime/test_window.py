@@ -9,10 +9,10 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from yolor_edge.runtime import window
+from yolor_edge.runtime.environment.opencv_build import OpencvBuild
 from yolor_edge.runtime.errors import UsageError
-from yolor_edge.runtime.opencv_build import OpencvBuild
-from yolor_edge.runtime.window import Window, check_window, display_complaint
+from yolor_edge.runtime.runner import window
+from yolor_edge.runtime.runner.window import Window, check_window, display_complaint
 
 DRAWING = np.zeros((20, 30, 3), np.uint8)
 

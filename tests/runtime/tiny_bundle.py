@@ -13,9 +13,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from yolor_edge.runtime.bundle import Bundle, CaptionSpec, ModelSpec, write_bundle
-from yolor_edge.runtime.preprocess import PreprocessRule
-from yolor_edge.runtime.tokenizer import SPECIALS
+from yolor_edge.runtime.bundle.bundle import Bundle, CaptionSpec, ModelSpec, write_bundle
+from yolor_edge.runtime.bundle.tokenizer import SPECIALS
+from yolor_edge.runtime.images.preprocess import PreprocessRule
 
 INPUT_SIZE = (64, 96)
 STRIDES = (8, 16, 32)

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from yolor_edge.runtime.preprocess import Letterbox, PreprocessRule, preprocess
+from yolor_edge.runtime.images.preprocess import Letterbox, PreprocessRule, preprocess
 from yolor_edge.train.augment import View, strong_view, weak_view
 from yolor_edge.train.coco import CocoDataset, Truth
 from yolor_edge.train.config import TrainConfig

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
-from yolor_edge.runtime.captioning import CaptionOptions
+from yolor_edge.runtime.bundle.spec import ModelSpec
+from yolor_edge.runtime.captions.captioning import CaptionOptions
 from yolor_edge.runtime.errors import BundleError, CheckpointError, DatasetError, UsageError
 from yolor_edge.runtime.model import Model
 from yolor_edge.runtime.results import Caption, InstanceMasks, Result
-from yolor_edge.runtime.spec import ModelSpec
 from yolor_edge.train.checkpoint import write_checkpoint
 from yolor_edge.train.coco import CocoDataset
 from yolor_edge.train.config import TrainConfig

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
+from yolor_edge.runtime.bundle.tokenizer import normalise
 from yolor_edge.runtime.errors import UsageError
-from yolor_edge.runtime.tokenizer import normalise
 from yolor_edge.train import scenes
 from yolor_edge.train.coco import CocoDataset
 from yolor_edge.train.scene_captions import SHAPES, caption_facts, facts_from_truth

@@ -1,4 +1,4 @@
-/// The file of caption weights, mapped into memory; runtime/caption_weights.py describes its layout.
+/// The file of caption weights, mapped into memory; runtime/bundle/caption_weights.py describes its layout.
 #pragma once
 
 #include <cstddef>

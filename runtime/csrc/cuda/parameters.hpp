@@ -1,4 +1,4 @@
-/// What each CUDA kernel takes, one structure by value; runtime/cuda/kernel_parameters.py mirrors them field
+/// What each CUDA kernel takes, one structure by value; runtime/cuda/kernels/kernel_parameters.py mirrors them field
 /// by field. Every pointer is to memory of the device.
 #pragma once
 

@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 import pytest
 from yolor_edge.runtime import CaptionOptions, Model, load
-from yolor_edge.runtime.backends import open_graphs
 from yolor_edge.runtime.backends.base import DeviceGraph
-from yolor_edge.runtime.bundle import Bundle
+from yolor_edge.runtime.backends.registry import open_graphs
+from yolor_edge.runtime.bundle.bundle import Bundle
+from yolor_edge.runtime.bundle.graph_options import GraphOptions
 from yolor_edge.runtime.cuda import open_device
-from yolor_edge.runtime.cuda.device_vision import DeviceVision
 from yolor_edge.runtime.errors import BackendError, UsageError
-from yolor_edge.runtime.graph_options import GraphOptions
-from yolor_edge.runtime.host_vision import HostVision
-from yolor_edge.runtime.preprocess import KernelLayout
-from yolor_edge.runtime.slots import Request, Slot, Vision
+from yolor_edge.runtime.images.preprocess import KernelLayout
+from yolor_edge.runtime.vision.contexts import Request, Slot, Vision
+from yolor_edge.runtime.vision.device_vision import DeviceVision
+from yolor_edge.runtime.vision.host_vision import HostVision
 
 from ...runtime.optioned_graph import OptionedGraph
 from ...runtime.tiny_bundle import write_tiny_bundle

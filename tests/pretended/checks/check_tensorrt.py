@@ -15,11 +15,11 @@ import numpy as np
 import onnx
 import pytest
 from yolor_edge.runtime import CaptionOptions, load
-from yolor_edge.runtime.backends import graph_files, open_graphs
 from yolor_edge.runtime.backends.base import ClonableGraph, DeviceGraph, DeviceTensor
-from yolor_edge.runtime.bundle import Bundle, write_bundle
+from yolor_edge.runtime.backends.registry import graph_files, open_graphs
+from yolor_edge.runtime.bundle.bundle import Bundle, write_bundle
+from yolor_edge.runtime.bundle.graph_options import GraphOptions
 from yolor_edge.runtime.errors import BackendError, EngineMismatchError, UsageError
-from yolor_edge.runtime.graph_options import GraphOptions
 
 from ...runtime.tiny_bundle import INPUT_SIZE, write_tiny_bundle
 from ..engines import add_engine
@@ -335,7 +335,7 @@ def test_two_threads_in_one_graph_are_refused(bundle: Bundle, images: np.ndarray
 
 
 def test_slots_at_work_at_once_have_a_context_each(bundle: Bundle) -> None:
-    from yolor_edge.runtime.host_vision import HostVision
+    from yolor_edge.runtime.vision.host_vision import HostVision
 
     add_engine(bundle)
     graph = device_graph(bundle)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from yolor_edge.runtime.cuda.launches import Launch
+from yolor_edge.runtime.cuda.kernels.launches import Launch
 
 ROOT = Path(__file__).resolve().parents[3]
 FLAGS = (

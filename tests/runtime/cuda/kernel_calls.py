@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from yolor_edge.runtime.backends.base import Array
-from yolor_edge.runtime.cuda import box_launches, launches
-from yolor_edge.runtime.cuda.box_launches import Ranking
-from yolor_edge.runtime.cuda.detections import Detections
-from yolor_edge.runtime.cuda.launches import AxisTables, Head
-from yolor_edge.runtime.preprocess import Letterbox, PreprocessRule
+from yolor_edge.runtime.cuda.kernels import box_launches, launches
+from yolor_edge.runtime.cuda.kernels.box_launches import Ranking
+from yolor_edge.runtime.cuda.kernels.detections import Detections
+from yolor_edge.runtime.cuda.kernels.launches import AxisTables, Head
+from yolor_edge.runtime.images.preprocess import Letterbox, PreprocessRule
 
 from .emulated import Emulator, address
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from yolor_edge.runtime.cuda import installed_bindings, open_device
 from yolor_edge.runtime.cuda import open as cuda_open
-from yolor_edge.runtime.cuda_device import cuda_device
+from yolor_edge.runtime.environment.cuda_device import cuda_device
 from yolor_edge.runtime.errors import BackendError, BackendMissingError, UsageError
 
 from ...pretended import gpu

@@ -7,8 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from yolor_edge.runtime.cuda import kernel_image as images
-from yolor_edge.runtime.cuda.kernel_image import Compiler, Nvcc, Nvrtc, find_nvcc
+from yolor_edge.runtime.cuda.kernels import kernel_image as images
+from yolor_edge.runtime.cuda.kernels.kernel_image import Compiler, Nvcc, Nvrtc, find_nvcc
 from yolor_edge.runtime.errors import BackendError, BackendMissingError
 
 TARGETS = (75, 80, 86, 87, 89, 90, 100, 120)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from yolor_edge.runtime import _native
-from yolor_edge.runtime.cuda import launches
-from yolor_edge.runtime.preprocess import Letterbox, PreprocessRule
-from yolor_edge.runtime.vision import map_to_image
+from yolor_edge.runtime.cuda.kernels import launches
+from yolor_edge.runtime.images.preprocess import Letterbox, PreprocessRule
+from yolor_edge.runtime.vision.graph_outputs import map_to_image
 
 from ...reference import boxes as box_twin
 from ...reference import letterbox as letterbox_twin

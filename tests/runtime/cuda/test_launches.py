@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from yolor_edge.runtime.cuda import box_launches, launches
-from yolor_edge.runtime.cuda.box_launches import Ranking
-from yolor_edge.runtime.cuda.detections import Detections
-from yolor_edge.runtime.cuda.launches import AxisTables, Head, Launch
+from yolor_edge.runtime.cuda.kernels import box_launches, launches
+from yolor_edge.runtime.cuda.kernels.box_launches import Ranking
+from yolor_edge.runtime.cuda.kernels.detections import Detections
+from yolor_edge.runtime.cuda.kernels.launches import AxisTables, Head, Launch
 from yolor_edge.runtime.errors import UsageError
-from yolor_edge.runtime.preprocess import Letterbox, PreprocessRule
+from yolor_edge.runtime.images.preprocess import Letterbox, PreprocessRule
 
 SIZE = (640, 640)
 SMALL = Letterbox.of((480, 640), SIZE)

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from yolor_edge.runtime.cuda import box_launches, kernel_parameters
-from yolor_edge.runtime.cuda.box_launches import Ranking
-from yolor_edge.runtime.preprocess import Letterbox
+from yolor_edge.runtime.cuda.kernels import box_launches, kernel_parameters
+from yolor_edge.runtime.cuda.kernels.box_launches import Ranking
+from yolor_edge.runtime.images.preprocess import Letterbox
 
 from .emulated import Emulator, address
 from .kernel_calls import found_boxes

@@ -1,0 +1,398 @@
+"""The bundle: a folder that holds a whole model, opens without flags, and is what is copied to a device."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ..errors import BundleError, UsageError
+from ..files import sha256_of, write_atomically
+from .spec import CaptionSpec, JsonReader, ModelSpec, Thresholds
+
+__all__ = [
+    "BUNDLE_FILE",
+    "SCHEMA_VERSION",
+    "Bundle",
+    "CaptionSpec",
+    "ModelSpec",
+    "Thresholds",
+    "describe_tensors",
+    "write_bundle",
+]
+
+SCHEMA_VERSION = 1
+BUNDLE_FILE = "bundle.json"
+PARTS = ("vision", "caption_prefill", "caption_step")
+PRECISIONS = ("fp32", "fp16", "int8")
+# How a graph writes int8: signed activations, as TensorRT and OpenVINO read them, or unsigned ones, which ONNX Runtime
+# multiplies fastest on x86. Both come from one calibration.
+INT8_DIALECTS = ("s8s8", "u8s8")
+# What a part's graphs are listed under: a precision, and for int8 its dialect.
+GRAPH_KINDS = ("fp32", "fp16", *(f"int8-{dialect}" for dialect in INT8_DIALECTS))
+# Objects of bundle.json that are kept as they are.
+_FREE_FORM = ("tensors", "provenance", "parity", "accuracy", "recommended")
+# What the native caption decoder's weights are listed under.
+CAPTION_WEIGHTS = ("fp32", "int8")
+# Built on the device from what the bundle holds; never part of it.
+_CACHE_FOLDERS = frozenset({"engines"})
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle: every file it lists is there and unaltered, and `bundle.json` is consistent.
+
+    Attributes:
+        path: The folder.
+        spec: What the model is.
+        graphs: For each network part, the graph file of each of `GRAPH_KINDS`, as names inside the folder.
+        caption_weights: The native caption decoder's weight file of each of `CAPTION_WEIGHTS`, as names inside the
+            folder; empty for a bundle whose captions are written by its graphs alone.
+        tensors: For each part its "inputs" and "outputs" by name, with axes, dtype and meaning.
+        files: SHA-256 of every file, by name inside the folder.
+        licence: Of the weights.
+        provenance: Where it came from: checkpoint digest, tool versions.
+        parity: How far each step of the export was from the one before.
+        accuracy: Task scores, if measured.
+        recommended: For a backend, the precision that was fastest within the accuracy budget where the bundle was made;
+            what the precision "auto" means.
+    """
+
+    path: Path
+    spec: ModelSpec
+    graphs: Mapping[str, Mapping[str, str]]
+    tensors: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    licence: str = ""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    parity: Mapping[str, Any] = field(default_factory=dict)
+    accuracy: Mapping[str, Any] = field(default_factory=dict)
+    recommended: Mapping[str, Any] = field(default_factory=dict)
+    caption_weights: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Bundle:
+        """Open a bundle and check all of it.
+
+        Raises:
+            BundleError: If the folder is not a bundle, is newer than this runtime, or a file is missing,
+                altered or not its own; every complaint in one message.
+        """
+        if not os.fspath(path):
+            raise BundleError("the path of the bundle is empty; expected the folder of one")
+        path = Path(path)
+        data = _read_json(path)
+        complaints: list[str] = []
+        spec = None
+        reader = JsonReader(data, BUNDLE_FILE)
+        try:
+            spec = ModelSpec.from_json(reader.get("model", dict, {})) if "model" in data else None
+        except BundleError as error:
+            complaints.append(str(error))
+        if "model" not in data:
+            complaints.append(f'{BUNDLE_FILE}: key "model" is missing')
+        graphs = reader.get("graphs", dict, {})
+        files = reader.get("files", dict, {})
+        extra = {key: reader.get(key, dict, {}) for key in _FREE_FORM if reader.present(key)}
+        licence = reader.get("licence", str, "")
+        # Bundles from before the native decoder have none.
+        weights = reader.get("caption_weights", dict, {}) if reader.present("caption_weights") else {}
+        complaints += reader.complaints
+        if spec is not None and graphs:
+            complaints += _graph_complaints(spec, graphs, files)
+            complaints += _weights_complaints(weights, files)
+        complaints += _file_complaints(path, files)
+        if complaints or spec is None:
+            raise BundleError(f"{path}: {'; '.join(complaints)}; copy the bundle again or export it again")
+        return cls(path, spec, graphs, files=files, licence=licence, caption_weights=weights, **extra)
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Those in which the vision graph is there."""
+        held = {kind.partition("-")[0] for kind in self.graphs["vision"]}
+        return tuple(p for p in PRECISIONS if p in held)
+
+    def choose_precision(self, precision: str, backend: str) -> str:
+        """`precision`, and for "auto" the one that is recommended for a backend; fp32 where none is."""
+        return str(self.recommended.get(backend, "fp32")) if precision == "auto" else precision
+
+    def graph_files(self, precision: str = "fp32", dialect: str = "s8s8") -> dict[str, Path]:
+        """The graph file of every part in `precision`; a caption decoder without one is taken in fp32.
+
+        Args:
+            precision: One of `PRECISIONS`.
+            dialect: Of int8, one of `INT8_DIALECTS`.
+
+        Raises:
+            UsageError: If the vision graph is not there in this precision.
+        """
+        if precision not in PRECISIONS:
+            raise UsageError(f"unknown precision {precision!r}; the precisions are {', '.join(PRECISIONS)}, or auto")
+        kind = f"int8-{dialect}" if precision == "int8" else precision
+        if kind not in self.graphs["vision"]:
+            raise UsageError(
+                f"{self.path}: has no {precision} graph, it holds {', '.join(self.precisions)}; "
+                f"choose one of those or export again with --precision {precision}"
+            )
+        return {part: self.path / names.get(kind, names["fp32"]) for part, names in self.graphs.items()}
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of `bundle.json`, which holds those of all other files: it names the whole bundle."""
+        return sha256_of(self.path / BUNDLE_FILE)
+
+
+def write_bundle(
+    folder: str | os.PathLike[str],
+    spec: ModelSpec,
+    graphs: Mapping[str, Mapping[str, str]],
+    *,
+    provenance: Mapping[str, Any],
+    licence: str = "Apache-2.0",
+    tensors: Mapping[str, Any] | None = None,
+    parity: Mapping[str, Any] | None = None,
+    accuracy: Mapping[str, Any] | None = None,
+    recommended: Mapping[str, str] | None = None,
+    caption_weights: Mapping[str, str] | None = None,
+) -> Bundle:
+    """Seal a folder whose graphs and golden files are in place: write its `bundle.json`.
+
+    Args:
+        folder: Holds every file already; whatever lies in it becomes part of the bundle.
+        spec: What the model is.
+        graphs: For each part ("vision", "caption_prefill", "caption_step") its file of each of `GRAPH_KINDS`.
+        provenance: Where it came from, JSON values only.
+        licence: Of the weights.
+        tensors: Inputs and outputs of each part; by default what `describe_tensors` says.
+        parity: Figures of the verification ladder, JSON values only.
+        accuracy: Task scores, JSON values only.
+        recommended: The best precision by backend.
+        caption_weights: The native caption decoder's file of each of `CAPTION_WEIGHTS`.
+
+    Returns:
+        The bundle as `Bundle.open` reads it back.
+
+    Raises:
+        BundleError: If what was written does not open: a spec that contradicts itself, a graph that is not
+            there.
+    """
+    folder = Path(folder)
+    complaints = spec.complaints()
+    if complaints:
+        raise BundleError(f"{folder}: {'; '.join(complaints)}")
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "licence": licence,
+        "model": spec.to_json(),
+        "graphs": {part: dict(names) for part, names in graphs.items()},
+        **({"caption_weights": dict(caption_weights)} if caption_weights else {}),
+        "tensors": dict(tensors if tensors is not None else describe_tensors(spec)),
+        "provenance": dict(provenance),
+        "parity": dict(parity or {}),
+        "accuracy": dict(accuracy or {}),
+        "recommended": dict(recommended or {}),
+        "files": {name: sha256_of(folder / name) for name in _files_inside(folder)},
+    }
+    write_atomically(folder / BUNDLE_FILE, readable_json(content) + "\n")
+    return Bundle.open(folder)
+
+
+def describe_tensors(spec: ModelSpec) -> dict[str, Any]:
+    """Inputs and outputs of every graph a model of this spec has, by name: axes, dtype and meaning."""
+
+    def tensor(axes: list[str | int], dtype: str, meaning: str) -> dict[str, Any]:
+        return {"axes": axes, "dtype": dtype, "meaning": meaning}
+
+    height, width = spec.input_size
+    batch = spec.graph.batch or "batch"
+    cells = spec.graph.top_k or spec.cells
+    numbering = "cells level by level in the order of strides, row by row"
+    order = f"of the {cells} cells with the highest logits, best first" if spec.graph.top_k else numbering
+    outputs: dict[str, Any] = {}
+    if "boxes" in spec.tasks:
+        outputs["class_logits"] = tensor(
+            [batch, len(spec.class_names), cells],
+            "float32",
+            f"class logits before the sigmoid; {order}",
+        )
+        outputs["box_bins"] = tensor(
+            [batch, 4 * spec.reg_max, cells],
+            "float32",
+            "logits of the distance to left, top, right, bottom; softmax expectation over bins, in strides",
+        )
+        if spec.graph.top_k:
+            outputs["cells"] = tensor([batch, cells], "int32", f"which cell a column is of; {numbering}")
+    if "masks" in spec.tasks:
+        outputs["mask_coefficients"] = tensor([batch, "K", cells], "float32", "weights of the prototypes")
+        outputs["prototypes"] = tensor(
+            [batch, "K", height // 4, width // 4],
+            "float32",
+            "mask logits are coefficients times prototypes",
+        )
+    if spec.graph.semantic_map:
+        outputs["semantic_map"] = tensor(
+            [batch, height, width], "uint8", "semantic class of every pixel of the letterboxed image"
+        )
+    elif "semantic" in spec.tasks:
+        outputs["semantic_logits"] = tensor(
+            [batch, len(spec.semantic_names), height // 8, width // 8],
+            "float32",
+            "logits per semantic class at the head's own resolution",
+        )
+    if "caption" in spec.tasks:
+        outputs["caption_memory"] = tensor([batch, "L", "D"], "float32", "what the caption decoder attends to")
+    images = tensor([batch, 3, height, width], "float32", "letterboxed images, see model.preprocess")
+    parts: dict[str, Any] = {"vision": {"inputs": {"images": images}, "outputs": outputs}}
+    if spec.caption is None or "caption" not in spec.tasks:
+        return parts
+    words = len(spec.caption.vocabulary)
+    memory = tensor([1, "L", "D"], "float32", "caption_memory of one image")
+    cross = tensor(["layers", 1, "heads", "L", "d"], "float32", "cross-attention of the memory")
+    past = tensor(["layers", "batch", "heads", "T", "d"], "float32", "self-attention of the T tokens so far")
+    present = tensor(["layers", "batch", "heads", "T + 1", "d"], "float32", "past with the token just fed")
+    cross_cache = {"cross_keys": cross, "cross_values": cross}
+    present_cache = {"present_keys": present, "present_values": present}
+    parts["caption_prefill"] = {
+        "inputs": {"caption_memory": memory, "tokens": tensor([1], "int64", "bos")},
+        "outputs": {
+            "log_probs": tensor([1, words], "float32", "logarithm of the probability of the first token"),
+            **cross_cache,
+            **present_cache,
+        },
+    }
+    parts["caption_step"] = {
+        "inputs": {
+            "tokens": tensor(["batch"], "int64", "the last token of each sentence"),
+            "past_keys": past,
+            "past_values": past,
+            **cross_cache,
+        },
+        "outputs": {
+            "log_probs": tensor(["batch", words], "float32", "logarithm of the probability of the next token"),
+            **present_cache,
+        },
+    }
+    return parts
+
+
+def readable_json(value: Any, width: int = 110) -> str:
+    """JSON with an object's keys on lines of their own and lists of plain values packed into lines."""
+    return _lines(value, "", width)
+
+
+def _lines(value: Any, indent: str, width: int) -> str:
+    inner = indent + "  "
+    flat = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    is_nested = isinstance(value, dict | list) and any(isinstance(x, dict) for x in _members(value))
+    if not isinstance(value, dict | list) or not value or (len(flat) + len(inner) <= width and not is_nested):
+        return flat
+    if isinstance(value, dict):
+        items = [f"{json.dumps(str(key), ensure_ascii=False)}: {_lines(x, inner, width)}" for key, x in value.items()]
+        return "{\n" + ",\n".join(inner + item for item in items) + f"\n{indent}}}"
+    if any(isinstance(x, dict) for x in value):
+        return "[\n" + ",\n".join(inner + _lines(x, inner, width) for x in value) + f"\n{indent}]"
+    rows = [""]
+    for x in value:
+        item = json.dumps(x, ensure_ascii=False, allow_nan=False) + ", "
+        if rows[-1] and len(inner) + len(rows[-1]) + len(item) > width:
+            rows.append("")
+        rows[-1] += item
+    return "[\n" + "\n".join(inner + row.rstrip() for row in rows).removesuffix(",") + f"\n{indent}]"
+
+
+def _members(value: dict[str, Any] | list[Any]) -> list[Any]:
+    return list(value.values()) if isinstance(value, dict) else value
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The parsed `bundle.json` of a folder, its schema version checked.
+
+    Raises:
+        BundleError: If there is none, or it is not JSON of a version read here.
+    """
+    if not path.exists():
+        raise BundleError(f"{path}: no such folder, expected a bundle as written by yolor-edge export")
+    if not path.is_dir():
+        raise BundleError(f"{path}: is a file, expected a bundle folder as written by yolor-edge export")
+    file = path / BUNDLE_FILE
+    if not file.is_file():
+        raise BundleError(f"{path}: holds no {BUNDLE_FILE}; expected a bundle as written by yolor-edge export")
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{file}: is not JSON ({error}); copy the bundle again or export it again") from error
+    if not isinstance(data, dict) or "schema_version" not in data:
+        raise BundleError(f'{file}: key "schema_version" is missing; this is not the description of a bundle')
+    version = data["schema_version"]
+    if type(version) is not int or version < 1:
+        raise BundleError(f"{file}: schema_version must be a whole number from 1 on, got {version!r}")
+    if version > SCHEMA_VERSION:
+        raise BundleError(
+            f"{path}: schema {version} is newer than this runtime reads ({SCHEMA_VERSION}); "
+            f"upgrade the runtime or export again"
+        )
+    return data
+
+
+def _graph_complaints(spec: ModelSpec, graphs: Mapping[str, Any], files: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the table of graphs: parts that are missing or unknown, files not listed."""
+    needed = PARTS if "caption" in spec.tasks else PARTS[:1]
+    found = [f"no graph for {part!r}, which its tasks need" for part in needed if not graphs.get(part)]
+    for part, names in graphs.items():
+        if part not in PARTS:
+            found.append(f"unknown graph part {part!r}, known are {', '.join(PARTS)}")
+        elif not isinstance(names, dict):
+            found.append(f"graphs.{part} must map a precision to a file")
+        else:
+            for precision, name in names.items():
+                if precision not in GRAPH_KINDS:
+                    found.append(f"unknown precision {precision!r} of {part}, known are {', '.join(GRAPH_KINDS)}")
+                if not isinstance(name, str) or name not in files:
+                    found.append(f"graph {name!r} is not among the files listed")
+            if part != "vision" and names and "fp32" not in names:
+                found.append(f"no fp32 graph for {part!r}")
+    return found
+
+
+def _weights_complaints(weights: Mapping[str, Any], files: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the table of caption weights."""
+    found = [
+        f"unknown precision {precision!r} of caption_weights, known are {', '.join(CAPTION_WEIGHTS)}"
+        for precision in weights
+        if precision not in CAPTION_WEIGHTS
+    ]
+    return found + [
+        f"caption_weights {name!r} is not among the files listed"
+        for name in weights.values()
+        if not isinstance(name, str) or name not in files
+    ]
+
+
+def _file_complaints(path: Path, files: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the files: unsafe names, missing, altered, or there without being listed."""
+    found = []
+    for name, digest in files.items():
+        pure = PurePosixPath(name)
+        if pure.is_absolute() or ".." in pure.parts or "\\" in name or not pure.parts:
+            found.append(f"file name {name!r} leads out of the bundle")
+        elif not (path / name).is_file():
+            found.append(f"{name} is missing")
+        elif sha256_of(path / name) != digest:
+            found.append(f"{name} was altered (its SHA-256 is not the one in {BUNDLE_FILE})")
+    foreign = [name for name in _files_inside(path) if name not in files]
+    found += [f"{name} does not belong to this bundle (remove it)" for name in foreign]
+    return found
+
+
+def _files_inside(folder: Path) -> list[str]:
+    """Names of all files of a bundle, sorted; not `bundle.json`, hidden files or what a device builds."""
+    names = []
+    for file in folder.rglob("*"):
+        relative = file.relative_to(folder)
+        is_hidden = any(part.startswith(".") for part in relative.parts)
+        if file.is_file() and not is_hidden and relative.parts[0] not in _CACHE_FOLDERS:
+            names.append(relative.as_posix())
+    return sorted(name for name in names if name != BUNDLE_FILE)

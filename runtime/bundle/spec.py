@@ -1,0 +1,363 @@
+"""What a model is apart from its weights: tasks, input, names, vocabulary, thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import BundleError, UsageError
+from ..images.preprocess import PreprocessRule
+from .graph_options import GraphOptions
+from .tokenizer import BOS_ID, EOS_ID, PAD_ID, UNK_ID, vocabulary_complaints
+
+TASKS = ("boxes", "masks", "semantic", "caption")
+
+
+MOST_DETECTIONS = 1_000_000  # more than the candidates that are ever looked at
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Defaults for turning box logits into boxes.
+
+    Attributes:
+        score: A class is a candidate where its sigmoid is above this; in [0, 1).
+        iou: Of two boxes of one class the lower-scored goes when their IoU is above this; in [0, 1].
+        max_detections: Boxes kept per image.
+    """
+
+    score: float = 0.25
+    iou: float = 0.65
+    max_detections: int = 300
+
+    def complaints(self) -> list[str]:
+        """What is wrong with the values, in words; empty if nothing is."""
+        found = []
+        if not 0 <= self.score < 1:
+            found.append(f"the score threshold must be in [0, 1), got {self.score}")
+        if not 0 <= self.iou <= 1:
+            found.append(f"the IoU threshold must be in [0, 1], got {self.iou}")
+        if not 1 <= self.max_detections <= MOST_DETECTIONS:
+            found.append(f"max_detections must be from 1 to {MOST_DETECTIONS}, got {self.max_detections}")
+        return found
+
+
+@dataclass(frozen=True)
+class CaptionSpec:
+    """The caption decoder's words and limits.
+
+    Attributes:
+        vocabulary: Every token in id order, the four special ones first.
+        pad_id: Id of `<pad>`.
+        unk_id: Id of `<unk>`.
+        bos_id: Id of `<bos>`, fed first.
+        eos_id: Id of `<eos>`, ends a sentence.
+        max_length: Most tokens the decoder can write, eos included.
+    """
+
+    vocabulary: tuple[str, ...]
+    pad_id: int = PAD_ID
+    unk_id: int = UNK_ID
+    bos_id: int = BOS_ID
+    eos_id: int = EOS_ID
+    max_length: int = 30
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Everything about a model that is not a weight.
+
+    Attributes:
+        name: What to call it, for people.
+        tasks: Those of `TASKS` that it answers; "masks" needs "boxes".
+        preprocess: How an image becomes the network's input.
+        strides: Pixels of input per cell, one per level of the box head.
+        reg_max: Bins per side of a box.
+        class_names: Things, by class id.
+        category_ids: For each class its id in the data set.
+        semantic_names: Semantic classes, by id in the semantic map; at most 255.
+        semantic_category_ids: For each semantic class its id in the data set.
+        palette: RGB per semantic class for drawing, or None to have colours chosen.
+        caption: The caption decoder's words, or None without the caption task.
+        thresholds: Defaults for boxes.
+        graph: What the vision graph does beside the network.
+    """
+
+    name: str
+    tasks: tuple[str, ...]
+    preprocess: PreprocessRule
+    strides: tuple[int, ...] = (8, 16, 32)
+    reg_max: int = 16
+    class_names: tuple[str, ...] = ()
+    category_ids: tuple[int, ...] = ()
+    semantic_names: tuple[str, ...] = ()
+    semantic_category_ids: tuple[int, ...] = ()
+    palette: tuple[tuple[int, int, int], ...] | None = None
+    caption: CaptionSpec | None = None
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    graph: GraphOptions = field(default_factory=GraphOptions)
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(height, width) of the network's input, in pixels."""
+        return self.preprocess.input_size
+
+    @property
+    def cells(self) -> int:
+        """Cells of the box head over all levels: the N of the raw heads."""
+        height, width = self.input_size
+        return sum((height // stride) * (width // stride) for stride in self.strides)
+
+    def choose_tasks(self, tasks: Collection[str] | None) -> tuple[str, ...]:
+        """The tasks to do, in the order of `TASKS`: for None all that the model has; "masks" brings "boxes".
+
+        Raises:
+            UsageError: If a task is unknown or not one of this model's.
+        """
+        if tasks is None:
+            return self.tasks
+        wanted = {tasks} if isinstance(tasks, str) else set(tasks)
+        for task in sorted(wanted):
+            if task not in TASKS:
+                meant = next((f", perhaps {name!r}" for name in TASKS if task and (name in task or task in name)), "")
+                raise UsageError(f"unknown task {task!r}{meant}; the tasks are {', '.join(TASKS)}")
+            if task not in self.tasks:
+                raise UsageError(f"{self.name}: has no {task!r} task, it answers {', '.join(self.tasks)}")
+        if not wanted:
+            raise UsageError(f"no task asked for; name some of {', '.join(self.tasks)}, or none at all for all")
+        if "masks" in wanted:
+            wanted.add("boxes")
+        return tuple(task for task in TASKS if task in wanted)
+
+    def complaints(self) -> list[str]:
+        """Everything in the spec that contradicts itself, in words; empty if nothing does."""
+        found = []
+        unknown = [task for task in self.tasks if task not in TASKS]
+        if unknown:
+            found.append(f"unknown tasks {', '.join(map(repr, unknown))}, known are {', '.join(TASKS)}")
+        if not self.tasks:
+            found.append("no tasks")
+        if "masks" in self.tasks and "boxes" not in self.tasks:
+            found.append('the task "masks" needs "boxes"')
+        if "boxes" in self.tasks and not self.class_names:
+            found.append('the task "boxes" needs class_names')
+        if "semantic" in self.tasks and not 1 <= len(self.semantic_names) <= 255:
+            found.append(f'the task "semantic" needs 1 to 255 semantic_names, got {len(self.semantic_names)}')
+        if "caption" in self.tasks and self.caption is None:
+            found.append('the task "caption" needs a vocabulary under "caption"')
+        for names, ids in (("class_names", "category_ids"), ("semantic_names", "semantic_category_ids")):
+            if len(getattr(self, names)) != len(getattr(self, ids)):
+                found.append(f"{len(getattr(self, names))} {names} but {len(getattr(self, ids))} {ids}")
+        if self.palette is not None:
+            if len(self.palette) != len(self.semantic_names):
+                found.append(f"{len(self.palette)} colours in the palette for {len(self.semantic_names)} names")
+            if any(len(rgb) != 3 or not all(0 <= part <= 255 for part in rgb) for rgb in self.palette):
+                found.append("every colour of the palette must be three numbers from 0 to 255")
+        if not self.strides or any(stride < 1 for stride in self.strides):
+            found.append(f"strides must be positive, got {list(self.strides)}")
+        elif any(side < 1 or side % max(self.strides) for side in self.input_size):
+            found.append(f"the input size {list(self.input_size)} must be a multiple of {max(self.strides)}")
+        if self.reg_max < 1:
+            found.append(f"reg_max must be at least 1, got {self.reg_max}")
+        if self.caption is not None:
+            found += vocabulary_complaints(self.caption.vocabulary)
+            ids = (self.caption.pad_id, self.caption.unk_id, self.caption.bos_id, self.caption.eos_id)
+            if ids != (PAD_ID, UNK_ID, BOS_ID, EOS_ID):
+                found.append(f"the ids of pad, unk, bos, eos must be 0, 1, 2, 3, got {ids}")
+            if self.caption.max_length < 1:
+                found.append(f"the caption's max_length must be at least 1, got {self.caption.max_length}")
+        return (found or self.graph_complaints()) + self.thresholds.complaints()
+
+    def graph_complaints(self) -> list[str]:
+        """What keeps the vision graph from being as `graph` says, in words; empty if nothing does."""
+        return self.graph.complaints(self.tasks, self.input_size, self.cells, len(self.semantic_names))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dicts and lists; `from_json` reads them back as an equal spec."""
+        rule = self.preprocess
+        caption = self.caption
+        return {
+            "name": self.name,
+            "tasks": list(self.tasks),
+            "preprocess": {
+                "input_size": list(rule.input_size),
+                "resize": "letterbox, bilinear, half-pixel centres, aspect kept, padding centred",
+                "pad_value": rule.pad_value,
+                "channel_order": rule.channel_order,
+                "scale": rule.scale,
+            },
+            "strides": list(self.strides),
+            "reg_max": self.reg_max,
+            "class_names": list(self.class_names),
+            "category_ids": list(self.category_ids),
+            "semantic_names": list(self.semantic_names),
+            "semantic_category_ids": list(self.semantic_category_ids),
+            "palette": None if self.palette is None else [list(rgb) for rgb in self.palette],
+            "thresholds": {
+                "score": self.thresholds.score,
+                "iou": self.thresholds.iou,
+                "max_detections": self.thresholds.max_detections,
+            },
+            "graph": {
+                "batch": self.graph.batch,
+                "top_k": self.graph.top_k,
+                "semantic_map": self.graph.semantic_map,
+            },
+            "caption": None
+            if caption is None
+            else {
+                "max_length": caption.max_length,
+                "pad_id": caption.pad_id,
+                "unk_id": caption.unk_id,
+                "bos_id": caption.bos_id,
+                "eos_id": caption.eos_id,
+                "vocabulary": list(caption.vocabulary),
+            },
+        }
+
+    @classmethod
+    def from_json(cls, data: Any) -> ModelSpec:
+        """Read what `to_json` wrote.
+
+        Raises:
+            BundleError: If keys are missing, of the wrong type or contradict each other; every complaint at
+                once.
+        """
+        reader = JsonReader(data, "model")
+        rule = reader.section("preprocess")
+        thresholds = reader.section("thresholds")
+        input_size = rule.integers("input_size", count=2)
+        palette = None
+        if reader.present("palette"):
+            colours = reader.get("palette", list, [])
+            palette = tuple(reader.tuple_of(rgb, int, "palette") for rgb in colours)
+        caption = None
+        if reader.present("caption"):
+            words = reader.section("caption")
+            caption = CaptionSpec(
+                words.strings("vocabulary"),
+                *(words.get(key, int, i) for i, key in enumerate(("pad_id", "unk_id", "bos_id", "eos_id"))),
+                max_length=words.get("max_length", int, 1),
+            )
+            reader.complaints += words.complaints
+        fields: dict[str, Any] = {
+            "name": reader.get("name", str, ""),
+            "tasks": reader.strings("tasks"),
+            "strides": reader.integers("strides"),
+            "reg_max": reader.get("reg_max", int, 1),
+            "class_names": reader.strings("class_names"),
+            "category_ids": reader.integers("category_ids"),
+            "semantic_names": reader.strings("semantic_names"),
+            "semantic_category_ids": reader.integers("semantic_category_ids"),
+        }
+        pad_value = rule.get("pad_value", int, 114)
+        channel_order = rule.get("channel_order", str, "RGB")
+        scale = rule.get("scale", float, 1.0)
+        limits = Thresholds(
+            thresholds.get("score", float, 0.0),
+            thresholds.get("iou", float, 0.0),
+            thresholds.get("max_detections", int, 1),
+        )
+        graph = GraphOptions()
+        if reader.present("graph"):  # which bundles written before there were options do not have
+            built_in = reader.section("graph")
+            graph = GraphOptions(
+                *(built_in.get(key, int, 1) if built_in.present(key) else None for key in ("batch", "top_k")),
+                semantic_map=built_in.get("semantic_map", bool, False),
+            )
+            reader.complaints += built_in.complaints
+        complaints = reader.complaints + rule.complaints + thresholds.complaints
+        if not complaints:
+            try:
+                preprocess = PreprocessRule(
+                    (input_size[0], input_size[1]),
+                    pad_value=pad_value,
+                    channel_order=channel_order,  # pyright: ignore[reportArgumentType]
+                    scale=scale,
+                )
+            except ValueError as error:
+                raise BundleError(f"preprocess: {error}") from error
+            spec = cls(
+                preprocess=preprocess, palette=palette, caption=caption, thresholds=limits, graph=graph, **fields
+            )
+            complaints = spec.complaints()
+            if not complaints:
+                return spec
+        raise BundleError("; ".join(complaints))
+
+
+class JsonReader:
+    """Takes typed values out of parsed JSON and gathers what is missing or wrong, all of it.
+
+    Args:
+        data: Parsed JSON, expected to be an object.
+        where: What to call it in complaints.
+        is_missing: The object itself has been complained about already, so its keys are not.
+    """
+
+    def __init__(self, data: Any, where: str, is_missing: bool = False):
+        self.where = where
+        self.complaints: list[str] = []
+        self.data: Mapping[str, Any] = data if isinstance(data, dict) else {}
+        self._is_missing = is_missing or not isinstance(data, dict)
+        if not isinstance(data, dict) and not is_missing:
+            self.complaints.append(f"{where} must be a JSON object, got {_kind(data)}")
+
+    def present(self, key: str) -> bool:
+        """Whether `key` is there and not null."""
+        return self.data.get(key) is not None
+
+    def get(self, key: str, kind: type, default: Any) -> Any:
+        """The value of `key` if of type `kind`, else `default`. A whole number passes for a float."""
+        if key not in self.data:
+            if not self._is_missing:
+                self.complaints.append(f'{self.where}: key "{key}" is missing')
+            return default
+        value = self.data[key]
+        accepted = (int, float) if kind is float else kind
+        if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+            self.complaints.append(f'{self.where}: "{key}" must be {_NAMES[kind]}, got {_kind(value)}')
+            return default
+        return kind(value)
+
+    def section(self, key: str) -> JsonReader:
+        """A reader for the object under `key`."""
+        value = self.get(key, dict, None)
+        return JsonReader(value, f"{self.where}.{key}", is_missing=value is None)
+
+    def strings(self, key: str) -> tuple[str, ...]:
+        """The list of strings under `key`."""
+        return self.tuple_of(self.get(key, list, []), str, key)
+
+    def integers(self, key: str, count: int | None = None) -> tuple[int, ...]:
+        """The list of whole numbers under `key`, of length `count` if given."""
+        values = self.tuple_of(self.get(key, list, [0] * (count or 0)), int, key)
+        if count is not None and len(values) != count:
+            self.complaints.append(f'{self.where}: "{key}" must hold {count} numbers, got {len(values)}')
+            return (0,) * count
+        return values
+
+    def tuple_of(self, values: Sequence[Any], kind: Callable[[Any], Any], key: str) -> tuple[Any, ...]:
+        """`values` as a tuple if all are of `kind`; an empty tuple after a complaint."""
+        if not isinstance(values, list | tuple) or any(type(value) is not kind for value in values):
+            self.complaints.append(f'{self.where}: "{key}" must be a list of {_PLURALS[kind]}')
+            return ()
+        return tuple(values)
+
+
+_NAMES = {
+    str: "a string",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    list: "a list",
+    dict: "an object",
+}
+_PLURALS = {str: "strings", int: "whole numbers"}
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    return _NAMES.get(type(value), type(value).__name__)

@@ -1,0 +1,289 @@
+"""Reading, checking and writing pictures: any file OpenCV knows becomes BGR uint8, or one clear line says why not."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import struct
+import threading
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ImageError, UsageError
+from ..files import write_atomically
+from .preprocess import PixelLayout, kernel_view
+
+if TYPE_CHECKING:
+    import cv2  # otherwise with the first picture: a program that hands over arrays never loads it
+
+# For pictures of so many channels, the layouts that they may be.
+_LAYOUTS_OF_CHANNELS = {4: 'layout="bgra" or layout="rgba"', 2: 'layout="yuyv"'}
+
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# Inside a JPEG scan 0xFF is no marker when 0x00 (stuffing), a restart number or another 0xFF (fill) follows.
+_JPEG_MARKER_AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+
+
+def read_image(path: str | os.PathLike[str], apply_orientation: bool = True) -> NDArray[np.uint8]:
+    """Read one picture as BGR.
+
+    Args:
+        path: A picture file. 16 bits are scaled to 8, grey and CMYK become colour, an alpha channel is
+            dropped.
+        apply_orientation: Turn the picture upright as its EXIF orientation says.
+
+    Returns:
+        (height, width, 3) uint8, BGR.
+
+    Raises:
+        ImageError: If the file is missing, empty, cut short, or not a picture.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ImageError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise ImageError(f"{path}: is a folder, expected a picture file") from None
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read ({error.strerror or error})") from error
+    return decode_image(data, str(path), apply_orientation)
+
+
+def decode_image(data: bytes, name: str, apply_orientation: bool = True) -> NDArray[np.uint8]:
+    """Decode the bytes of one picture file as BGR, like `read_image`.
+
+    A file that ends early is refused rather than filled up with grey. Damage inside the pixel data of a JPEG
+    that is otherwise whole cannot be told from content and passes.
+
+    Args:
+        data: The whole file.
+        name: What to call it in an error message.
+        apply_orientation: Turn the picture upright as its EXIF orientation says.
+
+    Returns:
+        (height, width, 3) uint8, BGR.
+
+    Raises:
+        ImageError: If the data is empty, cut short, or not a picture.
+    """
+    if not data:
+        raise ImageError(f"{name}: the file is empty (0 bytes); copy or download it again")
+    _check_complete(data, name)
+    import cv2
+
+    flags = cv2.IMREAD_COLOR if apply_orientation else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    buffer = np.frombuffer(data, np.uint8)
+    try:
+        with quiet_opencv():
+            image = cv2.imdecode(buffer, flags)
+    except cv2.error as error:
+        raise ImageError(f"{name}: cannot be decoded ({_reason(error)})") from error
+    if image is None:
+        raise ImageError(f"{name}: damaged, or not a picture in a format that is read (JPEG, PNG, BMP, TIFF, WebP)")
+    return np.ascontiguousarray(image, np.uint8)
+
+
+def check_image(image: object, layout: PixelLayout = "interleaved") -> None:
+    """Refuse anything but a uint8 picture in this layout.
+
+    Raises:
+        UsageError: Saying what it is instead.
+    """
+    if not isinstance(image, np.ndarray):
+        raise UsageError(f"image must be a numpy array or the path of a picture, got {type(image).__name__}")
+    if image.dtype != np.uint8:
+        raise UsageError(f"image must be uint8 with values 0 to 255, got {image.dtype}")
+    if layout not in get_args(PixelLayout):
+        raise UsageError(f"layout must be one of {', '.join(get_args(PixelLayout))}, got {layout!r}")
+    channels = image.shape[2] if image.ndim == 3 else 1 if image.ndim == 2 else 0
+    if layout == "nv12":
+        if image.ndim != 2 or image.shape[0] % 3 or image.shape[1] % 2:
+            raise UsageError(f"an NV12 image must have shape (height * 3 / 2, width), both even, got {image.shape}")
+    elif layout == "yuyv":
+        if channels != 2 or image.shape[1] % 2:
+            raise UsageError(f"a YUYV image must have shape (height, width, 2), the width even, got {image.shape}")
+    elif layout == "interleaved":
+        if image.ndim == 3 and channels in _LAYOUTS_OF_CHANNELS:
+            raise UsageError(
+                f"image has {channels} channels, shape {image.shape}; say what they are with "
+                f"{_LAYOUTS_OF_CHANNELS[channels]}"
+            )
+        if not (image.ndim == 2 or channels == 3):
+            raise UsageError(
+                f"image must have shape (height, width, 3) in BGR order or (height, width), got {image.shape}"
+            )
+    elif layout == "grey":
+        if image.ndim != 2:
+            raise UsageError(f"a grey image must have shape (height, width), got {image.shape}")
+    elif image.ndim != 3 or channels != len(layout):
+        raise UsageError(
+            f"an image in {layout.upper()} order must have shape (height, width, {len(layout)}), got {image.shape}"
+        )
+    if image.size == 0:
+        raise UsageError(f"image must have at least one pixel, got shape {image.shape}")
+
+
+def to_bgr(image: NDArray[np.uint8], layout: PixelLayout = "interleaved") -> NDArray[np.uint8]:
+    """A picture to look at: (h, w, 3) uint8 BGR, or (h, w) grey; itself where it is that already.
+
+    Args:
+        image: As `check_image` wants it in this layout.
+        layout: Of the image.
+    """
+    pixels, kernel_layout = kernel_view(image, layout)
+    if kernel_layout == "interleaved":
+        return np.ascontiguousarray(pixels)
+    import cv2
+
+    code = cv2.COLOR_YUV2BGR_NV12 if kernel_layout == "nv12" else cv2.COLOR_YUV2BGR_YUY2
+    return np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), code), np.uint8)
+
+
+def write_image(path: str | os.PathLike[str], image: NDArray[np.uint8], quality: int = 92) -> None:
+    """Write a BGR (or grey) uint8 picture so that a reader sees the whole file or none.
+
+    Args:
+        path: Where to; the suffix chooses the format.
+        image: (height, width, 3) or (height, width) uint8.
+        quality: Of JPEG and WebP, 1 to 100.
+
+    Raises:
+        UsageError: If the suffix names no format that can be written, or the picture does not fit the format.
+        OSError: If the disk refuses.
+    """
+    import cv2
+
+    path = Path(path)
+    options = {".jpg": [cv2.IMWRITE_JPEG_QUALITY, quality], ".jpeg": [cv2.IMWRITE_JPEG_QUALITY, quality]}
+    options[".webp"] = [cv2.IMWRITE_WEBP_QUALITY, quality]
+    suffix = path.suffix.lower()
+    if suffix not in IMAGE_SUFFIXES:
+        raise UsageError(f"{path}: pictures are written as {', '.join(sorted(IMAGE_SUFFIXES))}")
+    try:
+        with quiet_opencv():
+            done, encoded = cv2.imencode(suffix, image, options.get(suffix, []))
+    except cv2.error as error:
+        raise UsageError(f"{path}: an image of shape {image.shape} cannot be written ({_reason(error)})") from error
+    if not done:
+        raise UsageError(f"{path}: an image of shape {image.shape} cannot be written in this format")
+    write_atomically(path, encoded.tobytes())
+
+
+_SILENT = 0  # OpenCV's LOG_LEVEL_SILENT
+# Read by OpenCV once, when it first opens a video or a stream. FFMPEG's messages have addresses in them.
+_FFMPEG_LEVEL, _FFMPEG_SILENT = "OPENCV_FFMPEG_LOGLEVEL", "-8"
+_quiet_lock = threading.Lock()
+_quiet_depth = 0
+_loud_level = 0
+_sets_ffmpeg = False
+
+
+@contextlib.contextmanager
+def quiet_opencv() -> Iterator[None]:
+    """Keep OpenCV from writing to stderr inside the block: what goes wrong is reported in our own words.
+
+    The level is a global of OpenCV's; it is lowered when the first thread enters and restored when the last
+    leaves. A level that the user set for FFMPEG stays.
+    """
+    global _quiet_depth, _loud_level, _sets_ffmpeg
+    import cv2
+
+    logging: Any = cv2.utils.logging if hasattr(cv2.utils, "logging") else cv2  # OpenCV 5, else 4
+    with _quiet_lock:
+        if _quiet_depth == 0:
+            _loud_level = logging.getLogLevel()
+            logging.setLogLevel(_SILENT)
+            _sets_ffmpeg = _FFMPEG_LEVEL not in os.environ
+            if _sets_ffmpeg:
+                os.environ[_FFMPEG_LEVEL] = _FFMPEG_SILENT
+        _quiet_depth += 1
+    try:
+        yield
+    finally:
+        with _quiet_lock:
+            _quiet_depth -= 1
+            if _quiet_depth == 0:
+                logging.setLogLevel(_loud_level)
+                if _sets_ffmpeg:
+                    os.environ.pop(_FFMPEG_LEVEL, None)
+
+
+def _reason(error: cv2.error) -> str:
+    """The last, human part of an OpenCV message, without the path of the source file that raised it."""
+    text = getattr(error, "err", None) or str(error)
+    return " ".join(str(text).split())
+
+
+def _check_complete(data: bytes, name: str) -> None:
+    """Refuse a file that ends before its format says it does.
+
+    Raises:
+        ImageError: If the file is cut short, or a checksum inside it is wrong.
+    """
+    if data.startswith(b"\xff\xd8"):
+        complaint = _jpeg_complaint(data)
+    elif data.startswith(_PNG_SIGNATURE):
+        complaint = _png_complaint(data)
+    elif data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        complaint = _size_complaint(struct.unpack("<I", data[4:8])[0] + 8, data)
+    elif data.startswith(b"BM") and len(data) >= 6:
+        complaint = _size_complaint(struct.unpack("<I", data[2:6])[0], data)
+    else:
+        complaint = None
+    if complaint:
+        raise ImageError(f"{name}: {complaint}; copy or download it again")
+
+
+def _size_complaint(announced: int, data: bytes) -> str | None:
+    return f"cut short, {len(data)} of {announced} bytes are there" if len(data) < announced else None
+
+
+def _jpeg_complaint(data: bytes) -> str | None:
+    """Walk the segments to the end-of-image marker, past thumbnails inside them; what follows is ignored."""
+    position = 2
+    while position + 4 <= len(data):
+        if data[position] != 0xFF:
+            return None  # not the structure we know: let the decoder judge
+        marker = data[position + 1]
+        if marker == 0xFF:  # fill byte
+            position += 1
+            continue
+        if marker == 0xD9:
+            return None
+        if marker == 0x01 or 0xD0 <= marker <= 0xD8:  # markers without a length
+            position += 2
+            continue
+        position += 2 + struct.unpack(">H", data[position + 2 : position + 4])[0]
+        if marker == 0xDA:  # a scan: entropy-coded data follows until the next real marker
+            found = _JPEG_MARKER_AFTER_SCAN.search(data, position)
+            if found is None:
+                break
+            position = found.start()
+    if data[position : position + 2] == b"\xff\xd9":
+        return None
+    return f"the JPEG is cut short, its {len(data)} bytes have no end-of-image marker"
+
+
+def _png_complaint(data: bytes) -> str | None:
+    """Walk the chunks to IEND and check each checksum, so that libpng never has to complain on stderr."""
+    position = len(_PNG_SIGNATURE)
+    while position + 12 <= len(data):
+        length, kind = struct.unpack(">I4s", data[position : position + 8])
+        end = position + 12 + length
+        if end > len(data):
+            break
+        if zlib.crc32(data[position + 4 : end - 4]) != struct.unpack(">I", data[end - 4 : end])[0]:
+            return f"the PNG is damaged, chunk {kind.decode('latin-1')!r} has a wrong checksum"
+        if kind == b"IEND":
+            return None
+        position = end
+    return f"the PNG is cut short, its {len(data)} bytes have no end chunk"

@@ -1,0 +1,124 @@
+"""A window that shows drawings, where OpenCV has windows and the machine a display."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import re
+import socket
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ..environment.opencv_build import opencv_build
+from ..errors import NotHereError
+from ..images.image_files import quiet_opencv
+
+_X_SOCKETS = "/tmp/.X11-unix"
+_QUIT_KEYS = (ord("q"), 27)  # and Esc
+
+
+def check_window() -> None:
+    """Refuse a window that cannot be had, before anything else is begun.
+
+    Raises:
+        NotHereError: If this OpenCV has no windows, or there is no display.
+    """
+    build = opencv_build()
+    if build.windows is None:
+        packages = " ".join(build.distributions) or "this one"
+        raise NotHereError(
+            f"a window needs an OpenCV with windows, and OpenCV {build.title} has none; use the system's "
+            f"python3-opencv, or pip uninstall -y {packages} && pip install opencv-python; or leave out --show and "
+            "look at what is written"
+        )
+    # Asked for here, because a toolkit without a display ends the process instead of raising.
+    if platform.system() == "Linux" and (complaint := display_complaint()):
+        raise NotHereError(
+            f"a window needs a display, and {complaint}; run this on the machine's own desktop or through ssh -X, or "
+            "leave out --show and look at what is written"
+        )
+
+
+def display_complaint() -> str:
+    """Why no window can be shown on this Linux machine; empty if one can."""
+    if os.environ.get("WAYLAND_DISPLAY"):
+        return ""
+    display = os.environ.get("DISPLAY", "")
+    if not display:
+        return "neither DISPLAY nor WAYLAND_DISPLAY is set"
+    found = re.fullmatch(r"(?:unix)?(?P<host>[^/]*):(?P<number>\d+)(?:\.\d+)?", display)
+    if found is None or _answers(found["host"], int(found["number"])):  # what is not understood is let through
+        return ""
+    return f"nothing answers at DISPLAY={display}"
+
+
+def _answers(host: str, number: int) -> bool:
+    """Whether an X server listens there."""
+    if host:
+        try:
+            socket.create_connection((host, 6000 + number), timeout=2).close()
+        except OSError:
+            return False
+        return True
+    name = f"{_X_SOCKETS}/X{number}"
+    for address in (name, f"\0{name}"):  # the file, and the name without one that Linux has beside it
+        with socket.socket(socket.AF_UNIX) as client, contextlib.suppress(OSError):
+            client.connect(address)
+            return True
+    return False
+
+
+class Window:
+    """One window; a context manager that closes it.
+
+    Args:
+        title: Its title.
+        waits: Wait for a key after each drawing, as for single pictures.
+
+    Raises:
+        NotHereError: If it cannot be opened.
+    """
+
+    def __init__(self, title: str, waits: bool = False):
+        self._title = title
+        self._waits = waits
+        self._is_open = False
+        check_window()
+
+    def __enter__(self) -> Window:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_open:
+            cv2.destroyWindow(self._title)
+
+    def show(self, drawing: NDArray[np.uint8]) -> bool:
+        """Show (h, w, 3) uint8 BGR; False if the user wants no more: q, Esc, or the window is closed.
+
+        Raises:
+            NotHereError: If the display refuses.
+        """
+        try:
+            with quiet_opencv():
+                if not self._is_open:
+                    cv2.namedWindow(self._title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
+                    cv2.resizeWindow(self._title, drawing.shape[1], drawing.shape[0])
+                    self._is_open = True
+                cv2.imshow(self._title, drawing)
+                key = cv2.waitKey(1)
+                while self._waits and key == -1 and self._is_visible():
+                    key = cv2.waitKey(50)
+                if not self._is_visible():
+                    self._is_open = False
+                    return False
+        except cv2.error as error:
+            reason: Any = getattr(error, "err", None) or error
+            raise NotHereError(f"the display refuses a window ({' '.join(str(reason).split())})") from error
+        return key & 0xFF not in _QUIT_KEYS
+
+    def _is_visible(self) -> bool:
+        return cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) >= 1

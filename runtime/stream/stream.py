@@ -1,0 +1,167 @@
+"""Answers for a source that goes on: a camera, a video, a folder, or pictures from anywhere, in a `with` block.
+
+>>> with model.stream("rtsp://camera/live", caption_every="scene-change") as stream:  # doctest: +SKIP
+...     for answer in stream:
+...         print(answer.frame.index, answer.dropped, answer.result.boxes, answer.caption)
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..arguments import check_flag
+from ..errors import UsageError
+from ..execution.parts import ModelParts, SlotPool
+from ..images.preprocess import PixelLayout
+from ..sources.sources import Frame, Source, open_source
+from ..vision.contexts import Request
+from .pipeline import Pipeline, PipelinePlan
+from .stream_results import Answer, StreamStatistics
+
+StreamSource = str | os.PathLike[str] | int | Source | Iterable[Frame | NDArray[np.uint8] | str | os.PathLike[str]]
+
+DROPS = ("auto", "oldest", "none")
+SCENE_CHANGE = "scene-change"
+MOST_IN_FLIGHT = 64
+
+
+@dataclass(frozen=True)
+class StreamOptions:
+    """How a stream runs; see `Model.stream`.
+
+    Raises:
+        UsageError: If an option makes no sense.
+    """
+
+    in_flight: int = 2
+    drop: str = "auto"
+    caption_every: int | str = 1
+    wait_for_captions: bool | None = None
+    layout: PixelLayout = "interleaved"
+
+    def __post_init__(self) -> None:
+        if not _is_count(self.in_flight) or self.in_flight > MOST_IN_FLIGHT:
+            raise UsageError(f"in_flight must be a number from 1 to {MOST_IN_FLIGHT}, got {self.in_flight!r}")
+        if self.drop not in DROPS:
+            raise UsageError(f"drop must be one of {', '.join(DROPS)}, got {self.drop!r}")
+        if self.caption_every != SCENE_CHANGE and not _is_count(self.caption_every):
+            raise UsageError(
+                f'caption_every must be a number of at least 1 or "{SCENE_CHANGE}", got {self.caption_every!r}'
+            )
+        check_flag("wait_for_captions", self.wait_for_captions, or_none=True)
+        if self.layout not in get_args(PixelLayout):
+            raise UsageError(f"layout must be one of {', '.join(get_args(PixelLayout))}, got {self.layout!r}")
+
+    def plan(self, is_live: bool) -> PipelinePlan:
+        """What that means for a source."""
+        drops = self.drop == "oldest" or (self.drop == "auto" and is_live)
+        waits = self.wait_for_captions
+        every = self.caption_every if isinstance(self.caption_every, int) else None
+        waits = (every == 1 or not drops) if waits is None else waits
+        return PipelinePlan(self.in_flight, drops, every, waits, self.layout)
+
+
+class Stream:
+    """Answers in the order of their pictures; made by `Model.stream`, iterated over once.
+
+    It starts with its `with` block or the first answer asked for. It stops, and its threads end, with the block, an
+    error, the last answer, `close`, or the model's `close`; the first also when the loop is left by `break` or Ctrl-C.
+    Stopping waits for pictures at work, and for the source to give the picture it is about to give, but no longer than
+    seconds: a source that is stuck keeps one sleeping thread, without any part of the model, until it moves again.
+
+    One picture that cannot be read, or is none, has an `Answer` with an error. What ends the stream is raised where its
+    answer would have come: `BackendError` where the network fails, and whatever the source raises.
+
+    Args:
+        parts: Of the model.
+        slots: Of the model.
+        source: See `Model.stream`.
+        request: What to answer.
+        options: How.
+
+    Raises:
+        UsageError: If nothing is at the source.
+        ImageError: If a video or camera cannot be opened.
+    """
+
+    def __init__(
+        self, parts: ModelParts, slots: SlotPool, source: StreamSource, request: Request, options: StreamOptions
+    ):
+        is_to_be_opened = isinstance(source, str | os.PathLike | int) and not isinstance(source, bool)
+        if options.layout not in ("interleaved", "bgr") and (is_to_be_opened or isinstance(source, Source)):
+            raise UsageError(
+                f"layout {options.layout!r} is for an iterable of arrays; files, cameras and "
+                "addresses give pictures in colour by themselves"
+            )
+        frames: Any = open_source(source) if is_to_be_opened else source  # type: ignore[arg-type]
+        if not isinstance(frames, Iterable) or isinstance(frames, np.ndarray | bytes):
+            raise UsageError(
+                "source must be a path, an address, the index of a camera, or an iterable of pictures, "
+                f"got {type(source).__name__}"
+            )
+        if isinstance(frames, Source):
+            options = replace(options, layout=frames.layout)
+        is_live = getattr(frames, "is_live", getattr(frames, "kind", None) == "camera")
+        self.source = frames
+        self._home = parts.home
+        self._pipeline = Pipeline(parts, slots, frames, request, options.plan(bool(is_live)))
+        self._is_started = False
+        # Threads know the pipeline, not the stream: one that nobody holds any more stops, at the latest at exit.
+        weakref.finalize(self, self._pipeline.stop)
+
+    def __enter__(self) -> Stream:
+        self._start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Stream:
+        self._start()
+        return self
+
+    def __next__(self) -> Answer:
+        self._start()
+        try:
+            answer = self._pipeline.next()
+        except BaseException:
+            self.close()
+            raise
+        if answer is None:
+            self.close()
+            raise StopIteration
+        return answer
+
+    @property
+    def statistics(self) -> StreamStatistics:
+        """How it is doing, at any moment and from any thread."""
+        return self._pipeline.figures()
+
+    def close(self) -> None:
+        """Stop; there are no more answers. Closing twice is harmless."""
+        self._pipeline.stop()
+
+    def end_with_model(self, error: str) -> None:
+        """Stop since the model is being closed; whoever asks for an answer is told this error."""
+        self._pipeline.stop(error)
+
+    def _start(self) -> None:
+        self._home.check()
+        if not self._is_started:
+            self._is_started = True
+            try:
+                self._pipeline.start()
+            except BaseException:
+                self._pipeline.stop()
+                raise
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

@@ -1,0 +1,421 @@
+"""Two stages of the chain held against each other on one image: pixels, raw heads, boxes, masks, map, caption.
+
+How close is close enough depends on the precision. fp32 differs from the network by rounding alone, so everything has
+to be the same. fp16 rounds to 11 bits: every raw output stays close, a box that hovers at the score threshold may come
+or go, and where two words are as likely the other one may be written. int8 moves raw outputs by a few percent of their
+scale and can still be as accurate, so it is judged by its results, over all images together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..backends.base import Array
+from ..images.preprocess import Letterbox
+from ..model import Model
+from ..results import Result
+from ..vision.graph_outputs import map_to_image
+from .golden import Answers, captions_of
+from .graph_form import cells_check, in_form_of, regions_in_place
+
+# What stands under "allowed" where a figure is told and decides nothing.
+REPORTED = "reported"
+# Under "input" for a figure of all images together.
+TOGETHER = "all inputs"
+_WORST = 1e6
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """How far a stage may be from the one it is compared with, image by image.
+
+    Attributes:
+        head: Largest difference within a raw output, relative to that output's largest magnitude.
+        box_iou: Least IoU of a box with its counterpart.
+        score: Largest difference of a box's score.
+        mask_iou: Least IoU of a mask with its counterpart.
+        semantic: Least share of pixels with the same class.
+        borderline: Boxes whose score is within this of the score threshold may have no counterpart.
+        captions: Least share of captions with the same tokens, over all images and both searches; at 1 each has to be
+            the same.
+    """
+
+    head: float = 1e-3
+    box_iou: float = 0.99
+    score: float = 5e-3
+    mask_iou: float = 0.98
+    semantic: float = 0.999
+    borderline: float = 0.0
+    captions: float = 1.0
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, float], default: Tolerances | None = None) -> Tolerances:
+        """Those named in `values`, the others from `default` (fp32 if None)."""
+        return cls(**_numbers(default or cls(), values))
+
+
+@dataclass(frozen=True)
+class ResultTolerances:
+    """What the results of int8 have to reach, over all images together.
+
+    Raw outputs have only to be numbers, and captions are reported: neither distance in a tensor nor a synonym says that
+    a task is done worse. A few images find an int8 graph that is broken; how accurate it is, `yolor-edge evaluate`
+    tells.
+
+    Attributes:
+        boxes: Least share of boxes with a counterpart of the same class at IoU 0.5, each weighed by its score: one that
+            hovers at the score threshold counts little.
+        mask_iou: Least median of the IoU of masks with their counterparts.
+        semantic: Least share of pixels with the same class.
+    """
+
+    boxes: float = 0.9
+    mask_iou: float = 0.85
+    semantic: float = 0.95
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, float]) -> ResultTolerances:
+        """Those named in `values`, the others by default."""
+        return cls(**_numbers(cls(), values))
+
+
+FP16 = Tolerances(head=2e-2, box_iou=0.95, score=0.02, mask_iou=0.95, semantic=0.99, borderline=0.02, captions=0.5)
+DEFAULT_TOLERANCES: Mapping[str, Tolerances | ResultTolerances] = {
+    "fp32": Tolerances(),
+    "fp16": FP16,
+    "int8": ResultTolerances(),
+}
+
+
+def tolerances_from_json(precision: str, values: Mapping[str, float]) -> Tolerances | ResultTolerances:
+    """What a bundle says about a precision, completed by what is usual.
+
+    Raises:
+        TypeError, ValueError: If a value is no number.
+    """
+    default = DEFAULT_TOLERANCES[precision]
+    if isinstance(default, ResultTolerances):
+        return ResultTolerances.from_json(values)
+    return Tolerances.from_json(values, default)
+
+
+def _numbers(default: Tolerances | ResultTolerances, values: Mapping[str, float]) -> dict[str, float]:
+    return {name: float(values.get(name, usual)) for name, usual in asdict(default).items()}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison: what was compared, how far apart the two are, what was allowed.
+
+    Attributes:
+        golden: The image, or `TOGETHER`.
+        stage: What was compared.
+        measured: How far apart, in words.
+        allowed: What is allowed, in words, or `REPORTED`.
+        passed: Whether it is within that.
+        used: How much of what is allowed was used: up to 1 passes.
+    """
+
+    golden: str
+    stage: str
+    measured: str
+    allowed: str
+    passed: bool
+    used: float = 0.0
+
+
+def compare(
+    golden: str, expected: Answers, found: Answers, tolerances: Tolerances, score_threshold: float = 0.0
+) -> list[Check]:
+    """Hold every stage of `found` against `expected`.
+
+    Args:
+        golden: Names the image in the table.
+        expected, found: The answers of two stages about it.
+        tolerances: How far apart they may be. With `captions` below 1, a caption is only reported; see
+            `captions_check`.
+        score_threshold: Above which boxes score.
+    """
+    checks = [_same_pixels(golden, expected.pixels, found.pixels)]
+    checks += compare_heads(golden, expected.heads, found.heads, tolerances, expected.region_margins)
+    if expected.result.boxes is not None:
+        checks += _same_objects(golden, expected.result, found.result, tolerances, score_threshold)
+    semantic_map = expected.result.semantic_map
+    if semantic_map is not None:
+        if "semantic_map" in found.heads:
+            # Such a graph is to take the network's map of the input to the image, not to interpolate there.
+            of_input = in_form_of(found.heads, expected.heads)["semantic_map"][0]
+            semantic_map = map_to_image(of_input, Letterbox.of(semantic_map.shape, of_input.shape))
+        checks.append(_same_map(golden, "semantic map", semantic_map, found.result.semantic_map, tolerances))
+    checks += [
+        _same_caption(golden, name, ids, found.captions.get(name), must=tolerances.captions >= 1)
+        for name, ids in expected.captions.items()
+    ]
+    return checks
+
+
+def compare_heads(
+    golden: str,
+    expected: Mapping[str, Array],
+    found: Mapping[str, Array],
+    tolerances: Tolerances,
+    region_margins: Array | None = None,
+) -> list[Check]:
+    """Hold the outputs of a vision graph, in whatever form it gives them, against the raw heads of the network.
+
+    Args:
+        golden: Names the images in the table.
+        expected, found: Outputs by name.
+        tolerances: How far apart they may be.
+        region_margins: (B, R) of a network whose captions look at regions: how clear the choice of each was.
+    """
+    checks = []
+    for name, head in in_form_of(found, expected).items():
+        if name == "caption_memory" and region_margins is not None and name in found:
+            placed, close = regions_in_place(found, expected, region_margins, tolerances.head)
+            check = _close_heads(golden, name, head, placed, tolerances)
+            told = f", {close} of {region_margins.size} regions a close choice" if close else ""
+            checks.append(replace(check, measured=f"{check.measured}{told}"))
+        elif head.dtype == np.uint8:
+            checks.append(_same_map(golden, name, head, found.get(name), tolerances))
+        else:
+            checks.append(_close_heads(golden, name, head, found.get(name), tolerances))
+    if "cells" in found and "class_logits" in expected:
+        measured = cells_check(found["cells"], expected["class_logits"], tolerances.head)
+        checks.append(Check(golden, "cells", *measured))
+    return checks
+
+
+def compare_captions(
+    golden: str, expected: Mapping[str, tuple[int, ...]], model: Model, image: NDArray[np.uint8]
+) -> list[Check]:
+    """Hold the captions of `model`, whose decoder is the native one, against those expected by name of the search."""
+    found = captions_of(model, image)
+    return [_same_caption(golden, f"{name}, native", ids, found.get(name), must=True) for name, ids in expected.items()]
+
+
+def captions_check(answers: Sequence[tuple[Answers, Answers]], tolerances: Tolerances) -> Check | None:
+    """How many captions are the same over all images; None where there are none."""
+    same = [found.captions.get(name) == ids for expected, found in answers for name, ids in expected.captions.items()]
+    if not same:
+        return None
+    share = float(np.mean(same))
+    measured, allowed = f"{sum(same)} of {len(same)} the same", f">= {tolerances.captions:.0%} the same"
+    return Check(TOGETHER, "captions", measured, allowed, share >= tolerances.captions)
+
+
+def compare_results(answers: Mapping[str, tuple[Answers, Answers]], tolerances: ResultTolerances) -> list[Check]:
+    """Judge the results of int8: first every image for itself, reported, then all together.
+
+    Args:
+        answers: (expected, found) by image.
+        tolerances: What they have to reach together.
+    """
+    loose = Tolerances(captions=0.0)
+    checks = [
+        _reported(check)
+        for golden, (expected, found) in answers.items()
+        for check in compare(golden, expected, found, loose)
+    ]
+    pairs = list(answers.values())
+    if any(expected.result.boxes is not None for expected, _ in pairs):
+        checks.append(_boxes_together(pairs, tolerances))
+    if any(expected.result.masks is not None for expected, _ in pairs):
+        checks.append(_masks_together(pairs, tolerances))
+    if any(expected.result.semantic_map is not None for expected, _ in pairs):
+        checks.append(_maps_together(pairs, tolerances))
+    captions = captions_check(pairs, loose)
+    return [*checks, replace(captions, allowed=REPORTED)] if captions is not None else checks
+
+
+def _reported(check: Check) -> Check:
+    """The same figure without a verdict; but pixels have to be the same, and what is absent or no number fails."""
+    is_broken = check.stage == "pixels" or check.used >= _WORST
+    return check if is_broken else replace(check, allowed=REPORTED, passed=True)
+
+
+def _boxes_together(pairs: Iterable[tuple[Answers, Answers]], tolerances: ResultTolerances) -> Check:
+    matched = total = 0.0
+    count = 0
+    for expected, found in pairs:
+        a, b = expected.result.scores, found.result.scores
+        if a is None or b is None:
+            return _failed(TOGETHER, "boxes", "absent", "all")
+        matches = _pair_boxes(expected.result, found.result)
+        matched += sum(float(a[i] + b[j]) for i, j, _ in matches)
+        total += float(a.sum() + b.sum())
+        count += len(matches)
+    share = matched / total if total else 1.0
+    measured, allowed = f"{share:.1%} matched ({count} boxes)", f">= {tolerances.boxes:.0%}, by score"
+    return Check(
+        TOGETHER, "boxes", measured, allowed, bool(share >= tolerances.boxes), _used(1 - share, 1 - tolerances.boxes)
+    )
+
+
+def _masks_together(pairs: Iterable[tuple[Answers, Answers]], tolerances: ResultTolerances) -> Check:
+    ious: list[float] = []
+    for expected, found in pairs:
+        if expected.result.masks is None or found.result.masks is None or found.result.boxes is None:
+            return _failed(TOGETHER, "masks", "absent", "all")
+        ious += _mask_ious(expected.result, found.result, _pair_boxes(expected.result, found.result))
+    middle = float(np.median(ious)) if ious else 1.0
+    measured, allowed = f"median IoU {middle:.4f}", f">= {tolerances.mask_iou}"
+    return Check(
+        TOGETHER, "masks", measured, allowed, middle >= tolerances.mask_iou, _used(1 - middle, 1 - tolerances.mask_iou)
+    )
+
+
+def _maps_together(pairs: Iterable[tuple[Answers, Answers]], tolerances: ResultTolerances) -> Check:
+    same = pixels = 0
+    for expected, found in pairs:
+        a, b = expected.result.semantic_map, found.result.semantic_map
+        if a is None or b is None or a.shape != b.shape:
+            return _failed(TOGETHER, "semantic map", _shape_of(b), "the same shape")
+        same += int(np.count_nonzero(a == b))
+        pixels += a.size
+    share = same / max(1, pixels)
+    measured, allowed = f"{share:.5f} same", f">= {tolerances.semantic}"
+    return Check(
+        TOGETHER,
+        "semantic map",
+        measured,
+        allowed,
+        share >= tolerances.semantic,
+        _used(1 - share, 1 - tolerances.semantic),
+    )
+
+
+def _used(distance: float, allowed: float) -> float:
+    """`distance` as a share of what is allowed, a number that JSON can hold."""
+    share = distance / allowed if allowed > 0 else (0.0 if distance <= 0 else _WORST)
+    return min(share, _WORST) if share == share else _WORST
+
+
+def _failed(golden: str, stage: str, measured: str, allowed: str) -> Check:
+    return Check(golden, stage, measured, allowed, False, _WORST)
+
+
+def _same_pixels(golden: str, expected: Array, found: Array) -> Check:
+    if expected.shape != found.shape:
+        return _failed(golden, "pixels", f"shape {found.shape}", f"shape {expected.shape}")
+    worst = int(np.abs(expected.astype(np.int16) - found).max(initial=0))
+    return Check(golden, "pixels", f"{worst} levels", "0 levels", worst == 0, _used(worst, 0))
+
+
+def _same_map(golden: str, stage: str, expected: Array, found: Array | None, tolerances: Tolerances) -> Check:
+    allowed = f">= {tolerances.semantic}"
+    if found is None or found.shape != expected.shape:
+        return _failed(golden, stage, _shape_of(found), f"shape {expected.shape}")
+    agreement = float(np.mean(expected == found))
+    used = _used(1 - agreement, 1 - tolerances.semantic)
+    return Check(golden, stage, f"{agreement:.5f} same", allowed, agreement >= tolerances.semantic, used)
+
+
+def _same_caption(
+    golden: str, name: str, expected: tuple[int, ...], found: tuple[int, ...] | None, must: bool
+) -> Check:
+    stage, allowed = f"caption ({name})", "same" if must else REPORTED
+    if found is None:
+        return _failed(golden, stage, "absent", allowed)
+    if found == expected:
+        return Check(golden, stage, f"{len(expected)} tokens same", allowed, True)
+    agreeing = [a == b for a, b in zip(expected, found, strict=False)]
+    first = agreeing.index(False) if False in agreeing else len(agreeing)
+    length = f"{len(found)} tokens" if len(found) == len(expected) else f"{len(found)} tokens, not {len(expected)}"
+    return Check(golden, stage, f"differs from token {first + 1} on, {length}", allowed, not must, 2.0)
+
+
+def _shape_of(found: Array | None) -> str:
+    return "absent" if found is None else f"shape {found.shape}"
+
+
+def _close_heads(golden: str, name: str, expected: Array, found: Array | None, tolerances: Tolerances) -> Check:
+    if found is None or expected.shape != found.shape:
+        return _failed(golden, name, _shape_of(found), f"shape {expected.shape}")
+    scale = float(np.abs(expected).max(initial=0)) or 1.0
+    with np.errstate(invalid="ignore"):  # infinity less infinity is a NaN, which fails below
+        difference = np.abs(found.astype(np.float64) - expected)
+    worst = float(difference.max(initial=0)) / scale
+    place = tuple(int(i) for i in np.unravel_index(int(np.argmax(difference)), difference.shape))
+    measured = f"{worst:.1e} at {place}"
+    allowed = f"<= {tolerances.head:.0e} of its scale"
+    # Written so that a NaN fails.
+    return Check(golden, name, measured, allowed, bool(worst <= tolerances.head), _used(worst, tolerances.head))
+
+
+def _same_objects(
+    golden: str, expected: Result, found: Result, tolerances: Tolerances, score_threshold: float
+) -> list[Check]:
+    if found.boxes is None or found.scores is None or found.class_ids is None:
+        return [_failed(golden, "boxes", "absent", "all")]
+    assert expected.boxes is not None and expected.scores is not None
+    pairs = _pair_boxes(expected, found)
+    count, other = len(expected.boxes), len(found.boxes)
+    least_iou = min((iou for _, _, iou in pairs), default=1.0)
+    # numpy's maximum, because it is NaN where one of the scores is.
+    score = float(np.max([abs(float(expected.scores[i] - found.scores[j])) for i, j, _ in pairs], initial=0.0))
+    sides = ((expected.scores, {i for i, _, _ in pairs}), (found.scores, {j for _, j, _ in pairs}))
+    lone = [float(scores[i]) for scores, matched in sides for i in range(len(scores)) if i not in matched]
+    missed = [value for value in lone if not value <= score_threshold + tolerances.borderline]
+    passed = bool(not missed and least_iou >= tolerances.box_iou and score <= tolerances.score)
+    measured = f"{len(pairs)} of {count} matched, {other} found, IoU >= {least_iou:.4f}, score +- {score:.1e}"
+    most = "all but borderline ones" if tolerances.borderline else "all"
+    allowed = f"{most}, IoU >= {tolerances.box_iou}, score +- {tolerances.score:.0e}"
+    used = max(_used(1 - least_iou, 1 - tolerances.box_iou), _used(score, tolerances.score), 2.0 if missed else 0.0)
+    checks = [Check(golden, "boxes", measured, allowed, passed, used)]
+    if expected.masks is not None:
+        allowed = f"IoU >= {tolerances.mask_iou}"
+        if found.masks is None:
+            return [*checks, _failed(golden, "masks", "absent", allowed)]
+        worst = min(_mask_ious(expected, found, pairs), default=1.0)
+        used = _used(1 - worst, 1 - tolerances.mask_iou)
+        checks.append(Check(golden, "masks", f"IoU >= {worst:.4f}", allowed, worst >= tolerances.mask_iou, used))
+    return checks
+
+
+def _mask_ious(expected: Result, found: Result, pairs: Sequence[tuple[int, int, float]]) -> list[float]:
+    assert expected.masks is not None and found.masks is not None
+    a, b = expected.masks.crops(), found.masks.crops()
+    return [_mask_iou(a[i], b[j]) for i, j, _ in pairs]
+
+
+def _pair_boxes(expected: Result, found: Result) -> list[tuple[int, int, float]]:
+    """Pairs (i, j, IoU) of boxes of one class: for each expected box, by falling score, its best free counterpart."""
+    assert expected.boxes is not None and expected.class_ids is not None
+    assert found.boxes is not None and found.class_ids is not None
+    free = set(range(len(found.boxes)))
+    pairs = []
+    for i, box in enumerate(expected.boxes):
+        candidates = [j for j in free if found.class_ids[j] == expected.class_ids[i]]
+        if candidates:
+            ious = [_box_iou(box, found.boxes[j]) for j in candidates]
+            best = int(np.argmax(ious))
+            if ious[best] >= 0.5:
+                free.discard(candidates[best])
+                pairs.append((i, candidates[best], ious[best]))
+    return pairs
+
+
+def _box_iou(a: Array, b: Array) -> float:
+    sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
+    overlap = float(np.prod(np.maximum(sides, 0)))
+    union = float(np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2])) - overlap
+    return float(overlap / union) if union > 0 else 0.0
+
+
+def _mask_iou(a: tuple[int, int, Array], b: tuple[int, int, Array]) -> float:
+    """IoU of two masks, each a (y0, x0, crop) of `InstanceMasks`; 1 where both are empty."""
+    (ay, ax, crop_a), (by, bx, crop_b) = a, b
+    top, left = max(ay, by), max(ax, bx)
+    bottom = min(ay + crop_a.shape[0], by + crop_b.shape[0])
+    right = min(ax + crop_a.shape[1], bx + crop_b.shape[1])
+    both = 0
+    if top < bottom and left < right:
+        shared = crop_a[top - ay : bottom - ay, left - ax : right - ax].astype(bool)
+        both = np.count_nonzero(shared & crop_b[top - by : bottom - by, left - bx : right - bx].astype(bool))
+    union = np.count_nonzero(crop_a) + np.count_nonzero(crop_b) - both
+    return float(both / union) if union else 1.0

@@ -1,0 +1,160 @@
+"""One picture on its way through a model: what it is asked for, and the memory and stages it passes.
+
+A `Vision` is the part of a network from pixels to boxes, masks and semantic map, wherever it is computed. It gives
+slots. A slot holds the memory of one picture in flight, and its stages are called in their order; by one thread at a
+time, not always the same. Several slots of one vision may be at work at once, which is what a stream overlaps; where
+the network takes one picture at a time, they take turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..arguments import check_count, check_flag, check_names, check_number, described
+from ..bundle.spec import ModelSpec, Thresholds
+from ..captions.captioning import CaptionOptions
+from ..errors import UsageError
+from ..images.preprocess import KernelLayout
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a call asks of a model, checked and with the model's defaults filled in.
+
+    Attributes:
+        tasks: In the order of the spec, "boxes" with "masks".
+        limits: Of the boxes.
+        class_agnostic: Let boxes of different classes suppress each other too.
+        caption: How to search for the caption.
+    """
+
+    tasks: tuple[str, ...]
+    limits: Thresholds
+    class_agnostic: bool
+    caption: CaptionOptions
+
+    @classmethod
+    def of(
+        cls,
+        spec: ModelSpec,
+        tasks: Any = None,
+        *,
+        score_threshold: float | None = None,
+        iou_threshold: float | None = None,
+        max_detections: int | None = None,
+        class_agnostic: bool = False,
+        caption: CaptionOptions | None = None,
+    ) -> Request:
+        """A request in the words of `Model.predict`.
+
+        Raises:
+            UsageError: If an argument is not as described there.
+        """
+        check_names("tasks", tasks)
+        for name, value in (("score_threshold", score_threshold), ("iou_threshold", iou_threshold)):
+            check_number(name, value, or_none=True)
+        check_count("max_detections", max_detections, or_none=True)
+        check_flag("class_agnostic", class_agnostic)
+        if caption is not None:
+            if not isinstance(caption, CaptionOptions):
+                raise UsageError(
+                    f"caption must be CaptionOptions or None, got {described(caption)}; tasks says whether to write one"
+                )
+            _check_search(caption)
+        chosen = spec.choose_tasks(tasks)
+        limits = Thresholds(
+            spec.thresholds.score if score_threshold is None else score_threshold,
+            spec.thresholds.iou if iou_threshold is None else iou_threshold,
+            spec.thresholds.max_detections if max_detections is None else max_detections,
+        )
+        complaints = limits.complaints()
+        if complaints:
+            raise UsageError("; ".join(complaints))
+        search = caption or CaptionOptions()
+        if "caption" in chosen and spec.caption is not None:
+            search.checked_length(spec.caption)
+        return cls(tuple(chosen), limits, class_agnostic, search)
+
+
+class Slot(Protocol):
+    """The memory of one picture in flight. Stages: `prepare`, `infer`, `finish`; then the next picture."""
+
+    @property
+    def caption_memory(self) -> NDArray[np.float32]:
+        """(1, L, D) float32 in host memory, from `infer` on and only until the next `prepare`; asked for by "caption".
+
+        Raises:
+            BackendError: If computing it failed.
+        """
+        ...
+
+    def prepare(self, image: NDArray[np.uint8], layout: KernelLayout = "interleaved") -> None:
+        """Take a picture, as `kernel_view` gives it, into the network's input; it is not looked at later.
+
+        Raises:
+            BackendError: If the device cannot hold it.
+        """
+        ...
+
+    def infer(self, tasks: tuple[str, ...]) -> None:
+        """Run the network as far as these tasks need; a device may still be at work when this returns.
+
+        Raises:
+            BackendError: If it fails.
+        """
+        ...
+
+    def finish(self, request: Request, lap: Callable[[str], None]) -> dict[str, Any]:
+        """The answers but for the caption, by the names of `Result`, in pixels of the picture; owned by the caller.
+
+        Args:
+            request: With no task that `infer` was not told of.
+            lap: Called with "boxes", "masks", "semantic" whenever that stage is done.
+
+        Raises:
+            BackendError: If computing them failed.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the memory."""
+        ...
+
+
+class Vision(Protocol):
+    """From pixels to boxes, masks, semantic map and caption memory.
+
+    Attributes:
+        post_processing: "gpu" where the kernels before and after the graph run there, else "cpu".
+    """
+
+    post_processing: ClassVar[str]
+
+    def slot(self) -> Slot:
+        """Memory for one more picture in flight.
+
+        Raises:
+            BackendError: If the device has none left, or the model is closed.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free everything; slots are of no use afterwards. Closing twice is harmless."""
+        ...
+
+
+def _check_search(options: CaptionOptions) -> None:
+    """Refuse options of another type than their default; whether the numbers make sense is for the search to say."""
+    for one in fields(options):
+        value = getattr(options, one.name)
+        if one.name == "forbidden_words":
+            check_names(one.name, value)
+        elif isinstance(one.default, int) or one.name == "max_length":
+            check_count(one.name, value, or_none=one.default is None)
+        elif isinstance(one.default, float) or one.name == "budget_ms":
+            check_number(one.name, value, or_none=one.default is None)
