@@ -13,7 +13,7 @@ else:
     # No -ffast-math, and no contraction to fused multiply-add: results are defined bit by bit and tested that way.
     compile_args = ["-O3", "-Wall", "-Wextra", "-fvisibility=hidden", "-ffp-contract=off", "-pthread"]
 
-STAGES = ("train", "export", "runtime", "benchmarks")
+STAGES = ("train", "evaluation", "export", "runtime", "benchmarks")
 ROOMS = [path.parent.as_posix().replace("/", ".") for stage in STAGES for path in Path(stage).rglob("__init__.py")]
 
 # Of the GPU's kernels, which are compiled where they are used.

@@ -17,6 +17,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
+from ..evaluation.scenes.scene_drawing import draw_scene
 from ..runtime.backends.base import Graph
 from ..runtime.backends.onnxruntime_backend import open_graph
 from ..runtime.bundle.bundle import CAPTION_WEIGHTS, Bundle, write_bundle
@@ -42,16 +43,15 @@ from ..runtime.verification.replay import (
 )
 from ..train.checkpoint import Checkpoint
 from ..train.config import Task, check_input_size
-from ..train.network import Network
-from ..train.scene_drawing import draw_scene
+from ..train.network.network import Network
 from ..train.torch_backend import TorchGraph, parts_of, spec_of
-from .caption_weights import write_caption_weights
-from .fold import fold
-from .fold_proof import VisionCost, cost_line, prove_fold, unfolded_cost
-from .graph_cleanup import check_no_constants, drop_metadata, drop_unread, fold_constants, name_by_module
-from .graph_options import GraphOptions, spec_with_options, vision_with_options
-from .precisions import PrecisionOptions, add_precisions, check_inputs
-from .quiet import quietly
+from .onnx_graphs.caption_weights import write_caption_weights
+from .onnx_graphs.fold import fold
+from .onnx_graphs.graph_cleanup import check_no_constants, drop_metadata, drop_unread, fold_constants, name_by_module
+from .onnx_graphs.graph_options import GraphOptions, spec_with_options, vision_with_options
+from .onnx_graphs.quiet import quietly
+from .parity.fold_proof import VisionCost, cost_line, prove_fold, unfolded_cost
+from .precision.precisions import PrecisionOptions, add_precisions, check_inputs
 
 OPSET = 18
 GOLDEN_IMAGES = 3

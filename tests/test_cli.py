@@ -63,11 +63,11 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def checkpoint(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained network for the scenes, boxes and semantic map only."""
     torch = pytest.importorskip("torch")
+    from yolor_edge.evaluation.dataset.coco import CocoDataset
     from yolor_edge.train.checkpoint import write_checkpoint
-    from yolor_edge.train.coco import CocoDataset
     from yolor_edge.train.config import TrainConfig
     from yolor_edge.train.loop import describe_network
-    from yolor_edge.train.network import Network
+    from yolor_edge.train.network.network import Network
 
     torch.manual_seed(0)
     dataset = CocoDataset.open(scenes, split="train")

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from yolor_edge.export import to_tensorrt
+from yolor_edge.export.engines import to_tensorrt
 
 from yolor_edge import cli
 

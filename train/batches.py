@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ..evaluation.dataset.coco import CocoDataset
+from ..evaluation.dataset.truth import Truth
 from ..runtime.bundle.tokenizer import BOS_ID, EOS_ID, PAD_ID, Tokenizer
 from ..runtime.errors import YolorEdgeError
 from ..runtime.images.preprocess import PreprocessRule
 from .augment import View, strong_view, weak_view
-from .coco import CocoDataset
 from .config import NetworkConfig, TrainConfig
 from .losses import DenseTruth
-from .truth import Truth
 
 
 @dataclass

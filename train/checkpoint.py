@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from ..runtime.errors import CheckpointError, UsageError
 from ..runtime.files import replacing_file, replacing_folder, sha256_of, write_atomically
 from .config import NetworkConfig
-from .network import Network
+from .network.network import Network
 
 SCHEMA = 1
 WEIGHTS, DESCRIPTION = "network.safetensors", "checkpoint.json"

@@ -15,20 +15,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..evaluation.dataset.coco import CocoDataset
+from ..evaluation.dataset.coco_files import splits_of
+from ..evaluation.evaluator import score_network
 from ..runtime.backends.registry import check_threads
 from ..runtime.bundle.tokenizer import PAD_ID, build_vocabulary
 from ..runtime.errors import NotHereError, UsageError, YolorEdgeError
 from ..runtime.files import write_atomically
 from .batches import Batch, training_loader
 from .checkpoint import Checkpoint, write_checkpoint
-from .coco import CocoDataset
-from .coco_files import splits_of
 from .config import CAPTIONERS, TASKS, Captioner, NetworkConfig, Size, Task, TrainConfig
-from .evaluate import score_network
 from .losses import DenseLoss, caption_loss
-from .network import Network
+from .network.network import Network
 from .progress import Progress, say
-from .state import read_state, write_state
+from .run_state import read_state, write_state
 
 RUN, STATE, LOG = "run.json", "state.safetensors", "log.jsonl"
 

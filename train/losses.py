@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..evaluation.dataset.truth import IGNORED
 from .assigner import Assignment, assign
 from .config import PROTOTYPE_STRIDE, NetworkConfig, TrainConfig
-from .truth import IGNORED
 
 # Cells whose masks are compared in one step; more only costs memory, the gradient is a mean over them.
 MASK_CELLS = 1600

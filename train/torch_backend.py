@@ -14,7 +14,7 @@ from ..runtime.errors import UsageError
 from ..runtime.images.preprocess import PreprocessRule
 from ..runtime.model import Model
 from .config import NetworkConfig
-from .network import Network
+from .network.network import Network
 
 LONGEST_CAPTION = 40
 

@@ -288,7 +288,7 @@ def _add_inspect(commands: Any) -> None:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from .train.inspection import inspect_network
+    from .train.network.cost import inspect_network
 
     write = _into(arguments)
     found = inspect_network(_network_config(arguments), arguments.input_size)

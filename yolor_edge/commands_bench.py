@@ -57,8 +57,8 @@ def add(commands: Any) -> None:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    from .benchmarks.bench import bench
-    from .benchmarks.measure import WarmUp
+    from .benchmarks.report.benchmark import bench
+    from .benchmarks.report.measure import WarmUp
 
     write = _into(arguments)
     options = _caption(arguments)

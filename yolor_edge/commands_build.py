@@ -10,7 +10,7 @@ from .spelling import flavour_name
 from .termination import terminated_like_interrupted
 
 if TYPE_CHECKING:
-    from .export.to_tensorrt import BuiltEngine
+    from .export.engines.to_tensorrt import BuiltEngine
 
 
 def add(commands: Any) -> None:
@@ -57,7 +57,7 @@ def add(commands: Any) -> None:
 
 def _build(arguments: argparse.Namespace) -> int:
     from . import cli
-    from .export.to_tensorrt import build_engines
+    from .export.engines.to_tensorrt import build_engines
 
     with terminated_like_interrupted():
         built = build_engines(
@@ -79,7 +79,7 @@ def _build(arguments: argparse.Namespace) -> int:
 
 def _choose_captions(built: Sequence[BuiltEngine], arguments: argparse.Namespace, say: Callable[[str], None]) -> None:
     """Find out which caption decoder is fastest on the GPU here, if there is one and anything new was built."""
-    from .benchmarks.caption_choice import choose_after_build
+    from .benchmarks.studies.caption_choice import choose_after_build
     from .runtime.backends.registry import backend_of_flavour
     from .runtime.bundle.bundle import Bundle
 

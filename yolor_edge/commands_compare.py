@@ -49,7 +49,7 @@ _percent.__name__ = "number of percent"
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from .benchmarks.compare import compare
+    from .benchmarks.report.comparison import compare
 
     found = compare(arguments.reports)
     _print(arguments, found.to_json(), found.table())

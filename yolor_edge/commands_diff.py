@@ -36,7 +36,7 @@ def add(commands: Any) -> None:
 
 
 def _diff(arguments: argparse.Namespace) -> int:
-    from .export.diff import diff
+    from .export.parity.stage_diff import diff
     from .runtime.errors import UsageError
     from .runtime.files import check_can_be_written, write_atomically
 

@@ -42,8 +42,8 @@ def add(commands: Any) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    from .evaluation.evaluator import evaluate
     from .runtime.captions.captioning import CaptionOptions
-    from .train.evaluate import evaluate
 
     write = _into(arguments)
     options = _caption(arguments)

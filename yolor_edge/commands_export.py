@@ -73,7 +73,7 @@ def add(commands: Any) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from .export.precisions import PrecisionOptions, read_layers
+    from .export.precision.precisions import PrecisionOptions, read_layers
     from .export.to_onnx import export_bundle
     from .runtime.bundle.graph_options import GraphOptions
     from .runtime.sources.sources import open_source

@@ -26,7 +26,7 @@ def add(commands: Any) -> None:
 
 
 def _scenes(arguments: argparse.Namespace) -> int:
-    from .train.scenes import write_scenes
+    from .evaluation.scenes.scene_files import write_scenes
 
     options = {} if arguments.size is None else {"size": arguments.size}
     out = write_scenes(

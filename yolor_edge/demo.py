@@ -37,7 +37,7 @@ def demo(
         UsageError: If the demo's files are not there, `out` is a file, or `threads` makes no sense.
         YolorEdgeError: If a step fails.
     """
-    from .benchmarks.bench import bench
+    from .benchmarks.report.benchmark import bench
     from .export.to_onnx import export_bundle
     from .runtime.backends.registry import check_threads
     from .runtime.runner.runner import run

@@ -1,7 +1,7 @@
 """Engines that are not there yet: which of them this device wants, and having them built by whoever can.
 
 Nothing here builds, and nothing builds unless it was asked to: the builder is passed in, such as
-`yolor_edge.export.to_tensorrt.build_missing`.
+`yolor_edge.export.engines.to_tensorrt.build_missing`.
 """
 
 from __future__ import annotations

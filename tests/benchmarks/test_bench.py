@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from yolor_edge.benchmarks.bench import bench
-from yolor_edge.benchmarks.measure import STAGES, Measurement, Picture, Run, WarmUp, measure
-from yolor_edge.benchmarks.report import Report
-from yolor_edge.benchmarks.report_page import object_table
+from yolor_edge.benchmarks.report.benchmark import bench
+from yolor_edge.benchmarks.report.measure import STAGES, Measurement, Picture, Run, WarmUp, measure
+from yolor_edge.benchmarks.report.report import Report
+from yolor_edge.benchmarks.report.report_page import object_table
 from yolor_edge.runtime import UsageError, load
 from yolor_edge.runtime.backends.registry import BACKENDS
 from yolor_edge.runtime.bundle.bundle import Bundle

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from yolor_edge.benchmarks.caption_decoder import main
+from yolor_edge.benchmarks.studies.caption_decoder import main
 from yolor_edge.runtime import _native
 
 

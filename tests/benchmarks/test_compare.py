@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from yolor_edge.benchmarks.bench import bench
-from yolor_edge.benchmarks.compare import LEAST_BLOCKS, compare, ratio_interval
-from yolor_edge.benchmarks.measure import WarmUp
-from yolor_edge.benchmarks.report import Report
+from yolor_edge.benchmarks.report.benchmark import bench
+from yolor_edge.benchmarks.report.comparison import LEAST_BLOCKS, compare, ratio_interval
+from yolor_edge.benchmarks.report.measure import WarmUp
+from yolor_edge.benchmarks.report.report import Report
 from yolor_edge.runtime import UsageError
 from yolor_edge.runtime.bundle.bundle import Bundle
 

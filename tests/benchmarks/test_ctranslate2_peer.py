@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from yolor_edge.benchmarks.ctranslate2_peer import CTranslate2Decoder, is_installed, write_model
+from yolor_edge.benchmarks.studies.ctranslate2_peer import CTranslate2Decoder, is_installed, write_model
 
 from ..runtime.random_decoder import random_decoder
 

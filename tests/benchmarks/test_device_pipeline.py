@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from yolor_edge.benchmarks import device_pipeline
+from yolor_edge.benchmarks.studies import device_pipeline
 from yolor_edge.runtime.cuda import installed_bindings
 from yolor_edge.runtime.environment.cuda_device import cuda_device
 

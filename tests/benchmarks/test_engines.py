@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from yolor_edge.benchmarks import engines
+from yolor_edge.benchmarks.studies import engines
 
 pytest.importorskip("torch")
 pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not there on this platform")

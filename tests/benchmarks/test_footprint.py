@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from yolor_edge.benchmarks import footprint
+from yolor_edge.benchmarks.report import footprint
 
 PROMISED_MEMORY = 60_000_000
 PROMISED_WHEEL = 2_000_000
@@ -37,6 +37,6 @@ def test_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = json.loads(out.read_text())
     assert list(report["imports"]) == ["numpy", "runtime", "opencv"]
     assert report["package"]["extension_bytes"] < report["package"]["installed_bytes"]
-    assert report["command"] == f"python -m yolor_edge.benchmarks.footprint --rounds 1 --out {out}"
+    assert report["command"] == f"python -m yolor_edge.benchmarks.report.footprint --rounds 1 --out {out}"
     printed = capsys.readouterr().out
     assert "| runtime, after numpy |" in printed and "MB packed" in printed

@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from yolor_edge.benchmarks.graph_options import VARIANTS, Variant, measure_variants, table  # noqa: E402
+from yolor_edge.benchmarks.studies.graph_options import VARIANTS, Variant, measure_variants, table  # noqa: E402
 from yolor_edge.runtime.bundle.graph_options import GraphOptions  # noqa: E402
 
 from ..export.exported import one_torch_thread  # noqa: E402

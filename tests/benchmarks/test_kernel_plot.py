@@ -6,7 +6,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from yolor_edge.benchmarks.kernel_plot import MARGIN_TOP, PANEL, plot
+from yolor_edge.benchmarks.studies.kernel_plot import MARGIN_TOP, PANEL, plot
 
 SVG = "{http://www.w3.org/2000/svg}"
 

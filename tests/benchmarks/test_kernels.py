@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from yolor_edge.benchmarks import kernel_inputs, kernels
-from yolor_edge.benchmarks import kernel_peers as peers
+from yolor_edge.benchmarks.studies import kernel_inputs, kernels
+from yolor_edge.benchmarks.studies import kernel_peers as peers
 
 
 @pytest.fixture(scope="module")

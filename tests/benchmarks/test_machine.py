@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from yolor_edge.benchmarks import machine
+from yolor_edge.benchmarks.report import machine
 
 
 def write(root: Path, name: str, text: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from yolor_edge.benchmarks.overhead import BARE, main
+from yolor_edge.benchmarks.studies.overhead import BARE, main
 from yolor_edge.runtime.bundle.bundle import Bundle
 
 

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from yolor_edge.benchmarks.percentiles import (
+from yolor_edge.benchmarks.report.percentiles import (
     PERCENTILES,
     interval_ranks,
     needed_samples,

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from yolor_edge.benchmarks import precisions
+from yolor_edge.benchmarks.studies import precisions
 
 pytest.importorskip("torch")
 

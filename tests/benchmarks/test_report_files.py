@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 
 import pytest
-from yolor_edge.benchmarks import device_pipeline, footprint, precisions
-from yolor_edge.benchmarks.report_files import output_file, output_folder, output_stem
+from yolor_edge.benchmarks.report import footprint
+from yolor_edge.benchmarks.report.report_files import output_file, output_folder, output_stem
+from yolor_edge.benchmarks.studies import device_pipeline, precisions
 
 
 def test_a_place_that_can_be_written_is_left_as_it_was(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from yolor_edge.benchmarks import soak, streams
+from yolor_edge.benchmarks.studies import soak, streams
 from yolor_edge.runtime.bundle.bundle import Bundle
 from yolor_edge.runtime.errors import UsageError
 

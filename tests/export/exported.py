@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from yolor_edge.evaluation.dataset.coco import CocoDataset
+from yolor_edge.evaluation.scenes.scene_files import write_scenes
 from yolor_edge.export.to_onnx import export_bundle
 from yolor_edge.runtime.bundle.bundle import Bundle
 from yolor_edge.train.checkpoint import Checkpoint, write_checkpoint
-from yolor_edge.train.coco import CocoDataset
 from yolor_edge.train.config import TrainConfig
 from yolor_edge.train.loop import describe_network
-from yolor_edge.train.scenes import write_scenes
 
 from .random_network import random_network
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor, nn
+from yolor_edge.evaluation.scenes.scene_drawing import draw_scene
 from yolor_edge.runtime.images.preprocess import PreprocessRule, preprocess
-from yolor_edge.train.blocks import ImplicitAdd, ImplicitMul, Prediction
 from yolor_edge.train.config import NetworkConfig
-from yolor_edge.train.network import Network
-from yolor_edge.train.scene_drawing import draw_scene
+from yolor_edge.train.network.blocks import ImplicitAdd, ImplicitMul, Prediction
+from yolor_edge.train.network.network import Network
 
 
 def random_network(config: NetworkConfig, seed: int = 0) -> Network:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import onnx
 import pytest
-from yolor_edge.export import budget
-from yolor_edge.export.budget import _signed, convolution_flops, layer_noise, meet_budget
-from yolor_edge.export.calibration import Calibration, CalibrationSet, calibrate
+from yolor_edge.export.precision import budget
+from yolor_edge.export.precision.budget import _signed, convolution_flops, layer_noise, meet_budget
+from yolor_edge.export.precision.calibration import Calibration, CalibrationSet, calibrate
 from yolor_edge.runtime.backends.base import Array
 from yolor_edge.runtime.errors import AccuracyError
 from yolor_edge.runtime.images.preprocess import PreprocessRule

@@ -7,8 +7,8 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
-from yolor_edge.export import build_needs
-from yolor_edge.export.build_needs import (
+from yolor_edge.export.engines import build_needs
+from yolor_edge.export.engines.build_needs import (
     check_room,
     free_disk_bytes,
     free_memory_mib,

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from yolor_edge.export.calibration import (
+from yolor_edge.export.parity.probe import open_probe
+from yolor_edge.export.precision.calibration import (
     Calibration,
     CalibrationSet,
     Method,
@@ -18,7 +19,6 @@ from yolor_edge.export.calibration import (
     calibration_files,
     held_out_digests,
 )
-from yolor_edge.export.probe import open_probe
 from yolor_edge.runtime.errors import CalibrationError, UsageError
 from yolor_edge.runtime.images.image_files import write_image
 from yolor_edge.runtime.images.preprocess import PreprocessRule

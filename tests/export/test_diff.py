@@ -22,8 +22,8 @@ from .exported import Exported
 onnx = pytest.importorskip("onnx")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
-from yolor_edge.export.diff import TOLERANCES, Diff, decibels, diff  # noqa: E402  it imports onnx
-from yolor_edge.export.dissect import Anatomy, stage_of  # noqa: E402
+from yolor_edge.export.parity.dissect import Anatomy, stage_of  # noqa: E402
+from yolor_edge.export.parity.stage_diff import TOLERANCES, Diff, decibels, diff  # noqa: E402  it imports onnx
 
 CHANNELS = 8
 # Every layer of the small network, with what it works on; a Concat joins two.

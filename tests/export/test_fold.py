@@ -7,10 +7,10 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
-from yolor_edge.export.fold import fold
-from yolor_edge.train.blocks import Conv, ImplicitAdd, ImplicitMul, Prediction
+from yolor_edge.export.onnx_graphs.fold import fold
 from yolor_edge.train.config import TASKS, Task
-from yolor_edge.train.network import Network
+from yolor_edge.train.network.blocks import Conv, ImplicitAdd, ImplicitMul, Prediction
+from yolor_edge.train.network.network import Network
 
 from ..train.tiny_network import tiny_config, tiny_network
 from .random_network import random_network

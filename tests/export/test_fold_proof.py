@@ -7,13 +7,13 @@ import dataclasses
 import pytest
 import torch
 from torch import nn
-from yolor_edge.export import fold_proof
-from yolor_edge.export.fold import fold
-from yolor_edge.export.fold_proof import VisionCost, cost_line, prove_fold, unfolded_cost
+from yolor_edge.export.onnx_graphs.fold import fold
+from yolor_edge.export.parity import fold_proof
+from yolor_edge.export.parity.fold_proof import VisionCost, cost_line, prove_fold, unfolded_cost
 from yolor_edge.export.to_onnx import export_part
 from yolor_edge.runtime.errors import ParityError
-from yolor_edge.train.inspection import inspect_network
-from yolor_edge.train.network import Network
+from yolor_edge.train.network.cost import inspect_network
+from yolor_edge.train.network.network import Network
 from yolor_edge.train.torch_backend import parts_of
 
 from ..train.tiny_network import tiny_config, tiny_network

@@ -8,15 +8,16 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from yolor_edge.export.calibration import CalibrationSet, calibrate
-from yolor_edge.export.choices import GIVEN_CHOICE, choices_of, chosen, with_choices_given, with_choices_shown
-from yolor_edge.export.diff import diff
-from yolor_edge.export.fold import fold
-from yolor_edge.export.fold_proof import prove_fold
-from yolor_edge.export.graph_options import GraphOptions, vision_with_options
-from yolor_edge.export.probe import open_model
-from yolor_edge.export.to_fp16 import to_fp16
-from yolor_edge.export.to_int8 import quantize
+from yolor_edge.evaluation.scenes.scene_drawing import draw_scene
+from yolor_edge.export.onnx_graphs.fold import fold
+from yolor_edge.export.onnx_graphs.graph_options import GraphOptions, vision_with_options
+from yolor_edge.export.parity.fold_proof import prove_fold
+from yolor_edge.export.parity.probe import open_model
+from yolor_edge.export.parity.stage_diff import diff
+from yolor_edge.export.precision.calibration import CalibrationSet, calibrate
+from yolor_edge.export.precision.choices import GIVEN_CHOICE, choices_of, chosen, with_choices_given, with_choices_shown
+from yolor_edge.export.precision.to_fp16 import to_fp16
+from yolor_edge.export.precision.to_int8 import quantize
 from yolor_edge.export.to_onnx import export_bundle, export_part
 from yolor_edge.runtime.backends.base import Array
 from yolor_edge.runtime.bundle.caption_weights import open_caption_weights
@@ -27,8 +28,7 @@ from yolor_edge.runtime.verification.comparison import Tolerances, compare_heads
 from yolor_edge.runtime.verification.golden import read_golden
 from yolor_edge.runtime.verification.replay import verify
 from yolor_edge.train.config import Task
-from yolor_edge.train.network import Network
-from yolor_edge.train.scene_drawing import draw_scene
+from yolor_edge.train.network.network import Network
 from yolor_edge.train.torch_backend import parts_of, torch_model
 
 from .exported import INPUT_SIZE, Exported

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
-from yolor_edge.export.graph_cleanup import (
+from yolor_edge.export.onnx_graphs.graph_cleanup import (
     check_no_constants,
     drop_metadata,
     drop_unread,

@@ -10,16 +10,16 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from yolor_edge.evaluation.scenes.scene_drawing import draw_scene
 from yolor_edge.export import to_onnx
-from yolor_edge.export.graph_options import GraphOptions, spec_with_options, vision_with_options
+from yolor_edge.export.onnx_graphs.graph_options import GraphOptions, spec_with_options, vision_with_options
 from yolor_edge.export.to_onnx import export_bundle
 from yolor_edge.runtime.backends.registry import open_graphs
 from yolor_edge.runtime.bundle.bundle import Bundle
 from yolor_edge.runtime.errors import UsageError
 from yolor_edge.runtime.model import load
 from yolor_edge.runtime.verification.replay import Tolerances, compare_heads, read_golden, verify
-from yolor_edge.train.network import Network
-from yolor_edge.train.scene_drawing import draw_scene
+from yolor_edge.train.network.network import Network
 from yolor_edge.train.torch_backend import TorchGraph, parts_of, torch_model
 
 from ..train.tiny_network import tiny_config, tiny_network

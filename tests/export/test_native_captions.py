@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from yolor_edge.export.caption_weights import write_caption_weights
-from yolor_edge.export.fold import fold
+from yolor_edge.evaluation.scenes.scene_drawing import draw_scene
+from yolor_edge.export.onnx_graphs.caption_weights import write_caption_weights
+from yolor_edge.export.onnx_graphs.fold import fold
 from yolor_edge.export.to_onnx import export_part
 from yolor_edge.runtime.backends.onnxruntime_backend import open_graph
 from yolor_edge.runtime.bundle.bundle import Bundle
@@ -22,7 +23,6 @@ from yolor_edge.runtime.files import sha256_of
 from yolor_edge.runtime.images.preprocess import preprocess
 from yolor_edge.runtime.model import load
 from yolor_edge.train.checkpoint import Checkpoint
-from yolor_edge.train.scene_drawing import draw_scene
 from yolor_edge.train.torch_backend import parts_of, spec_of
 
 from .exported import Exported

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from yolor_edge.export import precisions
-from yolor_edge.export.precisions import Added, PrecisionOptions, add_precisions, check_inputs, read_layers
+from yolor_edge.evaluation.scenes.scene_files import write_scenes
+from yolor_edge.export.precision import precisions
+from yolor_edge.export.precision.precisions import Added, PrecisionOptions, add_precisions, check_inputs, read_layers
 from yolor_edge.runtime.bundle.bundle import Bundle, write_bundle
 from yolor_edge.runtime.errors import AccuracyError, CalibrationError, ParityError, UsageError
 from yolor_edge.runtime.model import load
 from yolor_edge.runtime.verification.golden import read_golden
-from yolor_edge.train.scenes import write_scenes
 
 from .exported import INPUT_SIZE, Exported
 
@@ -59,7 +59,7 @@ def quick(noise_measured_once: dict[str, dict[str, float]], monkeypatch: pytest.
 
     A network that was never trained multiplies rounding until its fp16 answers are others.
     """
-    monkeypatch.setattr("yolor_edge.export.budget.layer_noise", lambda *_: noise_measured_once)
+    monkeypatch.setattr("yolor_edge.export.precision.budget.layer_noise", lambda *_: noise_measured_once)
     monkeypatch.setattr(precisions, "compare", lambda *_: [])
     monkeypatch.setattr(precisions, "captions_check", lambda *_: None)
 

@@ -17,7 +17,7 @@ import onnx
 import pytest
 from numpy.typing import DTypeLike, NDArray
 from onnx import TensorProto, helper, numpy_helper
-from yolor_edge.export.tensorrt_flavours import BuildJob, Toolkit, load_toolkit
+from yolor_edge.export.engines.tensorrt_flavours import BuildJob, Toolkit, load_toolkit
 from yolor_edge.runtime.errors import EngineBuildError
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not there on this platform")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from yolor_edge.export.tensorrt_flavours import BuildJob, Toolkit, load_toolkit
+from yolor_edge.export.engines.tensorrt_flavours import BuildJob, Toolkit, load_toolkit
 from yolor_edge.runtime.environment.cuda_device import CudaDevice
 from yolor_edge.runtime.environment.tensorrt_package import installed_flavours
 from yolor_edge.runtime.errors import BackendError, EngineBuildError, UsageError
@@ -171,7 +171,7 @@ def test_an_older_version_does_not_know_newer_levels() -> None:
 
 
 def test_tensorrt_without_a_gpu_names_the_other_flavour(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("yolor_edge.export.tensorrt_flavours.cuda_device", lambda: None)
+    monkeypatch.setattr("yolor_edge.export.engines.tensorrt_flavours.cuda_device", lambda: None)
     toolkit = Toolkit("tensorrt", FakeTensorrt("10.3.0"))
     with pytest.raises(BackendError, match=r"only on a machine with an NVIDIA GPU .* --flavour tensorrt_rtx"):
         toolkit.check_targets(())

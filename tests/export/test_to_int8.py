@@ -8,11 +8,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from yolor_edge.export.calibration import Calibration, CalibrationSet, calibrate
-from yolor_edge.export.graph_view import GraphView
-from yolor_edge.export.probe import open_model, open_probe
-from yolor_edge.export.space_to_depth import SUFFIX, stem_on_blocks
-from yolor_edge.export.to_int8 import Quantized, quantize
+from yolor_edge.export.onnx_graphs.graph_view import GraphView
+from yolor_edge.export.onnx_graphs.space_to_depth import SUFFIX, stem_on_blocks
+from yolor_edge.export.parity.probe import open_model, open_probe
+from yolor_edge.export.precision.calibration import Calibration, CalibrationSet, calibrate
+from yolor_edge.export.precision.to_int8 import Quantized, quantize
 from yolor_edge.runtime.backends.base import Array
 from yolor_edge.runtime.errors import CalibrationError, UsageError
 from yolor_edge.runtime.images.preprocess import PreprocessRule

@@ -15,10 +15,11 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from yolor_edge.evaluation.scenes.scene_drawing import draw_scene
 from yolor_edge.export import to_onnx
-from yolor_edge.export.fold import fold
-from yolor_edge.export.fold_proof import VisionCost
-from yolor_edge.export.graph_cleanup import check_no_constants
+from yolor_edge.export.onnx_graphs.fold import fold
+from yolor_edge.export.onnx_graphs.graph_cleanup import check_no_constants
+from yolor_edge.export.parity.fold_proof import VisionCost
 from yolor_edge.export.to_onnx import export_bundle
 from yolor_edge.runtime.backends.onnxruntime_backend import open_graph
 from yolor_edge.runtime.backends.registry import open_graphs
@@ -29,8 +30,7 @@ from yolor_edge.runtime.images.image_files import write_image
 from yolor_edge.runtime.model import Model
 from yolor_edge.runtime.verification.replay import Tolerances, answers_of, compare, read_golden, verify
 from yolor_edge.train.checkpoint import Checkpoint
-from yolor_edge.train.network import Network
-from yolor_edge.train.scene_drawing import draw_scene
+from yolor_edge.train.network.network import Network
 from yolor_edge.train.torch_backend import TorchGraph, parts_of, spec_of, torch_model
 
 from .exported import Exported

@@ -17,10 +17,10 @@ from typing import Any
 import onnx
 import pytest
 from onnx import helper
-from yolor_edge.export import build_needs, engine_worker, to_tensorrt
-from yolor_edge.export.engine_worker import peak_memory_mib
-from yolor_edge.export.tensorrt_flavours import Toolkit
-from yolor_edge.export.to_tensorrt import BuiltEngine, build_engines, profile_ranges
+from yolor_edge.export.engines import build_needs, engine_worker, to_tensorrt
+from yolor_edge.export.engines.engine_worker import peak_memory_mib
+from yolor_edge.export.engines.tensorrt_flavours import Toolkit
+from yolor_edge.export.engines.to_tensorrt import BuiltEngine, build_engines, profile_ranges
 from yolor_edge.runtime.bundle.bundle import Bundle, write_bundle
 from yolor_edge.runtime.bundle.engines import EngineRecord, find_engine
 from yolor_edge.runtime.environment.cuda_device import CudaDevice
@@ -56,9 +56,9 @@ def boxes_bundle(tmp_path: Path) -> Bundle:
 @pytest.fixture(scope="session")
 def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The demo checkpoint as a bundle with a graph in every precision, as `yolor-edge export` writes them."""
-    from yolor_edge.export.precisions import PrecisionOptions
+    from yolor_edge.evaluation.scenes.scene_files import write_scenes
+    from yolor_edge.export.precision.precisions import PrecisionOptions
     from yolor_edge.export.to_onnx import export_bundle
-    from yolor_edge.train.scenes import write_scenes
 
     from .exported import one_torch_thread
 
@@ -127,10 +127,10 @@ def test_the_demo_checkpoint_builds_in_every_precision_for_four_targets(demo_bun
 @pytest.fixture(scope="session")
 def optioned_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The demo checkpoint with all that a graph can do beside the network, in every precision."""
-    from yolor_edge.export.graph_options import GraphOptions
-    from yolor_edge.export.precisions import PrecisionOptions
+    from yolor_edge.evaluation.scenes.scene_files import write_scenes
+    from yolor_edge.export.onnx_graphs.graph_options import GraphOptions
+    from yolor_edge.export.precision.precisions import PrecisionOptions
     from yolor_edge.export.to_onnx import export_bundle
-    from yolor_edge.train.scenes import write_scenes
 
     from .exported import one_torch_thread
 
@@ -167,9 +167,9 @@ def test_graphs_with_top_k_and_semantic_map_build(optioned_bundle: Bundle, preci
 @pytest.fixture(scope="module")
 def gated_bundle(gated: Exported, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A bundle whose captions look at regions, with graphs in every precision, be their answers what they may."""
-    from yolor_edge.export.calibration import CalibrationSet, calibrate
-    from yolor_edge.export.to_fp16 import halve_around_int8, to_fp16
-    from yolor_edge.export.to_int8 import quantize
+    from yolor_edge.export.precision.calibration import CalibrationSet, calibrate
+    from yolor_edge.export.precision.to_fp16 import halve_around_int8, to_fp16
+    from yolor_edge.export.precision.to_int8 import quantize
 
     folder = Path(shutil.copytree(gated.bundle.path, tmp_path_factory.mktemp("precise") / "bundle"))
     graphs = {part: dict(files) for part, files in gated.bundle.graphs.items()}
@@ -500,7 +500,7 @@ def test_frozen_builds_from_the_timing_cache_alone(boxes_bundle: Bundle, on_an_o
 
 def test_building_needs_neither_torch_nor_onnx() -> None:
     code = (
-        "import sys, yolor_edge.export.to_tensorrt, yolor_edge.export.engine_worker\n"
+        "import sys, yolor_edge.export.engines.to_tensorrt, yolor_edge.export.engines.engine_worker\n"
         "print(sorted({'torch', 'onnx', 'tensorrt', 'tensorrt_rtx'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

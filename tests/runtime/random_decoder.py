@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from yolor_edge.export.caption_weights import write_caption_weights
+from yolor_edge.export.onnx_graphs.caption_weights import write_caption_weights
 
 from ..reference.caption_decoder import ReferenceDecoder
 

@@ -9,7 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from yolor_edge.export.caption_weights import dims_of, pack_fp32, pack_int8, quantise_finely, quantise_outputs
+from yolor_edge.export.onnx_graphs.caption_weights import (
+    dims_of,
+    pack_fp32,
+    pack_int8,
+    quantise_finely,
+    quantise_outputs,
+)
 from yolor_edge.runtime.bundle.caption_weights import ALIGNMENT, PREFIX, open_caption_weights
 from yolor_edge.runtime.errors import BundleError
 

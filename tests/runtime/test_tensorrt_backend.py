@@ -48,7 +48,7 @@ def test_a_real_engine_on_a_driver_that_cannot_run_it_is_one_line(pretended_driv
     if "cuda-python" not in installed_bindings():
         pytest.skip("cuda-python is not installed")
     pytest.importorskip("onnx")
-    from yolor_edge.export.to_tensorrt import build_engines
+    from yolor_edge.export.engines.to_tensorrt import build_engines
 
     bundle = write_tiny_bundle(tmp_path / "tiny", ("boxes",))
     build_engines(bundle, "fp32", ("sm_86",), flavour="tensorrt_rtx")

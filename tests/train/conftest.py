@@ -32,7 +32,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set of eight drawn scenes of 64 x 96 with all four kinds of truth, split "train"."""
-    from yolor_edge.train.scenes import write_scenes
+    from yolor_edge.evaluation.scenes.scene_files import write_scenes
 
     return write_scenes(tmp_path_factory.mktemp("data") / "scenes", images=8, seed=3, size=(64, 96))
 

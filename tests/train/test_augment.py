@@ -9,12 +9,12 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from yolor_edge.evaluation.dataset.coco import CocoDataset, Truth
+from yolor_edge.evaluation.dataset.segmentations import coco_mask
+from yolor_edge.evaluation.dataset.truth import PanopticMap
 from yolor_edge.runtime.images.preprocess import Letterbox, PreprocessRule, preprocess
 from yolor_edge.train.augment import View, strong_view, weak_view
-from yolor_edge.train.coco import CocoDataset, Truth
 from yolor_edge.train.config import TrainConfig
-from yolor_edge.train.segmentations import coco_mask
-from yolor_edge.train.truth import PanopticMap
 
 RULE = PreprocessRule(input_size=(96, 128))
 STILL = TrainConfig(mosaic=0, mixup=0, flip=0, scale_range=0, translate=0, color=0)

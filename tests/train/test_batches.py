@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from yolor_edge.evaluation.dataset.coco import CocoDataset
 from yolor_edge.runtime.bundle.tokenizer import BOS_ID, EOS_ID, PAD_ID, Tokenizer
 from yolor_edge.train.batches import Batch, training_loader
-from yolor_edge.train.coco import CocoDataset
 from yolor_edge.train.config import NetworkConfig, TrainConfig
 from yolor_edge.train.loop import describe_network
 

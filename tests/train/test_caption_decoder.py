@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
-from yolor_edge.train.caption_decoder import CaptionDecoder, GatedDecoderLayer, sine_positions
+from yolor_edge.train.network.caption_decoder import CaptionDecoder, GatedDecoderLayer, sine_positions
 
 from ..reference.caption_decoder import ReferenceDecoder
 

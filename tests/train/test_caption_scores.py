@@ -6,7 +6,7 @@ import math
 import random
 
 import pytest
-from yolor_edge.train.caption_scores import bleu, cider
+from yolor_edge.evaluation.caption_scores import bleu, cider
 
 REFERENCES = [
     ["a red star left of a blue circle", "a star is on grass", "red star near a circle"],

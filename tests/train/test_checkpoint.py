@@ -14,7 +14,7 @@ from yolor_edge.runtime.errors import CheckpointError
 from yolor_edge.runtime.files import sha256_of
 from yolor_edge.train import checkpoint as checkpoint_module
 from yolor_edge.train.checkpoint import DESCRIPTION, WEIGHTS, Checkpoint, write_checkpoint
-from yolor_edge.train.network import Network
+from yolor_edge.train.network.network import Network
 
 from .tiny_network import tiny_config, tiny_network
 

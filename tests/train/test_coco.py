@@ -9,9 +9,9 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from yolor_edge.evaluation.dataset.coco import CocoDataset
+from yolor_edge.evaluation.dataset.segmentations import coco_mask, masks_from_rles
 from yolor_edge.runtime.errors import DatasetError
-from yolor_edge.train.coco import CocoDataset
-from yolor_edge.train.segmentations import coco_mask, masks_from_rles
 
 SQUARE = [[2.0, 1.0, 8.0, 1.0, 8.0, 6.0, 2.0, 6.0]]
 HEIGHT, WIDTH = 12, 16

@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
+from yolor_edge.evaluation.dataset.coco import CocoDataset
+from yolor_edge.evaluation.dataset.segmentations import masks_from_rles
+from yolor_edge.evaluation.dataset.truth import Truth
+from yolor_edge.evaluation.evaluator import Evaluation, evaluate, score_model, score_network
 from yolor_edge.runtime.bundle.spec import ModelSpec
 from yolor_edge.runtime.captions.captioning import CaptionOptions
 from yolor_edge.runtime.errors import BundleError, CheckpointError, DatasetError, UsageError
 from yolor_edge.runtime.model import Model
 from yolor_edge.runtime.results import Caption, InstanceMasks, Result
 from yolor_edge.train.checkpoint import write_checkpoint
-from yolor_edge.train.coco import CocoDataset
 from yolor_edge.train.config import TrainConfig
-from yolor_edge.train.evaluate import Evaluation, evaluate, score_model, score_network
 from yolor_edge.train.loop import describe_network
-from yolor_edge.train.segmentations import masks_from_rles
 from yolor_edge.train.torch_backend import spec_of, torch_model
-from yolor_edge.train.truth import Truth
 
 from .tiny_network import tiny_network
 
@@ -177,7 +177,7 @@ def test_a_limit_must_be_positive(exported: Exported, limit: int) -> None:
 def test_a_bundle_is_scored_without_torch(exported: Exported) -> None:
     code = (
         "import sys\n"
-        "from yolor_edge.train.evaluate import evaluate\n"
+        "from yolor_edge.evaluation.evaluator import evaluate\n"
         "found = evaluate(sys.argv[1], sys.argv[2], limit=1, threads=1)\n"
         "print(found.scores.images, sorted({'torch', 'onnx', 'safetensors'} & set(sys.modules)))"
     )

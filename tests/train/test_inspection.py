@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from yolor_edge.runtime.errors import UsageError
-from yolor_edge.train.inspection import PAST_WORDS, RULE, inspect_network
+from yolor_edge.train.network.cost import PAST_WORDS, RULE, inspect_network
 
 from .tiny_network import published_config, tiny_config, tiny_network
 

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from yolor_edge.evaluation.dataset.coco import CocoDataset
+from yolor_edge.evaluation.scenes.scene_files import write_scenes
 from yolor_edge.runtime.errors import DatasetError, ImageError, UsageError
 from yolor_edge.train import loop
 from yolor_edge.train.batches import training_loader
 from yolor_edge.train.checkpoint import Checkpoint
-from yolor_edge.train.coco import CocoDataset
 from yolor_edge.train.config import CAPTIONERS, TASKS, Captioner, Task, TrainConfig
 from yolor_edge.train.loop import LOG, RUN, STATE, Trainer, describe_network, fit, resume
-from yolor_edge.train.scenes import write_scenes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

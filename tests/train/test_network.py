@@ -7,10 +7,10 @@ import itertools
 import pytest
 import torch
 from torch import nn
-from yolor_edge.train.blocks import SPPCSPC, ImplicitAdd, ImplicitMul, Prediction
 from yolor_edge.train.config import SIZES, TASKS, Task
 from yolor_edge.train.losses import cell_centres
-from yolor_edge.train.network import Network
+from yolor_edge.train.network.blocks import SPPCSPC, ImplicitAdd, ImplicitMul, Prediction
+from yolor_edge.train.network.network import Network
 
 from ..reference import boxes as reference_boxes
 from .tiny_network import published_config, tiny_config, tiny_network

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from yolor_edge.train.caption_decoder import sine_positions
-from yolor_edge.train.regions import RegionMemory, best_cells, cell_positions, region_margins
+from yolor_edge.train.network.caption_decoder import sine_positions
+from yolor_edge.train.network.regions import RegionMemory, best_cells, cell_positions, region_margins
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from yolor_edge.runtime.errors import DatasetError
-from yolor_edge.train.scene_captions import (
+from yolor_edge.evaluation.scenes.scene_captions import (
     GROUNDS,
     SHAPES,
     SKIES,
@@ -19,6 +18,7 @@ from yolor_edge.train.scene_captions import (
     relation_between,
     write_captions,
 )
+from yolor_edge.runtime.errors import DatasetError
 
 STAR = SceneObject("star", "red", 900.0, (20, 120, 80, 180), "grass")
 CIRCLE = SceneObject("circle", "blue", 400.0, (180, 130, 210, 160), "grass")

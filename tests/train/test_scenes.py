@@ -10,13 +10,13 @@ import cv2
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
+from yolor_edge.evaluation.dataset.coco import CocoDataset
+from yolor_edge.evaluation.scenes import scene_files as scenes
+from yolor_edge.evaluation.scenes.scene_captions import SHAPES, caption_facts, facts_from_truth
+from yolor_edge.evaluation.scenes.scene_drawing import LEAST_LEAD, LEAST_VISIBLE_AREA, STUFF, draw_scene, visible_boxes
+from yolor_edge.evaluation.scenes.scene_files import write_scenes
 from yolor_edge.runtime.bundle.tokenizer import normalise
 from yolor_edge.runtime.errors import UsageError
-from yolor_edge.train import scenes
-from yolor_edge.train.coco import CocoDataset
-from yolor_edge.train.scene_captions import SHAPES, caption_facts, facts_from_truth
-from yolor_edge.train.scene_drawing import LEAST_LEAD, LEAST_VISIBLE_AREA, STUFF, draw_scene, visible_boxes
-from yolor_edge.train.scenes import write_scenes
 
 # pycocotools 2.0.11 and older decode in a way that newer numpy warns of.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")

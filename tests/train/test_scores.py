@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from yolor_edge.evaluation.dataset.coco import CocoDataset, Truth
+from yolor_edge.evaluation.dataset.segmentations import coco_mask
+from yolor_edge.evaluation.scores import Predictions, Scores, score_dataset
 from yolor_edge.runtime.results import Caption, InstanceMasks, Result
-from yolor_edge.train.coco import CocoDataset, Truth
-from yolor_edge.train.scores import Predictions, Scores, score_dataset
-from yolor_edge.train.segmentations import coco_mask
 
 SIZE = (40, 60)
 CLASSES = ("circle", "star")

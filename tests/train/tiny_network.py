@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from yolor_edge.train.config import TASKS, NetworkConfig
-from yolor_edge.train.network import Network
+from yolor_edge.train.network.network import Network
 
 SPECIALS = ("<pad>", "<unk>", "<bos>", "<eos>")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from yolor_edge.benchmarks import device_pipeline
+from yolor_edge.benchmarks.studies import device_pipeline
 
 from ...runtime.tiny_bundle import write_tiny_bundle
 from ..engines import add_engine
@@ -29,7 +29,7 @@ def test_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypa
     assert code == 0, printed
     assert "All answers are equal to the CPU's, bit for bit." in printed
     report = json.loads(out.read_text())
-    assert report["command"].startswith("python -m yolor_edge.benchmarks.device_pipeline ")
+    assert report["command"].startswith("python -m yolor_edge.benchmarks.studies.device_pipeline ")
     assert report["differences"] == []
     assert report["device"]["name"] == "Pretended GPU"
     assert set(report["stages"]) == {"letterbox", "network", "boxes", "masks", "semantic"}

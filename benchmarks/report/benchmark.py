@@ -1,0 +1,280 @@
+"""`yolor-edge bench`: one bundle on one machine, into a latency report with its accuracy beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from ...runtime.backends.base import usable_cores
+from ...runtime.backends.registry import backend_entry, graph_files
+from ...runtime.bundle.bundle import Bundle
+from ...runtime.captions.captioning import CaptionOptions
+from ...runtime.errors import UsageError
+from ...runtime.files import check_can_be_written
+from ...runtime.images.image_files import write_image
+from ...runtime.model import Model, caption_decoder_name, load
+from ...runtime.sources.sources import open_source
+from ...runtime.verification.replay import GOLDEN_FOLDER, read_golden
+from .machine import busy_share, describe_machine, describe_state, peak_memory_bytes, source_commit
+from .measure import WarmUp, measure
+from .report import Report
+
+Progress = Callable[[str, int, int], None]
+
+_NO_TRANSFERS = "none, everything runs on the CPU"
+_HEADS_BACK = "the letterboxed picture to the GPU and raw heads back, in the stage network"
+_ANSWERS_BACK = (
+    "the picture's bytes to the GPU, in the stage preprocess; boxes, masks, semantic map and caption memory back, each "
+    "in its own stage"
+)
+
+
+def bench(
+    bundle: Bundle | str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    images: str | os.PathLike[str] | None = None,
+    runs: int = 200,
+    data: str | os.PathLike[str] | None = None,
+    *,
+    split: str | None = None,
+    limit: int | None = None,
+    tasks: Collection[str] | None = None,
+    backend: str = "onnxruntime",
+    precision: str = "fp32",
+    threads: int | None = None,
+    beam_size: int = CaptionOptions.beam_size,
+    caption_decoder: str | None = None,
+    caption_budget_ms: float | None = None,
+    score_threshold: float | None = None,
+    warmup: WarmUp | None = None,
+    maximum_seconds: float | None = None,
+    post_processing: str | None = None,
+    command: str | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Measure a bundle on this machine and write `report.json` and `report.md`.
+
+    Args:
+        bundle: A bundle folder, or one already opened.
+        out: Folder of the report, made if missing.
+        images: A picture, a folder of pictures or a glob; None for those of `data`, else the bundle's golden
+            inputs.
+        runs: How many runs count.
+        data: A data set in COCO's layout to score the same bundle on; None for no accuracy.
+        split: Its split; None for the first whose name starts with "val", or the only one.
+        limit: Score only its first images.
+        tasks: Which answers are timed; None for all the model has. The accuracy is always of all.
+        backend: What runs the graphs.
+        precision: Of the graphs.
+        threads: CPU threads; None for as many as this process may run on.
+        beam_size: Of the caption search; 1 is greedy.
+        caption_decoder: What writes captions, as in `load`.
+        caption_budget_ms: Time for a caption, as in `CaptionOptions`; None for no limit.
+        score_threshold: Boxes score above this while timing; None for the model's default.
+        warmup: When to begin counting; None for the defaults.
+        maximum_seconds: End the counted runs after this time; None for no limit.
+        post_processing: "gpu" or "cpu", as in `load`.
+        command: What to name as the command in the report; None for that of this process.
+        progress: Called with what is going on ("timing", "scoring"), how much is done, and how much there is.
+
+    Returns:
+        The report as it was written.
+
+    Raises:
+        UsageError: If an argument makes no sense or `out` is a file.
+        BundleError, DatasetError, ImageError: If what is to be read is not as it should be.
+        BackendError: If the backend is not installed or fails.
+        OSError: If the disk refuses.
+    """
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder}: is a file, expected a folder to write the report to")
+    check_can_be_written(folder)
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit must be at least 1, got {limit}")
+    caption = CaptionOptions(beam_size=beam_size, budget_ms=caption_budget_ms)
+    before = {**describe_state(), "cpu_busy_share": busy_share()}
+    dataset = _open_dataset(data, split)
+
+    cold: dict[str, Any] = {}
+    started = time.perf_counter_ns()
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    cold["bundle_open_ms"] = _milliseconds_since(started) if opened is not bundle else "unknown"
+    was_imported = backend_entry(backend).package in sys.modules
+    started = time.perf_counter_ns()
+    precision = opened.choose_precision(precision, backend)
+    load(opened, backend, precision, threads, caption_decoder, post_processing=post_processing).close()
+    cold["first_load_ms"] = _milliseconds_since(started)
+    cold["first_load_imports_backend"] = not was_imported
+    started = time.perf_counter_ns()
+    with contextlib.ExitStack() as stack:
+        model = stack.enter_context(
+            load(opened, backend, precision, threads, caption_decoder, post_processing=post_processing)
+        )
+        cold["load_ms"] = _milliseconds_since(started)
+        if dataset is not None:
+            from ...evaluation.evaluator import shared_tasks
+
+            shared_tasks(model, dataset)  # refused now, not after the timing
+        pictures, origin = stack.enter_context(_pictures(images, dataset, opened))
+        measured = measure(
+            model,
+            pictures,
+            runs,
+            tasks=tasks,
+            caption=caption,
+            score_threshold=score_threshold,
+            warmup=warmup,
+            maximum_seconds=maximum_seconds,
+            progress=None if progress is None else lambda done, total: progress("timing", done, total),
+        )
+        cold["first_inference_ms"] = round(measured.first_inference_ms, 3)
+        peak = peak_memory_bytes()
+        accuracy = None
+        if dataset is not None:
+            accuracy = _accuracy(model, dataset, limit, caption, progress)
+        spec, facts, ran_on = model.spec, model.facts, model.post_processing
+    rule = warmup or WarmUp()
+    graph_paths = graph_files(opened, backend, precision).values()
+    on_gpu = backend_entry(backend).needs_gpu
+    limits = spec.thresholds
+    report = Report(
+        identity={
+            "name": spec.name,
+            "bundle": str(opened.path),
+            "bundle_sha256": opened.digest,
+            "files_sha256": {
+                path.name: opened.files.get(path.relative_to(opened.path).as_posix(), "unknown") for path in graph_paths
+            },
+            "backend": backend if on_gpu else f"{backend}-cpu",
+            "precision": precision,
+            "commit": source_commit(),
+            "command": command or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "provenance": dict(opened.provenance),
+        },
+        machine=describe_machine(),
+        protocol={
+            "scenario": "single stream: the next picture when the last is done",
+            "batch": 1,
+            "tasks": list(spec.choose_tasks(tasks)),
+            "input_size": list(spec.input_size),
+            "threads": threads or usable_cores(),
+            "runs_asked_for": runs,
+            "maximum_seconds": maximum_seconds,
+            "warmup": {
+                "rule": "until the time has passed and two successive windows of runs have like medians",
+                "minimum_seconds": rule.minimum_seconds,
+                "maximum_seconds": rule.maximum_seconds,
+                "tolerance": rule.tolerance,
+                "was_steady": measured.is_steady,
+            },
+            "pictures": origin,
+            "score_threshold": limits.score if score_threshold is None else score_threshold,
+            "iou_threshold": limits.iou,
+            "max_detections": limits.max_detections,
+            "caption_beam_size": beam_size,
+            "caption_decoder": caption_decoder_name(opened, backend, precision, caption_decoder),
+            "caption_budget_ms": "none" if caption_budget_ms is None else caption_budget_ms,
+            "seed": "none, nothing is drawn at random",
+            "timed": "from the path of a picture file, in the file cache, to the result in memory",
+            "clock": "time.perf_counter_ns",
+            "post_processing": ran_on,
+            "transfers": _transfers(backend, ran_on),
+            **({"on_device": facts} if facts else {}),
+            "state_before": before,
+        },
+        cold=cold,
+        memory={
+            "peak_rss_bytes": peak,
+            "graph_bytes": {path.name: path.stat().st_size for path in graph_paths},
+            "bundle_bytes": sum((opened.path / name).stat().st_size for name in opened.files),
+        },
+        measurement=measured,
+        accuracy=accuracy,
+    )
+    report.save(folder)
+    return report
+
+
+@contextlib.contextmanager
+def _pictures(
+    images: str | os.PathLike[str] | None, dataset: Any, bundle: Bundle
+) -> Iterator[tuple[list[Path], dict[str, Any]]]:
+    """The files to measure with, and where they come from; those made for the purpose are gone afterwards."""
+    if images is not None:
+        source = open_source(images)
+        if source.kind != "images":
+            raise UsageError(f"{source.name}: is a video or a camera; a report needs pictures")
+        yield list(source.files), {"origin": "files", "path": os.fspath(images)}
+    elif dataset is not None:
+        files = [dataset[i].path for i in range(len(dataset))]
+        yield files, {"origin": "data set", "path": str(dataset.root), "split": dataset.split}
+    else:
+        with tempfile.TemporaryDirectory(prefix="yolor-edge-bench-") as folder:
+            files = _golden_pictures(bundle, Path(folder))
+            yield files, {"origin": "golden inputs of the bundle, written as JPEG", "path": "golden"}
+
+
+def _golden_pictures(bundle: Bundle, folder: Path) -> list[Path]:
+    """The pictures of the bundle's golden inputs, written as files.
+
+    Raises:
+        UsageError: If there are none.
+    """
+    files: list[Path] = []
+    for name in sorted(name for name in bundle.files if name.startswith(f"{GOLDEN_FOLDER}/")):
+        image, _ = read_golden(bundle.path / name)
+        files.append(folder / f"{Path(name).stem}.jpg")
+        write_image(files[-1], image)
+    if not files:
+        raise UsageError(f"{bundle.path}: has no golden inputs to measure with; pass --images")
+    return files
+
+
+def _open_dataset(data: str | os.PathLike[str] | None, split: str | None) -> Any:
+    """The data set to score on, or None."""
+    if data is None:
+        if split is not None:
+            raise UsageError("a split was named without a data set; pass --data")
+        return None
+    from ...evaluation.dataset.coco import CocoDataset
+
+    return CocoDataset.open(Path(data), split=split, role="val")
+
+
+def _accuracy(
+    model: Model, dataset: Any, limit: int | None, caption: CaptionOptions, progress: Progress | None
+) -> dict[str, Any]:
+    """Scores of the very model that was timed."""
+    from ...evaluation.evaluator import SCORE_THRESHOLD, score_model
+
+    evaluation = score_model(
+        model,
+        dataset,
+        limit,
+        caption,
+        None if progress is None else lambda done, total: progress("scoring", done, total),
+    )
+    found = evaluation.to_json()
+    found["score_threshold"] = SCORE_THRESHOLD
+    found["table"] = evaluation.table()
+    return found
+
+
+def _transfers(backend: str, post_processing: str) -> str:
+    """What crosses the bus for a picture."""
+    if not backend_entry(backend).needs_gpu:
+        return _NO_TRANSFERS
+    return _ANSWERS_BACK if post_processing == "gpu" else _HEADS_BACK
+
+
+def _milliseconds_since(started_ns: int) -> float:
+    return round((time.perf_counter_ns() - started_ns) / 1e6, 3)

@@ -1,0 +1,209 @@
+"""Scores of a checkpoint or a bundle on a data set, through the one pipeline that ships."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..runtime.captions.captioning import CaptionOptions
+from ..runtime.errors import UsageError
+from ..runtime.model import Model, load
+from ..runtime.results import Result
+from .dataset.coco import CocoDataset
+from .dataset.truth import Truth
+from .scenes.scene_captions import caption_facts
+from .scores import Scores, score_dataset, table_line
+
+if TYPE_CHECKING:
+    from ..train.network.network import Network
+
+# Average precision integrates over all scores, so next to no box may be cut off beforehand.
+SCORE_THRESHOLD = 0.001
+
+
+@dataclass(frozen=True)
+class CaptionFacts:
+    """What captions of scenes say, held against the truth.
+
+    Attributes:
+        images: Captions judged.
+        names_largest: Share that names shape and colour of the largest object.
+        states_true_relation: Share that states a spatial relation, and a true one.
+    """
+
+    images: int
+    names_largest: float
+    states_true_relation: float
+
+    def table(self) -> str:
+        shares = f"largest object named {self.names_largest:.1%}  true relation stated {self.states_true_relation:.1%}"
+        return table_line("caption", self.images, shares)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of one model on one split; `facts` only where the data set is made of scenes."""
+
+    model: str
+    data: str
+    split: str
+    scores: Scores
+    facts: CaptionFacts | None
+
+    def table(self) -> str:
+        lines = [self.scores.table()]
+        if self.facts is not None:
+            lines.append(self.facts.table())
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.table()
+
+    def to_json(self) -> dict[str, Any]:
+        facts = None if self.facts is None else asdict(self.facts)
+        return {
+            "model": self.model,
+            "data": self.data,
+            "split": self.split,
+            "scores": self.scores.to_json(),
+            "caption_facts": facts,
+        }
+
+
+def evaluate(
+    path: str | Path,
+    data: str | Path,
+    split: str | None = None,
+    limit: int | None = None,
+    backend: str = "onnxruntime",
+    precision: str = "fp32",
+    threads: int | None = None,
+    caption: CaptionOptions | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    caption_decoder: str | None = None,
+    post_processing: str | None = None,
+) -> Evaluation:
+    """Score a checkpoint (with torch) or a bundle (without) on a data set in COCO's layout.
+
+    Args:
+        path: Folder of a checkpoint, of a training run, or of a bundle.
+        data: Folder of the data set.
+        split: By default the first split whose name starts with "val", or the only one.
+        limit: Score only the first images.
+        backend, precision, threads: For a bundle; a checkpoint runs in torch, float32.
+        caption: How captions are searched for.
+        progress: Called with images done and images in all.
+        caption_decoder: What writes captions, as in `load`; for a bundle.
+        post_processing: "gpu" or "cpu", as in `load`; a checkpoint has it on the CPU.
+
+    Raises:
+        UsageError: If `path` is neither, `limit` is not positive, or something is asked for that is not for it.
+        DatasetError: If the data set cannot be read, or has other classes than the model.
+    """
+    dataset = CocoDataset.open(data, split=split, role="val")
+    with _open_model(Path(path), backend, precision, threads, caption_decoder, post_processing) as model:
+        return score_model(model, dataset, limit, caption, progress, str(path))
+
+
+def score_network(network: Network, dataset: CocoDataset) -> Evaluation:
+    """Score the training network itself, on the device it is on."""
+    from ..train.torch_backend import torch_model
+
+    return score_model(torch_model(network), dataset)
+
+
+def shared_tasks(model: Model, dataset: CocoDataset) -> list[str]:
+    """The tasks that a model answers and a data set has truth for, with the same classes on both sides.
+
+    Raises:
+        UsageError: If there is none.
+        DatasetError: If the classes differ.
+    """
+    spec = model.spec
+    tasks = [task for task in spec.tasks if task in dataset.tasks]
+    if not tasks:
+        raise UsageError(
+            f"{dataset.root} ({dataset.split}): has truth for {', '.join(sorted(dataset.tasks))}, "
+            f"the model answers {', '.join(spec.tasks)}; nothing to score"
+        )
+    dataset.require_classes(
+        spec.class_names if "boxes" in tasks else None, spec.semantic_names if "semantic" in tasks else None
+    )
+    return tasks
+
+
+def score_model(
+    model: Model,
+    dataset: CocoDataset,
+    limit: int | None = None,
+    caption: CaptionOptions | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    name: str = "",
+) -> Evaluation:
+    """Score an opened model; see `evaluate`."""
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit must be at least 1, got {limit}")
+    spec = model.spec
+    tasks = shared_tasks(model, dataset)
+    total = min(limit or len(dataset), len(dataset))
+    judged: list[tuple[bool, bool]] = []
+    # What a caption says of a scene is judged by its objects and its map, so both have to be there.
+    is_scenes = dataset.info.get("description") == "yolor-edge scenes" and {"boxes", "semantic"} <= dataset.tasks
+    has_facts = "caption" in tasks and is_scenes
+
+    def on_image(done: int, truth: Truth, result: Result) -> None:
+        if has_facts and result.caption is not None:
+            facts = caption_facts(result.caption.text, truth, dataset.class_names, dataset.semantic_names)
+            judged.append((facts.names_largest, facts.states_true_relation))
+        if progress is not None:
+            progress(done, total)
+
+    scores = score_dataset(
+        dataset,
+        lambda image: model.predict(image, tasks, score_threshold=SCORE_THRESHOLD, caption=caption),
+        on_image,
+        limit=total,
+    )
+    facts = None
+    if judged:
+        named, related = (sum(column) / len(judged) for column in zip(*judged, strict=True))
+        facts = CaptionFacts(len(judged), named, related)
+    return Evaluation(name or spec.name, str(dataset.root), dataset.split, scores, facts)
+
+
+def _open_model(
+    path: Path,
+    backend: str,
+    precision: str,
+    threads: int | None,
+    caption_decoder: str | None,
+    post_processing: str | None,
+) -> AbstractContextManager[Model]:
+    if (path / "bundle.json").is_file():
+        return load(path, backend, precision, threads, caption_decoder, post_processing=post_processing)
+    if not path.exists():
+        raise UsageError(f"{path}: does not exist; expected the folder of a checkpoint or a bundle")
+    # Looked for here, so that a wrong folder is told from a right one where torch is not installed.
+    if not any((folder / "checkpoint.json").is_file() for folder in (path, path / "checkpoint")):
+        raise UsageError(
+            f"{path}: is neither a checkpoint nor a bundle (no checkpoint.json or bundle.json in it); "
+            "expected a folder written by yolor-edge train or yolor-edge export"
+        )
+    given = {"backend": backend != "onnxruntime", "precision": precision != "fp32", "caption_decoder": caption_decoder}
+    foreign = [name.replace("_", "-") for name, is_given in given.items() if is_given]
+    if foreign:
+        raise UsageError(
+            f"{path}: is a checkpoint, which is scored in torch with float32; {', '.join(foreign)} is for a bundle, "
+            f"export one: yolor-edge export {path} --out BUNDLE"
+        )
+    if post_processing == "gpu":
+        raise UsageError(
+            f"{path}: is a checkpoint, which is scored with post-processing on the CPU; export a bundle of it"
+        )
+    from ..train.checkpoint import Checkpoint
+    from ..train.torch_backend import torch_model
+
+    return torch_model(Checkpoint.open(path).network())

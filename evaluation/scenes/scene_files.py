@@ -1,0 +1,286 @@
+"""A data set of drawn scenes in COCO's layout, with all four kinds of truth: boxes, masks, stuff, captions.
+
+It stands in for the COCO that nobody can ship: small enough to draw in a minute, and made so that a caption
+is only right if the network looked. What is drawn is in scene_drawing.py, what is said in scene_captions.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from ...runtime.errors import UsageError
+from .scene_captions import SHAPES
+from .scene_drawing import STUFF, Scene, draw_scene, visible_boxes
+
+# Names what a seed stands for: to be raised with every change that alters a picture, a mask or a caption.
+VERSION = 1
+
+DESCRIPTION = "yolor-edge scenes"
+
+# Ids have gaps, as COCO's do: a reader that takes an id for an index fails here already.
+SHAPE_IDS: dict[str, int] = dict(zip(SHAPES, (1, 2, 3, 5, 6, 8, 9, 12), strict=True))
+STUFF_IDS: dict[str, int] = dict(zip(STUFF, (101, 102, 104, 105, 107, 120, 121, 123, 126), strict=True))
+
+JPEG_QUALITY = 92
+
+Progress = Callable[[int, int], None]
+
+
+def write_scenes(
+    out: Path | str,
+    images: int,
+    seed: int,
+    split: str = "train",
+    size: tuple[int, int] = (224, 288),
+    progress: Progress | None = None,
+) -> Path:
+    """Draw scenes and write them as one split of a data set in COCO's layout.
+
+    The same arguments give the same files, byte for byte; picture i depends on the seed, i and the size
+    alone, so a longer run begins with the pictures of a shorter one. The split appears whole, its annotations
+    last, or not at all.
+
+    Args:
+        out: Folder of the data set; made if missing. Other splits in it stay as they are.
+        images: How many to draw, at least 1.
+        seed: Names the series of scenes, at least 0; each split of a data set needs its own.
+        split: Name of the folder with the images, and last part of the annotation files' names.
+        size: (height, width) of every picture, each 64 to 2048.
+        progress: Called with (images done, images) after each.
+
+    Returns:
+        `out` as a path.
+
+    Raises:
+        UsageError: If an argument is out of range, `out` is a file or has this split already, or another
+            split of `out` was drawn from the same seed.
+    """
+    out = Path(out)
+    _check_arguments(out, images, seed, split, size)
+    annotations = out / "annotations"
+    targets = {
+        "images": out / split,
+        "panoptic": annotations / f"panoptic_{split}",
+        "captions.json": annotations / f"captions_{split}.json",
+        "panoptic.json": annotations / f"panoptic_{split}.json",
+        "instances.json": annotations / f"instances_{split}.json",
+    }
+    _check_free(out, split, seed, size, list(targets.values()))
+    with _staging(out, split) as staging:
+        _write_split(staging, images, seed, size, progress)
+        annotations.mkdir(exist_ok=True)
+        _move_all({staging / name: target for name, target in targets.items()})
+    return out
+
+
+def _check_arguments(out: Path, images: int, seed: int, split: str, size: tuple[int, int]) -> None:
+    if images < 1:
+        raise UsageError(f"--images must be at least 1, got {images}")
+    if seed < 0:
+        raise UsageError(f"--seed must be at least 0, got {seed}")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", split) or split == "annotations":
+        raise UsageError(f'--split must be a name of letters, digits, "-" and "_", such as train or val, got "{split}"')
+    if len(size) != 2 or not all(64 <= side <= 2048 for side in size):
+        given = " x ".join(str(side) for side in size)
+        raise UsageError(f"--size must be height and width of 64 to 2048 pixels each, got {given}")
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out}: is a file, expected a folder to write the data set to")
+
+
+def _check_free(out: Path, split: str, seed: int, size: tuple[int, int], targets: list[Path]) -> None:
+    for target in targets:
+        if target.exists():
+            raise UsageError(
+                f'{out}: has a split "{split}" already ({target.relative_to(out)}); '
+                "remove it, or choose another folder or another --split"
+            )
+    for path in sorted((out / "annotations").glob("instances_*.json")):
+        try:
+            info = json.loads(path.read_text(encoding="utf-8")).get("info", {})
+        except (ValueError, AttributeError):
+            continue  # not ours, and none of our business
+        if info.get("description") == DESCRIPTION and info.get("seed") == seed and info.get("size") == list(size):
+            other = path.stem.removeprefix("instances_")
+            raise UsageError(
+                f'{out}: its split "{other}" was drawn from seed {seed} too, so "{split}" would repeat its '
+                "pictures; give another --seed"
+            )
+
+
+@contextlib.contextmanager
+def _staging(out: Path, split: str) -> Iterator[Path]:
+    """A hidden folder inside `out` that is gone afterwards; `out` itself goes too if nothing came of it."""
+    made = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{split}.", suffix=".part", dir=out))
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        if made:
+            with contextlib.suppress(OSError):
+                out.rmdir()  # only succeeds while empty
+
+
+def _move_all(moves: dict[Path, Path]) -> None:
+    """Give each file or folder its final name, in this order; if one fails, those before it are removed."""
+    done: list[Path] = []
+    try:
+        for source, target in moves.items():
+            os.replace(source, target)
+            done.append(target)
+    except BaseException:
+        for target in done:
+            if target.is_dir():
+                shutil.rmtree(target, ignore_errors=True)
+            else:
+                target.unlink(missing_ok=True)
+        raise
+
+
+def _write_split(staging: Path, images: int, seed: int, size: tuple[int, int], progress: Progress | None) -> None:
+    (staging / "images").mkdir()
+    (staging / "panoptic").mkdir()
+    height, width = size
+    entries: list[dict[str, Any]] = []
+    instances: list[dict[str, Any]] = []
+    captions: list[dict[str, Any]] = []
+    panoptic: list[dict[str, Any]] = []
+    for index in range(images):
+        scene = draw_scene(seed, index, size)
+        image_id = index + 1
+        name = f"{image_id:012d}"
+        _write_image(staging / "images" / f"{name}.jpg", scene.image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+        objects = _annotations_of(scene, image_id, first_id=len(instances) + 1)
+        segment_map, segments = _segments_of(scene, objects)
+        _write_image(staging / "panoptic" / f"{name}.png", _bgr_from_ids(segment_map), [cv2.IMWRITE_PNG_COMPRESSION, 6])
+        entries.append({"id": image_id, "file_name": f"{name}.jpg", "height": height, "width": width})
+        instances += objects
+        for caption in scene.captions:
+            captions.append({"id": len(captions) + 1, "image_id": image_id, "caption": caption})
+        panoptic.append({"image_id": image_id, "file_name": f"{name}.png", "segments_info": segments})
+        if progress is not None:
+            progress(index + 1, images)
+
+    info = {"description": DESCRIPTION, "version": VERSION, "seed": seed, "size": [height, width]}
+    things = [{"id": SHAPE_IDS[shape], "name": shape, "supercategory": "shape"} for shape in SHAPES]
+    stuff = [
+        {"id": STUFF_IDS[name], "name": name, "supercategory": "sky" if name.endswith("sky") else "ground"}
+        for name in STUFF
+    ]
+    both = [
+        {**category, "isthing": int(is_thing), "color": _category_color(category["name"])}
+        for is_thing, categories in ((True, things), (False, stuff))
+        for category in categories
+    ]
+    shared = {"info": info, "licenses": [], "images": entries}
+    _write_json(staging / "captions.json", {**shared, "annotations": captions})
+    _write_json(staging / "panoptic.json", {**shared, "annotations": panoptic, "categories": both})
+    _write_json(staging / "instances.json", {**shared, "annotations": instances, "categories": things})
+
+
+def _annotations_of(scene: Scene, image_id: int, first_id: int) -> list[dict[str, Any]]:
+    """COCO's instance annotations of a scene: visible parts as compressed RLE, boxes as x, y, w, h."""
+    boxes, areas = visible_boxes(scene.instance_map, len(scene.shapes))
+    annotations = []
+    for number, (shape, color) in enumerate(zip(scene.shapes, scene.colors, strict=True)):
+        mask = np.asfortranarray(scene.instance_map == number + 1, dtype=np.uint8)
+        rle = coco_mask.encode(mask)
+        counts = rle["counts"]
+        left, top, right, bottom = (float(edge) for edge in boxes[number])
+        annotations.append(
+            {
+                "id": first_id + number,
+                "image_id": image_id,
+                "category_id": SHAPE_IDS[shape],
+                "segmentation": {
+                    "size": [int(side) for side in rle["size"]],
+                    "counts": counts if isinstance(counts, str) else counts.decode("ascii"),
+                },
+                "area": float(areas[number]),
+                "bbox": [left, top, right - left, bottom - top],
+                "iscrowd": 0,
+                "attributes": {"shape": shape, "color": color},
+            }
+        )
+    return annotations
+
+
+def _segments_of(scene: Scene, objects: list[dict[str, Any]]) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """Segment ids of a scene's pixels, (H, W) int32, and COCO's panoptic description of each segment."""
+    segment_map = np.zeros(scene.instance_map.shape, np.int32)
+    segments: list[dict[str, Any]] = []
+    background = scene.instance_map == 0
+    for index, name in enumerate(STUFF):
+        mask = background & (scene.stuff_map == index)
+        left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
+        if width == 0:
+            continue
+        segment_id = _id_from_color(_category_color(name))
+        segment_map[mask] = segment_id
+        box = [float(left), float(top), float(width), float(height)]
+        area = float(np.count_nonzero(mask))
+        segments.append({"id": segment_id, "category_id": STUFF_IDS[name], "area": area, "bbox": box, "iscrowd": 0})
+    for number, annotation in enumerate(objects):
+        # One colour per shape, told apart in its blue by the object's number.
+        red, green, _ = _category_color(annotation["attributes"]["shape"])
+        segment_id = _id_from_color([red, green, 40 + 25 * number])
+        segment_map[scene.instance_map == number + 1] = segment_id
+        parts = {key: annotation[key] for key in ("category_id", "area", "bbox", "iscrowd")}
+        segments.append({"id": segment_id, **parts})
+    return segment_map, segments
+
+
+def _category_color(name: str) -> list[int]:
+    """RGB that stands for a category in the panoptic pictures."""
+    if name in SHAPES:
+        rank = SHAPES.index(name)
+        return [255 - 24 * rank, 20 + 28 * rank, 40]
+    return _STUFF_COLORS[name]
+
+
+_STUFF_COLORS = {
+    "grass": [96, 128, 56],
+    "sand": [214, 190, 146],
+    "water": [62, 132, 150],
+    "snow": [236, 240, 246],
+    "pavement": [150, 146, 142],
+    "clear sky": [120, 180, 235],
+    "cloudy sky": [190, 194, 200],
+    "sunset sky": [240, 160, 120],
+    "night sky": [24, 28, 60],
+}
+
+
+def _id_from_color(color: list[int]) -> int:
+    return color[0] + 256 * color[1] + 65536 * color[2]
+
+
+def _bgr_from_ids(ids: np.ndarray) -> np.ndarray:
+    """COCO keeps a segment id as R + 256 G + 65536 B; OpenCV writes blue first."""
+    return np.stack([ids >> 16, (ids >> 8) & 255, ids & 255], axis=-1).astype(np.uint8)
+
+
+def _write_image(path: Path, image: np.ndarray, options: list[int]) -> None:
+    """Encode and write, so that a full disk is an OSError with the reason rather than OpenCV's bare False."""
+    _, encoded = cv2.imencode(path.suffix, image, options)
+    path.write_bytes(encoded.tobytes())
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    with path.open("w", encoding="utf-8") as stream:
+        json.dump(content, stream, separators=(",", ":"))
+        stream.flush()
+        os.fsync(stream.fileno())
