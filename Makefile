@@ -8,8 +8,8 @@ KERNEL_FOLDERS := host shared simd vision captions
 KERNELS := $(foreach folder,. $(KERNEL_FOLDERS),$(wildcard runtime/csrc/$(folder)/*.?pp))
 CPP_FILES := $(KERNELS) $(wildcard runtime/csrc/cuda/* runtime/csrc/c_api/*.h runtime/csrc/c_api/*.?pp tests/native/*.c* tests/native/*.hpp examples/cpp/*.?pp)
 PACKAGING := setup.py pyproject.toml constraints.txt scripts/make-venv.sh $(KERNELS)
-STAGES := train export runtime benchmarks
-PYTHON_CODE := setup.py yolor_edge $(STAGES) tests
+STAGES := train evaluation export runtime benchmarks
+PYTHON_CODE := setup.py cli $(STAGES) tests
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test lint format typecheck sanitize wheel clean distclean
@@ -87,10 +87,9 @@ build/sanitize/recycling-address build/sanitize/recycling-thread: tests/native/r
 	@mkdir -p $(@D)
 	$(SANITIZE) -fsanitize=$(subst address,address$(comma)undefined,$(@F:recycling-%=%)) -o $@ $< runtime/csrc/host/recycling.cpp
 
-# The stages lie beside yolor_edge and are imported from inside it; links show them to pyright as they are imported.
-build/typing: Makefile $(wildcard yolor_edge/*.py)
+# The stages lie beside cli, which is imported as yolor_edge, and are imported from inside it; links show that to pyright.
+build/typing: Makefile $(wildcard cli/*.py)
 	rm -rf $@
 	mkdir -p $@/yolor_edge
 	for stage in $(STAGES); do ln -s ../../../$$stage $@/yolor_edge/$$stage; done
-	for file in $(notdir $(wildcard yolor_edge/*.py)) py.typed; do \
-		ln -s ../../../yolor_edge/$$file $@/yolor_edge/$$file; done
+	for file in $(notdir $(wildcard cli/*.py)) py.typed commands; do ln -s ../../../cli/$$file $@/yolor_edge/$$file; done

@@ -22,8 +22,8 @@ KERNEL_SOURCES = ("csrc/shared/*", "csrc/cuda/*")
 NATIVE = sorted(set(glob("runtime/csrc/**/*.cpp", recursive=True)) - set(glob("runtime/csrc/c_api/*")))
 
 setup(
-    packages=["yolor_edge", *(f"yolor_edge.{room}" for room in sorted(ROOMS))],
-    package_dir={"yolor_edge": "yolor_edge", **{f"yolor_edge.{stage}": stage for stage in STAGES}},
+    packages=["yolor_edge", "yolor_edge.commands", *(f"yolor_edge.{room}" for room in sorted(ROOMS))],
+    package_dir={"yolor_edge": "cli", **{f"yolor_edge.{stage}": stage for stage in STAGES}},
     package_data={"yolor_edge": ["py.typed"], "yolor_edge.runtime": ["py.typed", "*.pyi", *KERNEL_SOURCES]},
     include_package_data=False,  # the other kernels' sources are for the source distribution only
     ext_modules=[

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-STAGES = ("benchmarks", "export", "runtime", "train")
+STAGES = ("benchmarks", "evaluation", "export", "runtime", "train")
 # Everything a build needs, and what MANIFEST.in adds; nothing that was built or made.
 SOURCES = (
     *(
@@ -28,7 +28,7 @@ SOURCES = (
         "pyproject.toml",
         "setup.py",
     ),
-    *("examples", "scripts", "tests", "yolor_edge", *STAGES),
+    *("examples", "scripts", "cli", "tests", *STAGES),
 )
 
 
@@ -106,7 +106,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert [name for name in code if name.endswith(".so")] == [
         name for name in code if re.fullmatch(r"yolor_edge/runtime/_native\.[\w.-]+\.so", name)
     ]
-    assert "yolor-edge = yolor_edge.cli:main" in entries
+    assert "yolor-edge = yolor_edge.main:main" in entries
     needed = re.findall(r"^Requires-Dist: ([\w-]+)[^;\n]*$", metadata, re.MULTILINE)
     assert sorted(needed) == ["numpy", "opencv-python-headless"]
     assert "License-Expression: Apache-2.0" in metadata
@@ -119,7 +119,7 @@ def test_the_installed_wheel_runs_without_the_source(wheel: Path, tmp_path: Path
         packed.extractall(tmp_path / "site")
     code = (
         "import sys, yolor_edge, yolor_edge.runtime as runtime\n"
-        "from yolor_edge.cli import main\n"
+        "from yolor_edge.main import main\n"
         "print(yolor_edge.__file__)\n"
         "print(runtime.read_image.__module__, 'torch' in sys.modules)\n"
         "print(main(['--version']))"

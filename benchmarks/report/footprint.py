@@ -89,9 +89,9 @@ def _probe(before: str, name: str, **environment: str) -> tuple[int, int, int, i
 
 def package_files() -> list[Path]:
     """The files of the package that a wheel holds: Python, types, and the extension of this Python."""
-    folders = {PACKAGE} | {PACKAGE / stage for stage in ("train", "export", "runtime", "benchmarks")}
+    folders = {PACKAGE} | {PACKAGE / stage for stage in ("train", "evaluation", "export", "runtime", "benchmarks")}
     if (PACKAGE / "pyproject.toml").is_file():  # the source tree, whose stages lie beside the package's face
-        folders = {PACKAGE / "yolor_edge"} | {folder for folder in folders if folder != PACKAGE}
+        folders = {PACKAGE / "cli"} | {folder for folder in folders if folder != PACKAGE}
     found: Iterable[Path] = (path for folder in folders for path in folder.rglob("*"))
     wanted = [path for path in found if path.suffix in (".py", ".pyi", ".typed", ".so") and path.is_file()]
     own = f"cpython-{sys.version_info.major}{sys.version_info.minor}-"

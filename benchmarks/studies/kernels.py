@@ -1,4 +1,6 @@
-"""Our kernels beside what others offer, in one process on the same inputs: `python -m yolor_edge.benchmarks.studies.kernels`.
+"""Our kernels beside what others offer, in one process on the same inputs.
+
+    python -m yolor_edge.benchmarks.studies.kernels
 
 Everybody starts from the raw heads and runs on one thread, one call after the other in turn, round after round. What
 counts is the processor time of the process, which on a quiet machine is the time by the clock; on a busy one the clock

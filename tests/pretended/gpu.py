@@ -55,7 +55,7 @@ def check(driver: Path, file: str, binding: str = "cuda-python", **more: str) ->
 
 def run(driver: Path, *command: str, **more: str) -> subprocess.CompletedProcess[str]:
     """Run `yolor-edge` there."""
-    code = "import sys; from yolor_edge.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from yolor_edge.main import main; sys.exit(main(sys.argv[1:]))"
     return subprocess.run(
         [sys.executable, "-c", code, *command],
         env=environment(driver, **more),

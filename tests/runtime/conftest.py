@@ -10,7 +10,8 @@ import pytest
 from yolor_edge.runtime import _native
 from yolor_edge.runtime.bundle.bundle import Bundle
 
-from .c_library import CLibrary, build_library
+from .c_api.c_library import CLibrary, build_library
+from .cuda.emulated import Emulator, build
 from .tiny_bundle import write_tiny_bundle
 
 
@@ -47,3 +48,15 @@ def level(request: pytest.FixtureRequest) -> Iterator[str]:
     _native.set_simd_level(request.param)
     yield request.param
     _native.set_simd_level(before)
+
+
+@pytest.fixture(scope="session")
+def emulated_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The CUDA kernels for the CPU."""
+    return build(tmp_path_factory.mktemp("emulated"))
+
+
+@pytest.fixture(scope="session")
+def emulator(emulated_library: Path) -> Emulator:
+    """Runs them."""
+    return Emulator(emulated_library)

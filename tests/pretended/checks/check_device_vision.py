@@ -27,8 +27,8 @@ from yolor_edge.runtime.vision.contexts import Request, Slot, Vision
 from yolor_edge.runtime.vision.device_vision import DeviceVision
 from yolor_edge.runtime.vision.host_vision import HostVision
 
-from ...runtime.optioned_graph import OptionedGraph
 from ...runtime.tiny_bundle import write_tiny_bundle
+from ...runtime.vision.optioned_graph import OptionedGraph
 from ..engines import add_engine
 from ..graph_on_device import GraphOnDevice
 

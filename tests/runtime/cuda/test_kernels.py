@@ -15,7 +15,7 @@ from yolor_edge.runtime.vision.graph_outputs import map_to_image
 from ...reference import boxes as box_twin
 from ...reference import letterbox as letterbox_twin
 from ...reference import semantic as semantic_twin
-from ..test_simd import poisoned
+from ..vision.test_simd import poisoned
 from .emulated import Emulator, address
 from .kernel_calls import Found, axis, found_boxes, head, letterboxed, mask_tiles, semantic_map
 

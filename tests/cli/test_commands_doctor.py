@@ -1,0 +1,51 @@
+"""The command `yolor-edge doctor`: its lines, its JSON, and a runtime that does not load."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from yolor_edge.main import main
+from yolor_edge.runtime.diagnosis import doctor
+from yolor_edge.runtime.diagnosis.checks import Check
+from yolor_edge.runtime.diagnosis.doctor import Diagnosis
+
+FOUND = Diagnosis((Check("software", "thing", "problem", "is broken", "mend it"),), ("yolor-edge verify b",))
+
+
+def test_lines_and_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = []
+    monkeypatch.setattr(doctor, "examine", lambda bundle: asked.append(bundle) or FOUND)
+    assert main(["doctor"]) == 1
+    assert capsys.readouterr().out == (
+        "software\n  problem  thing is broken; mend it\nwhat to type next\n  yolor-edge verify b\n"
+    )
+    assert main(["doctor", "b", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out) == {
+        "passed": False,
+        "checks": [{"group": "software", "name": "thing", "state": "problem", "found": "is broken", "cure": "mend it"}],
+        "next": ["yolor-edge verify b"],
+    }
+    assert asked == [None, "b"]
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "cure"),
+    [
+        ("cv2", "OpenCV", "then pip install opencv-python-headless"),
+        ("numpy", "numpy", "pip install --force-reinstall numpy"),
+        ("yolor_edge.runtime._native", "extension", "in a clone, pip install --force-reinstall --no-deps ."),
+    ],
+)
+def test_a_runtime_that_does_not_load_is_told_all_the_same(module: str, name: str, cure: str, tmp_path: Path) -> None:
+    code = f"import sys\nsys.modules[{module!r}] = None\nfrom yolor_edge.main import main\nsys.exit(main(sys.argv[1:]))"
+    done = subprocess.run([sys.executable, "-c", code, "doctor"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr == ""
+    assert f"problem  {name}  does not load: " in done.stdout
+    assert done.stdout.rstrip().endswith(cure)
+    done = subprocess.run([sys.executable, "-c", code, "doctor", "--json"], capture_output=True, text=True, timeout=60)
+    assert json.loads(done.stdout)["checks"][0]["name"] == name

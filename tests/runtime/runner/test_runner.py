@@ -1,0 +1,614 @@
+"""Whole sources through a bundle: images, folders, globs, videos, bad ones too; nothing half-written."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from yolor_edge.runtime.bundle.bundle import Bundle
+from yolor_edge.runtime.drawing import panels as draw_module
+from yolor_edge.runtime.drawing.colours import distinct_colour
+from yolor_edge.runtime.drawing.lettering import wrapped
+from yolor_edge.runtime.drawing.panels import DrawOptions, draw
+from yolor_edge.runtime.environment.opencv_build import opencv_build
+from yolor_edge.runtime.errors import ImageError, UsageError
+from yolor_edge.runtime.images.image_files import quiet_opencv, read_image, write_image
+from yolor_edge.runtime.model import load
+from yolor_edge.runtime.results import Caption, InstanceMasks, Result
+from yolor_edge.runtime.runner import outputs as run_output
+from yolor_edge.runtime.runner import runner as run_module
+from yolor_edge.runtime.runner.runner import run
+from yolor_edge.runtime.runner.video_file import VideoFile
+from yolor_edge.runtime.sources import sources
+from yolor_edge.runtime.sources.capture import CameraOptions
+from yolor_edge.runtime.sources.sources import open_source
+
+from ..sources.cameras import FakeCamera, mjpeg_server
+from ..tiny_bundle import coloured_patch
+
+PATCH = (16, 32, 48, 64)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two good pictures with a truncated and an empty one between them, and a file that is no picture."""
+    made = tmp_path / "in"
+    write_image(made / "a.jpg", coloured_patch((64, 96), PATCH, "red"))
+    write_image(made / "d.PNG", coloured_patch((100, 80), PATCH, "blue"))
+    whole = (made / "a.jpg").read_bytes()
+    (made / "b.jpg").write_bytes(whole[: len(whole) // 2])
+    (made / "c.png").touch()
+    (made / "notes.txt").write_text("not a picture")
+    return made
+
+
+def lines_of(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+
+
+def names_in(out: Path) -> list[str]:
+    return sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+
+
+def write_video(path: Path, frames: int = 7, fps: float = 12.0) -> Path:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (96, 64))
+    for i in range(frames):
+        writer.write(coloured_patch((64, 96), (16, 10 + 8 * i, 48, 30 + 8 * i), "red"))
+    writer.release()
+    return path
+
+
+def test_a_folder_with_bad_pictures_does_the_others(
+    tiny_bundle: Bundle, folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said: list[str] = []
+    summary = run(tiny_bundle, folder, tmp_path / "out", threads=1, report=said.append)
+    assert summary.exit_code == 1
+    assert summary.done == 2
+    assert [name for name, _ in summary.failed] == ["b.jpg", "c.png"]
+    assert "cut short" in summary.failed[0][1]
+    assert "empty" in summary.failed[1][1]
+    assert names_in(tmp_path / "out") == ["a.jpg", "d.PNG", "results.jsonl"]
+    good, truncated, empty, other = lines_of(tmp_path / "out")
+    assert good["source"] == "a.jpg"
+    assert good["drawing"] == "a.jpg"
+    assert good["caption"]["text"] == "a red thing here"
+    assert {found["class_name"] for found in good["objects"]} == {"red"}
+    assert truncated["source"] == "b.jpg"
+    assert "cut short" in truncated["error"]
+    assert empty["source"] == "c.png"
+    assert other["image_size"] == [100, 80]
+    assert read_image(tmp_path / "out" / "a.jpg").shape[1] > 1200  # enlarged, two panels side by side
+    assert len(said) == 4
+    assert said[1].startswith("[2/4] skipped: ")
+    assert '"a red thing here"' in said[0]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_all_good_exits_with_0(tiny_bundle: Bundle, folder: Path, tmp_path: Path) -> None:
+    summary = run(str(tiny_bundle.path), folder / "a.jpg", tmp_path / "out", threads=1)
+    assert summary.exit_code == 0
+    assert summary.to_json()["done"] == 1
+    assert summary.files == (tmp_path / "out" / "results.jsonl", tmp_path / "out" / "a.jpg")
+
+
+def test_tasks_thresholds_and_outputs_can_be_chosen(tiny_bundle: Bundle, folder: Path, tmp_path: Path) -> None:
+    run(
+        tiny_bundle,
+        folder / "a.jpg",
+        tmp_path / "o",
+        {"boxes"},
+        threads=1,
+        score_threshold=0.9,
+        pictures=False,
+    )
+    (line,) = lines_of(tmp_path / "o")
+    assert names_in(tmp_path / "o") == ["results.jsonl"]
+    assert "semantic" not in line
+    assert "caption" not in line
+    assert "drawing" not in line
+    assert min(found["score"] for found in line["objects"]) > 0.9
+    run(tiny_bundle, folder / "a.jpg", tmp_path / "p", {"caption"}, threads=1, jsonl=False, beam_size=1)
+    assert names_in(tmp_path / "p") == ["a.jpg"]
+
+
+def test_a_glob_keeps_folders_apart(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    for name in ("x", "y"):
+        write_image(tmp_path / "in" / name / "same.tif", coloured_patch((64, 96), PATCH))
+    summary = run(tiny_bundle, str(tmp_path / "in" / "*" / "*.tif"), tmp_path / "out", {"boxes"}, threads=1)
+    assert summary.done == 2
+    assert names_in(tmp_path / "out") == ["results.jsonl", "x/same.tif.png", "y/same.tif.png"]
+
+
+def test_a_video_becomes_a_video(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    summary = run(tiny_bundle, write_video(tmp_path / "clip.mp4"), tmp_path / "out", threads=1)
+    assert summary.done == 7
+    assert summary.exit_code == 0
+    assert names_in(tmp_path / "out") == ["clip.mp4", "results.jsonl"]
+    written = open_source(tmp_path / "out" / "clip.mp4")
+    assert written.expected == 7
+    assert written.fps == pytest.approx(12)
+    frames = [frame.image for frame in written]
+    assert len(frames) == 7
+    assert frames[0] is not None
+    assert frames[0].shape[1] > 1200
+    assert [line["index"] for line in lines_of(tmp_path / "out")] == list(range(7))
+
+
+def test_max_frames_stops_early(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    video = write_video(tmp_path / "clip.mp4")
+    assert run(tiny_bundle, video, tmp_path / "out", {"boxes"}, threads=1, max_frames=3).done == 3
+    with pytest.raises(UsageError, match="max_frames must be at least 1, got 0"):
+        run(tiny_bundle, video, tmp_path / "out", max_frames=0)
+
+
+def test_a_damaged_video_is_one_line(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "clip.mp4").write_bytes(b"not a video")
+    with pytest.raises(ImageError, match=r"clip\.mp4: cannot be opened as a video"):
+        run(tiny_bundle, tmp_path / "clip.mp4", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_interrupting_a_camera_ends_the_run_properly(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(line: str) -> None:
+        raise KeyboardInterrupt
+
+    class Endless(FakeCamera):
+        def read(self) -> tuple[bool, Any]:
+            return True, coloured_patch((64, 96), PATCH)
+
+    monkeypatch.setattr(sources, "open_capture", lambda *_: Endless())
+    summary = run(tiny_bundle, 0, tmp_path / "out", {"boxes"}, threads=1, report=interrupt)
+    assert summary.done >= 1
+    assert summary.exit_code == 0
+    assert names_in(tmp_path / "out") == ["camera-0.mp4", "results.jsonl"]
+
+
+@pytest.mark.parametrize("kind", ["video", "pictures"])
+def test_interrupting_files_keeps_what_was_answered(
+    kind: str, tiny_bundle: Bundle, folder: Path, tmp_path: Path
+) -> None:
+    said: list[str] = []
+
+    def interrupt(line: str) -> None:
+        said.append(line)
+        if "skipped" in line or len(said) == 3:
+            raise KeyboardInterrupt
+
+    source = write_video(tmp_path / "clip.mp4") if kind == "video" else folder
+    out = tmp_path / "out"
+    summary = run(tiny_bundle, source, out, {"boxes"}, threads=1, report=interrupt, report_seconds=0)
+    assert summary.exit_code == 130
+    assert summary.to_json()["interrupted"] is True
+    lines = lines_of(out)
+    assert len(lines) == (3 if kind == "video" else 2)
+    if kind == "video":
+        assert names_in(out) == ["clip.mp4", "results.jsonl"]
+        assert open_source(out / "clip.mp4").expected == 3
+    else:
+        assert names_in(out) == ["a.jpg", "results.jsonl"]
+
+
+def test_interrupting_a_file_before_its_first_answer_leaves_nothing(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_output.OutputWriter, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_bundle, write_video(tmp_path / "clip.mp4"), tmp_path / "out", {"boxes"}, threads=1)
+    assert names_in(tmp_path / "out") == []
+
+
+def test_lines_of_answers_are_not_too_many_and_not_too_long(tiny_bundle: Bundle, folder: Path, tmp_path: Path) -> None:
+    for i in range(4):
+        write_image(folder / f"e{i}.png", coloured_patch((64, 96), PATCH, "red"))
+    said: list[str] = []
+    run(
+        *(tiny_bundle, folder, tmp_path / "out"),
+        threads=1,
+        pictures=False,
+        report=said.append,
+        report_seconds=1000,
+        report_width=30,
+    )
+    first, *skipped, last = said
+    assert first.startswith("[1/8] a.jpg: ") and last.startswith("[8/8] e3.png: ")
+    assert len(first) == len(last) == 30 and last.endswith("...")
+    assert [line[:14] for line in skipped] == ["[2/8] skipped:", "[3/8] skipped:"]
+    assert len(skipped[0]) > 30  # what went wrong is told in full
+
+
+def test_several_pictures(tiny_bundle: Bundle, folder: Path, tmp_path: Path) -> None:
+    write_image(folder / "sub" / "a.jpg", coloured_patch((64, 96), PATCH))
+    pictures = [folder / "d.PNG", str(folder / "sub" / "a.jpg"), folder / "d.PNG", folder / "a.jpg"]
+    summary = run(tiny_bundle, pictures, tmp_path / "out", {"boxes"}, threads=1)
+    assert summary.done == 3
+    assert [line["source"] for line in lines_of(tmp_path / "out")] == ["d.PNG", "sub/a.jpg", "a.jpg"]
+    assert names_in(tmp_path / "out") == ["a.jpg", "d.PNG", "results.jsonl", "sub/a.jpg"]
+    video = write_video(tmp_path / "clip.mp4")
+    for bad, message in (
+        ([pictures[0], video], r"clip\.mp4: is a video; several sources at once must be picture files"),
+        ([pictures[0], folder], "in: is no file; several sources at once must be picture files"),
+        ([pictures[0], "gone.jpg"], r"gone\.jpg: no such file; several sources at once must be picture files"),
+        ([], "the source is empty"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            open_source(bad)
+
+
+def test_lines_of_an_earlier_run_do_not_stay_beside_new_drawings(
+    tiny_bundle: Bundle, folder: Path, tmp_path: Path
+) -> None:
+    run(tiny_bundle, folder / "a.jpg", tmp_path / "out", {"boxes"}, threads=1)
+    for jsonl in (False, io.StringIO(), tmp_path / "other.jsonl"):
+        with pytest.raises(UsageError, match=r"results\.jsonl: is of an earlier run and would lie beside other"):
+            run(tiny_bundle, folder / "d.PNG", tmp_path / "out", jsonl=jsonl)
+    run(tiny_bundle, folder / "d.PNG", tmp_path / "out", {"boxes"}, threads=1, jsonl=tmp_path / "out" / "results.jsonl")
+    assert [line["source"] for line in lines_of(tmp_path / "out")] == ["d.PNG"]
+
+
+def test_outputs_that_are_none_and_options_that_do_nothing(tiny_bundle: Bundle, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="neither pictures nor JSON lines are to be written, and nothing to be shown"):
+        run(tiny_bundle, folder, tmp_path / "out", pictures=False, jsonl=False)
+    for camera, name in ((CameraOptions((48, 64)), "size"), (CameraOptions(fps=5), "fps")):
+        for source in (folder, folder / "a.jpg", write_video(tmp_path / "clip.mp4")):
+            with pytest.raises(UsageError, match=f"--camera-{name} is for cameras and standard input; files and"):
+                open_source(source, camera)
+    with pytest.raises(UsageError, match=r"a\.jpg: writing there would overwrite the source; choose another file"):
+        run(tiny_bundle, folder, tmp_path / "out", jsonl=folder / "a.jpg")
+    with pytest.raises(UsageError, match="lies inside the bundle, whose files must not change; choose another file"):
+        run(tiny_bundle, folder, tmp_path / "out", jsonl=tiny_bundle.path / "a.jsonl")
+
+
+def test_an_unplugged_camera_keeps_what_it_gave(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "open_capture", lambda *_: FakeCamera(pause=0.1))
+    summary = run(tiny_bundle, "1", tmp_path / "out", {"boxes"}, threads=1, camera=CameraOptions(reconnect_seconds=0))
+    assert summary.done + summary.dropped == 3
+    assert summary.failed == (("camera 1", "camera 1: stopped giving frames"),)
+    assert names_in(tmp_path / "out") == ["camera-1.mp4", "results.jsonl"]
+
+
+def test_a_camera_that_is_not_there() -> None:
+    with pytest.raises(ImageError, match="camera 97: cannot be opened; is it connected, free and permitted"):
+        open_source("97")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("gone.jpg", r"gone\.jpg: no such file or folder; give an image, a folder, a glob, a video"),
+        ("in/*.xyz", r"in/\*\.xyz: matches no picture"),
+        ("empty", "empty: the folder holds no pictures"),
+    ],
+)
+def test_sources_that_are_not_there(source: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match=message):
+        open_source(str(tmp_path / source))
+
+
+def test_outputs_never_spoil_inputs(tiny_bundle: Bundle, own_bundle: Path, folder: Path, tmp_path: Path) -> None:
+    before = (folder / "a.jpg").read_bytes()
+    with pytest.raises(UsageError, match="writing there would overwrite the source"):
+        run(tiny_bundle, folder, folder)
+    with pytest.raises(UsageError, match="writing there would overwrite the source"):
+        run(tiny_bundle, write_video(tmp_path / "clip.mp4"), tmp_path)
+    with pytest.raises(UsageError, match="lies inside the bundle"):
+        run(own_bundle, folder, own_bundle / "out")
+    with pytest.raises(UsageError, match=r"a\.jpg: is a file, expected a folder to write to"):
+        run(tiny_bundle, folder, folder / "a.jpg")
+    assert (folder / "a.jpg").read_bytes() == before
+    assert not (own_bundle / "out").exists()
+
+
+def test_a_failure_leaves_nothing_half_written(
+    tiny_bundle: Bundle, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run_output, "write_image", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        run(tiny_bundle, folder, tmp_path / "out", threads=1)
+    assert names_in(tmp_path / "out") == []
+
+
+def test_a_video_that_came_out_short_is_refused_and_removed(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video = write_video(tmp_path / "clip.mp4")
+    unpatched = VideoFile.write
+
+    def lossy(self: Any, drawing: Any, times: int) -> None:
+        if self._written < 3:
+            unpatched(self, drawing)
+        else:
+            self._written += 1
+
+    monkeypatch.setattr(VideoFile, "write", lossy)
+    with pytest.raises(ImageError, match=r"clip\.mp4: only 3 of 7 frames were written; is the disk full"):
+        run(tiny_bundle, video, tmp_path / "out", {"boxes"}, threads=1)
+    assert names_in(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("size", [(1, 1), (10, 20000), (20000, 10), (480, 640), (64, 96), (2500, 4000)])
+@pytest.mark.parametrize("is_steady", [False, True])
+def test_any_size_can_be_drawn(tiny_bundle: Bundle, size: tuple[int, int], is_steady: bool) -> None:
+    image = np.full((*size, 3), (0, 0, 255), np.uint8)
+    with load(tiny_bundle, threads=1) as model:
+        result = model.predict(image)
+    drawing = draw(image, result, DrawOptions(is_steady=is_steady))
+    assert drawing.dtype == np.uint8
+    assert drawing.shape[0] % 2 == 0
+    assert drawing.shape[1] % 2 == 0
+    assert max(drawing.shape) < 4200
+    assert np.all(image == (0, 0, 255))  # drawn on a copy
+
+
+def test_steady_drawings_keep_their_size() -> None:
+    image = np.zeros((120, 160, 3), np.uint8)
+    names = tuple(f"class number {i}" for i in range(40))
+    maps = [np.zeros((120, 160), np.uint8), np.arange(120 * 160).reshape(120, 160).astype(np.uint8) % 40]
+    captions = ["short", "a sentence that goes on and on " * 12]
+    sizes = set()
+    for semantic_map, text in zip(maps, captions, strict=True):
+        result = Result((120, 160), semantic_map=semantic_map, semantic_names=names, caption=Caption(text, (), 0, 0))
+        sizes.add(draw(image, result, DrawOptions(is_steady=True)).shape)
+        assert draw(image, result).shape[0] > 0
+    assert len(sizes) == 1
+
+
+def test_drawing_shows_masks_boxes_and_palette() -> None:
+    image = np.full((640, 640, 3), 200, np.uint8)
+    result = Result(
+        (640, 640),
+        boxes=np.array([[100, 100, 300, 300]], np.float32),
+        scores=np.array([0.9], np.float32),
+        class_ids=np.array([0], np.int32),
+        masks=InstanceMasks([(150, 150, np.ones((100, 100), np.uint8))], (640, 640)),
+        class_names=("thing",),
+    )
+    drawing = draw(image, result)
+    assert drawing.shape == (640, 640, 3)
+    assert not np.array_equal(drawing[200, 200], image[200, 200])  # tinted
+    assert np.array_equal(drawing[120, 280], image[120, 280])  # in the box, not in the mask
+    assert tuple(drawing[200, 100].tolist()) == distinct_colour(0)  # the edge of the box
+    green = Result((640, 640), semantic_map=np.zeros((640, 640), np.uint8), semantic_names=("grass",))
+    tinted = draw(image, green, DrawOptions(palette=((0, 255, 0),)))
+    assert tinted[300, 300, 1] > tinted[300, 300, 0]
+    named = dataclasses.replace(result, semantic_names=("thing",))
+    assert draw(image, named, DrawOptions(palette=((1, 2, 3),)))[200, 100].tolist() == [3, 2, 1]
+    with pytest.raises(ValueError, match="the result is for one of"):
+        draw(image[:100], result)
+
+
+def test_a_mask_is_filled_and_traced_on_ground_of_its_own_colour() -> None:
+    colour = distinct_colour(0)
+    image = np.full((640, 640, 3), colour, np.uint8)
+    crop = np.zeros((100, 100), np.uint8)
+    crop[:, :60] = 1
+    result = Result(
+        (640, 640),
+        boxes=np.array([[100, 100, 300, 300]], np.float32),
+        scores=np.array([0.9], np.float32),
+        class_ids=np.array([0], np.int32),
+        masks=InstanceMasks([(150, 150, crop)], (640, 640)),
+        class_names=("thing",),
+    )
+    drawing = draw(image, result)
+    differs = (np.abs(drawing.astype(int) - colour).sum(axis=2) > 150)[140:260, 140:260]
+    assert differs[13:107, 5:75].any(axis=1).all()  # an outline on every row
+    assert not differs[10:110, 80:].any()
+    white = draw(np.full_like(image, 255), result)
+    tinted = 0.7 * 255 + 0.3 * np.array(colour)
+    assert np.abs(white[200, 180] - tinted).max() <= 1
+    assert white[200, 230].tolist() == [255] * 3  # in the crop, not in the mask
+
+
+def test_the_legend_leaves_out_what_is_next_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts: list[str] = []
+    monkeypatch.setattr(draw_module, "write_text", lambda panel, text, *_: texts.append(text))
+    semantic_map = np.zeros((100, 100), np.uint8)
+    semantic_map[0, :1] = 2
+    semantic_map[1, :50] = 1
+    result = Result((100, 100), semantic_map=semantic_map, semantic_names=("sky", "grass", "sand"))
+    draw(np.zeros((100, 100, 3), np.uint8), result)
+    assert texts == ["sky 99%", "grass 1%"]
+    many = (np.arange(100 * 100).reshape(100, 100) % 250).astype(np.uint8)
+    texts.clear()
+    draw(np.zeros((100, 100, 3), np.uint8), Result((100, 100), semantic_map=many, semantic_names=("x",) * 250))
+    assert texts == ["x <1%"]
+
+
+def test_wrapping_breaks_at_spaces_and_inside_what_is_too_long() -> None:
+    lines = wrapped("a red star left of a circle " * 4, 300, 16)
+    assert " ".join(lines) == ("a red star left of a circle " * 4).strip()
+    assert len(lines) > 2
+    broken = wrapped("x" * 200, 300, 16)
+    assert "".join(broken) == "x" * 200
+    assert len(broken) > 3
+    assert wrapped("", 300, 16) == [""]
+
+
+def test_drawings_are_quiet(capfd: pytest.CaptureFixture[str]) -> None:
+    with quiet_opencv():
+        assert cv2.VideoCapture("/nowhere.mp4").isOpened() is False
+    assert capfd.readouterr().err == ""
+
+
+# Live sources.
+
+
+def test_a_stream_becomes_a_video_and_lines_without_its_password(
+    tiny_bundle: Bundle, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said: list[str] = []
+    with mjpeg_server(frames=6) as server:
+        summary = run(
+            *(tiny_bundle, server.url, tmp_path / "out", {"boxes"}),
+            threads=1,
+            camera=CameraOptions(reconnect_seconds=0),
+            report=said.append,
+        )
+    assert summary.done + summary.dropped == 6
+    assert summary.failed[0][1].endswith("x.mjpg: stopped giving frames")
+    video, lines = names_in(tmp_path / "out")
+    assert video.startswith("http-127.0.0.1-")
+    assert lines == "results.jsonl"
+    *answers, last = lines_of(tmp_path / "out")
+    assert {"dropped", "drawing", "objects", "captured_s", "captured_unix_s"} <= set(answers[0])
+    assert abs(answers[0]["captured_unix_s"] - time.time()) < 600
+    assert 0 < time.monotonic() - answers[0]["captured_s"] < 600
+    assert [line["captured_s"] for line in answers] == sorted(line["captured_s"] for line in answers)
+    assert "error" in last
+    shown = (repr(summary), json.dumps(summary.to_json()), *said, *capfd.readouterr(), video, json.dumps(answers))
+    assert "s3cret" not in "".join(shown)
+    plain = open_source(tmp_path / "out" / video)
+    assert plain.expected == 1 + sum(1 + answer["dropped"] for answer in answers[1:])
+    assert sum(line["dropped"] for line in (*answers, last)) == summary.dropped
+
+
+@pytest.mark.parametrize(("overlay", "extra"), [(None, True), (True, True), (False, False)])
+def test_live_sources_have_an_overlay_unless_it_is_not_wanted(
+    overlay: bool | None,
+    extra: bool,
+    tiny_bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sources, "open_capture", lambda *_: FakeCamera(pause=0.1))
+    still = CameraOptions(reconnect_seconds=0)
+    run(tiny_bundle, 0, tmp_path / "out", {"boxes"}, threads=1, overlay=overlay, camera=still)
+    monkeypatch.undo()
+    frame, *_ = open_source(tmp_path / "out" / "camera-0.mp4")
+    assert frame.image is not None
+    assert (frame.image.shape[0] > 428) is extra  # 428 is what the drawing has without
+
+
+def test_a_stream_that_changes_its_size(tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = [coloured_patch((64, 96), PATCH), coloured_patch((128, 96), PATCH), coloured_patch((64, 96), PATCH)]
+    monkeypatch.setattr(sources, "open_capture", lambda *_: FakeCamera(frames, pause=0.1))
+    run(tiny_bundle, 0, tmp_path / "out", threads=1, camera=CameraOptions(reconnect_seconds=0))
+    *lines, _ = lines_of(tmp_path / "out")
+    assert [line["image_size"] for line in lines] == [[64, 96], [128, 96], [64, 96]][3 - len(lines) :]
+    monkeypatch.undo()
+    assert open_source(tmp_path / "out" / "camera-0.mp4").expected == len(lines)
+
+
+def test_lines_to_a_stream_and_nothing_on_the_disk(tiny_bundle: Bundle, folder: Path, tmp_path: Path) -> None:
+    lines = io.StringIO()
+    out = tmp_path / "out"
+    summary = run(tiny_bundle, folder, out, {"boxes"}, threads=1, pictures=False, jsonl=lines)
+    assert summary.files == ()
+    assert not out.exists()
+    assert [json.loads(line)["source"] for line in lines.getvalue().splitlines()] == [
+        "a.jpg",
+        "b.jpg",
+        "c.png",
+        "d.PNG",
+    ]
+    assert not lines.closed
+
+
+def test_a_window_ends_the_run(
+    tiny_bundle: Bundle, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = []
+
+    class OneLook:
+        def __init__(self, title: str, waits: bool = False):
+            shown.append((title, waits))
+
+        def __enter__(self) -> OneLook:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            shown.append("closed")
+
+        def show(self, drawing: Any) -> bool:
+            shown.append(drawing.shape)
+            return False
+
+    monkeypatch.setattr(run_module, "check_window", lambda: None)
+    monkeypatch.setattr(run_output, "Window", OneLook)
+    summary = run(
+        *(tiny_bundle, folder, tmp_path / "out", {"boxes"}), threads=1, pictures=False, jsonl=False, show=True
+    )
+    assert summary.done == 1
+    assert shown[0] == (f"yolor-edge: {folder}", True)
+    assert shown[-1] == "closed"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_window_that_cannot_be_had_is_refused_before_anything_is_opened(tmp_path: Path) -> None:
+    if opencv_build().windows is None:
+        with pytest.raises(UsageError, match="a window needs an OpenCV with windows"):
+            run(tmp_path / "nowhere", "nowhere", tmp_path / "out", show=True)
+
+
+def test_files_give_the_answers_of_predict_in_their_order(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    video = write_video(tmp_path / "clip.mp4", frames=12)
+    run(tiny_bundle, video, tmp_path / "out", threads=1, pictures=False)
+    with load(tiny_bundle, threads=1) as model:
+        expected = [model.predict(frame.image).to_json() for frame in open_source(video) if frame.image is not None]
+    lines = lines_of(tmp_path / "out")
+    assert [line.pop("index") for line in lines] == list(range(12))
+    assert {line.pop("source") for line in lines} == {"clip.mp4"}
+    assert [line.pop("position_s") for line in lines] == [pytest.approx(i / 12, abs=1e-6) for i in range(12)]
+    for line, one in zip(lines, expected, strict=True):
+        assert list(line) == list(one)
+        assert set(line.pop("timings_ms")) == set(one.pop("timings_ms"))
+    assert lines == expected
+
+
+def test_captions_of_some_frames_are_drawn_on_those_between(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[str] = []
+
+    def listen(image: Any, result: Result, options: DrawOptions) -> Any:
+        assert result.caption is not None
+        drawn.append(result.caption.text)
+        return draw(image, result, options)
+
+    monkeypatch.setattr(run_output, "draw", listen)
+    video = write_video(tmp_path / "clip.mp4", frames=6)
+    summary = run(tiny_bundle, video, tmp_path / "out", {"caption"}, threads=1, caption_every=3)
+    assert drawn == ["a red thing here"] * 6
+    assert ["caption" in line for line in lines_of(tmp_path / "out")] == [True, False, False] * 2
+    assert {"network", "caption", "latency"} <= set(summary.to_json()["stages_ms"])
+    with pytest.raises(UsageError, match='caption_every must be a number of at least 1 or "scene-change", got 0'):
+        run(tiny_bundle, video, tmp_path / "out", caption_every=0)
+
+
+def test_captions_written_beside_a_live_source_come_in_later_lines(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        sources, "open_capture", lambda *_: FakeCamera([coloured_patch((64, 96), PATCH)] * 8, pause=0.1)
+    )
+    still = CameraOptions(reconnect_seconds=0)
+    run(tiny_bundle, 0, tmp_path / "out", threads=1, camera=still, caption_every="scene-change")
+    lines = lines_of(tmp_path / "out")
+    written = [(line, line.get("caption") or line.get("earlier_caption")) for line in lines]
+    captions = [(line, caption) for line, caption in written if caption is not None]
+    assert len(captions) == 1  # nothing changes in front of this camera
+    line, caption = captions[0]
+    assert caption["text"] == "a red thing here"
+    assert ("caption" in line) is (line["index"] == 0)
+    assert caption.get("index", 0) == 0
+    monkeypatch.undo()
+    assert open_source(tmp_path / "out" / "camera-0.mp4").expected == 8
