@@ -1,12 +1,11 @@
-"""Scores of a checkpoint or a bundle on a data set, through the one pipeline that ships."""
+"""Scores of a model on a data set, through the one pipeline that ships."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..runtime.captions.captioning import CaptionOptions
 from ..runtime.errors import UsageError
@@ -16,9 +15,6 @@ from .dataset.coco import CocoDataset
 from .dataset.truth import Truth
 from .scenes.scene_captions import caption_facts
 from .scores import Scores, score_dataset, table_line
-
-if TYPE_CHECKING:
-    from ..train.network.network import Network
 
 # Average precision integrates over all scores, so next to no box may be cut off beforehand.
 SCORE_THRESHOLD = 0.001
@@ -74,8 +70,8 @@ class Evaluation:
 
 
 def evaluate(
-    path: str | Path,
-    data: str | Path,
+    bundle: str | os.PathLike[str],
+    data: str | os.PathLike[str],
     split: str | None = None,
     limit: int | None = None,
     backend: str = "onnxruntime",
@@ -86,33 +82,25 @@ def evaluate(
     caption_decoder: str | None = None,
     post_processing: str | None = None,
 ) -> Evaluation:
-    """Score a checkpoint (with torch) or a bundle (without) on a data set in COCO's layout.
+    """Score a bundle on a data set in COCO's layout, without torch; `train.evaluate_checkpoint` scores a checkpoint.
 
     Args:
-        path: Folder of a checkpoint, of a training run, or of a bundle.
+        bundle: Folder of a bundle.
         data: Folder of the data set.
         split: By default the first split whose name starts with "val", or the only one.
         limit: Score only the first images.
-        backend, precision, threads: For a bundle; a checkpoint runs in torch, float32.
+        backend, precision, threads, caption_decoder, post_processing: As for `runtime.load`.
         caption: How captions are searched for.
         progress: Called with images done and images in all.
-        caption_decoder: What writes captions, as in `load`; for a bundle.
-        post_processing: "gpu" or "cpu", as in `load`; a checkpoint has it on the CPU.
 
     Raises:
-        UsageError: If `path` is neither, `limit` is not positive, or something is asked for that is not for it.
-        DatasetError: If the data set cannot be read, or has other classes than the model.
+        UsageError: If `limit` is not positive, or something is asked for that the bundle lacks.
+        BundleError: If it is no bundle.
+        DatasetError: If the data set cannot be read, or has other classes than the bundle.
     """
     dataset = CocoDataset.open(data, split=split, role="val")
-    with _open_model(Path(path), backend, precision, threads, caption_decoder, post_processing) as model:
-        return score_model(model, dataset, limit, caption, progress, str(path))
-
-
-def score_network(network: Network, dataset: CocoDataset) -> Evaluation:
-    """Score the training network itself, on the device it is on."""
-    from ..train.torch_backend import torch_model
-
-    return score_model(torch_model(network), dataset)
+    with load(bundle, backend, precision, threads, caption_decoder, post_processing=post_processing) as model:
+        return score_model(model, dataset, limit, caption, progress, str(bundle))
 
 
 def shared_tasks(model: Model, dataset: CocoDataset) -> list[str]:
@@ -172,38 +160,3 @@ def score_model(
         named, related = (sum(column) / len(judged) for column in zip(*judged, strict=True))
         facts = CaptionFacts(len(judged), named, related)
     return Evaluation(name or spec.name, str(dataset.root), dataset.split, scores, facts)
-
-
-def _open_model(
-    path: Path,
-    backend: str,
-    precision: str,
-    threads: int | None,
-    caption_decoder: str | None,
-    post_processing: str | None,
-) -> AbstractContextManager[Model]:
-    if (path / "bundle.json").is_file():
-        return load(path, backend, precision, threads, caption_decoder, post_processing=post_processing)
-    if not path.exists():
-        raise UsageError(f"{path}: does not exist; expected the folder of a checkpoint or a bundle")
-    # Looked for here, so that a wrong folder is told from a right one where torch is not installed.
-    if not any((folder / "checkpoint.json").is_file() for folder in (path, path / "checkpoint")):
-        raise UsageError(
-            f"{path}: is neither a checkpoint nor a bundle (no checkpoint.json or bundle.json in it); "
-            "expected a folder written by yolor-edge train or yolor-edge export"
-        )
-    given = {"backend": backend != "onnxruntime", "precision": precision != "fp32", "caption_decoder": caption_decoder}
-    foreign = [name.replace("_", "-") for name, is_given in given.items() if is_given]
-    if foreign:
-        raise UsageError(
-            f"{path}: is a checkpoint, which is scored in torch with float32; {', '.join(foreign)} is for a bundle, "
-            f"export one: yolor-edge export {path} --out BUNDLE"
-        )
-    if post_processing == "gpu":
-        raise UsageError(
-            f"{path}: is a checkpoint, which is scored with post-processing on the CPU; export a bundle of it"
-        )
-    from ..train.checkpoint import Checkpoint
-    from ..train.torch_backend import torch_model
-
-    return torch_model(Checkpoint.open(path).network())

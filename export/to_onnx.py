@@ -42,7 +42,7 @@ from ..runtime.verification.replay import (
     write_golden,
 )
 from ..train.checkpoint import Checkpoint
-from ..train.config import Task, check_input_size
+from ..train.network.config import Task, check_input_size
 from ..train.network.network import Network
 from ..train.torch_backend import TorchGraph, parts_of, spec_of
 from .onnx_graphs.caption_weights import write_caption_weights

@@ -11,16 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .arguments import check_count, check_path, check_text
-from .backends import missing_engines
 from .backends.base import Graph, ReportingGraph
-from .backends.missing_engines import EngineBuilder
 from .backends.registry import BACKENDS, backend_name, open_graphs
+from .backends.tensorrt import missing_engines
+from .backends.tensorrt.missing_engines import EngineBuilder
 from .bundle.bundle import Bundle, ModelSpec
 from .bundle.device_choices import chosen_caption_decoder
-from .bundle.tensors import graph_complaints
 from .captions.captioning import CaptionDecoder, CaptionOptions, CaptionWriter
 from .captions.native_captioning import NativeCaptionDecoder
 from .errors import BackendError, BundleError, UsageError
+from .execution.graph_check import graph_complaints
 from .execution.parts import ModelParts, SlotPool, Stopwatch
 from .images.image_files import check_image, read_image
 from .images.preprocess import PixelLayout

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from ..evaluation.dataset.truth import IGNORED, Truth
 from ..runtime import _native
 from ..runtime.images.preprocess import Letterbox, PreprocessRule
-from .config import PROTOTYPE_STRIDE, TrainConfig
+from .config import TrainConfig
+from .network.config import PROTOTYPE_STRIDE
 
 Reader = Callable[[Truth], NDArray[np.uint8]]
 # A box that a view cuts down to less than this share of its area, or to a side below this many pixels, is dropped.

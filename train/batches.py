@@ -20,8 +20,9 @@ from ..runtime.bundle.tokenizer import BOS_ID, EOS_ID, PAD_ID, Tokenizer
 from ..runtime.errors import YolorEdgeError
 from ..runtime.images.preprocess import PreprocessRule
 from .augment import View, strong_view, weak_view
-from .config import NetworkConfig, TrainConfig
+from .config import TrainConfig
 from .losses import DenseTruth
+from .network.config import NetworkConfig
 
 
 @dataclass

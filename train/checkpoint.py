@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 
 from ..runtime.errors import CheckpointError, UsageError
 from ..runtime.files import replacing_file, replacing_folder, sha256_of, write_atomically
-from .config import NetworkConfig
+from .network.config import NetworkConfig
 from .network.network import Network
 
 SCHEMA = 1

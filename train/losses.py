@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ..evaluation.dataset.truth import IGNORED
 from .assigner import Assignment, assign
-from .config import PROTOTYPE_STRIDE, NetworkConfig, TrainConfig
+from .config import TrainConfig
+from .network.config import PROTOTYPE_STRIDE, NetworkConfig
 
 # Cells whose masks are compared in one step; more only costs memory, the gradient is a mean over them.
 MASK_CELLS = 1600

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import safetensors.torch
 import torch
@@ -13,9 +12,7 @@ from torch import Tensor
 
 from ..runtime.errors import UsageError
 from ..runtime.files import replacing_file
-
-if TYPE_CHECKING:
-    from .loop import Trainer
+from .trainer import Trainer
 
 
 def write_state(path: Path, trainer: Trainer, epochs_done: int, seconds: float) -> None:

@@ -13,7 +13,7 @@ from ..runtime.bundle.spec import CaptionSpec, ModelSpec
 from ..runtime.errors import UsageError
 from ..runtime.images.preprocess import PreprocessRule
 from ..runtime.model import Model
-from .config import NetworkConfig
+from .network.config import NetworkConfig
 from .network.network import Network
 
 LONGEST_CAPTION = 40

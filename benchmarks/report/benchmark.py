@@ -12,10 +12,10 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from ...runtime.backends.base import usable_cores
 from ...runtime.backends.registry import backend_entry, graph_files
 from ...runtime.bundle.bundle import Bundle
 from ...runtime.captions.captioning import CaptionOptions
+from ...runtime.environment.cores import usable_cores
 from ...runtime.errors import UsageError
 from ...runtime.files import check_can_be_written
 from ...runtime.images.image_files import write_image
@@ -25,6 +25,7 @@ from ...runtime.verification.replay import GOLDEN_FOLDER, read_golden
 from .machine import busy_share, describe_machine, describe_state, peak_memory_bytes, source_commit
 from .measure import WarmUp, measure
 from .report import Report
+from .report_page import save
 
 Progress = Callable[[str, int, int], None]
 
@@ -200,7 +201,7 @@ def bench(
         measurement=measured,
         accuracy=accuracy,
     )
-    report.save(folder)
+    save(report, folder)
     return report
 
 

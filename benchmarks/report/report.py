@@ -9,17 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...runtime.bundle.bundle import readable_json
 from ...runtime.errors import UsageError
-from ...runtime.files import write_atomically
 from .measure import DETAILS, STAGES, Measurement, Picture, Run
 from .percentiles import NOISY_SPREAD, RULE, SLOW_FACTOR, Spread, Summary, needed_samples, spread_of, summarize
-from .report_page import page
 from .report_text import TOO_FEW, aligned, listed, percentile_text
 
 SCHEMA_VERSION = 1
 KIND = "yolor-edge latency report"
-JSON_FILE, MARKDOWN_FILE = "report.json", "report.md"
+JSON_FILE = "report.json"
 
 IDLE_SHARE = 0.1
 
@@ -45,13 +42,6 @@ class Report:
     memory: Mapping[str, Any]
     measurement: Measurement
     accuracy: Mapping[str, Any] | None = None
-
-    def save(self, folder: str | os.PathLike[str]) -> tuple[Path, Path]:
-        """Write `report.json` and `report.md` to `folder`, each whole or not at all; their paths."""
-        paths = Path(folder) / JSON_FILE, Path(folder) / MARKDOWN_FILE
-        write_atomically(paths[0], readable_json(self.to_json()) + "\n")
-        write_atomically(paths[1], self.markdown())
-        return paths
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Report:
@@ -188,10 +178,6 @@ class Report:
             lines += ["", str(self.accuracy["table"])]
         lines += [f"beware: {text}" for text in self.warnings()]
         return "\n".join(lines)
-
-    def markdown(self) -> str:
-        """The whole report for people."""
-        return f"{page(self)}\n\nRaw samples, warm-up included: `{JSON_FILE}` (schema {SCHEMA_VERSION}).\n"
 
 
 def _measurement_to_json(measured: Measurement) -> dict[str, Any]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from ...runtime.bundle.bundle import readable_json
+from ...runtime.files import write_atomically
 from .percentiles import RULE, Summary, summarize
+from .report import JSON_FILE, SCHEMA_VERSION, Report
 from .report_text import (
     TOO_FEW,
     interval_text,
@@ -19,9 +23,7 @@ from .report_text import (
     value_text,
 )
 
-if TYPE_CHECKING:
-    from .report import Report
-
+MARKDOWN_FILE = "report.md"
 MEANINGS = {
     "decode": "reading the picture file from disk and decoding it to BGR, turned upright",
     "preprocess": "letterbox to the input size, scaling, order of channels",
@@ -36,8 +38,16 @@ MEANINGS = {
 OBJECT_BUCKETS = ((0, 0), (1, 4), (5, 9), (10, 49), (50, 99), (100, None))
 
 
+def save(report: Report, folder: str | os.PathLike[str]) -> tuple[Path, Path]:
+    """Write `report.json` and `report.md` to `folder`, each whole or not at all; their paths."""
+    paths = Path(folder) / JSON_FILE, Path(folder) / MARKDOWN_FILE
+    write_atomically(paths[0], readable_json(report.to_json()) + "\n")
+    write_atomically(paths[1], page(report))
+    return paths
+
+
 def page(report: Report) -> str:
-    """The whole report for people, but for where its samples are."""
+    """The whole report for people."""
     parts = [f"# {report.title()}", _headline(report)]
     warnings = report.warnings()
     if warnings:
@@ -53,6 +63,7 @@ def page(report: Report) -> str:
     parts.append("## Machine\n\n" + _machine_table(report))
     parts.append("## State of the machine\n\n" + _state_table(report))
     parts.append("## Identity\n\n" + _identity_table(report))
+    parts.append(f"Raw samples, warm-up included: `{JSON_FILE}` (schema {SCHEMA_VERSION}).\n")
     return "\n\n".join(parts)
 
 

@@ -21,7 +21,7 @@ import onnx
 
 from ...export.engines.tensorrt_flavours import FLAVOURS, BuildJob, Toolkit, load_toolkit
 from ...runtime.errors import YolorEdgeError
-from ...train.config import Size
+from ...train.network.config import Size
 from ..report.machine import describe_machine, source_commit
 from ..report.report_files import output_stem, write_both
 from .precisions import parse_networks, write_graphs

@@ -33,7 +33,7 @@ from ...runtime.model import Model
 from ...runtime.results import Result
 from ...runtime.sources.sources import open_source
 from ...train.checkpoint import Checkpoint
-from ...train.config import Task
+from ...train.network.config import Task
 from ...train.network.network import Network
 from ...train.torch_backend import parts_of
 from ..report.machine import busy_share, describe_machine, source_commit

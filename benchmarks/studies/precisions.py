@@ -33,7 +33,7 @@ from ...runtime.backends.onnxruntime_backend import open_graph
 from ...runtime.bundle.bundle import INT8_DIALECTS
 from ...runtime.errors import UsageError
 from ...runtime.images.preprocess import PreprocessRule
-from ...train.config import NetworkConfig, Size, check_input_size
+from ...train.network.config import NetworkConfig, Size, check_input_size
 from ...train.network.network import Network
 from ...train.torch_backend import parts_of
 from ..report.machine import busy_share, describe_machine, source_commit

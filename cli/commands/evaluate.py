@@ -42,15 +42,15 @@ def add(commands: Any) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from ..evaluation.evaluator import evaluate
     from ..runtime.captions.captioning import CaptionOptions
+    from ..scoring import evaluate_checkpoint_or_bundle
 
     write = _into(arguments)
     options = _caption(arguments)
     chosen = options.pop("caption_decoder", None)
     if "caption_budget_ms" in options:
         options["budget_ms"] = options.pop("caption_budget_ms")
-    found = evaluate(
+    found = evaluate_checkpoint_or_bundle(
         arguments.model,
         arguments.data,
         split=arguments.split,

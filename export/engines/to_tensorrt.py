@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ...runtime import errors
-from ...runtime.backends.missing_engines import EngineBuilder
+from ...runtime.backends.tensorrt.missing_engines import EngineBuilder
 from ...runtime.bundle.bundle import Bundle
 from ...runtime.bundle.engines import ENGINES_FOLDER, Engine, EngineRecord, graph_kind, write_record
 from ...runtime.errors import EngineBuildError, EngineMismatchError, UsageError, YolorEdgeError

@@ -13,7 +13,7 @@ from ...runtime.bundle.graph_options import HEADS_OF_CELLS, GraphOptions
 from ...runtime.bundle.spec import ModelSpec
 from ...runtime.bundle.tensors import SEMANTIC_STRIDE
 from ...runtime.errors import UsageError
-from ...train.config import NetworkConfig
+from ...train.network.config import NetworkConfig
 from ...train.network.network import Network
 from ...train.torch_backend import TorchGraph, spec_of
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ...runtime.errors import AccuracyError
 from ..onnx_graphs.graph_view import GraphView
-from ..parity.probe import open_model
+from ..onnx_graphs.probe import open_model
 from .choices import choices_of, chosen, with_choices_given, with_choices_shown
 from .to_int8 import Quantized, kept_convolutions, quantize
 

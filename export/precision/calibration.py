@@ -24,7 +24,7 @@ from ...runtime.images.image_files import read_image
 from ...runtime.images.preprocess import PreprocessRule, preprocess
 from ...runtime.sources.sources import open_source
 from ..onnx_graphs.graph_view import GraphView
-from ..parity.probe import open_probe
+from ..onnx_graphs.probe import open_probe
 
 Method = Literal["minmax", "percentile", "entropy"]
 METHODS: tuple[Method, ...] = get_args(Method)

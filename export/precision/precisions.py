@@ -28,7 +28,7 @@ from ...runtime.images.preprocess import preprocess
 from ...runtime.model import Model
 from ...runtime.verification.comparison import DEFAULT_TOLERANCES, FP16, captions_check, compare
 from ...runtime.verification.golden import GOLDEN_FOLDER, answers_of, read_golden
-from ..parity.probe import open_model
+from ..onnx_graphs.probe import open_model
 from .budget import BudgetReport, meet_budget
 from .calibration import (
     FEW_IMAGES,

@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ...runtime.backends.base import Array
 from ..onnx_graphs.graph_view import GraphView
-from ..parity.probe import open_probe
+from ..onnx_graphs.probe import open_probe
 
 # Other pictures than those looked at go further: one more bit of room below 65504, where fp16 ends.
 LARGEST = 65504 / 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -181,10 +180,3 @@ def feed_complaints(inputs: Mapping[str, TensorInfo], feed: Mapping[str, Array])
             expected = ", ".join(str(axis) for axis in info.shape)
             found.append(f"input {name!r} must have shape ({expected}), got {array.shape}")
     return found
-
-
-def usable_cores() -> int:
-    """CPU cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -9,8 +9,9 @@ from typing import Any
 
 import onnxruntime
 
+from ..environment.cores import usable_cores
 from ..errors import BackendError, UsageError
-from .base import Array, TensorInfo, feed_complaints, usable_cores
+from .base import Array, TensorInfo, feed_complaints
 
 # Chosen by name, so that a build with other providers never falls back from one device to another unasked.
 PROVIDERS = ["CPUExecutionProvider"]

@@ -14,8 +14,9 @@ import openvino
 from openvino import opset13 as operations
 from openvino.frontend import FrontEndManager
 
+from ..environment.cores import usable_cores
 from ..errors import BackendError, UsageError
-from .base import Array, TensorInfo, feed_complaints, usable_cores
+from .base import Array, TensorInfo, feed_complaints
 
 # Chosen by name: without one, OpenVINO picks a device by itself.
 DEVICE = "CPU"

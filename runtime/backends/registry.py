@@ -10,9 +10,10 @@ from typing import Protocol, cast
 
 from ..bundle.bundle import Bundle
 from ..bundle.engines import graph_kind
+from ..environment.cores import usable_cores
 from ..environment.install import install_command
 from ..errors import BackendError, BackendMissingError, UsageError
-from .base import Graph, usable_cores
+from .base import Graph
 
 
 @dataclass(frozen=True)

@@ -318,6 +318,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise BundleError(f"{path}: is a file, expected a bundle folder as written by yolor-edge export")
     file = path / BUNDLE_FILE
+    if any((folder / "checkpoint.json").is_file() for folder in (path, path / "checkpoint")):
+        raise BundleError(f"{path}: is a checkpoint; make a bundle of it: yolor-edge export {path} --out BUNDLE")
     if not file.is_file():
         raise BundleError(f"{path}: holds no {BUNDLE_FILE}; expected a bundle as written by yolor-edge export")
     try:

@@ -9,8 +9,7 @@ from typing import Any, cast
 import numpy as np
 from cuda.bindings import driver as _cuda  # pyright: ignore  # compiled without types
 
-from ..backends.base import Array
-from .driver import CudaError, DeviceInfo, Handle
+from .driver import Array, CudaError, DeviceInfo, Handle
 
 cuda = cast(Any, _cuda)
 

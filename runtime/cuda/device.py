@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from ..backends.base import Array
 from ..errors import BackendError
-from .driver import OUT_OF_MEMORY, CudaError, DeviceInfo, Driver, Handle, as_ctypes
+from .driver import OUT_OF_MEMORY, Array, CudaError, DeviceInfo, Driver, Handle, as_ctypes
 
 __all__ = [
     "CapturedGraph",

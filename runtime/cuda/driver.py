@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..backends.base import Array
 from ..errors import BackendError
 
 # What a driver gives for a stream, an event, memory: only that driver looks into it.
 Handle = Any
+Array = NDArray[Any]
 
 OUT_OF_MEMORY = "CUDA_ERROR_OUT_OF_MEMORY"
 NO_DEVICE = ("CUDA_ERROR_NO_DEVICE", "CUDA_ERROR_INVALID_DEVICE")

@@ -10,8 +10,7 @@ from typing import Any, cast
 import numpy as np
 import pycuda.driver as _pycuda  # pyright: ignore[reportMissingImports]  # not to be had without a CUDA toolkit
 
-from ..backends.base import Array
-from .driver import OUT_OF_MEMORY, CudaError, DeviceInfo, Handle
+from .driver import OUT_OF_MEMORY, Array, CudaError, DeviceInfo, Handle
 from .driver_graphs import DriverGraphs
 
 cuda = cast(Any, _pycuda)

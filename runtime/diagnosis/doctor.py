@@ -21,11 +21,11 @@ from ..bundle.bundle import Bundle
 from ..bundle.engines import EngineFit, build_command
 from ..cuda.kernels.kernel_image import FoundCompiler, compilers_here
 from ..environment.cuda_device import CudaDriver, cuda_driver
+from ..environment.display import display_complaint
 from ..environment.install import install_command
 from ..environment.installed_packages import PACKAGES, Found, look_for
 from ..environment.machine import ROOT, UNKNOWN, describe_hardware, governors, is_jetson, memory_limit
 from ..environment.opencv_build import OpencvBuild, opencv_build
-from ..runner.window import display_complaint
 from .checks import Check
 from .doctor_bundle import bundles_below, content_checks, engine_checks, holds_bundle, open_for_checks
 from .doctor_gpu import (

@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from ..backends.base import usable_cores
+from .cores import usable_cores
 
 UNKNOWN = "unknown"
 ROOT = Path("/")

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from ..bundle.bundle import Bundle
 from ..bundle.spec import ModelSpec
-from ..drawing.overlay import Overlay, time_of_day
 from ..drawing.panels import DrawOptions, draw
 from ..errors import UsageError
 from ..files import replacing_file
@@ -22,6 +21,7 @@ from ..images.image_files import to_bgr, write_image
 from ..results import Caption, Result
 from ..sources.sources import Frame, Source
 from ..stream.stream_results import Answer
+from .overlay import Overlay, time_of_day
 from .video_file import VideoFile
 from .window import Window
 

@@ -15,7 +15,7 @@ import pytest
 from yolor_edge.evaluation.dataset.coco import CocoDataset
 from yolor_edge.evaluation.dataset.segmentations import masks_from_rles
 from yolor_edge.evaluation.dataset.truth import Truth
-from yolor_edge.evaluation.evaluator import Evaluation, evaluate, score_model, score_network
+from yolor_edge.evaluation.evaluator import Evaluation, evaluate, score_model
 from yolor_edge.runtime.bundle.spec import ModelSpec
 from yolor_edge.runtime.captions.captioning import CaptionOptions
 from yolor_edge.runtime.errors import BundleError, CheckpointError, DatasetError, UsageError
@@ -24,6 +24,7 @@ from yolor_edge.runtime.results import Caption, InstanceMasks, Result
 from yolor_edge.train.checkpoint import write_checkpoint
 from yolor_edge.train.config import TrainConfig
 from yolor_edge.train.loop import describe_network
+from yolor_edge.train.scoring import evaluate_checkpoint, score_network
 from yolor_edge.train.torch_backend import spec_of, torch_model
 
 from ..train.tiny_network import tiny_network
@@ -38,7 +39,7 @@ GREEDY = CaptionOptions(beam_size=1)
 
 @pytest.fixture(scope="module")
 def of_checkpoint(exported: Exported) -> Evaluation:
-    return evaluate(exported.checkpoint.path, exported.data, caption=GREEDY)
+    return evaluate_checkpoint(exported.checkpoint.path, exported.data, caption=GREEDY)
 
 
 @pytest.fixture
@@ -116,7 +117,7 @@ def test_a_checkpoint_and_its_bundle_score_the_same(exported: Exported, of_check
 def test_a_network_scores_as_its_checkpoint_does(exported: Exported) -> None:
     network = exported.checkpoint.network()
     dataset = CocoDataset.open(exported.data)
-    found, expected = score_network(network, dataset), evaluate(exported.checkpoint.path, exported.data)
+    found, expected = score_network(network, dataset), evaluate_checkpoint(exported.checkpoint.path, exported.data)
     assert found.model == "random"
     assert dataclasses.replace(found, model=expected.model) == expected
     assert not network.training
@@ -124,7 +125,7 @@ def test_a_network_scores_as_its_checkpoint_does(exported: Exported) -> None:
 
 def test_a_run_is_taken_for_the_checkpoint_in_it(exported: Exported, of_checkpoint: Evaluation) -> None:
     run = exported.checkpoint.path.parent
-    found = evaluate(run, exported.data, limit=1, caption=GREEDY)
+    found = evaluate_checkpoint(run, exported.data, limit=1, caption=GREEDY)
     assert found.model == str(run)
     assert found.scores.images == 1
 
@@ -171,7 +172,7 @@ def test_a_limit_above_the_number_of_images_is_no_limit(scenes: Path) -> None:
 @pytest.mark.parametrize("limit", [0, -1])
 def test_a_limit_must_be_positive(exported: Exported, limit: int) -> None:
     with pytest.raises(UsageError, match=f"limit must be at least 1, got {limit}"):
-        evaluate(exported.checkpoint.path, exported.data, limit=limit)
+        evaluate_checkpoint(exported.checkpoint.path, exported.data, limit=limit)
 
 
 def test_a_bundle_is_scored_without_torch(exported: Exported) -> None:
@@ -246,7 +247,7 @@ def test_only_scenes_have_facts(own_scenes: Path) -> None:
 def test_scenes_that_lack_a_kind_of_truth(exported: Exported, own_scenes: Path, kind: str) -> None:
     """That task is left out of the scores, and facts go where captions or what judges them are not there."""
     (own_scenes / "annotations" / f"{kind}_train.json").unlink()
-    scores = evaluate(exported.checkpoint.path, own_scenes, limit=2, caption=GREEDY)
+    scores = evaluate_checkpoint(exported.checkpoint.path, own_scenes, limit=2, caption=GREEDY)
     assert scores.facts is None
     assert (scores.scores.bleu4 is None) == (kind == "captions")
     assert (scores.scores.miou is None) == (kind == "panoptic")
@@ -273,9 +274,10 @@ def test_other_classes_are_refused(exported: Exported, own_scenes: Path) -> None
         if categories:
             edit(file, categories=[{**one, "name": one["name"].replace("star", "moon")} for one in categories])
     message = "the first that differs is class 3: 'moon' in the data set, 'star' in the network"
-    for path in (exported.checkpoint.path, exported.bundle.path):
-        with pytest.raises(DatasetError, match=message):
-            evaluate(path, own_scenes)
+    with pytest.raises(DatasetError, match=message):
+        evaluate_checkpoint(exported.checkpoint.path, own_scenes)
+    with pytest.raises(DatasetError, match=message):
+        evaluate(exported.bundle.path, own_scenes)
 
 
 def test_another_number_of_classes_is_refused(scenes: Path) -> None:
@@ -293,14 +295,9 @@ def test_nothing_in_common_is_refused(own_scenes: Path) -> None:
     )
 
 
-def test_a_path_that_is_neither_checkpoint_nor_bundle(exported: Exported, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="nowhere: does not exist; expected the folder of a checkpoint or a bundle"):
-        evaluate(tmp_path / "nowhere", exported.data)
-    (tmp_path / "file").write_text("")
-    (tmp_path / "folder").mkdir()
-    for name in ("file", "folder"):
-        with pytest.raises(UsageError, match=f"{name}: is neither a checkpoint nor a bundle"):
-            evaluate(tmp_path / name, exported.data)
+def test_a_checkpoint_is_no_bundle(exported: Exported) -> None:
+    with pytest.raises(BundleError, match="is a checkpoint; make a bundle of it: yolor-edge export"):
+        evaluate(exported.checkpoint.path, exported.data)
 
 
 def test_a_spoilt_model_is_named(exported: Exported, tmp_path: Path) -> None:
@@ -311,7 +308,7 @@ def test_a_spoilt_model_is_named(exported: Exported, tmp_path: Path) -> None:
     checkpoint = write_checkpoint(tmp_path / "checkpoint", tiny_network(tasks=("boxes",)), {})
     (checkpoint.path / "network.safetensors").write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"network\.safetensors: has SHA-256"):
-        evaluate(checkpoint.path, exported.data)
+        evaluate_checkpoint(checkpoint.path, exported.data)
 
 
 def test_a_data_set_that_is_none(exported: Exported, tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from yolor_edge.evaluation.scenes.scene_drawing import draw_scene
 from yolor_edge.runtime.images.preprocess import PreprocessRule, preprocess
-from yolor_edge.train.config import NetworkConfig
 from yolor_edge.train.network.blocks import ImplicitAdd, ImplicitMul, Prediction
+from yolor_edge.train.network.config import NetworkConfig
 from yolor_edge.train.network.network import Network
 
 

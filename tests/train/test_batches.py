@@ -12,8 +12,9 @@ import torch
 from yolor_edge.evaluation.dataset.coco import CocoDataset
 from yolor_edge.runtime.bundle.tokenizer import BOS_ID, EOS_ID, PAD_ID, Tokenizer
 from yolor_edge.train.batches import Batch, training_loader
-from yolor_edge.train.config import NetworkConfig, TrainConfig
+from yolor_edge.train.config import TrainConfig
 from yolor_edge.train.loop import describe_network
+from yolor_edge.train.network.config import NetworkConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -8,16 +8,8 @@ from typing import Any
 
 import pytest
 from yolor_edge.runtime.errors import UsageError
-from yolor_edge.train.config import (
-    CAPTIONERS,
-    SIZE_PLANS,
-    SIZES,
-    TASKS,
-    NetworkConfig,
-    Task,
-    TrainConfig,
-    check_input_size,
-)
+from yolor_edge.train.config import TrainConfig
+from yolor_edge.train.network.config import CAPTIONERS, SIZE_PLANS, SIZES, TASKS, NetworkConfig, Task, check_input_size
 
 from .tiny_network import tiny_config
 

@@ -20,8 +20,9 @@ from yolor_edge.runtime.errors import DatasetError, ImageError, UsageError
 from yolor_edge.train import loop
 from yolor_edge.train.batches import training_loader
 from yolor_edge.train.checkpoint import Checkpoint
-from yolor_edge.train.config import CAPTIONERS, TASKS, Captioner, Task, TrainConfig
+from yolor_edge.train.config import TrainConfig
 from yolor_edge.train.loop import LOG, RUN, STATE, Trainer, describe_network, fit, resume
+from yolor_edge.train.network.config import CAPTIONERS, TASKS, Captioner, Task
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

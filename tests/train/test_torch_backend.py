@@ -10,7 +10,7 @@ import pytest
 import torch
 from yolor_edge.runtime.backends.base import TensorInfo
 from yolor_edge.runtime.errors import UsageError
-from yolor_edge.train.config import TASKS, Task
+from yolor_edge.train.network.config import TASKS, Task
 from yolor_edge.train.network.network import Network
 from yolor_edge.train.torch_backend import LONGEST_CAPTION, TorchGraph, parts_of, spec_of, torch_model
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from yolor_edge.train.config import TASKS, NetworkConfig
+from yolor_edge.train.network.config import TASKS, NetworkConfig
 from yolor_edge.train.network.network import Network
 
 SPECIALS = ("<pad>", "<unk>", "<bos>", "<eos>")

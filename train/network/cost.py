@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ...runtime.bundle.tokenizer import BOS_ID
-from ..config import NetworkConfig, check_input_size
+from .config import NetworkConfig, check_input_size
 from .network import Network
 
 PAST_WORDS = 10

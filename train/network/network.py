@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import NetworkConfig, SizePlan
 from .blocks import ELAN, ELANH, MP, SPPCSPC, Conv, Prediction
 from .caption_decoder import CaptionDecoder, sine_positions
+from .config import NetworkConfig, SizePlan
 from .heads import BoxHead, MaskHead, SemanticHead
 from .regions import RegionMemory, region_margins
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...backends.base import Array
+from ..driver import Array
 from . import kernel_parameters as parameters
 
 

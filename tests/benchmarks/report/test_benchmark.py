@@ -15,7 +15,7 @@ import pytest
 from yolor_edge.benchmarks.report.benchmark import bench
 from yolor_edge.benchmarks.report.measure import STAGES, Measurement, Picture, Run, WarmUp, measure
 from yolor_edge.benchmarks.report.report import Report
-from yolor_edge.benchmarks.report.report_page import object_table
+from yolor_edge.benchmarks.report.report_page import object_table, page, save
 from yolor_edge.runtime import UsageError, load
 from yolor_edge.runtime.backends.registry import BACKENDS
 from yolor_edge.runtime.bundle.bundle import Bundle
@@ -86,7 +86,7 @@ def test_every_run_is_kept_with_its_stages(report: Report) -> None:
 
 
 def test_both_files_are_written_and_the_json_reads_back(report: Report, tmp_path: Path) -> None:
-    paths = report.save(tmp_path / "deep" / "er")
+    paths = save(report, tmp_path / "deep" / "er")
     data = json.loads(paths[0].read_text())
     assert data["schema_version"] == 1
     assert data["backend"] == "onnxruntime-cpu"
@@ -103,12 +103,12 @@ def test_both_files_are_written_and_the_json_reads_back(report: Report, tmp_path
         again = Report.load(once)
         assert again.to_json()["measurement"] == data["measurement"]
         assert again.identity == report.identity
-    assert re.sub(r"[\d.]+", "", Report.load(paths[0]).markdown()) == re.sub(r"[\d.]+", "", report.markdown())
+    assert re.sub(r"[\d.]+", "", page(Report.load(paths[0]))) == re.sub(r"[\d.]+", "", page(report))
     assert sorted(path.name for path in (tmp_path / "deep" / "er").iterdir()) == ["report.json", "report.md"]
 
 
 def test_the_markdown_says_what_a_report_must(report: Report, tiny_bundle: Bundle) -> None:
-    text = report.markdown()
+    text = page(report)
     assert text.startswith("# Latency of tiny: CPU only (onnxruntime-cpu, fp32)\n")
     assert "it says nothing about a GPU" in text
     assert tiny_bundle.digest in text
@@ -246,7 +246,7 @@ def test_golden_inputs_are_the_pictures_where_none_are_given(tmp_path: Path) -> 
     assert found.measurement.pictures[0].size == (64, 96)
     assert found.cold["bundle_open_ms"] == "unknown"
     assert "caption" not in found.stages
-    assert "| caption |" not in found.markdown()
+    assert "| caption |" not in page(found)
 
 
 def test_the_warm_up_ends_when_steady_or_when_its_time_is_up(tiny_bundle: Bundle, pictures: Path) -> None:
@@ -282,7 +282,7 @@ def test_a_backend_is_imported_under_the_name_of_its_package(
     report = bench(tiny_bundle, tmp_path, pictures, 1, backend="abacus", threads=1, warmup=QUICK)
     assert report.cold["first_load_imports_backend"] is False
     assert report.protocol["post_processing"] == "cpu"
-    assert "| pre- and post-processing | on the CPU |" in report.markdown()
+    assert "| pre- and post-processing | on the CPU |" in page(report)
 
 
 def test_arguments_and_files_that_cannot_be_used(tiny_bundle: Bundle, pictures: Path, tmp_path: Path) -> None:

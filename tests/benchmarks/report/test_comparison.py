@@ -14,6 +14,7 @@ from yolor_edge.benchmarks.report.benchmark import bench
 from yolor_edge.benchmarks.report.comparison import LEAST_BLOCKS, compare, ratio_interval
 from yolor_edge.benchmarks.report.measure import WarmUp
 from yolor_edge.benchmarks.report.report import Report
+from yolor_edge.benchmarks.report.report_page import save
 from yolor_edge.main import main
 from yolor_edge.runtime import UsageError
 from yolor_edge.runtime.bundle.bundle import Bundle
@@ -38,7 +39,7 @@ def write(report: Report, tmp_path: Path) -> Write:
             scale = 10.0 * (1 + run.picture) * factor * rng.normal(1, 0.02)
             runs.append(replace(run, end_to_end_ms=scale, stages_ms={stage: scale / 8 for stage in run.stages_ms}))
         other = replace(report, measurement=replace(report.measurement, runs=tuple(runs)), **changed)
-        other.save(tmp_path / name)
+        save(other, tmp_path / name)
         return tmp_path / name
 
     return one
@@ -121,7 +122,7 @@ def test_reports_measured_in_another_way_are_refused(write: Write, report: Repor
         compare([write("a"), other])
     pictures = report.measurement.pictures
     measurement = replace(report.measurement, pictures=(replace(pictures[0], name="x.jpg"), *pictures[1:]))
-    replace(report, measurement=measurement).save(other)
+    save(replace(report, measurement=measurement), other)
     with pytest.raises(UsageError, match=r"pictures .* of other names or sizes"):
         compare([write("a"), other])
     with pytest.raises(UsageError, match=r"expected reports in pairs.*, got 3"):

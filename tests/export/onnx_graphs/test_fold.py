@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 from yolor_edge.export.onnx_graphs.fold import fold
-from yolor_edge.train.config import TASKS, Task
 from yolor_edge.train.network.blocks import Conv, ImplicitAdd, ImplicitMul, Prediction
+from yolor_edge.train.network.config import TASKS, Task
 from yolor_edge.train.network.network import Network
 
 from ...train.tiny_network import tiny_config, tiny_network

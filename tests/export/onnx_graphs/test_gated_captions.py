@@ -11,8 +11,8 @@ import torch
 from yolor_edge.evaluation.scenes.scene_drawing import draw_scene
 from yolor_edge.export.onnx_graphs.fold import fold
 from yolor_edge.export.onnx_graphs.graph_options import GraphOptions, vision_with_options
+from yolor_edge.export.onnx_graphs.probe import open_model
 from yolor_edge.export.parity.fold_proof import prove_fold
-from yolor_edge.export.parity.probe import open_model
 from yolor_edge.export.parity.stage_diff import diff
 from yolor_edge.export.precision.calibration import CalibrationSet, calibrate
 from yolor_edge.export.precision.choices import GIVEN_CHOICE, choices_of, chosen, with_choices_given, with_choices_shown
@@ -27,7 +27,7 @@ from yolor_edge.runtime.model import Model, load
 from yolor_edge.runtime.verification.comparison import Tolerances, compare_heads
 from yolor_edge.runtime.verification.golden import read_golden
 from yolor_edge.runtime.verification.replay import verify
-from yolor_edge.train.config import Task
+from yolor_edge.train.network.config import Task
 from yolor_edge.train.network.network import Network
 from yolor_edge.train.torch_backend import parts_of, torch_model
 

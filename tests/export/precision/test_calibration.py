@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from yolor_edge.export.parity.probe import open_probe
+from yolor_edge.export.onnx_graphs.probe import open_probe
 from yolor_edge.export.precision.calibration import (
     Calibration,
     CalibrationSet,

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from yolor_edge.export.onnx_graphs.graph_view import GraphView
-from yolor_edge.export.parity.probe import open_model, open_probe
+from yolor_edge.export.onnx_graphs.probe import open_model, open_probe
 from yolor_edge.export.precision.calibration import CalibrationSet, calibrate
 from yolor_edge.export.precision.to_fp16 import Halved, convert, halve_around_int8, nodes_out_of_range, to_fp16
 from yolor_edge.export.precision.to_int8 import Quantized, quantize

@@ -9,8 +9,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 from yolor_edge.export.onnx_graphs.graph_view import GraphView
+from yolor_edge.export.onnx_graphs.probe import open_model, open_probe
 from yolor_edge.export.onnx_graphs.space_to_depth import SUFFIX, stem_on_blocks
-from yolor_edge.export.parity.probe import open_model, open_probe
 from yolor_edge.export.precision.calibration import Calibration, CalibrationSet, calibrate
 from yolor_edge.export.precision.to_int8 import Quantized, quantize
 from yolor_edge.runtime.backends.base import Array

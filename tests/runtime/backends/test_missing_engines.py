@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from yolor_edge.runtime import load
-from yolor_edge.runtime.backends.missing_engines import build_if_missing
+from yolor_edge.runtime.backends.tensorrt.missing_engines import build_if_missing
 from yolor_edge.runtime.bundle import device_choices
 from yolor_edge.runtime.bundle.bundle import Bundle
 from yolor_edge.runtime.bundle.device_choices import CaptionChoice, chosen_caption_decoder, write_choice

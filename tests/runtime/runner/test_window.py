@@ -9,10 +9,12 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from yolor_edge.runtime.environment import display as display_module
+from yolor_edge.runtime.environment.display import display_complaint
 from yolor_edge.runtime.environment.opencv_build import OpencvBuild
 from yolor_edge.runtime.errors import UsageError
 from yolor_edge.runtime.runner import window
-from yolor_edge.runtime.runner.window import Window, check_window, display_complaint
+from yolor_edge.runtime.runner.window import Window, check_window
 
 DRAWING = np.zeros((20, 30, 3), np.uint8)
 
@@ -57,7 +59,7 @@ def test_a_machine_without_a_display_is_refused(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_displays_that_answer_and_that_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(window, "_X_SOCKETS", str(tmp_path))
+    monkeypatch.setattr(display_module, "_X_SOCKETS", str(tmp_path))
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     monkeypatch.delenv("DISPLAY", raising=False)
     assert display_complaint() == "neither DISPLAY nor WAYLAND_DISPLAY is set"

@@ -7,9 +7,9 @@ import itertools
 import pytest
 import torch
 from torch import nn
-from yolor_edge.train.config import SIZES, TASKS, Task
 from yolor_edge.train.losses import cell_centres
 from yolor_edge.train.network.blocks import SPPCSPC, ImplicitAdd, ImplicitMul, Prediction
+from yolor_edge.train.network.config import SIZES, TASKS, Task
 from yolor_edge.train.network.network import Network
 
 from ...reference import boxes as reference_boxes

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from ..drawing.lettering import FAINT, INK, PAPER, text_width, write_text
 from ..sources.sources import Frame
-from .lettering import FAINT, INK, PAPER, text_width, write_text
 
 _ANSWERS = 30  # that the rate is taken over
 # Of the times of a result, those that are no stages but parts or sums of them.

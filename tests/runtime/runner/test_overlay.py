@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 from yolor_edge.runtime.drawing.lettering import PAPER
-from yolor_edge.runtime.drawing.overlay import Overlay, time_of_day
+from yolor_edge.runtime.runner.overlay import Overlay, time_of_day
 from yolor_edge.runtime.sources.sources import Frame
 
 TIMES = {"preprocess": 0.11, "network": 17.8, "caption": 2.0, "caption_tokens": 9.0, "total": 20.4}

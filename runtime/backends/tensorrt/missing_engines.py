@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
-from ..bundle.bundle import Bundle
-from ..errors import EngineMismatchError, UsageError
-from .registry import BACKENDS, backend_entry
+from ...bundle.bundle import Bundle
+from ...errors import EngineMismatchError, UsageError
+from ..registry import BACKENDS, backend_entry
 
 
 class EngineBuilder(Protocol):
@@ -59,9 +59,9 @@ def build_if_missing(
             f'backend "{backend}" runs the bundle\'s graphs as they are and needs no engines; building those that are '
             f"missing is for {those}"
         )
-    from ..cuda import open_device
-    from ..environment.tensorrt_package import import_flavour
-    from .tensorrt.backend import find_part
+    from ...cuda import open_device
+    from ...environment.tensorrt_package import import_flavour
+    from .backend import find_part
 
     chosen = bundle.choose_precision(precision, backend)
     module = import_flavour(entry.flavour)

@@ -1,0 +1,58 @@
+"""`evaluate` of the command line: a checkpoint is scored in torch, a bundle in whatever backend runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from .evaluation.evaluator import Evaluation, evaluate
+from .runtime.captions.captioning import CaptionOptions
+from .runtime.errors import UsageError
+
+
+def evaluate_checkpoint_or_bundle(
+    path: str,
+    data: str,
+    split: str | None = None,
+    limit: int | None = None,
+    *,
+    backend: str,
+    precision: str,
+    threads: int | None,
+    caption: CaptionOptions | None,
+    caption_decoder: str | None,
+    post_processing: str | None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """See `evaluation.evaluate` and `train.evaluate_checkpoint`.
+
+    Raises:
+        UsageError: If `path` is neither, or something is asked for that is not for it.
+    """
+    folder = Path(path)
+    if (folder / "bundle.json").is_file():
+        return evaluate(
+            path, data, split, limit, backend, precision, threads, caption, progress, caption_decoder, post_processing
+        )
+    if not folder.exists():
+        raise UsageError(f"{path}: does not exist; expected the folder of a checkpoint or a bundle")
+    # Looked for here, so that a wrong folder is told from a right one where torch is not installed.
+    if not any((place / "checkpoint.json").is_file() for place in (folder, folder / "checkpoint")):
+        raise UsageError(
+            f"{path}: is neither a checkpoint nor a bundle (no checkpoint.json or bundle.json in it); "
+            "expected a folder written by yolor-edge train or yolor-edge export"
+        )
+    given = {"backend": backend != "onnxruntime", "precision": precision != "fp32", "caption_decoder": caption_decoder}
+    foreign = [name.replace("_", "-") for name, is_given in given.items() if is_given]
+    if foreign:
+        raise UsageError(
+            f"{path}: is a checkpoint, which is scored in torch with float32; {', '.join(foreign)} is for a bundle, "
+            f"export one: yolor-edge export {path} --out BUNDLE"
+        )
+    if post_processing == "gpu":
+        raise UsageError(
+            f"{path}: is a checkpoint, which is scored with post-processing on the CPU; export a bundle of it"
+        )
+    from .train.scoring import evaluate_checkpoint
+
+    return evaluate_checkpoint(path, data, split, limit, caption, progress)
