@@ -40,6 +40,7 @@ def build_as_asked(arguments: argparse.Namespace, say: Callable[[str], None]) ->
     from .runtime.bundle.bundle import Bundle
     from .runtime.captions.captioning import CaptionOptions
     from .runtime.model import needed_parts
+    from .runtime.options import LoadOptions
 
     bundle, backend, precision = Bundle.open(path), arguments.backend, arguments.precision
     decoder = getattr(arguments, "caption_decoder", None)
@@ -51,7 +52,11 @@ def build_as_asked(arguments: argparse.Namespace, say: Callable[[str], None]) ->
         writes_captions = "caption" in (getattr(arguments, "tasks", None) or ("caption",))
         if decoder is None and writes_captions and backend_entry(backend).flavour:
             is_open = is_choice_open(bundle, backend, precision)
-        parts = tuple(bundle.graphs) if is_open else needed_parts(bundle, backend, precision, decoder)
+        parts = (
+            tuple(bundle.graphs)
+            if is_open
+            else needed_parts(bundle, LoadOptions(backend, precision, caption_decoder=decoder))
+        )
     missing = build_if_missing(
         bundle, backend, precision, parts, build_missing(say, max(beam, CaptionOptions.beam_size))
     )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .arguments import check_count, check_path, check_text
+from .arguments import check_path
 from .backends.base import Graph, ReportingGraph
 from .backends.registry import BACKENDS, backend_name, open_graphs
 from .backends.tensorrt import missing_engines
@@ -24,6 +25,7 @@ from .execution.graph_check import graph_complaints
 from .execution.parts import ModelParts, SlotPool, Stopwatch
 from .images.image_files import check_image, read_image
 from .images.preprocess import PixelLayout
+from .options import LoadOptions, PredictOptions, chosen
 from .results import Result
 from .stream.stream import Stream, StreamOptions, StreamSource
 from .vision.contexts import Request
@@ -157,45 +159,43 @@ class Model:
         score_threshold: float | None = None,
         iou_threshold: float | None = None,
         max_detections: int | None = None,
-        class_agnostic: bool = False,
+        class_agnostic: bool | None = None,
         caption: CaptionOptions | None = None,
         layout: PixelLayout = "interleaved",
+        options: PredictOptions = PredictOptions(),
     ) -> Result:
-        """Answer for one image.
+        """Predict for one image.
 
         Args:
-            image: (h, w, 3) uint8 in BGR order as OpenCV reads it, (h, w) grey, or the path of a picture.
-            tasks: Which answers to give, of "boxes", "masks", "semantic", "caption"; None for all the model
-                has. "masks" brings "boxes" along, whose rows they belong to.
-            score_threshold: Boxes score above this; None for the model's default.
-            iou_threshold: Of two boxes of one class that overlap more, the lower-scored goes; None for the
-                default.
-            max_detections: Most boxes; None for the model's default.
-            class_agnostic: Let boxes of different classes suppress each other too.
-            caption: How to search for the caption; None for the defaults.
+            image: (h, w, 3) uint8 in BGR order as OpenCV reads it, (h, w) grey, or the path of an image file.
+            tasks, score_threshold, iou_threshold, max_detections, class_agnostic, caption: See `PredictOptions`.
             layout: What the bytes of an array mean: "interleaved" as above, which is "bgr" or "grey"; "rgb", (h, w, 3);
                 "bgra" or "rgba", (h, w, 4), whose fourth is not looked at; or the bytes of a camera as they come,
                 narrow-range BT.601: "nv12", (h * 3 / 2, w), or "yuyv", (h, w, 2), of even lengths. All are converted on
-                the way into the network, without a copy of the picture.
+                the way into the network, without a copy of the image.
+            options: All of these as one value; what is given beside it goes before.
 
         Returns:
-            The answers, in pixels of the image passed in.
+            The result, in pixels of the image passed in.
 
         Raises:
             UsageError: If an argument is not as described, or this is a fork of the process that loaded the model. It
                 is a ValueError as well.
-            ImageError: If `image` is a path that cannot be read as a picture.
+            ImageError: If `image` is a path that cannot be read as an image.
             BackendError: If the network cannot run, or the model is closed.
         """
         stages = Stopwatch()
         request = Request.of(
             self.spec,
-            tasks,
-            score_threshold=score_threshold,
-            iou_threshold=iou_threshold,
-            max_detections=max_detections,
-            class_agnostic=class_agnostic,
-            caption=caption,
+            chosen(
+                options,
+                tasks=tasks,
+                score_threshold=score_threshold,
+                iou_threshold=iou_threshold,
+                max_detections=max_detections,
+                class_agnostic=class_agnostic,
+                caption=caption,
+            ),
         )
         if isinstance(image, str | os.PathLike):
             if layout not in ("interleaved", "bgr"):
@@ -212,36 +212,28 @@ class Model:
         source: StreamSource,
         tasks: Collection[str] | None = None,
         *,
-        in_flight: int = 2,
-        drop: str = "auto",
-        caption_every: int | str = 1,
+        in_flight: int | None = None,
+        drop: str | None = None,
+        caption_every: int | str | None = None,
         wait_for_captions: bool | None = None,
+        layout: PixelLayout | None = None,
         score_threshold: float | None = None,
         iou_threshold: float | None = None,
         max_detections: int | None = None,
-        class_agnostic: bool = False,
+        class_agnostic: bool | None = None,
         caption: CaptionOptions | None = None,
-        layout: PixelLayout = "interleaved",
+        options: PredictOptions = PredictOptions(),
+        stream_options: StreamOptions = StreamOptions(),
     ) -> Stream:
-        """Answer for every picture of a source, in order, with reading, network and captions side by side.
+        """Predict for every image of a source, in order, with reading, network and captions side by side.
 
         Args:
-            source: Whatever `open_source` takes; a `Source`; or any iterable of pictures of any sizes: as arrays,
+            source: Whatever `open_source` takes; a `Source`; or any iterable of images of any sizes: as arrays,
                 (h, w, 3) uint8 BGR or (h, w) grey; as paths; or as `Frame`s, whose times and names come back with the
-                answers. An item that is none of these, or cannot be read, is an answer with an error.
-            tasks: As for `predict`, like the arguments not named here.
-            in_flight: Pictures worked on at once, each with its own memory on the device. With 1 a picture takes as
-                long as with `predict`, and only reading runs beside it; more raise the pictures per second.
-            drop: What happens when pictures come faster than answers: "oldest" leaves out the oldest that is waiting,
-                "none" lets the source wait, "auto" is "oldest" for what is live (a camera or an address) and "none" for
-                files and iterables.
-            caption_every: Caption every so many pictures, or those that show another scene than the one captioned last
-                ("scene-change", see `SceneChange`). Others carry the last caption, see `Answer`.
-            wait_for_captions: Whether the answer of a captioned picture waits for its caption. Otherwise a caption is
-                written beside the pictures that follow, and comes with the first of them that finds it done; one whose
-                turn comes while another is being written waits for it, and is left out if a later one waits too. None
-                to wait where every picture is captioned or none may be dropped.
-            layout: Of the pictures of an iterable, as for `predict`; sources that are opened have their own.
+                results. An item that is none of these, or cannot be read, is a result with an error.
+            in_flight, drop, caption_every, wait_for_captions, layout: See `StreamOptions`.
+            tasks, score_threshold, iou_threshold, max_detections, class_agnostic, caption: See `PredictOptions`.
+            options, stream_options: All of these as two values; what is given beside them goes before.
 
         Returns:
             An iterator over `Answer`; a context manager that stops it.
@@ -251,18 +243,26 @@ class Model:
             ImageError: If a video or camera cannot be opened.
             BackendError: If the model is closed.
         """
-        request = Request.of(
-            self.spec,
-            tasks,
+        asked = chosen(
+            options,
+            tasks=tasks,
             score_threshold=score_threshold,
             iou_threshold=iou_threshold,
             max_detections=max_detections,
             class_agnostic=class_agnostic,
             caption=caption,
         )
-        options = StreamOptions(in_flight, drop, caption_every, wait_for_captions, layout)
+        how = chosen(
+            stream_options,
+            in_flight=in_flight,
+            drop=drop,
+            caption_every=caption_every,
+            wait_for_captions=wait_for_captions,
+            layout=layout,
+        )
+        request = Request.of(self.spec, asked)
         self._check_usable()
-        stream = Stream(self._parts, self._slots, source, request, options)
+        stream = Stream(self._parts, self._slots, source, request, how)
         self._streams.add(stream)
         return stream
 
@@ -274,28 +274,23 @@ class Model:
 
 def load(
     bundle: Bundle | str | os.PathLike[str],
-    backend: str = "onnxruntime",
-    precision: str = "fp32",
+    backend: str | None = None,
+    precision: str | None = None,
     threads: int | None = None,
     caption_decoder: str | None = None,
-    build_if_missing: EngineBuilder | None = None,
     post_processing: str | None = None,
+    *,
+    options: LoadOptions = LoadOptions(),
+    build_if_missing: EngineBuilder | None = None,
 ) -> Model:
-    """Open a bundle and make its network ready to answer.
+    """Open a bundle and make its network ready.
 
     Args:
         bundle: A bundle folder as written by `yolor-edge export`, or one already opened.
-        backend: What runs the graphs.
-        precision: Of the graphs: "fp32", "fp16" or "int8", as far as the bundle holds them.
-        threads: CPU threads; None for as many as this process may run on. The native caption decoder uses one.
-        caption_decoder: What writes captions: "native", the extension with float32 weights; "native-int8", the
-            same with int8 weights, faster and now and then of another word; "graph", the backend with the bundle's
-            decoder graphs. None for what `benchmarks.caption_choice` found fastest on this GPU, else "native" where
-            the bundle holds its weights, else "graph".
+        backend, precision, threads, caption_decoder, post_processing: See `LoadOptions`, which has the defaults.
+        options: All of these as one value; what is given beside it goes before.
         build_if_missing: Builds the engines that a TensorRT backend needs and that are not there; without it, nothing
             is built.
-        post_processing: What letterboxes pictures and turns heads into answers: "gpu", CUDA kernels beside the graph,
-            or "cpu"; None for "gpu" with the TensorRT backends and "cpu" with the others. Answers are the same.
 
     Returns:
         The model; a context manager that closes it.
@@ -307,24 +302,28 @@ def load(
         BackendError: If the backend is not installed or refuses a graph.
         EngineMismatchError: If the backend runs engines and there is none that fits.
     """
-    check_text("backend", backend)
-    check_text("precision", precision)
-    check_count("threads", threads, or_none=True)
-    check_text("caption_decoder", caption_decoder, or_none=True)
-    check_text("post_processing", post_processing, or_none=True)
+    how = chosen(
+        options,
+        backend=backend,
+        precision=precision,
+        threads=threads,
+        caption_decoder=caption_decoder,
+        post_processing=post_processing,
+    )
     if not isinstance(bundle, Bundle):
         check_path("bundle", bundle)
-    backend = backend_name(backend)
-    check_post_processing(backend, post_processing)
+    how = replace(how, backend=backend_name(how.backend))
+    check_post_processing(how.backend, how.post_processing)
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    caption_decoder = _caption_decoder_choice(opened, backend, precision, caption_decoder)
-    native = _native_caption_decoder(opened, caption_decoder)
+    native = _native_caption_decoder(opened, _caption_decoder_choice(opened, how))
     parts = None if native is None else ("vision",)
     if build_if_missing is not None:
-        missing_engines.build_if_missing(opened, backend, precision, parts or tuple(opened.graphs), build_if_missing)
-    graphs = open_graphs(opened, backend, precision, threads, parts)
+        missing_engines.build_if_missing(
+            opened, how.backend, how.precision, parts or tuple(opened.graphs), build_if_missing
+        )
+    graphs = open_graphs(opened, how.backend, how.precision, how.threads, parts)
     try:
-        return Model(opened.spec, graphs, native, post_processing)
+        return Model(opened.spec, graphs, native, how.post_processing)
     except BaseException as error:
         for graph in graphs.values():
             graph.close()
@@ -333,28 +332,29 @@ def load(
         raise
 
 
-def needed_parts(bundle: Bundle, backend: str, precision: str, caption_decoder: str | None = None) -> tuple[str, ...]:
+def needed_parts(bundle: Bundle, options: LoadOptions) -> tuple[str, ...]:
     """The parts of a bundle whose graphs or engines `load` opens, told the same.
 
     Raises:
         UsageError: If there is no such caption decoder, or the bundle lacks its weights.
     """
-    choice = _caption_decoder_choice(bundle, backend, precision, caption_decoder)
+    choice = _caption_decoder_choice(bundle, options)
     return tuple(bundle.graphs) if _native_caption_decoder(bundle, choice) is None else ("vision",)
 
 
-def caption_decoder_name(bundle: Bundle, backend: str, precision: str, caption_decoder: str | None = None) -> str:
+def caption_decoder_name(bundle: Bundle, options: LoadOptions) -> str:
     """Of `CAPTION_DECODERS`, the one that `load`, told the same, has captions written by."""
-    choice = _caption_decoder_choice(bundle, backend, precision, caption_decoder)
+    choice = _caption_decoder_choice(bundle, options)
     return choice or ("native" if CAPTION_DECODERS["native"] in bundle.caption_weights else "graph")
 
 
-def _caption_decoder_choice(bundle: Bundle, backend: str, precision: str, asked: str | None) -> str | None:
+def _caption_decoder_choice(bundle: Bundle, options: LoadOptions) -> str | None:
     """What was asked for, else what was measured to be fastest here."""
-    entry = BACKENDS.get(backend)  # one that is unknown is told of when its graphs are opened
-    if asked is not None or entry is None or not entry.flavour:
-        return asked
-    return chosen_caption_decoder(bundle, backend, bundle.choose_precision(precision, backend))
+    entry = BACKENDS.get(options.backend)  # one that is unknown is told of when its graphs are opened
+    if options.caption_decoder is not None or entry is None or not entry.flavour:
+        return options.caption_decoder
+    precision = bundle.choose_precision(options.precision, options.backend)
+    return chosen_caption_decoder(bundle, options.backend, precision)
 
 
 def _native_caption_decoder(bundle: Bundle, choice: str | None) -> NativeCaptionDecoder | None:

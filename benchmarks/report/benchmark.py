@@ -20,6 +20,7 @@ from ...runtime.errors import UsageError
 from ...runtime.files import check_can_be_written
 from ...runtime.images.image_files import write_image
 from ...runtime.model import Model, caption_decoder_name, load
+from ...runtime.options import LoadOptions
 from ...runtime.sources.sources import open_source
 from ...runtime.verification.replay import GOLDEN_FOLDER, read_golden
 from .machine import busy_share, describe_machine, describe_state, peak_memory_bytes, source_commit
@@ -182,7 +183,9 @@ def bench(
             "iou_threshold": limits.iou,
             "max_detections": limits.max_detections,
             "caption_beam_size": beam_size,
-            "caption_decoder": caption_decoder_name(opened, backend, precision, caption_decoder),
+            "caption_decoder": caption_decoder_name(
+                opened, LoadOptions(backend, precision, caption_decoder=caption_decoder)
+            ),
             "caption_budget_ms": "none" if caption_budget_ms is None else caption_budget_ms,
             "seed": "none, nothing is drawn at random",
             "timed": "from the path of a picture file, in the file cache, to the result in memory",

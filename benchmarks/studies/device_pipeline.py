@@ -29,6 +29,7 @@ from ...runtime.cuda import open_device
 from ...runtime.errors import UsageError, YolorEdgeError
 from ...runtime.files import write_atomically
 from ...runtime.images.image_files import read_image
+from ...runtime.options import PredictOptions
 from ...runtime.vision.contexts import Request, Slot
 from ...runtime.vision.device_context import DeviceSlot
 from ...runtime.vision.device_vision import DeviceVision
@@ -80,7 +81,7 @@ def measure(
         try:
             slot = vision.slot()
             tasks = tuple(task for task in bundle.spec.tasks if task != "caption")
-            request = Request.of(bundle.spec, tasks, score_threshold=score_threshold)
+            request = Request.of(bundle.spec, PredictOptions(tasks, score_threshold))
             report = {
                 "device": vars(device.info) | {"binding": device.binding},
                 "tasks": list(tasks),

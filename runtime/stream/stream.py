@@ -34,7 +34,19 @@ MOST_IN_FLIGHT = 64
 
 @dataclass(frozen=True)
 class StreamOptions:
-    """How a stream runs; see `Model.stream`.
+    """How a stream runs.
+
+    Attributes:
+        in_flight: Images worked on at once, each with its own memory on the device. With 1 an image takes as long as
+            with `predict`, and only reading runs beside it; more raise the images per second.
+        drop: What happens when images come faster than results: "oldest" leaves out the oldest that is waiting, "none"
+            lets the source wait, "auto" is "oldest" for what is live (a camera or an address) and "none" for files and
+            iterables.
+        caption_every: Caption every so many images, or those that show another scene than the one captioned last
+            ("scene-change", see `SceneChange`). Others carry the last caption, see `Answer`.
+        wait_for_captions: If false, captions run in the background and arrive with a later frame; at most one waits, a
+            newer one replaces it. None to wait where every image is captioned or none may be dropped.
+        layout: Of the images of an iterable, as for `Model.predict`; sources that are opened have their own.
 
     Raises:
         UsageError: If an option makes no sense.

@@ -9,17 +9,17 @@ the network takes one picture at a time, they take turns.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arguments import check_count, check_flag, check_names, check_number, described
 from ..bundle.spec import ModelSpec, Thresholds
 from ..captions.captioning import CaptionOptions
 from ..errors import UsageError
 from ..images.preprocess import KernelLayout
+from ..options import PredictOptions
 
 
 @dataclass(frozen=True)
@@ -39,46 +39,25 @@ class Request:
     caption: CaptionOptions
 
     @classmethod
-    def of(
-        cls,
-        spec: ModelSpec,
-        tasks: Any = None,
-        *,
-        score_threshold: float | None = None,
-        iou_threshold: float | None = None,
-        max_detections: int | None = None,
-        class_agnostic: bool = False,
-        caption: CaptionOptions | None = None,
-    ) -> Request:
-        """A request in the words of `Model.predict`.
+    def of(cls, spec: ModelSpec, options: PredictOptions = PredictOptions()) -> Request:
+        """What `options` mean for a model.
 
         Raises:
-            UsageError: If an argument is not as described there.
+            UsageError: If an option makes no sense, or asks for a task that the model does not have.
         """
-        check_names("tasks", tasks)
-        for name, value in (("score_threshold", score_threshold), ("iou_threshold", iou_threshold)):
-            check_number(name, value, or_none=True)
-        check_count("max_detections", max_detections, or_none=True)
-        check_flag("class_agnostic", class_agnostic)
-        if caption is not None:
-            if not isinstance(caption, CaptionOptions):
-                raise UsageError(
-                    f"caption must be CaptionOptions or None, got {described(caption)}; tasks says whether to write one"
-                )
-            _check_search(caption)
-        chosen = spec.choose_tasks(tasks)
+        tasks = tuple(spec.choose_tasks(options.tasks))
         limits = Thresholds(
-            spec.thresholds.score if score_threshold is None else score_threshold,
-            spec.thresholds.iou if iou_threshold is None else iou_threshold,
-            spec.thresholds.max_detections if max_detections is None else max_detections,
+            spec.thresholds.score if options.score_threshold is None else options.score_threshold,
+            spec.thresholds.iou if options.iou_threshold is None else options.iou_threshold,
+            spec.thresholds.max_detections if options.max_detections is None else options.max_detections,
         )
         complaints = limits.complaints()
         if complaints:
             raise UsageError("; ".join(complaints))
-        search = caption or CaptionOptions()
-        if "caption" in chosen and spec.caption is not None:
+        search = options.caption or CaptionOptions()
+        if "caption" in tasks and spec.caption is not None:
             search.checked_length(spec.caption)
-        return cls(tuple(chosen), limits, class_agnostic, search)
+        return cls(tasks, limits, options.class_agnostic, search)
 
 
 class Slot(Protocol):
@@ -146,15 +125,3 @@ class Vision(Protocol):
     def close(self) -> None:
         """Free everything; slots are of no use afterwards. Closing twice is harmless."""
         ...
-
-
-def _check_search(options: CaptionOptions) -> None:
-    """Refuse options of another type than their default; whether the numbers make sense is for the search to say."""
-    for one in fields(options):
-        value = getattr(options, one.name)
-        if one.name == "forbidden_words":
-            check_names(one.name, value)
-        elif isinstance(one.default, int) or one.name == "max_length":
-            check_count(one.name, value, or_none=one.default is None)
-        elif isinstance(one.default, float) or one.name == "budget_ms":
-            check_number(one.name, value, or_none=one.default is None)

@@ -427,7 +427,7 @@ def test_numbers_of_numpy_are_numbers(model: Model) -> None:
     [
         ({"threads": "two"}, r"^threads must be a whole number or None, got 'two' \(str\)$"),
         ({"threads": 1.0}, r"^threads must be a whole number or None, got 1\.0 \(float\)$"),
-        ({"backend": None}, r"^backend must be text, got None \(NoneType\)$"),
+        ({"backend": 3}, r"^backend must be text, got 3 \(int\)$"),
         ({"precision": 16}, r"^precision must be text, got 16 \(int\)$"),
         ({"caption_decoder": ["native"]}, r"^caption_decoder must be text or None, got list$"),
         ({"post_processing": True}, r"^post_processing must be text or None, got True \(bool\)$"),

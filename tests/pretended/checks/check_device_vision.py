@@ -23,6 +23,7 @@ from yolor_edge.runtime.bundle.graph_options import GraphOptions
 from yolor_edge.runtime.cuda import open_device
 from yolor_edge.runtime.errors import BackendError, UsageError
 from yolor_edge.runtime.images.preprocess import KernelLayout
+from yolor_edge.runtime.options import PredictOptions
 from yolor_edge.runtime.vision.contexts import Request, Slot, Vision
 from yolor_edge.runtime.vision.device_vision import DeviceVision
 from yolor_edge.runtime.vision.host_vision import HostVision
@@ -108,7 +109,7 @@ def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
 @pytest.mark.usefixtures("_memory")
 def test_the_bytes_of_a_camera(bundle: Bundle) -> None:
     device, host = visions(bundle)
-    request = Request.of(bundle.spec, None, score_threshold=0.2)
+    request = Request.of(bundle.spec, PredictOptions(score_threshold=0.2))
     slot, other = device.slot(), host.slot()
     taken: list[tuple[np.ndarray[Any, Any], KernelLayout]] = [
         (picture(1, (90, 70), grey=True), "nv12"),
@@ -129,10 +130,10 @@ def test_answers_are_those_of_the_cpu_whatever_comes(bundle: Bundle) -> None:
     ours, theirs = device.slot(), host.slot()
     requests = [
         Request.of(bundle.spec),
-        Request.of(bundle.spec, {"masks"}, score_threshold=0.0, iou_threshold=0.9, max_detections=5),
-        Request.of(bundle.spec, {"semantic"}),
-        Request.of(bundle.spec, {"boxes", "caption"}, class_agnostic=True, score_threshold=0.6),
-        Request.of(bundle.spec, score_threshold=0.001, max_detections=1000),
+        Request.of(bundle.spec, PredictOptions({"masks"}, score_threshold=0.0, iou_threshold=0.9, max_detections=5)),
+        Request.of(bundle.spec, PredictOptions({"semantic"})),
+        Request.of(bundle.spec, PredictOptions({"boxes", "caption"}, class_agnostic=True, score_threshold=0.6)),
+        Request.of(bundle.spec, PredictOptions(score_threshold=0.001, max_detections=1000)),
     ]
     found_any = 0
     for seed in range(24):
@@ -176,7 +177,7 @@ def test_graphs_with_options_and_heads_in_float16(bundle: Bundle, options: Graph
         graph = GraphOnDevice(OptionedGraph(plain, options) if options != GraphOptions() else plain, gpu, half)
         device, host = DeviceVision(spec, graph), HostVision(spec, OnHost(graph))
         ours, theirs = device.slot(), host.slot()
-        request = Request.of(spec, score_threshold=0.01)
+        request = Request.of(spec, PredictOptions(score_threshold=0.01))
         for seed in range(4):
             expected = answers_of(theirs, picture(seed), request)
             expected["caption_memory"] = expected["caption_memory"].astype(np.float32)
@@ -236,7 +237,7 @@ def test_masks_that_need_more_room_get_it(bundle: Bundle) -> None:
     """A threshold of 0 lets hundreds of boxes overlap, whose masks are many times the picture."""
     device, host = visions(bundle)
     ours, theirs = device.slot(), host.slot()
-    request = Request.of(bundle.spec, {"masks"}, score_threshold=0.0, iou_threshold=1.0)
+    request = Request.of(bundle.spec, PredictOptions({"masks"}, score_threshold=0.0, iou_threshold=1.0))
     for seed in range(4):
         expected = answers_of(theirs, picture(seed, (40, 60)), request)
         if seed == 0:
@@ -265,7 +266,7 @@ def test_the_caption_memory_is_there_before_the_rest_is_asked_for(bundle: Bundle
 
 def test_several_slots_are_in_flight_at_once(bundle: Bundle) -> None:
     device, host = visions(bundle)
-    request = Request.of(bundle.spec, {"masks", "semantic"})
+    request = Request.of(bundle.spec, PredictOptions({"masks", "semantic"}))
     expected = [answers_of(host.slot(), picture(seed), request) for seed in range(6)]
     slots = [device.slot() for _ in range(3)]
     for start in (0, 3):
@@ -285,7 +286,7 @@ def test_several_slots_are_in_flight_at_once(bundle: Bundle) -> None:
 
 def test_slots_work_in_threads_of_their_own(bundle: Bundle) -> None:
     device, host = visions(bundle)
-    request = Request.of(bundle.spec, {"masks", "semantic"})
+    request = Request.of(bundle.spec, PredictOptions({"masks", "semantic"}))
     expected = [answers_of(host.slot(), picture(seed), request) for seed in range(4)]
     errors: list[BaseException] = []
 

@@ -16,6 +16,7 @@ from yolor_edge.runtime.bundle.device_choices import CaptionChoice, chosen_capti
 from yolor_edge.runtime.environment.cuda_device import CudaDevice
 from yolor_edge.runtime.errors import UsageError
 from yolor_edge.runtime.model import caption_decoder_name, needed_parts
+from yolor_edge.runtime.options import LoadOptions
 
 
 def test_load_takes_a_builder(tiny_bundle: Bundle) -> None:
@@ -46,7 +47,7 @@ def test_a_choice_is_for_one_bundle_backend_precision_and_device(
     write_choice(bundle, choice_of(bundle, device="Thor", decoder="native"))
     file = write_choice(bundle, choice_of(bundle, precision="int8", bundle_sha256="of another"))
     assert chosen_caption_decoder(bundle, "tensorrt", "fp16") == "graph"
-    assert needed_parts(bundle, "tensorrt", "fp16") == tuple(bundle.graphs)
+    assert needed_parts(bundle, LoadOptions("tensorrt", "fp16")) == tuple(bundle.graphs)
     assert chosen_caption_decoder(bundle, "tensorrt", "int8") is None
     assert chosen_caption_decoder(bundle, "tensorrt-rtx", "fp16") is None
     write_choice(bundle, choice_of(bundle, decoder="native"))
@@ -67,8 +68,8 @@ def test_what_writes_captions_can_be_asked_for(own_bundle: Path, monkeypatch: py
     monkeypatch.setattr(device_choices, "cuda_device", lambda: CudaDevice("Orin", "sm_87"))
     by_itself = "native" if "fp32" in bundle.caption_weights else "graph"
     fastest = "native" if by_itself == "graph" else "graph"
-    assert caption_decoder_name(bundle, "tensorrt", "fp32") == by_itself
+    assert caption_decoder_name(bundle, LoadOptions("tensorrt", "fp32")) == by_itself
     write_choice(bundle, choice_of(bundle, precision="fp32", decoder=fastest))
-    assert caption_decoder_name(bundle, "tensorrt", "fp32") == fastest
-    assert caption_decoder_name(bundle, "onnxruntime", "fp32") == by_itself
-    assert caption_decoder_name(bundle, "tensorrt", "fp32", "native-int8") == "native-int8"
+    assert caption_decoder_name(bundle, LoadOptions("tensorrt", "fp32")) == fastest
+    assert caption_decoder_name(bundle, LoadOptions("onnxruntime", "fp32")) == by_itself
+    assert caption_decoder_name(bundle, LoadOptions("tensorrt", "fp32", caption_decoder="native-int8")) == "native-int8"

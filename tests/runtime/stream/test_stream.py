@@ -269,7 +269,7 @@ def test_a_failing_source_ends_the_stream_after_the_answers_before(model: Model)
         ({"caption_every": "never"}, "caption_every must be a number of at least 1 or \"scene-change\", got 'never'"),
         ({"score_threshold": 2.0}, "score"),
         ({"in_flight": "2"}, "in_flight must be a number from 1 to 64, got '2'"),
-        ({"drop": None}, "drop must be one of auto, oldest, none, got None"),
+        ({"drop": 3}, "drop must be one of auto, oldest, none, got 3"),
         ({"wait_for_captions": "no"}, r"wait_for_captions must be True or False or None, got 'no' \(str\)"),
         ({"caption": CaptionOptions(beam_size=0)}, "beam_size must be from 1"),
         ({"tasks": {"smell"}}, "smell"),
