@@ -1,0 +1,22 @@
+"""What is true and how near a prediction comes to it: data sets, drawn scenes and scores; no torch."""
+
+from typing import TYPE_CHECKING
+
+from ..runtime.lazy import lazily
+
+if TYPE_CHECKING:
+    from .dataset.coco import CocoDataset
+    from .evaluator import Evaluation, evaluate
+    from .scenes.scene_files import write_scenes
+    from .scores import Scores
+
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        ".dataset.coco": ("CocoDataset",),
+        ".evaluator": ("Evaluation", "evaluate"),
+        ".scenes.scene_files": ("write_scenes",),
+        ".scores": ("Scores",),
+    },
+)
+__all__ = __dir__()  # pyright: ignore[reportUnsupportedDunderAll]  # the names above

@@ -1,1 +1,22 @@
-"""Export: from a checkpoint to a bundle, proven step by step."""
+"""Export: from a checkpoint to a bundle, each conversion checked against the previous one; and TensorRT engines."""
+
+from typing import TYPE_CHECKING
+
+from ..runtime.lazy import lazily
+
+if TYPE_CHECKING:
+    from .engines.to_tensorrt import BuiltEngine, build_engines
+    from .parity.stage_diff import Diff, diff
+    from .precision.precisions import PrecisionOptions
+    from .to_onnx import export_bundle
+
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        ".engines.to_tensorrt": ("BuiltEngine", "build_engines"),
+        ".parity.stage_diff": ("Diff", "diff"),
+        ".precision.precisions": ("PrecisionOptions",),
+        ".to_onnx": ("export_bundle",),
+    },
+)
+__all__ = __dir__()  # pyright: ignore[reportUnsupportedDunderAll]  # the names above

@@ -6,60 +6,69 @@
 ...     print(result.caption.text, result.boxes, result.masks.full().shape, result.semantic_map.shape)
 """
 
-from .bundle.bundle import Bundle, ModelSpec
-from .captions.captioning import CaptionOptions
-from .errors import (
-    BackendError,
-    BackendMissingError,
-    BundleError,
-    EngineBuildError,
-    EngineMismatchError,
-    ImageError,
-    UsageError,
-    YolorEdgeError,
+from typing import TYPE_CHECKING
+
+from .lazy import lazily
+
+if TYPE_CHECKING:
+    from .bundle.bundle import Bundle
+    from .bundle.spec import ModelSpec
+    from .captions.captioning import CaptionOptions
+    from .diagnosis.doctor import Diagnosis
+    from .drawing.panels import DrawOptions, draw
+    from .errors import (
+        BackendError,
+        BackendMissingError,
+        BundleError,
+        EngineBuildError,
+        EngineMismatchError,
+        ImageError,
+        UsageError,
+        YolorEdgeError,
+    )
+    from .images.image_files import read_image
+    from .images.preprocess import PixelLayout
+    from .model import Model, load
+    from .options import LoadOptions, PredictOptions
+    from .results import Caption, InstanceMasks, MaskCanvas, MaskCrop, Result
+    from .runner.runner import RunSummary, run
+    from .sources.capture import CameraOptions
+    from .sources.sources import Frame, Source, open_source
+    from .stream.scene_change import SceneChange
+    from .stream.stream import Stream, StreamOptions
+    from .stream.stream_results import Answer, StreamStatistics
+    from .verification.replay import Replay, Verification, verify, verify_everything
+
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        ".bundle.bundle": ("Bundle",),
+        ".bundle.spec": ("ModelSpec",),
+        ".captions.captioning": ("CaptionOptions",),
+        ".diagnosis.doctor": ("Diagnosis",),
+        ".drawing.panels": ("DrawOptions", "draw"),
+        ".errors": (
+            "BackendError",
+            "BackendMissingError",
+            "BundleError",
+            "EngineBuildError",
+            "EngineMismatchError",
+            "ImageError",
+            "UsageError",
+            "YolorEdgeError",
+        ),
+        ".images.image_files": ("read_image",),
+        ".images.preprocess": ("PixelLayout",),
+        ".model": ("Model", "load"),
+        ".options": ("LoadOptions", "PredictOptions"),
+        ".results": ("Caption", "InstanceMasks", "MaskCanvas", "MaskCrop", "Result"),
+        ".runner.runner": ("RunSummary", "run"),
+        ".sources.capture": ("CameraOptions",),
+        ".sources.sources": ("Frame", "Source", "open_source"),
+        ".stream.scene_change": ("SceneChange",),
+        ".stream.stream": ("Stream", "StreamOptions"),
+        ".stream.stream_results": ("Answer", "StreamStatistics"),
+        ".verification.replay": ("Replay", "Verification", "verify", "verify_everything"),
+    },
 )
-from .images.image_files import read_image
-from .images.preprocess import PixelLayout
-from .model import Model, load
-from .results import Caption, InstanceMasks, MaskCanvas, MaskCrop, Result
-from .sources.capture import CameraOptions
-from .sources.sources import Frame, Source, open_source
-from .stream.scene_change import SceneChange
-from .stream.stream import Stream
-from .stream.stream_results import Answer, StreamStatistics
-
-__all__ = [
-    "Answer",
-    "BackendError",
-    "BackendMissingError",
-    "Bundle",
-    "BundleError",
-    "CameraOptions",
-    "Caption",
-    "CaptionOptions",
-    "EngineBuildError",
-    "EngineMismatchError",
-    "Frame",
-    "ImageError",
-    "InstanceMasks",
-    "MaskCanvas",
-    "MaskCrop",
-    "Model",
-    "ModelSpec",
-    "PixelLayout",
-    "Result",
-    "SceneChange",
-    "Source",
-    "Stream",
-    "StreamStatistics",
-    "UsageError",
-    "YolorEdgeError",
-    "load",
-    "open_source",
-    "read_image",
-]
-
-
-def __dir__() -> list[str]:
-    """The public names; modules are reached by importing them."""
-    return list(__all__)
+__all__ = __dir__()  # pyright: ignore[reportUnsupportedDunderAll]  # the names above

@@ -1,1 +1,26 @@
-"""Training: the network, its data, its losses and its scores. Importing this package imports no torch."""
+"""Training: the network, its losses and the loop. Importing this package imports no torch."""
+
+from typing import TYPE_CHECKING
+
+from ..runtime.lazy import lazily
+
+if TYPE_CHECKING:
+    from .checkpoint import Checkpoint
+    from .config import TrainConfig
+    from .loop import fit, resume
+    from .network.config import NetworkConfig
+    from .network.cost import inspect_network
+    from .scoring import evaluate_checkpoint
+
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        ".checkpoint": ("Checkpoint",),
+        ".config": ("TrainConfig",),
+        ".loop": ("fit", "resume"),
+        ".network.config": ("NetworkConfig",),
+        ".network.cost": ("inspect_network",),
+        ".scoring": ("evaluate_checkpoint",),
+    },
+)
+__all__ = __dir__()  # pyright: ignore[reportUnsupportedDunderAll]  # the names above

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 
 from ..runtime.errors import CheckpointError, UsageError
 from ..runtime.files import replacing_file, replacing_folder, sha256_of, write_atomically
+from ..runtime.json_files import read_json
 from .network.config import NetworkConfig
 from .network.network import Network
 
@@ -58,8 +59,10 @@ class Checkpoint:
             raise CheckpointError(
                 f"{given}: is not a checkpoint (no {DESCRIPTION} in it); expected a folder written by yolor-edge train"
             )
+        description = read_json(
+            folder / DESCRIPTION, "the description of a checkpoint", CheckpointError, "copy the folder again"
+        )
         try:
-            description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
             schema, digest = description["schema"], description["sha256"]
             if schema != SCHEMA:
                 raise CheckpointError(f"{folder}: schema {schema}, this version reads {SCHEMA}; upgrade yolor-edge")

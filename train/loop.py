@@ -19,6 +19,7 @@ from ..runtime.backends.registry import check_threads
 from ..runtime.bundle.tokenizer import build_vocabulary
 from ..runtime.errors import UsageError, YolorEdgeError
 from ..runtime.files import write_atomically
+from ..runtime.json_files import read_json
 from .batches import training_loader
 from .checkpoint import Checkpoint, write_checkpoint
 from .config import TrainConfig
@@ -102,13 +103,13 @@ def resume(out: str | Path, threads: int | None = None) -> Checkpoint:
     """
     check_threads(threads)
     out = Path(out)
+    if not (out / RUN).is_file():
+        raise UsageError(f"{out}: holds no run to resume (no {RUN}); start one with --data and --out")
+    run = read_json(out / RUN, "the description of a run", UsageError, "start a new one")
     try:
-        run = json.loads((out / RUN).read_text(encoding="utf-8"))
         network_config = NetworkConfig.from_json(run["network"])
         config = TrainConfig.from_json(run["train"])
         data, split = run["data"], run["split"]
-    except (FileNotFoundError, NotADirectoryError):
-        raise UsageError(f"{out}: holds no run to resume (no {RUN}); start one with --data and --out") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{out / RUN}: is not the description of a run ({error}); start a new one") from None
     dataset = CocoDataset.open(data, split=split)

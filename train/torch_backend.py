@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..runtime.backends.base import Array, TensorInfo, feed_complaints
+from ..runtime.backends.base import Array, TensorInfo, checked_feed
 from ..runtime.bundle.spec import CaptionSpec, ModelSpec
-from ..runtime.errors import UsageError
 from ..runtime.images.preprocess import PreprocessRule
 from ..runtime.model import Model
 from .network.config import NetworkConfig
@@ -49,11 +48,7 @@ class TorchGraph:
 
     def run(self, feed: Mapping[str, Array], wanted: Sequence[str] | None = None) -> dict[str, Array]:
         """Run once; see `Graph.run`."""
-        names = list(self.outputs) if wanted is None else list(wanted)
-        complaints = feed_complaints(self.inputs, feed)
-        complaints += [f"there is no output {name!r}" for name in names if name not in self.outputs]
-        if complaints:
-            raise UsageError("; ".join(complaints))
+        names = checked_feed(type(self.part).__name__, self.inputs, self.outputs, feed, wanted)
         device = next(self.part.parameters()).device
         # torch takes neither strides it does not know nor, without a warning, arrays that are read-only.
         arrays = [np.require(feed[name], requirements=["C", "W"]) for name in self.inputs]

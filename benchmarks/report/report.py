@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...runtime.errors import UsageError
+from ...runtime.json_files import read_json
 from .measure import DETAILS, STAGES, Measurement, Picture, Run
 from .percentiles import NOISY_SPREAD, RULE, SLOW_FACTOR, Spread, Summary, needed_samples, spread_of, summarize
 from .report_text import TOO_FEW, aligned, listed, percentile_text
@@ -51,8 +51,8 @@ class Report:
             UsageError: If it is no latency report, or of another schema version.
         """
         file = Path(path) / JSON_FILE if Path(path).is_dir() else Path(path)
+        data = read_json(file, "a latency report", UsageError, "expected one written by yolor-edge bench")
         try:
-            data = json.loads(file.read_text(encoding="utf-8"))
             if data["kind"] != KIND:
                 raise KeyError("kind")
             if data["schema_version"] != SCHEMA_VERSION:
@@ -62,8 +62,6 @@ class Report:
             fields = ("identity", "machine", "protocol", "cold", "memory", "accuracy")
             measurement = _measurement_from_json(data["measurement"])
             return cls(**{name: data[name] for name in fields}, measurement=measurement)
-        except FileNotFoundError:
-            raise UsageError(f"{file}: no such file; expected a report written by yolor-edge bench") from None
         except (ValueError, KeyError, TypeError) as error:
             if isinstance(error, UsageError):
                 raise

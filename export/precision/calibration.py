@@ -22,6 +22,7 @@ from ...runtime.errors import CalibrationError, ImageError, UsageError
 from ...runtime.files import sha256_of, write_atomically
 from ...runtime.images.image_files import read_image
 from ...runtime.images.preprocess import PreprocessRule, preprocess
+from ...runtime.json_files import read_json
 from ...runtime.sources.sources import open_source
 from ..onnx_graphs.graph_view import GraphView
 from ..onnx_graphs.probe import open_probe
@@ -68,10 +69,9 @@ class Calibration:
         Raises:
             CalibrationError: If the file is not that.
         """
+        cure = "give the calibration.json of an int8 bundle, or images with --calibration"
+        data = read_json(path, "a file of scales", CalibrationError, cure)
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(data, dict):
-                raise ValueError("it holds no JSON object")
             version = data.pop("scales_version")
             if version != SCALES_VERSION:
                 raise ValueError(f"scales_version {version}, expected {SCALES_VERSION}")
@@ -83,13 +83,9 @@ class Calibration:
             if data["method"] not in METHODS:
                 raise ValueError(f"unknown method {data['method']!r}")
             return cls(**data)
-        except FileNotFoundError:
-            raise CalibrationError(
-                f"{path}: no such file; give the calibration.json of an int8 bundle, or pictures with --calibration"
-            ) from None
         except KeyError as error:
             raise CalibrationError(f"{path}: is not a file of scales (no {error} in it); calibrate again") from None
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, OverflowError) as error:
             raise CalibrationError(f"{path}: is not a file of scales ({error}); calibrate again") from None
 
     def require_fresh(self, where: Path, model: onnx.ModelProto, rule: PreprocessRule) -> None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
+from ..errors import UsageError
+
 if TYPE_CHECKING:
     from ..cuda import Device, Stream
 
@@ -163,7 +165,35 @@ class DeviceGraph(ClonableGraph, Protocol):
         ...
 
 
-def feed_complaints(inputs: Mapping[str, TensorInfo], feed: Mapping[str, Array]) -> list[str]:
+def checked_feed(
+    where: str,
+    inputs: Mapping[str, TensorInfo],
+    outputs: Mapping[str, TensorInfo],
+    feed: Mapping[str, Array],
+    wanted: Sequence[str] | None,
+    more: Sequence[str] = (),
+) -> list[str]:
+    """The names of the outputs to give, if `feed` can be run; what every `Graph.run` begins with.
+
+    Args:
+        where: Begins the message.
+        inputs, outputs: Of the graph.
+        feed: Every input by name.
+        wanted: Names of outputs; None for all.
+        more: Further complaints of a backend.
+
+    Raises:
+        UsageError: If inputs are missing, unknown, or of another dtype or shape, or outputs unknown; all of it at once.
+    """
+    names = list(outputs) if wanted is None else list(wanted)
+    complaints = [*_feed_complaints(inputs, feed), *more]
+    complaints += [f"there is no output {name!r}" for name in names if name not in outputs]
+    if complaints:
+        raise UsageError(f"{where}: {'; '.join(complaints)}")
+    return names
+
+
+def _feed_complaints(inputs: Mapping[str, TensorInfo], feed: Mapping[str, Array]) -> list[str]:
     """What keeps `feed` from being run, in words: missing or unknown inputs, wrong dtypes and shapes."""
     found = [f"input {name!r} is missing" for name in inputs if name not in feed]
     for name, array in feed.items():

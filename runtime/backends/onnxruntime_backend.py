@@ -10,8 +10,8 @@ from typing import Any
 import onnxruntime
 
 from ..environment.cores import usable_cores
-from ..errors import BackendError, UsageError
-from .base import Array, TensorInfo, feed_complaints
+from ..errors import BackendError
+from .base import Array, TensorInfo, checked_feed
 
 # Chosen by name, so that a build with other providers never falls back from one device to another unasked.
 PROVIDERS = ["CPUExecutionProvider"]
@@ -60,11 +60,7 @@ class OnnxRuntimeGraph:
         """Run once and return the wanted outputs by name; see `Graph.run`."""
         if self._session is None:
             raise BackendError(f"{self.path.name}: the graph is closed")
-        complaints = feed_complaints(self.inputs, feed)
-        names = list(self.outputs) if wanted is None else list(wanted)
-        complaints += [f"there is no output {name!r}" for name in names if name not in self.outputs]
-        if complaints:
-            raise UsageError(f"{self.path.name}: {'; '.join(complaints)}")
+        names = checked_feed(self.path.name, self.inputs, self.outputs, feed, wanted)
         try:
             answers: Any = self._session.run(names, dict(feed))
         except Exception as error:

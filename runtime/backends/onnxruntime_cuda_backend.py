@@ -11,8 +11,8 @@ import numpy as np
 import onnxruntime
 
 from ..environment.install import install_command
-from ..errors import BackendError, UsageError
-from .base import Array, TensorInfo, feed_complaints
+from ..errors import BackendError
+from .base import Array, TensorInfo, checked_feed
 from .onnxruntime_backend import _first_line, _info
 
 PROVIDER = "CUDAExecutionProvider"
@@ -73,11 +73,7 @@ class OnnxRuntimeCudaGraph:
         """Run once and return the wanted outputs by name; see `Graph.run`. Others stay on the device."""
         if self._session is None:
             raise BackendError(f"{self.path.name}: the graph is closed")
-        complaints = feed_complaints(self.inputs, feed)
-        names = list(self.outputs) if wanted is None else list(wanted)
-        complaints += [f"there is no output {name!r}" for name in names if name not in self.outputs]
-        if complaints:
-            raise UsageError(f"{self.path.name}: {'; '.join(complaints)}")
+        names = checked_feed(self.path.name, self.inputs, self.outputs, feed, wanted)
         binding: Any = self._session.io_binding()
         try:
             for name, array in feed.items():

@@ -15,8 +15,8 @@ from openvino import opset13 as operations
 from openvino.frontend import FrontEndManager
 
 from ..environment.cores import usable_cores
-from ..errors import BackendError, UsageError
-from .base import Array, TensorInfo, feed_complaints
+from ..errors import BackendError
+from .base import Array, TensorInfo, checked_feed
 
 # Chosen by name: without one, OpenVINO picks a device by itself.
 DEVICE = "CPU"
@@ -73,13 +73,9 @@ class OpenVinoGraph:
         compiled = self._compiled
         if compiled is None:
             raise BackendError(f"{self.path.name}: the graph is closed")
-        complaints = feed_complaints(self.inputs, feed)
-        # OpenVINO (2026.4) does not refuse a batch of none: it answers with the run before, or crashes.
-        complaints += [f"input {name!r} is empty" for name, array in feed.items() if array.ndim and not len(array)]
-        names = list(self.outputs) if wanted is None else list(wanted)
-        complaints += [f"there is no output {name!r}" for name in names if name not in self.outputs]
-        if complaints:
-            raise UsageError(f"{self.path.name}: {'; '.join(complaints)}")
+        # OpenVINO (2026.4) does not refuse a batch of none: it gives the outputs of the run before, or crashes.
+        empty = [f"input {name!r} is empty" for name, array in feed.items() if array.ndim and not len(array)]
+        names = checked_feed(self.path.name, self.inputs, self.outputs, feed, wanted, empty)
         arrays = {name: np.ascontiguousarray(array) for name, array in feed.items()}
         places = list(self.outputs)
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +10,8 @@ from typing import Any
 
 from ..errors import BundleError, UsageError
 from ..files import sha256_of, write_atomically
-from .spec import CaptionSpec, JsonReader, ModelSpec, Thresholds
+from ..json_files import JsonReader, read_json, readable_json
+from .spec import CaptionSpec, ModelSpec, Thresholds
 
 __all__ = [
     "BUNDLE_FILE",
@@ -278,35 +278,6 @@ def describe_tensors(spec: ModelSpec) -> dict[str, Any]:
     return parts
 
 
-def readable_json(value: Any, width: int = 110) -> str:
-    """JSON with an object's keys on lines of their own and lists of plain values packed into lines."""
-    return _lines(value, "", width)
-
-
-def _lines(value: Any, indent: str, width: int) -> str:
-    inner = indent + "  "
-    flat = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    is_nested = isinstance(value, dict | list) and any(isinstance(x, dict) for x in _members(value))
-    if not isinstance(value, dict | list) or not value or (len(flat) + len(inner) <= width and not is_nested):
-        return flat
-    if isinstance(value, dict):
-        items = [f"{json.dumps(str(key), ensure_ascii=False)}: {_lines(x, inner, width)}" for key, x in value.items()]
-        return "{\n" + ",\n".join(inner + item for item in items) + f"\n{indent}}}"
-    if any(isinstance(x, dict) for x in value):
-        return "[\n" + ",\n".join(inner + _lines(x, inner, width) for x in value) + f"\n{indent}]"
-    rows = [""]
-    for x in value:
-        item = json.dumps(x, ensure_ascii=False, allow_nan=False) + ", "
-        if rows[-1] and len(inner) + len(rows[-1]) + len(item) > width:
-            rows.append("")
-        rows[-1] += item
-    return "[\n" + "\n".join(inner + row.rstrip() for row in rows).removesuffix(",") + f"\n{indent}]"
-
-
-def _members(value: dict[str, Any] | list[Any]) -> list[Any]:
-    return list(value.values()) if isinstance(value, dict) else value
-
-
 def _read_json(path: Path) -> dict[str, Any]:
     """The parsed `bundle.json` of a folder, its schema version checked.
 
@@ -322,11 +293,8 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise BundleError(f"{path}: is a checkpoint; make a bundle of it: yolor-edge export {path} --out BUNDLE")
     if not file.is_file():
         raise BundleError(f"{path}: holds no {BUNDLE_FILE}; expected a bundle as written by yolor-edge export")
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{file}: is not JSON ({error}); copy the bundle again or export it again") from error
-    if not isinstance(data, dict) or "schema_version" not in data:
+    data = read_json(file, "the description of a bundle", BundleError, "copy the bundle again or export it again")
+    if "schema_version" not in data:
         raise BundleError(f'{file}: key "schema_version" is missing; this is not the description of a bundle')
     version = data["schema_version"]
     if type(version) is not int or version < 1:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..environment.cuda_device import cuda_device
+from ..errors import BundleError
 from ..files import write_atomically
-from .bundle import Bundle, readable_json
+from ..json_files import JsonReader, read_json, readable_json
+from .bundle import Bundle
 from .engines import ENGINES_FOLDER
-from .spec import JsonReader
 
 _FILE = "caption-decoders.choices"
 _VERSION = 1
@@ -67,10 +67,10 @@ def _subject(choice: CaptionChoice) -> tuple[str, str, str]:
 def _read(path: Path) -> list[CaptionChoice]:
     """The choices in a file; none if it is not there, or is nothing of this version: they are only a cache."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        data = read_json(path, "a file of choices", BundleError, "measure again")
+    except BundleError:
         return []
-    if not isinstance(data, dict) or data.get("choices_version") != _VERSION:
+    if data.get("choices_version") != _VERSION:
         return []
     reader = JsonReader(data, "choices")
     found = []

@@ -19,8 +19,8 @@ from typing import Any
 
 from ..errors import BundleError, EngineMismatchError, UsageError
 from ..files import sha256_of, write_atomically
-from .bundle import PARTS, PRECISIONS, Bundle, readable_json
-from .spec import JsonReader
+from ..json_files import JsonReader, read_json, readable_json
+from .bundle import PARTS, PRECISIONS, Bundle
 
 ENGINES_FOLDER = "engines"
 RECORD_VERSION = 1
@@ -91,11 +91,8 @@ class EngineRecord:
         Raises:
             EngineMismatchError: If the file is not the record of an engine, or of a version not read here.
         """
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise EngineMismatchError(f"{path}: is not the record of an engine ({error})") from error
-        if not isinstance(data, dict) or data.get("record_version") != RECORD_VERSION:
+        data = read_json(path, "the record of an engine", EngineMismatchError, "build the engine again")
+        if data.get("record_version") != RECORD_VERSION:
             raise EngineMismatchError(f"{path}: is not the record of an engine in version {RECORD_VERSION}")
         try:
             return _record_from_json(data)

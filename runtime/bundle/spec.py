@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import BundleError, UsageError
 from ..images.preprocess import PreprocessRule
+from ..json_files import JsonReader
 from .graph_options import GraphOptions
 from .tokenizer import BOS_ID, EOS_ID, PAD_ID, UNK_ID, vocabulary_complaints
 
@@ -285,79 +286,3 @@ class ModelSpec:
             if not complaints:
                 return spec
         raise BundleError("; ".join(complaints))
-
-
-class JsonReader:
-    """Takes typed values out of parsed JSON and gathers what is missing or wrong, all of it.
-
-    Args:
-        data: Parsed JSON, expected to be an object.
-        where: What to call it in complaints.
-        is_missing: The object itself has been complained about already, so its keys are not.
-    """
-
-    def __init__(self, data: Any, where: str, is_missing: bool = False):
-        self.where = where
-        self.complaints: list[str] = []
-        self.data: Mapping[str, Any] = data if isinstance(data, dict) else {}
-        self._is_missing = is_missing or not isinstance(data, dict)
-        if not isinstance(data, dict) and not is_missing:
-            self.complaints.append(f"{where} must be a JSON object, got {_kind(data)}")
-
-    def present(self, key: str) -> bool:
-        """Whether `key` is there and not null."""
-        return self.data.get(key) is not None
-
-    def get(self, key: str, kind: type, default: Any) -> Any:
-        """The value of `key` if of type `kind`, else `default`. A whole number passes for a float."""
-        if key not in self.data:
-            if not self._is_missing:
-                self.complaints.append(f'{self.where}: key "{key}" is missing')
-            return default
-        value = self.data[key]
-        accepted = (int, float) if kind is float else kind
-        if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-            self.complaints.append(f'{self.where}: "{key}" must be {_NAMES[kind]}, got {_kind(value)}')
-            return default
-        return kind(value)
-
-    def section(self, key: str) -> JsonReader:
-        """A reader for the object under `key`."""
-        value = self.get(key, dict, None)
-        return JsonReader(value, f"{self.where}.{key}", is_missing=value is None)
-
-    def strings(self, key: str) -> tuple[str, ...]:
-        """The list of strings under `key`."""
-        return self.tuple_of(self.get(key, list, []), str, key)
-
-    def integers(self, key: str, count: int | None = None) -> tuple[int, ...]:
-        """The list of whole numbers under `key`, of length `count` if given."""
-        values = self.tuple_of(self.get(key, list, [0] * (count or 0)), int, key)
-        if count is not None and len(values) != count:
-            self.complaints.append(f'{self.where}: "{key}" must hold {count} numbers, got {len(values)}')
-            return (0,) * count
-        return values
-
-    def tuple_of(self, values: Sequence[Any], kind: Callable[[Any], Any], key: str) -> tuple[Any, ...]:
-        """`values` as a tuple if all are of `kind`; an empty tuple after a complaint."""
-        if not isinstance(values, list | tuple) or any(type(value) is not kind for value in values):
-            self.complaints.append(f'{self.where}: "{key}" must be a list of {_PLURALS[kind]}')
-            return ()
-        return tuple(values)
-
-
-_NAMES = {
-    str: "a string",
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    list: "a list",
-    dict: "an object",
-}
-_PLURALS = {str: "strings", int: "whole numbers"}
-
-
-def _kind(value: Any) -> str:
-    if value is None:
-        return "null"
-    return _NAMES.get(type(value), type(value).__name__)

@@ -18,7 +18,7 @@ from ...cuda import Device, Stream, open_device
 from ...cuda.driver import CudaError
 from ...environment.tensorrt_package import import_flavour
 from ...errors import BackendError, UsageError
-from ..base import Array, DeviceTensor, TensorInfo, feed_complaints
+from ..base import Array, DeviceTensor, TensorInfo, checked_feed
 from ..guards import OneAtATime
 from .engine import LoadedEngine
 from .execution_context import Lane
@@ -132,11 +132,7 @@ class TensorrtGraph:
             CudaError: If the device fails.
         """
         loaded = self._open()
-        complaints = feed_complaints(self.inputs, feed)
-        names = list(self.outputs) if wanted is None else list(wanted)
-        complaints += [f"there is no output {name!r}" for name in names if name not in self.outputs]
-        if complaints:
-            raise UsageError(f"{self._name}: {'; '.join(complaints)}")
+        names = checked_feed(self._name, self.inputs, self.outputs, feed, wanted)
         with self._at_work.entered(self._name), loaded.device.current():
             lane = self._lane(self._profile_of({name: array.shape for name, array in feed.items()}))
             lane.load(feed, self._stream)

@@ -138,6 +138,6 @@ def test_the_command(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", a, b, "--max-slower", "15"]) == 0
     capsys.readouterr()
     assert main(["compare", a, str(Path(a) / "none")]) == 2
-    assert "none: no such file; expected a report written by yolor-edge bench" in capsys.readouterr().err
+    assert "none: no such file; expected one written by yolor-edge bench" in capsys.readouterr().err
     assert main(["compare", a, b, "--max-slower", "-1"]) == 2
     assert "invalid number of percent value" in capsys.readouterr().err

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 from yolor_edge.runtime.backends.registry import open_graphs
-from yolor_edge.runtime.bundle.bundle import Bundle, ModelSpec, readable_json, write_bundle
+from yolor_edge.runtime.bundle.bundle import Bundle, ModelSpec, write_bundle
 from yolor_edge.runtime.errors import BackendError, BundleError, UsageError
 from yolor_edge.runtime.files import sha256_of
+from yolor_edge.runtime.json_files import readable_json
 from yolor_edge.runtime.model import load
 
 from ..tiny_bundle import tiny_spec, vision_model, write_tiny_bundle
@@ -89,12 +90,12 @@ def test_not_a_bundle(make: Any, message: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "is not JSON"),
-        ("[1]", 'key "schema_version" is missing'),
+        ("{", "not JSON"),
+        ("[1]", "expected a JSON object, got a list"),
         ("{}", 'key "schema_version" is missing'),
         ('{"schema_version": "1"}', "schema_version must be a whole number from 1 on, got '1'"),
         ('{"schema_version": 9}', r"schema 9 is newer than this runtime reads \(1\); upgrade the runtime"),
-        ("\x00\xff", "is not JSON"),
+        ("\x00\xff", "not JSON"),
     ],
 )
 def test_bad_json(text: str, message: str, own_bundle: Path) -> None:

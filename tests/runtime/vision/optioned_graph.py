@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-from yolor_edge.runtime.backends.base import Array, Graph, TensorInfo, feed_complaints
+from yolor_edge.runtime.backends.base import Array, Graph, TensorInfo, checked_feed
 from yolor_edge.runtime.bundle.graph_options import HEADS_OF_CELLS, GraphOptions
-from yolor_edge.runtime.errors import UsageError
 
 from ...reference.semantic import semantic_argmax
 
@@ -32,9 +31,7 @@ class OptionedGraph:
             self.outputs["semantic_map"] = TensorInfo("semantic_map", (batch, *size), "uint8")
 
     def run(self, feed: Mapping[str, Array], wanted: Sequence[str] | None = None) -> dict[str, Array]:
-        complaints = feed_complaints(self.inputs, feed)
-        if complaints:
-            raise UsageError("; ".join(complaints))
+        checked_feed("optioned", self.inputs, self.outputs, feed, wanted)
         heads = self._graph.run(feed)
         if self._options.top_k is not None:
             best = heads["class_logits"].max(axis=1)
