@@ -295,14 +295,14 @@ class CaptionSearch:
         """Start the search for one caption.
 
         Args:
-            beam_size: Hypotheses kept alive; 1 is greedy.
-            max_length: Tokens generated at most, end of sentence included.
-            bos_id: Never generated.
+            beam_size: Hypotheses kept alive, 1 to 4096; 1 is greedy.
+            max_length: Tokens generated at most, end of sentence included; 1 to 1048576.
+            bos_id: Never generated. This token and all others lie in the vocabulary, which has at most 16777216.
             eos_id: Ends a hypothesis; differs from the other two.
             pad_id: Never generated.
             length_penalty: At least 0; score = log_prob / length^length_penalty, end of sentence counted.
             min_length: Tokens that come before an end of sentence at least, up to max_length.
-            forbidden: Further tokens never generated; those outside the vocabulary are ignored.
+            forbidden: Further tokens never generated.
             repetition_penalty: At least 1; multiplies the log-probability of tokens the sentence holds already.
             no_repeat_ngram: No run of so many tokens comes twice; 0 allows it.
             temperature: Above 0, beam_size sentences are drawn instead, a token with a probability proportional to
@@ -310,6 +310,9 @@ class CaptionSearch:
                 and its length on every machine.
             top_k: Draw among the likeliest so many; 0 for all.
             seed: Of the drawing, at least 0.
+
+        Raises:
+            ValueError: If one of them is out of its range.
         """
 
     def advance(self, log_probs: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -324,7 +327,8 @@ class CaptionSearch:
             parents[i] of this one. Both are empty when the search is finished.
 
         Raises:
-            ValueError: If the shape is another one, or the search is finished already.
+            ValueError: If the shape is another one, V too small for a token of the options, or the search is finished
+                already.
         """
 
     def stop(self) -> None:

@@ -101,7 +101,7 @@ def _check_arguments(out: Path, images: int, seed: int, split: str, size: tuple[
 
 def _check_free(out: Path, split: str, seed: int, size: tuple[int, int], targets: list[Path]) -> None:
     for target in targets:
-        if target.exists():
+        if os.path.lexists(target):
             raise UsageError(
                 f'{out}: has a split "{split}" already ({target.relative_to(out)}); '
                 "remove it, or choose another folder or another --split"

@@ -250,7 +250,7 @@ def judge_engines(
     """
     folder = bundle.path / ENGINES_FOLDER
     engines = sorted(
-        {file.with_suffix(".engine") for suffix in ("engine", "json") for file in folder.glob(f"*.{suffix}")}
+        {file.with_suffix(".engine") for suffix in ("engine", "json") for file in folder.glob(f"[!.]*.{suffix}")}
     )
     return tuple(_judged(bundle, engine, versions, compute_capability, gpu) for engine in engines)
 

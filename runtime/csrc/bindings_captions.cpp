@@ -192,6 +192,8 @@ class BoundDecoder {
 
     py::array_t<float> log_probs(const py::array& memory, const py::array& tokens) const {
         const auto values = memory_values(memory);
+        if (tokens.ndim() == 1)
+            decoder_->require_positions("tokens", tokens.shape(0));  // before room is made
         const auto ids = values_of<int64_t>("tokens", tokens, {-1}, "(T,)");
         py::array_t<float> out({ids.shape(0), static_cast<py::ssize_t>(decoder_->dims().vocabulary)});
         {

@@ -16,7 +16,7 @@ from ..bundle.bundle import Bundle
 from ..bundle.spec import ModelSpec
 from ..drawing.panels import DrawOptions, draw
 from ..errors import UsageError
-from ..files import replacing_file
+from ..files import replacing_file, writing_lines
 from ..images.image_files import to_bgr, write_image
 from ..results import Caption, Result
 from ..sources.sources import Frame, Source
@@ -36,7 +36,7 @@ class Outputs:
     Attributes:
         out: Folder to write to.
         pictures: Write annotated pictures or a video there.
-        jsonl: Write JSON lines there; or where to instead, a file's path or something open for writing text.
+        jsonl: Write JSON lines there; or where to instead, a path or something open for writing text.
         show: Show the drawings in a window.
         overlay: Write above the drawings how the stream is doing; None for live sources only.
     """
@@ -69,8 +69,13 @@ class Outputs:
             names = [_drawing_name(file.relative_to(source.root).as_posix()) for file in source.files]
         else:
             names = [_video_name(source)]
-        if any((self.out / name).resolve() in inputs for name in names):
+        written = {(self.out / name).resolve() for name in (*names, RESULTS_FILE)}  # what links there lead to
+        if written & inputs:
             raise UsageError(f"{self.out}: writing there would overwrite the source; choose another folder")
+        if any(home in file.parents for file in written):
+            raise UsageError(
+                f"{self.out}: has a link into the bundle, whose files must not change; choose another folder"
+            )
         old = self.out / RESULTS_FILE
         if old.exists() and (self.lines_file is None or self.lines_file.resolve() != old.resolve()):
             raise UsageError(
@@ -116,8 +121,7 @@ class OutputWriter:
         if wanted.show:
             self._window = stack.enter_context(Window(f"yolor-edge: {source.name}", waits=source.kind == "images"))
         if wanted.lines_file is not None:
-            temporary = stack.enter_context(replacing_file(wanted.lines_file))
-            self._lines = stack.enter_context(temporary.open("w", encoding="utf-8"))
+            self._lines = stack.enter_context(writing_lines(wanted.lines_file))
             self.files.append(wanted.lines_file)
         elif not isinstance(wanted.jsonl, bool | Path):
             self._lines = wanted.jsonl

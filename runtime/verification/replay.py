@@ -304,7 +304,7 @@ def _cached_engines(bundle: Bundle, verifications: Iterable[Verification]) -> li
     replayed = {(one.precision, BACKENDS[one.backend].flavour) for one in verifications}
     return [
         f"engines/{file.name}"
-        for file in sorted(bundle.path.glob("engines/*.engine"))
+        for file in sorted(bundle.path.glob("engines/[!.]*.engine"))
         if not any(f".{precision}.{flavour}-" in file.name for precision, flavour in replayed if flavour)
     ]
 

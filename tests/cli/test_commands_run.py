@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -149,6 +150,25 @@ def test_lines_into_a_file_of_ones_own(tiny_bundle: Bundle, tmp_path: Path, caps
     assert capsys.readouterr().out.rstrip().endswith("see " + str(tmp_path / "found" / "a.jsonl"))
     assert main(["run", *line, "--jsonl", str(tmp_path)]) == 2
     assert "is a folder, expected the name of a file for the JSON lines" in capsys.readouterr().err
+
+
+def test_lines_into_a_pipe_are_there_at_once(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "b.png"):
+        write_image(tmp_path / "in" / name, picture())
+    os.mkfifo(tmp_path / "pipe")
+    options = [*RUN, tiny_bundle.path, tmp_path / "in", "--no-pictures", "--threads", "1", "--tasks", "boxes"]
+    with subprocess.Popen([*options, "--jsonl", tmp_path / "pipe"], stderr=subprocess.PIPE, text=True) as child:
+        assert child.stderr is not None
+        with (tmp_path / "pipe").open() as lines:
+            assert [json.loads(line)["source"] for line in lines] == ["a.png", "b.png"]
+        child.stderr.read()
+    assert child.returncode == 0
+    assert sorted(os.listdir(tmp_path)) == ["in", "pipe"] and (tmp_path / "pipe").is_fifo()
+    command = shlex.join(map(str, options)) + " --jsonl >(cat >pipe-of-bash)"
+    subprocess.run(["bash", "-c", f"{command} && wait $!"], cwd=tmp_path, capture_output=True, check=True)
+    lines = (tmp_path / "pipe-of-bash").read_text().splitlines()
+    assert [json.loads(line)["source"] for line in lines] == ["a.png", "b.png"]
 
 
 def test_an_interrupted_video_keeps_what_was_answered(tiny_bundle: Bundle, tmp_path: Path) -> None:

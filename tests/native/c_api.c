@@ -194,6 +194,9 @@ static void bundles(const char* folder) {
         ++opened;
         check(yolor_edge_bundle_describe(bundle, &info, sizeof info) == YOLOR_EDGE_OK, "describe");
         check(yolor_edge_bundle_class_name(bundle, info.class_count) == NULL, "no such class");
+        check(yolor_edge_bundle_text(bundle, tokens, INT64_MAX, NULL, 0, &length) ==
+                  YOLOR_EDGE_INVALID_ARGUMENT,
+              "too many tokens");
         if (info.word_count == 5 &&
             yolor_edge_bundle_text(bundle, tokens, 3, words, sizeof words, &length) == YOLOR_EDGE_OK)
             check(strlen(words) == length, "length of a text");
@@ -229,6 +232,141 @@ static void weights(const char* folder) {
     }
 }
 
+enum { WORDS = 5, DEPTH = 2, POSITIONS = 4, MEMORY = 3, BLOCK = 16, TENSORS = 8192 };
+
+static void add_tensor(char* header, const char* name, const char* part, int count) {
+    const size_t at = strlen(header);
+    snprintf(header + at, TENSORS - 16 - at,
+             "%s\"%s%s\": {\"dtype\": \"float32\", \"shape\": [%d], \"offset\": %d}",
+             header[at - 1] == '{' ? "" : ", ", name, part, count, TENSORS);
+}
+
+/* Weights of a decoder whose tensors all lie at the same place. */
+static void write_weights(const char* path, int regions) {
+    static const char* const kNorms[] = {"norm",
+                                         "memory_norm",
+                                         "layers.0.norms.0",
+                                         "layers.0.norms.1",
+                                         "layers.0.norms.2",
+                                         "layers.0.region_norm"};
+    static const struct {
+        const char* name;
+        int inputs;
+    } kLinears[] = {{"layers.0.self_attention.in", DEPTH},
+                    {"layers.0.self_attention.output", DEPTH},
+                    {"layers.0.cross_attention.query", DEPTH},
+                    {"layers.0.cross_attention.key", DEPTH},
+                    {"layers.0.cross_attention.value", DEPTH},
+                    {"layers.0.cross_attention.output", DEPTH},
+                    {"layers.0.region_attention.query", DEPTH},
+                    {"layers.0.region_attention.key", DEPTH},
+                    {"layers.0.region_attention.value", DEPTH},
+                    {"layers.0.region_attention.output", DEPTH},
+                    {"layers.0.gates.0", 2 * DEPTH},
+                    {"layers.0.gates.1", 2 * DEPTH},
+                    {"layers.0.feed_forward.in", DEPTH},
+                    {"layers.0.feed_forward.out", 1},
+                    {"output.0", DEPTH}};
+    const size_t largest = 2 * DEPTH * BLOCK * sizeof(float);
+    const uint32_t version = 3;
+    char file[TENSORS + 2 * DEPTH * BLOCK * sizeof(float)] = "YECAPTN";
+    char* header = file + 16;
+    float* values = floats(largest / sizeof(float));
+    uint32_t length;
+    size_t i;
+    snprintf(header, TENSORS - 16,
+             "{\"precision\": \"fp32\", \"norm_epsilon\": 1e-5, \"dims\": {\"vocabulary\": %d, \"width\": "
+             "%d, \"layers\": 1, \"heads\": 1, \"feed_forward\": 1, \"hidden\": 0, \"positions\": %d, "
+             "\"memory\": %d, \"regions\": %d}, \"tensors\": {",
+             WORDS, DEPTH, POSITIONS, MEMORY, regions);
+    add_tensor(header, "words", "", WORDS * DEPTH);
+    add_tensor(header, "positions", "", POSITIONS * DEPTH);
+    add_tensor(header, "memory_positions", "", MEMORY * DEPTH);
+    for (i = 0; i < sizeof kNorms / sizeof *kNorms; ++i) {
+        add_tensor(header, kNorms[i], ".weight", DEPTH);
+        add_tensor(header, kNorms[i], ".bias", DEPTH);
+    }
+    for (i = 0; i < sizeof kLinears / sizeof *kLinears; ++i) {
+        add_tensor(header, kLinears[i].name, ".weight", kLinears[i].inputs * BLOCK);
+        add_tensor(header, kLinears[i].name, ".bias", BLOCK);
+    }
+    strcat(header, "}}");
+    length = (uint32_t)strlen(header);
+    memcpy(file + 8, &version, 4);
+    memcpy(file + 12, &length, 4);
+    memcpy(file + TENSORS, values, largest);
+    write_file(path, file, sizeof file);
+    free(values);
+}
+
+/* Sentences, and numbers that are refused before anything is done with them. */
+static void captions(const char* folder, int regions) {
+    static const int64_t kFar[] = {
+        -1, INT64_MIN, WORDS, (int64_t)1 << 31, (int64_t)1 << 32, INT64_MAX, (int64_t)1 << 62, INT64_MAX - 1};
+    char path[1024];
+    yolor_edge_caption_decoder* decoder = NULL;
+    yolor_edge_caption_options options;
+    yolor_edge_captions found;
+    float* memory = floats(MEMORY * DEPTH);
+    float* log_probs = some(2 * WORDS * sizeof(float));
+    int64_t* forbidden = some(sizeof(int64_t));
+    int64_t tokens[2] = {2, 4};
+    size_t i, k;
+    snprintf(path, sizeof path, "%s/w.bin", folder);
+    write_weights(path, regions);
+    check(yolor_edge_caption_decoder_open(path, NULL, &decoder) == YOLOR_EDGE_OK, "decoder_open");
+    check(yolor_edge_caption_options_init(&options, sizeof options) == YOLOR_EDGE_OK, "options_init");
+    check(yolor_edge_captions_init(&found, sizeof found) == YOLOR_EDGE_OK, "captions_init");
+    found.capacity = 2;
+    found.token_capacity = POSITIONS;
+    found.tokens = some(2 * POSITIONS * sizeof(int64_t));
+    found.lengths = some(2 * sizeof(int64_t));
+    options.forbidden = forbidden;
+    options.min_length = POSITIONS;
+    check(yolor_edge_caption_write(decoder, memory, &options, &found) == YOLOR_EDGE_OK && found.count == 2 &&
+              found.lengths[0] == POSITIONS,
+          "caption_write");
+    check(yolor_edge_caption_log_probs(decoder, memory, tokens, 2, log_probs) == YOLOR_EDGE_OK, "log_probs");
+    options.no_repeat_ngram = options.top_k = INT64_MAX;
+    options.temperature = 1.0;
+    check(yolor_edge_caption_write(decoder, memory, &options, &found) == YOLOR_EDGE_OK, "no such run");
+    for (i = 0; i < sizeof kFar / sizeof *kFar; ++i) {
+        int64_t* const fields[] = {&options.bos_id,         &options.eos_id,     &options.pad_id,
+                                   &options.max_length,     &options.min_length, &options.beam_size,
+                                   &options.forbidden_count};
+        for (k = 0; k < sizeof fields / sizeof *fields; ++k) {
+            const int64_t before = *fields[k];
+            if (k >= 5 && kFar[i] == WORDS) continue; /* which may be as many */
+            *fields[k] = kFar[i];
+            check(yolor_edge_caption_write(decoder, memory, &options, &found) == YOLOR_EDGE_INVALID_ARGUMENT,
+                  "an option is refused");
+            *fields[k] = before;
+        }
+        options.forbidden_count = 1;
+        *forbidden = kFar[i];
+        check(yolor_edge_caption_write(decoder, memory, &options, &found) == YOLOR_EDGE_INVALID_ARGUMENT,
+              "a forbidden word is refused");
+        options.forbidden_count = 0;
+        check(yolor_edge_caption_log_probs(decoder, memory, tokens, kFar[i], log_probs) ==
+                  YOLOR_EDGE_INVALID_ARGUMENT,
+              "a count is refused");
+        tokens[1] = kFar[i];
+        check(yolor_edge_caption_log_probs(decoder, memory, tokens, 2, log_probs) ==
+                  YOLOR_EDGE_INVALID_ARGUMENT,
+              "a token is refused");
+        tokens[1] = 4;
+    }
+    found.token_capacity = INT64_MAX;
+    check(yolor_edge_caption_write(decoder, memory, &options, &found) == YOLOR_EDGE_INVALID_ARGUMENT,
+          "room that there cannot be");
+    yolor_edge_caption_decoder_close(decoder);
+    free(memory);
+    free(log_probs);
+    free(forbidden);
+    free(found.tokens);
+    free(found.lengths);
+}
+
 int main(void) {
     char folder[] = "/tmp/yolor-edge-XXXXXX", path[64];
     if (mkdtemp(folder) == NULL) abort();
@@ -237,6 +375,8 @@ int main(void) {
     answers();
     bundles(folder);
     weights(folder);
+    captions(folder, 0);
+    captions(folder, 1);
     yolor_edge_bundle_close(NULL);
     yolor_edge_caption_decoder_close(NULL);
     snprintf(path, sizeof path, "%s/bundle.json", folder);

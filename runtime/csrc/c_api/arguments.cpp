@@ -11,8 +11,6 @@ namespace {
 constexpr size_t kLongestError = 1024;
 thread_local char last_error[kLongestError] = "";
 
-constexpr int64_t kMostElements = int64_t{1} << 40;
-
 void require_head(const char* name, const yolor_edge_head* head) {
     require_known(name, head);
     const std::string what(name);

@@ -46,6 +46,7 @@ yolor_edge_status guarded(const Work& work) noexcept {
 }
 
 constexpr int64_t kLargestSide = 1 << 20;
+constexpr int64_t kMostElements = int64_t{1} << 40;
 
 inline void require_given(const char* name, const void* pointer) {
     if (pointer == nullptr) throw std::invalid_argument(std::string(name) + " must be given, got NULL");

@@ -25,6 +25,7 @@ constexpr int64_t kSchema = 1;
 constexpr size_t kLargestFile = 64 << 20;
 constexpr double kMostPixels = 1 << 20;
 constexpr double kMany = 1 << 24;
+constexpr int64_t kMostTokens = 1 << 24;
 
 std::string read_text(const std::string& path) {
     const auto refuse = [&](const std::string& what) {
@@ -240,7 +241,7 @@ yolor_edge_status yolor_edge_bundle_text(const yolor_edge_bundle* bundle, const 
                                          int64_t count, char* text, size_t capacity, size_t* length) {
     return guarded([&] {
         require_given("bundle", bundle);
-        require_at_least("count", 0, count);
+        require_between("count", 0, kMostTokens, count);
         if (count > 0) require_given("tokens", tokens);
         const yolor_edge_bundle_info& info = bundle->info;
         std::string made;

@@ -28,7 +28,7 @@ constexpr yolor_edge_captions kCaptions{
 CaptionOptions search_options(const yolor_edge_caption_options& options, const DecoderDims& dims) {
     require_between("options.beam_size", 1, dims.vocabulary, options.beam_size);
     require_between("options.max_length", 0, dims.positions, options.max_length);
-    require_at_least("options.forbidden_count", 0, options.forbidden_count);
+    require_between("options.forbidden_count", 0, dims.vocabulary, options.forbidden_count);
     if (options.forbidden_count > 0) require_given("options.forbidden", options.forbidden);
     CaptionOptions search{};
     search.beam_size = options.beam_size;
@@ -114,7 +114,7 @@ yolor_edge_status yolor_edge_caption_write(const yolor_edge_caption_decoder* dec
         const yolor_edge_caption_options chosen = options_or("options", options, kOptions);
         const CaptionOptions search = search_options(chosen, decoder->decoder->dims());
         require_known("captions", captions);
-        require_at_least("captions.capacity", 1, captions->capacity);
+        require_between("captions.capacity", 1, kMostElements, captions->capacity);
         require_given("captions.tokens", captions->tokens);
         require_given("captions.lengths", captions->lengths);
         if (captions->token_capacity < search.max_length) {
@@ -122,6 +122,8 @@ yolor_edge_status yolor_edge_caption_write(const yolor_edge_caption_decoder* dec
                                                     std::to_string(search.max_length) + ", got " +
                                                     std::to_string(captions->token_capacity));
         }
+        require_between("captions.token_capacity", search.max_length, kMostElements,
+                        captions->token_capacity);
         const Writing writing = decoder->decoder->write(memory, search, budget_ns(chosen.budget_ms));
         captions->count = std::min(captions->capacity, static_cast<int64_t>(writing.hypotheses.size()));
         for (int64_t i = 0; i < captions->count; ++i) {

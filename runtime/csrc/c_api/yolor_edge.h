@@ -375,16 +375,17 @@ YOLOR_EDGE_API const char* yolor_edge_caption_decoder_kernels(const yolor_edge_c
 
 typedef struct yolor_edge_caption_options {
     size_t size;
-    int64_t beam_size;         /* sentences kept at every step, 1 to the vocabulary; 1 is greedy; 3 */
+    int64_t beam_size;         /* sentences kept at every step, 1 to the vocabulary, 4096 at most; 1 is
+                                  greedy; 3 */
     int64_t max_length;        /* tokens at most, the end included; 0, the default: the decoder's positions */
-    int64_t bos_id;            /* begins a sentence; 2 */
+    int64_t bos_id;            /* begins a sentence; 2. All tokens are at least 0 and below the vocabulary */
     int64_t eos_id;            /* ends one; 3 */
     int64_t pad_id;            /* 0 */
     double length_penalty;     /* score = log_prob / length ^ length_penalty; at least 0; 1 */
-    int64_t min_length;        /* tokens before the end; 0 */
+    int64_t min_length;        /* tokens before the end, at most max_length; 0 */
     const int64_t* forbidden;  /* (forbidden_count,) tokens never written beside bos and pad; Python's forbid
                                   the unknown word, 1, as well. NULL */
-    int64_t forbidden_count;   /* 0 */
+    int64_t forbidden_count;   /* at most the vocabulary; 0 */
     double repetition_penalty; /* factor of the log-probability of a word written already; at least 1; 1 */
     int64_t no_repeat_ngram;   /* no run of so many words comes twice; 0: allowed */
     double temperature;        /* above 0, sentences are drawn rather than searched for; 0 */
@@ -400,8 +401,8 @@ YOLOR_EDGE_API yolor_edge_status yolor_edge_caption_options_init(yolor_edge_capt
 /* Sentences, the best first, in arrays of the caller's. */
 typedef struct yolor_edge_captions {
     size_t size;
-    int64_t capacity;       /* sentences there is room for, at least 1; no more are given. In */
-    int64_t token_capacity; /* tokens each has room for, at least max_length. In */
+    int64_t capacity;       /* sentences there is room for, 1 to 2^40; no more are given. In */
+    int64_t token_capacity; /* tokens each has room for, max_length to 2^40. In */
     int64_t* tokens;        /* (capacity, token_capacity) without begin and end */
     int64_t* lengths;       /* (capacity,) tokens of each */
     double* log_probs;      /* (capacity,) natural logarithm of the sentence's probability, or NULL */
@@ -493,7 +494,8 @@ YOLOR_EDGE_API const char* yolor_edge_bundle_word(const yolor_edge_bundle* bundl
 YOLOR_EDGE_API const char* yolor_edge_bundle_file(const yolor_edge_bundle* bundle, const char* what,
                                                   const char* precision);
 
-/* Words of `count` tokens, joined by spaces, with a 0 at the end; pad, begin and end are left out.
+/* Words of `count` tokens, 0 to 16777216, joined by spaces, with a 0 at the end; pad, begin and end are left
+ * out. Each token lies in the vocabulary.
  *   text    (capacity,) out; may be NULL where capacity is 0
  *   length  out: bytes without the 0. Where capacity is below length + 1, TOO_SMALL, and length says what it
  *           takes */

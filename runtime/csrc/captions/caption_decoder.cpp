@@ -14,7 +14,7 @@
 namespace yolor_edge {
 namespace {
 
-constexpr int64_t kLargestDim = 1 << 24;
+constexpr int64_t kLargestDim = kLargestVocabulary;
 constexpr int64_t kMostInt8Inputs = 65000;  // see DecoderKernels::matmul_i8
 // Words beyond the 2 * beam_size that a search looks at whose logits are made exact as well.
 constexpr int64_t kSpareWords = 6;
@@ -442,18 +442,17 @@ void CaptionDecoder::words_logits(State& state, int64_t rows) const {
     }
 }
 
+void CaptionDecoder::require_positions(const char* name, int64_t tokens) const {
+    if (tokens <= dims_.positions) return;
+    throw std::invalid_argument(std::string(name) + " must be at most the decoder's " +
+                                std::to_string(dims_.positions) + " positions, got " +
+                                std::to_string(tokens));
+}
+
 Writing CaptionDecoder::write(const float* memory, const CaptionOptions& options, int64_t budget_ns) const {
     const int64_t started = now_ns();
-    CaptionSearch search(options);
-    if (options.max_length > dims_.positions) {
-        throw std::invalid_argument("max_length must be at most the decoder's " +
-                                    std::to_string(dims_.positions) + " positions, got " +
-                                    std::to_string(options.max_length));
-    }
-    if (dims_.vocabulary < search.smallest_vocabulary()) {
-        throw std::invalid_argument("bos_id, eos_id and pad_id must lie in the vocabulary of " +
-                                    std::to_string(dims_.vocabulary) + " words");
-    }
+    CaptionSearch search(options, dims_.vocabulary);
+    require_positions("max_length", options.max_length);
     const Lease lease(*this, options.beam_size, options.max_length);
     State& state = *lease;
     const int64_t stride = whole_blocks(dims_.vocabulary);
@@ -495,11 +494,7 @@ Writing CaptionDecoder::write(const float* memory, const CaptionOptions& options
 }
 
 void CaptionDecoder::log_probs(const float* memory, const int64_t* tokens, int64_t count, float* out) const {
-    if (count > dims_.positions) {
-        throw std::invalid_argument("tokens must be at most the decoder's " +
-                                    std::to_string(dims_.positions) + " positions, got " +
-                                    std::to_string(count));
-    }
+    require_positions("tokens", count);
     for (int64_t i = 0; i < count; ++i) {
         if (tokens[i] >= 0 && tokens[i] < dims_.vocabulary) continue;
         throw std::invalid_argument("tokens must lie in 0.." + std::to_string(dims_.vocabulary - 1) +

@@ -109,6 +109,9 @@ class CaptionDecoder {
     const DecoderDims& dims() const noexcept { return dims_; }
     const char* kernels() const noexcept { return kernels_.name; }
 
+    /// Throws std::invalid_argument where it cannot be fed so many tokens.
+    void require_positions(const char* name, int64_t tokens) const;
+
     /// Write a sentence about one image.
     ///   memory     (dims.memory, dims.width) row-major
     ///   options    max_length at most dims.positions

@@ -17,7 +17,11 @@ void require(bool holds, const char* name, const std::string& expected, const st
     if (!holds) throw std::invalid_argument(std::string(name) + " must " + expected + ", got " + given);
 }
 
-CaptionOptions checked(CaptionOptions options) {
+CaptionOptions checked(CaptionOptions options, int64_t vocabulary_size) {
+    const auto require_token = [&](const char* name, int64_t id) {
+        require(id >= 0 && id < vocabulary_size, name, "lie in 0.." + std::to_string(vocabulary_size - 1),
+                std::to_string(id));
+    };
     require(options.beam_size >= 1 && options.beam_size <= kLargestBeam, "beam_size", "lie in 1..4096",
             std::to_string(options.beam_size));
     require(options.max_length >= 1 && options.max_length <= kLargestLength, "max_length",
@@ -26,10 +30,9 @@ CaptionOptions checked(CaptionOptions options) {
             "lie in 0..max_length", std::to_string(options.min_length));
     require(std::isfinite(options.length_penalty) && options.length_penalty >= 0.0, "length_penalty",
             "be a finite number of at least 0", std::to_string(options.length_penalty));
-    for (const auto& [name, id] :
-         {std::pair{"bos_id", options.bos_id}, {"eos_id", options.eos_id}, {"pad_id", options.pad_id}}) {
-        require(id >= 0, name, "be at least 0", std::to_string(id));
-    }
+    require_token("bos_id", options.bos_id);
+    require_token("eos_id", options.eos_id);
+    require_token("pad_id", options.pad_id);
     require(options.eos_id != options.bos_id && options.eos_id != options.pad_id, "eos_id",
             "differ from bos_id and pad_id", std::to_string(options.eos_id));
     require(std::isfinite(options.repetition_penalty) && options.repetition_penalty >= 1.0,
@@ -40,8 +43,7 @@ CaptionOptions checked(CaptionOptions options) {
     require(std::isfinite(options.temperature) && options.temperature >= 0.0, "temperature",
             "be a finite number of at least 0", std::to_string(options.temperature));
     require(options.top_k >= 0, "top_k", "be at least 0", std::to_string(options.top_k));
-    for (const int64_t id : options.forbidden)
-        require(id >= 0, "forbidden ids", "be at least 0", std::to_string(id));
+    for (const int64_t id : options.forbidden) require_token("forbidden ids", id);
     return options;
 }
 
@@ -82,8 +84,8 @@ double uniform(uint64_t seed, int64_t sample, int64_t step) noexcept {
 
 }  // namespace
 
-CaptionSearch::CaptionSearch(CaptionOptions options)
-    : options_(checked(std::move(options))), running_{{0.0, -1, 0}} {
+CaptionSearch::CaptionSearch(CaptionOptions options, int64_t vocabulary_size)
+    : options_(checked(std::move(options), vocabulary_size)), running_{{0.0, -1, 0}} {
     const auto beam = static_cast<size_t>(options_.beam_size);
     const auto length = static_cast<size_t>(std::min<int64_t>(options_.max_length, 1 << 10));
     nodes_.reserve(std::min<size_t>(beam * length, 1 << 16));
@@ -97,7 +99,9 @@ CaptionSearch::CaptionSearch(CaptionOptions options)
 }
 
 int64_t CaptionSearch::smallest_vocabulary() const noexcept {
-    return std::max({options_.bos_id, options_.eos_id, options_.pad_id}) + 1;
+    int64_t largest = std::max({options_.bos_id, options_.eos_id, options_.pad_id});
+    for (const int64_t id : options_.forbidden) largest = std::max(largest, id);
+    return largest + 1;
 }
 
 const NextRows& CaptionSearch::advance(const float* logits, const float* normalisers, const float* peaks,
@@ -133,9 +137,7 @@ void CaptionSearch::start(int64_t vocabulary_size) {
     is_forbidden_.assign(words, 0);
     is_forbidden_[static_cast<size_t>(options_.bos_id)] = 1;
     is_forbidden_[static_cast<size_t>(options_.pad_id)] = 1;
-    for (const int64_t id : options_.forbidden) {
-        if (id < vocabulary_size) is_forbidden_[static_cast<size_t>(id)] = 1;
-    }
+    for (const int64_t id : options_.forbidden) is_forbidden_[static_cast<size_t>(id)] = 1;
     if (options_.repetition_penalty > 1.0) written_.assign(words, 0);
     if (options_.no_repeat_ngram > 0) banned_.assign(words, 0);
     if (options_.temperature > 0.0) best_.reserve(words);

@@ -10,9 +10,12 @@
 
 namespace yolor_edge {
 
+constexpr int64_t kLargestVocabulary = 1 << 24;
+
+/// All tokens lie in the vocabulary.
 struct CaptionOptions {
-    int64_t beam_size;      // hypotheses kept alive, at least 1; 1 is greedy search
-    int64_t max_length;     // tokens generated at most, end of sentence included; at least 1
+    int64_t beam_size;      // hypotheses kept alive, 1 to 4096; 1 is greedy search
+    int64_t max_length;     // tokens generated at most, end of sentence included; 1 to 1048576
     int64_t bos_id;         // never generated
     int64_t eos_id;         // ends a hypothesis
     int64_t pad_id;         // never generated
@@ -64,8 +67,9 @@ struct CaptionHypothesis {
 /// -infinity is never taken. One search serves one caption and one thread at a time.
 class CaptionSearch {
   public:
-    /// Throws std::invalid_argument naming the option that is out of its range.
-    explicit CaptionSearch(CaptionOptions options);
+    /// Throws std::invalid_argument naming the option that is out of its range. Where the vocabulary is not
+    /// known yet, tokens may be any that the largest one has; see `smallest_vocabulary`.
+    explicit CaptionSearch(CaptionOptions options, int64_t vocabulary_size = kLargestVocabulary);
 
     /// Rows of log-probabilities the next `advance` takes: 1 at first, then as many as the last one returned.
     int64_t rows() const noexcept { return static_cast<int64_t>(running_.size()); }
@@ -73,7 +77,8 @@ class CaptionSearch {
     /// Vocabulary size of the steps so far, or 0 before the first.
     int64_t vocabulary_size() const noexcept { return vocabulary_size_; }
 
-    /// Smallest vocabulary that contains bos, eos and pad.
+    /// Smallest vocabulary that contains bos, eos, pad and what is forbidden; the first step needs as large a
+    /// one.
     int64_t smallest_vocabulary() const noexcept;
 
     bool finished() const noexcept { return finished_; }

@@ -51,6 +51,12 @@ def test_a_bundle(c: CLibrary, tiny_bundle: Bundle) -> None:
     assert length.value == len(text.value)
     with pytest.raises(CError, match=r"INVALID_ARGUMENT: tokens must lie in 0..9, got 10"):
         c("bundle_text", opened, np.array([10]), 1, text, 100, ctypes.byref(length))
+    for extreme in (-1, -(2**63), 2**31, 2**32, 2**63 - 1):
+        with pytest.raises(CError, match=rf"INVALID_ARGUMENT: tokens must lie in 0\.\.9, got {extreme}$"):
+            c("bundle_text", opened, np.array([extreme]), 1, text, 100, ctypes.byref(length))
+        with pytest.raises(CError, match=rf"INVALID_ARGUMENT: count must lie in 0\.\.16777216, got {extreme}$"):
+            c("bundle_text", opened, tokens, extreme, text, 100, ctypes.byref(length))
+        assert c.text("bundle_word", opened, extreme) is None
     c.library.yolor_edge_bundle_close(opened)
     c.library.yolor_edge_bundle_close(None)
 

@@ -191,10 +191,52 @@ def test_captions_say_what_does_not_fit(c: CLibrary, tmp_path: Path) -> None:
     refused("INVALID_ARGUMENT: options.beam_size must lie in 1..37, got 38", beam_size=38)
     refused("options.max_length must lie in 0..12, got 13", max_length=13)
     refused("options.budget_ms must be a number, got nan", budget_ms=float("nan"))
-    refused("must lie in the vocabulary of 37 words", eos_id=37)
     refused("min_length", min_length=13)
     refused("options.forbidden must be given", forbidden_count=1)
     captions = c.made("captions", capacity=1, token_capacity=11, tokens=np.zeros(11), lengths=np.zeros(1))
     with pytest.raises(CError, match=r"TOO_SMALL: captions.token_capacity must be at least max_length, 12, got 11"):
         c("caption_write", opened, decoder.memory(0), None, captions)
+    c.library.yolor_edge_caption_decoder_close(opened)
+
+
+@pytest.mark.parametrize("size", [{}, {"regions": 9, "hidden": 0}], ids=["plain", "gated"])
+@pytest.mark.parametrize("extreme", [37, -1, -(2**63), 2**31, 2**32, 2**62, 2**63 - 1])
+def test_captions_refuse_numbers_far_out_of_range(
+    c: CLibrary, tmp_path: Path, extreme: int, size: dict[str, int]
+) -> None:
+    decoder = random_decoder(**size)
+    decoder.write(tmp_path / "caption.bin", "fp32")
+    opened, memory = open_decoder(c, tmp_path / "caption.bin"), decoder.memory(0)
+    listed = np.array([1, extreme], np.int64)
+
+    def refused(complaint: str, function: str, *arguments: Any) -> None:
+        with pytest.raises(CError, match=rf"^INVALID_ARGUMENT: {complaint}, got {extreme}$"):
+            c(function, opened, memory, *arguments)
+
+    def captions(**values: Any) -> Any:
+        rooms = {
+            "capacity": 2,
+            "token_capacity": 12,
+            "tokens": np.zeros(24, np.int64),
+            "lengths": np.zeros(2, np.int64),
+        }
+        return c.made("captions", **{**rooms, **values})
+
+    for name in ("bos_id", "eos_id", "pad_id"):
+        options = c.made("caption_options", **{name: extreme})
+        refused(rf"{name} must lie in 0\.\.36", "caption_write", options, captions())
+    options = c.made("caption_options", forbidden=listed, forbidden_count=2)
+    refused(r"forbidden ids must lie in 0\.\.36", "caption_write", options, captions())
+    refused(r"tokens must lie in 0\.\.36", "caption_log_probs", listed, 2, np.zeros((2, 37), np.float32))
+    complaint = "count must be at least 0" if extreme < 0 else "tokens must be at most the decoder's 12 positions"
+    refused(complaint, "caption_log_probs", listed, extreme, np.zeros((2, 37), np.float32))
+    up_to_37 = [] if extreme == 37 else ["beam_size", "forbidden_count"]
+    for name in ("max_length", "min_length", *up_to_37):
+        options = c.made("caption_options", **{"forbidden": listed, name: extreme})
+        refused(rf"(options\.)?{name} must lie in \S+", "caption_write", options, captions())
+    if extreme < 0 or extreme >= 2**62:
+        refused(r"captions\.capacity must lie in 1\.\.1099511627776", "caption_write", None, captions(capacity=extreme))
+    if extreme >= 2**62:
+        rooms = captions(token_capacity=extreme)
+        refused(r"captions\.token_capacity must lie in 12\.\.1099511627776", "caption_write", None, rooms)
     c.library.yolor_edge_caption_decoder_close(opened)

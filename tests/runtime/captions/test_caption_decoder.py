@@ -40,6 +40,7 @@ SIZES: dict[str, dict[str, Any]] = {
     },
 }
 TOKENS = np.array([2, 4, 1, 3, 0, 4], np.int64)
+EXTREMES = (-1, -(2**63), 2**31, 2**32, 2**62, 2**63 - 1)
 
 
 def opened(decoder: RandomDecoder, folder: Path, precision: str = "fp32") -> CaptionWeights:
@@ -254,11 +255,42 @@ def test_bad_calls(tmp_path: Path) -> None:
         built.log_probs(memory.astype(float), TOKENS)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="max_length must be at most the decoder's 12 positions, got 13"):
         built.write(memory, max_length=13, **options)
-    with pytest.raises(ValueError, match="must lie in the vocabulary of 37 words"):
-        built.write(memory, beam_size=2, max_length=4, bos_id=2, eos_id=37, pad_id=0)
     with pytest.raises(ValueError, match="budget_ms must be at least 0, got -1"):
         built.write(memory, max_length=4, budget_ms=-1, **options)
     with pytest.raises(ValueError, match=re.escape("tokens must lie in 0..36, got 37")):
         built.log_probs(memory, np.array([37]))
     with pytest.raises(ValueError, match="tokens must be at most the decoder's 12 positions, got 13"):
         built.log_probs(memory, np.zeros(13, np.int64))
+
+
+@pytest.mark.parametrize("size", ["odd", "gated"])
+@pytest.mark.parametrize("extreme", [37, *EXTREMES])
+def test_numbers_far_out_of_range(extreme: int, size: str, tmp_path: Path) -> None:
+    decoder = random_decoder(**SIZES[size])
+    built = native(opened(decoder, tmp_path))
+    memory = decoder.memory(0)
+    options = {"beam_size": 2, "max_length": 4, **IDS}
+    for name in IDS:
+        with pytest.raises(ValueError, match=rf"^{name} must lie in 0\.\.36, got {extreme}$"):
+            built.write(memory, **{**options, name: extreme})
+    with pytest.raises(ValueError, match=rf"^forbidden ids must lie in 0\.\.36, got {extreme}$"):
+        built.write(memory, **options, forbidden=[1, extreme])
+    with pytest.raises(ValueError, match=rf"^tokens must lie in 0\.\.36, got {extreme}$"):
+        built.log_probs(memory, np.array([2, extreme], np.int64))
+    for name in ("max_length", "min_length", *(["beam_size"] if extreme != 37 else [])):
+        with pytest.raises(ValueError, match=rf"^{name} must [^\n]*, got {extreme}$"):
+            built.write(memory, **{**options, name: extreme})
+    if extreme > 0:
+        many = np.broadcast_to(np.int64(2), (min(extreme, 2**40),))  # takes no room itself, its copy would
+        with pytest.raises(ValueError, match=f"^tokens must be at most the decoder's 12 positions, got {len(many)}$"):
+            built.log_probs(memory, many)
+
+
+@pytest.mark.parametrize("extreme", EXTREMES)
+@pytest.mark.parametrize("size", ["odd", "gated"])
+def test_sizes_far_out_of_range(size: str, extreme: int, tmp_path: Path) -> None:
+    weights = opened(random_decoder(**SIZES[size]), tmp_path)
+    for name in dataclasses.asdict(weights.dims):
+        change: dict[str, Any] = {name: extreme}
+        with pytest.raises(ValueError, match=rf"^{name} must [^\n]*, got {extreme}( of 21)?$"):
+            native(weights, **change)

@@ -14,6 +14,7 @@ from ..manners import assert_lets_threads_run, strided_copy
 
 IDS: dict[str, Any] = {"bos_id": 2, "eos_id": 3, "pad_id": 0}
 PAD, UNK, BOS, EOS, A, B, C = range(7)
+EXTREMES = (-1, -(2**63), 2**24, 2**31, 2**32, 2**62, 2**63 - 1)
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -190,7 +191,7 @@ def test_the_end_counts_towards_the_longest_length():
 
 def test_special_and_forbidden_words_are_never_said():
     row = np.zeros((1, 7), dtype=np.float32)  # everything is certain, pad and bos included
-    search = _native.CaptionSearch(1, 3, **IDS, min_length=3, forbidden=[UNK, A, B, 99])
+    search = _native.CaptionSearch(1, 3, **IDS, min_length=3, forbidden=[UNK, A, B])
     assert search.advance(row)[0].tolist() == [C]
 
 
@@ -264,6 +265,9 @@ def test_refuses_other_shapes():
     doubles: Any = np.zeros((1, 7))
     with pytest.raises(ValueError, match="log_probs must have dtype float32, got float64"):
         search.advance(doubles)
+    for change in ({"bos_id": 7}, {"eos_id": 7}, {"pad_id": 7}, {"forbidden": [UNK, 7, A]}):
+        with pytest.raises(ValueError, match=re.escape("shape (1, V) with V at least 8, got (1, 7)")):
+            _native.CaptionSearch(3, 9, **{**IDS, **change}).advance(np.zeros((1, 7), np.float32))
     rows = len(search.advance(np.zeros((1, 7), np.float32))[0])
     with pytest.raises(ValueError, match=re.escape(f"log_probs must have shape ({rows}, 7), got ({rows}, 8)")):
         search.advance(np.zeros((rows, 8), np.float32))
@@ -285,14 +289,37 @@ def test_refuses_a_step_after_the_end():
         ({"min_length": 11}, "min_length must lie in 0..max_length, got 11"),
         ({"length_penalty": -1.0}, "length_penalty must be a finite number of at least 0, got -1"),
         ({"length_penalty": float("nan")}, "length_penalty must be a finite number of at least 0, got nan"),
-        ({"bos_id": -1}, "bos_id must be at least 0, got -1"),
+        ({"bos_id": -1}, "bos_id must lie in 0..16777215, got -1"),
         ({"eos_id": 0}, "eos_id must differ from bos_id and pad_id, got 0"),
-        ({"forbidden": [-5]}, "forbidden ids must be at least 0, got -5"),
+        ({"forbidden": [-5]}, "forbidden ids must lie in 0..16777215, got -5"),
     ],
 )
 def test_refuses_bad_options(change, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         _native.CaptionSearch(**{"beam_size": 2, "max_length": 10, **IDS, **change})
+
+
+@pytest.mark.parametrize("extreme", EXTREMES)
+def test_numbers_far_out_of_range_are_refused_or_have_no_end(extreme: int) -> None:
+    options: dict[str, Any] = {"beam_size": 2, "max_length": 9, **IDS}
+    for name in ("bos_id", "eos_id", "pad_id", "beam_size", "max_length", "min_length"):
+        with pytest.raises(ValueError, match=rf"^{name} must lie in [^\n]*, got {extreme}$"):
+            _native.CaptionSearch(**{**options, name: extreme})
+    with pytest.raises(ValueError, match=rf"^forbidden ids must lie in 0\.\.16777215, got {extreme}$"):
+        _native.CaptionSearch(**options, forbidden=[UNK, extreme])
+    for name in ("no_repeat_ngram", "top_k"):
+        rules = {name: extreme, "temperature": 0.5 if name == "top_k" else 0.0}
+        if extreme < 0:
+            with pytest.raises(ValueError, match=f"^{name} must be at least 0, got {extreme}$"):
+                _native.CaptionSearch(**options, **rules)
+        else:
+            assert_ends(_native.CaptionSearch(**options, **rules))
+
+
+def assert_ends(search: _native.CaptionSearch) -> None:
+    rows = 1
+    while not search.finished:
+        rows = len(search.advance(np.zeros((rows, 7), np.float32))[0])
 
 
 def test_lets_threads_run():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -269,6 +271,36 @@ def test_outputs_that_are_none_and_options_that_do_nothing(tiny_bundle: Bundle, 
         run(tiny_bundle, folder, tmp_path / "out", jsonl=folder / "a.jpg")
     with pytest.raises(UsageError, match="lies inside the bundle, whose files must not change; choose another file"):
         run(tiny_bundle, folder, tmp_path / "out", jsonl=tiny_bundle.path / "a.jsonl")
+
+
+def test_links_in_the_folder_of_answers(tiny_bundle: Bundle, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for name, target, message in [
+        ("results.jsonl", folder / "a.jpg", "writing there would overwrite the source; choose another folder"),
+        ("results.jsonl", tiny_bundle.path / "bundle.json", "has a link into the bundle, whose files must not change"),
+        ("a.jpg", tiny_bundle.path / "bundle.json", "has a link into the bundle, whose files must not change"),
+    ]:
+        (out / name).symlink_to(target)
+        with pytest.raises(UsageError, match=message):
+            run(tiny_bundle, folder / "a.jpg", out, {"boxes"}, threads=1)
+        (out / name).unlink()
+    (out / "results.jsonl").symlink_to(tmp_path / "lines")
+    (out / "a.jpg").symlink_to(tmp_path / "drawing")
+    run(tiny_bundle, folder / "a.jpg", out, {"boxes"}, threads=1)
+    assert (out / "results.jsonl").is_symlink() and json.loads((tmp_path / "lines").read_text())["drawing"] == "a.jpg"
+    assert (out / "a.jpg").is_symlink() and (tmp_path / "drawing").read_bytes()[:2] == b"\xff\xd8"
+
+
+def test_a_video_goes_through_a_pipe(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    os.mkfifo(tmp_path / "out" / "clip.mp4")
+    with (
+        (tmp_path / "copy.mp4").open("wb") as copy,
+        subprocess.Popen(["cat", tmp_path / "out" / "clip.mp4"], stdout=copy),
+    ):
+        run(tiny_bundle, write_video(tmp_path / "clip.mp4"), tmp_path / "out", {"boxes"}, threads=1)
+    assert open_source(tmp_path / "copy.mp4").expected == 7 and (tmp_path / "out" / "clip.mp4").is_fifo()
 
 
 def test_an_unplugged_camera_keeps_what_it_gave(
