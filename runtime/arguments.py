@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import numbers
 import os
 from collections.abc import Collection, Mapping
@@ -13,6 +14,12 @@ def described(value: object) -> str:
     """A value as a message shows it, short, with its type."""
     text = repr(value) if isinstance(value, str | bytes | numbers.Number | None) else ""
     return f"{text[:40]} ({type(value).__name__})" if text else type(value).__name__
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """ ", perhaps 'dog'": the known name that one which is not known was most likely meant to be; "" for none."""
+    found = [one for one in known if one.lower() == name.lower()] or difflib.get_close_matches(name, known, 1)
+    return f", perhaps {found[0]!r}" if found else ""
 
 
 def check_number(name: str, value: object, or_none: bool = False) -> None:
