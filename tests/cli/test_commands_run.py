@@ -50,6 +50,8 @@ def test_lines_to_stdout_are_all_there_is(
         ("--layout rgb", "layout 'rgb' is for bare frames on standard input (-); files, cameras and addresses"),
         ("--jsonl - --json", "--jsonl - prints the JSON lines on stdout; leave out --json"),
         ("--jsonl - --no-jsonl", "--jsonl - prints the JSON lines on stdout; leave out --no-jsonl"),
+        ("--draw boxes,lables", "there is no 'lables' to draw, perhaps 'labels'; the parts are boxes, masks, labels, "),
+        ("--line-width 0", "--line-width must be from 1 to 100 pixels, got 0"),
         ("--camera-size 1280", 'expected WIDTHxHEIGHT such as 1280x720, got "1280"'),
         ("--caption-every often", 'expected a number of frames or scene-change, got "often"'),
         ("--camera-size 0x0", "the size of a camera must be from 1x1 to 16384x16384, got 0x0"),
@@ -149,6 +151,31 @@ def test_lines_into_a_file_of_ones_own(tiny_bundle: Bundle, tmp_path: Path, caps
     assert capsys.readouterr().out.rstrip().endswith("see " + str(tmp_path / "found" / "a.jsonl"))
     assert main(["run", *line, "--jsonl", str(tmp_path)]) == 2
     assert "is a folder, expected the name of a file for the JSON lines" in capsys.readouterr().err
+
+
+def test_drawings_as_asked_for(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    """One panel has the size of the image, in a video too, whose sides are even; what is not named is not drawn."""
+    image = np.vstack([picture(), np.full((1, 96, 3), 114, np.uint8)])
+    write_image(tmp_path / "a.png", image)
+    line = ["run", str(tiny_bundle.path), str(tmp_path / "a.png"), "--threads", "1", "--out", str(tmp_path / "out")]
+    drawn = {}
+    for name, options in {
+        "objects": [],
+        "lines": ["--draw", "boxes", "--line-width", "3"],
+        "all": ["--draw", "boxes,masks,labels,scores,semantic,caption"],
+    }.items():
+        assert main([*line, "--panels", "1", *options]) == 0
+        drawn[name] = cv2.imread(str(tmp_path / "out" / "a.png"))
+        assert drawn[name].shape == image.shape
+    assert np.array_equal(drawn["lines"][64], image[64])
+    assert (drawn["all"][64] != image[64]).any()  # the bar of the caption
+    assert (drawn["lines"] != drawn["objects"]).any()
+    assert main([*line, "--draw", "labels"]) == 0
+    assert cv2.imread(str(tmp_path / "out" / "a.png")).shape == (round(65 * 640 / 96), 640, 3)
+    options = [str(tiny_bundle.path), "-", "--camera-size", "96x65", "--panels", "1", "--out", str(tmp_path / "video")]
+    done = subprocess.run([*RUN, *options], input=image.tobytes() * 2, capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert cv2.VideoCapture(str(tmp_path / "video" / "standard-input.mp4")).read()[1].shape[0] >= 66
 
 
 def test_an_interrupted_video_keeps_what_was_answered(tiny_bundle: Bundle, tmp_path: Path) -> None:
