@@ -6,7 +6,6 @@ import numbers
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
@@ -343,7 +342,7 @@ class Result:
         class_ids = None if self.class_ids is None else tuple(self.class_ids.tolist())
         return hash((self.image_size, class_ids, self.caption))
 
-    @cached_property
+    @property
     def detected_names(self) -> tuple[str, ...] | None:
         """The class name of each box, or None when boxes were not asked for."""
         if self.class_ids is None:
@@ -382,9 +381,10 @@ class Result:
             return self.class_names.index(wanted)
         if not isinstance(wanted, numbers.Integral) or isinstance(wanted, bool):
             raise UsageError(f"classes are given by name or index, got {described(wanted)}")
-        if self.class_names and not 0 <= wanted < len(self.class_names):
-            raise UsageError(f"there is no class {wanted}; the indices are 0 to {len(self.class_names) - 1}")
-        return int(wanted)
+        index = int(wanted)
+        if self.class_names and not 0 <= index < len(self.class_names):
+            raise UsageError(f"there is no class {index}; the indices are 0 to {len(self.class_names) - 1}")
+        return index
 
     def _objects(self, wanted: str) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]:
         """Boxes, class ids and scores.

@@ -122,7 +122,8 @@ def _with_map(panel: NDArray[np.uint8], result: Drawable, options: DrawOptions) 
     """The panel with the semantic map laid over it, as a new array."""
     colours = semantic_colours(result.class_names, result.semantic_names, options.palette)
     size = (panel.shape[1], panel.shape[0])
-    classes = cv2.resize(np.asarray(result.semantic_map), size, interpolation=cv2.INTER_NEAREST)
+    semantic_map = np.asarray(result.semantic_map, np.uint8)
+    classes = np.asarray(cv2.resize(semantic_map, size, interpolation=cv2.INTER_NEAREST), np.uint8)
     alpha = options.semantic_alpha
     return np.asarray(cv2.addWeighted(colours[classes], alpha, panel, 1 - alpha, 0), np.uint8)
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from yolor_edge.main import main
 from yolor_edge.runtime.bundle.bundle import Bundle
-from yolor_edge.runtime.images.image_files import write_image
+from yolor_edge.runtime.images.image_files import read_image, write_image
 
 from ..runtime.sources.cameras import mjpeg_server, picture
 from ..runtime.tiny_bundle import write_tiny_bundle
@@ -161,17 +161,16 @@ def test_drawings_as_asked_for(tiny_bundle: Bundle, tmp_path: Path) -> None:
     drawn = {}
     for name, options in {
         "objects": [],
-        "lines": ["--draw", "boxes", "--line-width", "3"],
+        "lines": ["--draw", "boxes", "--line-width", "1"],
         "all": ["--draw", "boxes,masks,labels,scores,semantic,caption"],
     }.items():
         assert main([*line, "--panels", "1", *options]) == 0
-        drawn[name] = cv2.imread(str(tmp_path / "out" / "a.png"))
+        drawn[name] = read_image(tmp_path / "out" / "a.png")
         assert drawn[name].shape == image.shape
-    assert np.array_equal(drawn["lines"][64], image[64])
-    assert (drawn["all"][64] != image[64]).any()  # the bar of the caption
-    assert (drawn["lines"] != drawn["objects"]).any()
+    changed = {name: float((drawing != image).any(axis=2).mean()) for name, drawing in drawn.items()}
+    assert 0 < changed["lines"] < changed["objects"] < 0.95 < changed["all"]  # the map is everywhere
     assert main([*line, "--draw", "labels"]) == 0
-    assert cv2.imread(str(tmp_path / "out" / "a.png")).shape == (round(65 * 640 / 96), 640, 3)
+    assert read_image(tmp_path / "out" / "a.png").shape == (round(65 * 640 / 96), 640, 3)
     options = [str(tiny_bundle.path), "-", "--camera-size", "96x65", "--panels", "1", "--out", str(tmp_path / "video")]
     done = subprocess.run([*RUN, *options], input=image.tobytes() * 2, capture_output=True, timeout=60)
     assert done.returncode == 0, done.stderr
