@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import numbers
 import os
 from collections.abc import Collection, Mapping
@@ -18,6 +17,8 @@ def described(value: object) -> str:
 
 def nearest(name: str, known: Collection[str]) -> str:
     """ ", perhaps 'dog'": the known name that one which is not known was most likely meant to be; "" for none."""
+    import difflib  # here, since it is needed for messages alone
+
     found = [one for one in known if one.lower() == name.lower()] or difflib.get_close_matches(name, known, 1)
     return f", perhaps {found[0]!r}" if found else ""
 
