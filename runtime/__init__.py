@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .bundle.spec import ModelSpec
     from .captions.captioning import CaptionOptions
     from .diagnosis.doctor import Diagnosis
-    from .drawing.panels import DrawOptions, draw
+    from .drawing import DrawOptions, draw
     from .errors import (
         BackendError,
         BackendMissingError,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .images.preprocess import PixelLayout
     from .model import Model, load
     from .options import LoadOptions, PredictOptions
-    from .results import Caption, InstanceMasks, MaskCanvas, MaskCrop, Result
+    from .results import Caption, Detection, InstanceMasks, MaskCanvas, MaskCrop, Result
     from .runner.runner import RunSummary, run
     from .sources.capture import CameraOptions
     from .sources.sources import Frame, Source, open_source
@@ -46,7 +46,7 @@ __getattr__, __dir__ = lazily(
         ".bundle.spec": ("ModelSpec",),
         ".captions.captioning": ("CaptionOptions",),
         ".diagnosis.doctor": ("Diagnosis",),
-        ".drawing.panels": ("DrawOptions", "draw"),
+        ".drawing": ("DrawOptions", "draw"),
         ".errors": (
             "BackendError",
             "BackendMissingError",
@@ -61,7 +61,7 @@ __getattr__, __dir__ = lazily(
         ".images.preprocess": ("PixelLayout",),
         ".model": ("Model", "load"),
         ".options": ("LoadOptions", "PredictOptions"),
-        ".results": ("Caption", "InstanceMasks", "MaskCanvas", "MaskCrop", "Result"),
+        ".results": ("Caption", "Detection", "InstanceMasks", "MaskCanvas", "MaskCrop", "Result"),
         ".runner.runner": ("RunSummary", "run"),
         ".sources.capture": ("CameraOptions",),
         ".sources.sources": ("Frame", "Source", "open_source"),

@@ -15,6 +15,14 @@ def described(value: object) -> str:
     return f"{text[:40]} ({type(value).__name__})" if text else type(value).__name__
 
 
+def nearest(name: str, known: Collection[str]) -> str:
+    """ ", perhaps 'dog'": the known name that one which is not known was most likely meant to be; "" for none."""
+    import difflib  # here, since it is needed for messages alone
+
+    found = [one for one in known if one.lower() == name.lower()] or difflib.get_close_matches(name, known, 1)
+    return f", perhaps {found[0]!r}" if found else ""
+
+
 def check_number(name: str, value: object, or_none: bool = False) -> None:
     """Refuse anything but a real number.
 

@@ -112,6 +112,11 @@ class Model:
         return self._parts.facts()
 
     @property
+    def names(self) -> dict[int, str]:
+        """Class name by index; a dictionary, so that code written for other detectors reads it unchanged."""
+        return dict(enumerate(self.spec.class_names))
+
+    @property
     def post_processing(self) -> str:
         """Where pictures are letterboxed and heads turned into answers: "gpu" or "cpu"."""
         return self._parts.post_processing
@@ -206,6 +211,8 @@ class Model:
         self._check_usable()
         with self._parts.shared.held(), self._slots.lent() as slot:
             return self._parts.answer(slot, image, request, stages, layout=layout)
+
+    __call__ = predict
 
     def stream(
         self,

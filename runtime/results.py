@@ -1,16 +1,27 @@
-"""What `Model.predict` answers: boxes, masks, a semantic map and a caption, each None when not asked for."""
+"""What `Model.predict` returns: boxes, masks, a semantic map and a caption, each None when not asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, NamedTuple
+import numbers
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import _native
+from .arguments import check_number, described, nearest
+from .errors import NotHereError, UsageError
+
+if TYPE_CHECKING:
+    from supervision import Detections
+
+    from .drawing import DrawOptions
+
+# What picks objects: a slice, (N,) bool, or integers in any order.
+ObjectIndex = slice | Sequence[int] | Sequence[bool] | NDArray[np.integer[Any]] | NDArray[np.bool_]
 
 
 class MaskCrop(NamedTuple):
@@ -42,6 +53,31 @@ class InstanceMasks:
 
     def __len__(self) -> int:
         return len(self._crops)
+
+    @overload
+    def __getitem__(self, index: int | np.integer[Any]) -> MaskCrop: ...
+    @overload
+    def __getitem__(self, index: ObjectIndex) -> InstanceMasks: ...
+    def __getitem__(self, index: Any) -> MaskCrop | InstanceMasks:
+        """The crop of one mask; or the masks that a slice, a boolean mask or integers pick, without copying any."""
+        rows = _rows(index, len(self))
+        if isinstance(index, numbers.Integral):
+            return MaskCrop(*self._crops[rows[0]])
+        return InstanceMasks([self._crops[i] for i in rows], self.image_size)
+
+    def __iter__(self) -> Iterator[MaskCrop]:
+        return iter(self.crops())
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the same pixels are in the same masks, however large their crops are."""
+        if not isinstance(other, InstanceMasks):
+            return NotImplemented
+        if self is other:
+            return True
+        return len(self) == len(other) and self.image_size == other.image_size and self.rle() == other.rle()
+
+    def __hash__(self) -> int:
+        return hash((len(self), self.image_size))
 
     def __repr__(self) -> str:
         return f"InstanceMasks({len(self)} of {_size_text(self.image_size)} pixels)"
@@ -166,7 +202,7 @@ class MaskCanvas:
 
 @dataclass(frozen=True)
 class Caption:
-    """A sentence about the picture.
+    """A sentence about the image.
 
     Attributes:
         text: The words, lower case, joined by spaces.
@@ -186,8 +222,47 @@ class Caption:
 
 
 @dataclass(frozen=True, repr=False)
+class Detection:
+    """One object of a result, as iterating over the result gives it.
+
+    Attributes:
+        index: Its row in the result, from 0 on.
+        box: x1, y1, x2, y2 in pixels of the image.
+        score: In (0, 1].
+        class_id: Index into the result's `class_names`.
+        name: Of the class.
+        category_id: Of the class in the data set the model learned from; None where the model has none.
+        mask: A view of the result's crop of this object; None without the masks task. It is not compared.
+    """
+
+    index: int
+    box: tuple[float, float, float, float]
+    score: float
+    class_id: int
+    name: str
+    category_id: int | None = None
+    mask: MaskCrop | None = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        """One line, rounded."""
+        corners = ", ".join(f"{x:.1f}" for x in self.box)
+        return f"Detection({self.index}, {self.name!r}, {self.score:.3f}, box=({corners}))"
+
+
+# The fields of a result that have a row for each object.
+_BY_OBJECT = ("boxes", "scores", "class_ids", "masks")
+
+
+@dataclass(frozen=True, repr=False, eq=False)
 class Result:
-    """The answers for one image; what belongs to a task that was not asked for is None.
+    """The predictions for one image; what belongs to a task that was not asked for is None.
+
+    A result is a collection of objects: `len(result)` is their number, and iterating gives a `Detection` for each.
+    `result[i]`, `result[:5]`, `result[result.scores > 0.5]` and `result[[4, 0]]` are results with these objects alone;
+    all else, such as the caption, stays. A result without objects is false in an `if`, as an empty list is.
+
+    Two results are equal if all but their times are: arrays by content, masks by their pixels. The hash is made of
+    image size, class ids and caption, so do not write into the arrays of a result that is in a set or a dictionary.
 
     Attributes:
         image_size: (height, width) of the image passed in.
@@ -214,7 +289,7 @@ class Result:
     class_names: tuple[str, ...] = ()
     semantic_names: tuple[str, ...] = ()
     category_ids: tuple[int, ...] = ()
-    timings_ms: Mapping[str, float] = field(default_factory=dict)
+    timings_ms: Mapping[str, float] = field(default_factory=dict, compare=False)
 
     def __repr__(self) -> str:
         """One line with counts in the place of arrays."""
@@ -231,12 +306,95 @@ class Result:
             parts.append(f"{self.timings_ms['total']:.1f} ms")
         return f"Result({', '.join(parts)})"
 
-    @cached_property
+    def __len__(self) -> int:
+        return 0 if self.boxes is None else len(self.boxes)
+
+    def __iter__(self) -> Iterator[Detection]:
+        if self.boxes is None or self.scores is None or self.class_ids is None:
+            return
+        rows = zip(self.boxes.tolist(), self.scores.tolist(), self.class_ids.tolist(), strict=True)
+        for i, (box, score, class_id) in enumerate(rows):
+            category_id = self.category_ids[class_id] if self.category_ids else None
+            mask = None if self.masks is None else self.masks[i]
+            yield Detection(i, tuple(box), score, class_id, self._name(class_id), category_id, mask)
+
+    def __getitem__(self, index: int | np.integer[Any] | ObjectIndex) -> Result:
+        """A result with some of the objects; masks are not copied.
+
+        Args:
+            index: The number of one object, from the end if negative; a slice; (N,) bool; or integers in any order.
+
+        Raises:
+            IndexError: If there is no such object, or a boolean mask has another length.
+            TypeError: If it is none of these.
+        """
+        rows = _rows(index, len(self))
+        values = {name: getattr(self, name) for name in _BY_OBJECT}
+        return replace(self, **{name: value[rows] for name, value in values.items() if value is not None})
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Result):
+            return NotImplemented
+        names = [one.name for one in fields(self) if one.compare]
+        return self is other or all(_is_same(getattr(self, name), getattr(other, name)) for name in names)
+
+    def __hash__(self) -> int:
+        class_ids = None if self.class_ids is None else tuple(self.class_ids.tolist())
+        return hash((self.image_size, class_ids, self.caption))
+
+    @property
     def detected_names(self) -> tuple[str, ...] | None:
         """The class name of each box, or None when boxes were not asked for."""
         if self.class_ids is None:
             return None
-        return tuple([self.class_names[i] for i in self.class_ids])  # as in `caption_of`
+        return tuple([self._name(i) for i in self.class_ids.tolist()])  # as in `caption_of`
+
+    def _name(self, class_id: int) -> str:
+        """Of a class; its number where the result was made without names."""
+        return self.class_names[class_id] if self.class_names else str(class_id)
+
+    def filter(self, classes: str | int | Collection[str | int] | None = None, score: float | None = None) -> Result:
+        """A result with the objects of some classes, and of those the ones that score above a limit.
+
+        Args:
+            classes: A class or several, by name or by index into `class_names`; None for all.
+            score: Objects score above this, as with `score_threshold` of `Model.predict`; None for all.
+
+        Raises:
+            UsageError: If a class is unknown, or the result is without the boxes task.
+        """
+        class_ids, scores = self._objects("filter")[1:]
+        chosen = np.ones(len(self), bool)
+        if classes is not None:
+            several = classes if isinstance(classes, Collection) and not isinstance(classes, str) else [classes]
+            chosen &= np.isin(class_ids, np.array([self._class_id(one) for one in several], np.int64))
+        check_number("score", score, or_none=True)
+        if score is not None:
+            chosen &= scores > score
+        return self[chosen]
+
+    def _class_id(self, wanted: object) -> int:
+        """The index of a class that is named, or given by its index."""
+        if isinstance(wanted, str):
+            if wanted not in self.class_names:
+                raise UsageError(f"there is no class {wanted!r}{nearest(wanted, self.class_names)}; see class_names")
+            return self.class_names.index(wanted)
+        if not isinstance(wanted, numbers.Integral) or isinstance(wanted, bool):
+            raise UsageError(f"classes are given by name or index, got {described(wanted)}")
+        index = int(wanted)
+        if self.class_names and not 0 <= index < len(self.class_names):
+            raise UsageError(f"there is no class {index}; the indices are 0 to {len(self.class_names) - 1}")
+        return index
+
+    def _objects(self, wanted: str) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]:
+        """Boxes, class ids and scores.
+
+        Raises:
+            UsageError: If the task was not asked for, rather than say that nothing was found.
+        """
+        if self.boxes is None or self.class_ids is None or self.scores is None:
+            raise UsageError(f'{wanted} needs boxes, which this result was made without; predict with the task "boxes"')
+        return self.boxes, self.class_ids, self.scores
 
     def semantic_areas(self) -> list[tuple[int, int]]:
         """(class, pixels) of every class in the semantic map, largest first; empty without a map."""
@@ -245,27 +403,79 @@ class Result:
         counts = np.bincount(self.semantic_map.ravel())
         return [(int(i), int(counts[i])) for i in np.argsort(-counts, kind="stable") if counts[i]]
 
+    def plot(
+        self,
+        image: NDArray[np.uint8] | str | os.PathLike[str],
+        options: DrawOptions | None = None,
+        **changes: Any,
+    ) -> NDArray[np.uint8]:
+        """Draw the result on its image.
+
+        Args:
+            image: (h, w, 3) uint8 BGR or (h, w) grey, the image that was predicted, or its path. It is not changed.
+            options: How to draw; None for the defaults: boxes, masks, labels and scores at the size of the image.
+            **changes: Fields of `DrawOptions` that differ from `options`, such as `labels=False` or `panels=2`.
+
+        Returns:
+            (h, w, 3) uint8 BGR; with `panels=2` of another size.
+
+        Raises:
+            UsageError: If the image is of another size than the result is for, or there is no such option.
+            ImageError: If `image` is a path that cannot be read as an image.
+        """
+        from .drawing import draw  # here, since results are read without OpenCV too
+
+        if isinstance(image, str | os.PathLike):
+            from .images.image_files import read_image
+
+            image = read_image(image)
+        return draw(image, self, options, **changes)
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        image: NDArray[np.uint8] | str | os.PathLike[str],
+        options: DrawOptions | None = None,
+        **changes: Any,
+    ) -> None:
+        """Write what `plot` draws to an image file, which appears whole or not at all.
+
+        Args:
+            path: Where to; the suffix chooses the format.
+            image: As for `plot`, like the arguments not named here.
+
+        Raises:
+            UsageError: As for `plot`; or if the suffix names no format that can be written.
+            ImageError: As for `plot`.
+            OSError: If the disk refuses.
+        """
+        from .images.image_files import write_image
+
+        write_image(path, self.plot(image, options, **changes))
+
     def to_json(self) -> dict[str, Any]:
-        """Plain values for `json.dumps`; masks and the semantic map become COCO run-length codes."""
-        answer: dict[str, Any] = {"image_size": list(self.image_size)}
-        if self.boxes is not None and self.scores is not None and self.class_ids is not None:
-            codes = self.masks.rle() if self.masks is not None else None
-            objects = []
-            for i, class_id in enumerate(self.class_ids.tolist()):
-                found: dict[str, Any] = {
-                    "box": [round(x, 2) for x in self.boxes[i].tolist()],
-                    "score": round(float(self.scores[i]), 4),
-                    "class_id": class_id,
-                    "class_name": self.class_names[class_id],
+        """Plain values for `json.dumps`, as in a line of `results.jsonl`: see docs/json.md.
+
+        Masks and the semantic map become COCO run-length codes.
+        """
+        content: dict[str, Any] = {"image_size": list(self.image_size)}
+        if self.boxes is not None:
+            content["objects"] = objects = []
+            codes = None if self.masks is None else self.masks.rle()
+            for found in self:
+                one: dict[str, Any] = {
+                    "box": [round(x, 2) for x in found.box],
+                    "score": round(found.score, 4),
+                    "class_id": found.class_id,
+                    "class_name": found.name,
                 }
-                if self.category_ids:
-                    found["category_id"] = self.category_ids[class_id]
+                if found.category_id is not None:
+                    one["category_id"] = found.category_id
                 if codes is not None:
-                    found["mask"] = codes[i]
-                objects.append(found)
-            answer["objects"] = objects
+                    one["mask"] = codes[found.index]
+                objects.append(one)
         if self.semantic_map is not None:
-            answer["semantic"] = [
+            content["semantic"] = [
                 {
                     "class_id": class_id,
                     "class_name": self.semantic_names[class_id],
@@ -275,21 +485,98 @@ class Result:
                 for class_id, pixels in self.semantic_areas()
             ]
         if self.caption is not None:
-            answer["caption"] = {
+            content["caption"] = {
                 "text": self.caption.text,
                 "token_ids": list(self.caption.token_ids),
                 "log_prob": round(self.caption.log_prob, 5),
                 "score": round(self.caption.score, 5),
             }
             if self.caption.is_cut:
-                answer["caption"]["is_cut"] = True
+                content["caption"]["is_cut"] = True
             if self.caption.others:
-                answer["caption"]["others"] = [
+                content["caption"]["others"] = [
                     {"text": other.text, "log_prob": round(other.log_prob, 5), "score": round(other.score, 5)}
                     for other in self.caption.others
                 ]
-        answer["timings_ms"] = {stage: round(value, 3) for stage, value in self.timings_ms.items()}
-        return answer
+        content["timings_ms"] = {stage: round(value, 3) for stage, value in self.timings_ms.items()}
+        return content
+
+    def to_coco(self, image_id: int) -> list[dict[str, Any]]:
+        """The objects as COCO's results format has them; the lists of all images together are what `loadRes` takes.
+
+        Args:
+            image_id: Of the image in the data set.
+
+        Returns:
+            For each object `image_id`, `category_id` (the class index, where the model has no category ids), `bbox`
+            [x, y, width, height] in pixels, `score`, and with the masks task `segmentation`, a run-length code.
+
+        Raises:
+            UsageError: If the result is without the boxes task.
+        """
+        self._objects("to_coco")
+        codes = None if self.masks is None else self.masks.rle()
+        entries = []
+        for found in self:
+            x1, y1, x2, y2 = found.box
+            entry = {
+                "image_id": image_id,
+                "category_id": found.class_id if found.category_id is None else found.category_id,
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "score": found.score,
+            }
+            entries.append(entry if codes is None else {**entry, "segmentation": codes[found.index]})
+        return entries
+
+    def to_supervision(self) -> Detections:
+        """The objects as `supervision.Detections`, with masks as (N, H, W) bool and names as `data["class_name"]`.
+
+        Raises:
+            UsageError: If the result is without the boxes task.
+            NotHereError: If the package supervision is not installed.
+        """
+        boxes, class_ids, scores = self._objects("to_supervision")
+        try:
+            import supervision
+        except ImportError as error:
+            raise NotHereError(
+                f"to_supervision needs the package supervision ({error}); install it: pip install supervision"
+            ) from None
+        return supervision.Detections(
+            xyxy=boxes.copy(),
+            mask=None if self.masks is None else self.masks.full(),
+            confidence=scores.copy(),
+            class_id=class_ids.copy(),
+            data={"class_name": np.array(self.detected_names, str)},
+        )
+
+
+def _rows(index: Any, count: int) -> NDArray[np.intp]:
+    """The numbers of the objects, of `count`, that an index picks.
+
+    Raises:
+        IndexError: If there is no such object, or a boolean mask has another length.
+        TypeError: If it is no index.
+    """
+    if isinstance(index, slice):
+        return np.arange(count)[index]
+    picked = np.atleast_1d(np.asarray(index))
+    if isinstance(index, bool | np.bool_) or picked.ndim != 1 or (picked.size and picked.dtype.kind not in "biu"):
+        raise TypeError(f"objects are picked by a number, a slice, a boolean mask or integers, got {described(index)}")
+    if picked.dtype.kind == "b":
+        if len(picked) != count:
+            raise IndexError(f"a boolean mask of length {len(picked)} cannot pick from {count} objects")
+        return np.flatnonzero(picked)
+    beyond = picked[(picked < -count) | (picked >= count)]
+    if len(beyond):
+        raise IndexError(f"there is no object {beyond[0]} among {count}")
+    return picked.astype(np.intp)
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return np.array_equal(one, other)
+    return not isinstance(one, np.ndarray) and not isinstance(other, np.ndarray) and one == other
 
 
 def _size_text(image_size: tuple[int, int]) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..termination import terminated_like_interrupted
 
 if TYPE_CHECKING:
+    from ..runtime.drawing import DrawOptions
     from ..runtime.runner.runner import RunSummary
 
 # Between lines of progress where nobody is likely to watch.
@@ -73,6 +74,23 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--show", action="store_true", help="show the answers in a window; q ends")
     parser.add_argument(
+        "--draw",
+        type=cli._names,
+        metavar="A,B",
+        help="draw only these of boxes, masks, labels, scores, semantic, caption (default: all that is predicted)",
+    )
+    parser.add_argument(
+        "--panels",
+        type=int,
+        choices=(1, 2),
+        default=2,
+        help="2 puts the semantic map beside the image and the caption below, enlarging small images; 1 lays boxes and "
+        "masks on the image at its own size, and map and caption where --draw names them (default: 2)",
+    )
+    parser.add_argument(
+        "--line-width", type=int, metavar="N", help="pixels of drawn lines (default: by the size of the drawing)"
+    )
+    parser.add_argument(
         "--overlay",
         action=argparse.BooleanOptionalAction,
         help="write frame number, rate, drops and stage times above the drawings (default: for cameras and streams)",
@@ -131,6 +149,7 @@ def _run(arguments: argparse.Namespace) -> int:
             jsonl=sys.stdout if to_stdout else arguments.jsonl or not arguments.no_jsonl,
             show=arguments.show,
             overlay=arguments.overlay,
+            drawing=_drawing(arguments),
             caption_every=arguments.caption_every,
             camera=CameraOptions(arguments.camera_size, arguments.camera_fps, arguments.reconnect, arguments.layout),
             max_frames=arguments.max_frames,
@@ -145,6 +164,13 @@ def _run(arguments: argparse.Namespace) -> int:
     else:
         cli._print(arguments, summary.to_json(), _text(summary))
     return summary.exit_code
+
+
+def _drawing(arguments: argparse.Namespace) -> DrawOptions:
+    from ..runtime.drawing import DrawOptions
+
+    others = {"panels": arguments.panels, "line_width": arguments.line_width}
+    return DrawOptions(**others) if arguments.draw is None else DrawOptions.of_parts(arguments.draw, **others)
 
 
 def _text(summary: RunSummary) -> str:

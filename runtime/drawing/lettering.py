@@ -1,4 +1,4 @@
-"""Text on pictures: its colours, its size in pixels, and where a line breaks."""
+"""Text on images: its colours, its size in pixels, and where a line breaks."""
 
 from __future__ import annotations
 
@@ -51,4 +51,4 @@ def text_width(text: str, letter_height: float) -> int:
 
 
 def _stroke(letter_height: float) -> int:
-    return 2 if letter_height >= 16 else 1
+    return 1 if letter_height < 16 else max(2, round(letter_height / 10))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..bundle.bundle import Bundle
 from ..bundle.spec import ModelSpec
-from ..drawing.panels import DrawOptions, draw
+from ..drawing import TWO_PANELS, DrawOptions, draw
 from ..errors import UsageError
 from ..files import replacing_file, writing_lines
 from ..images.image_files import to_bgr, write_image
@@ -39,6 +39,8 @@ class Outputs:
         jsonl: Write JSON lines there; or where to instead, a path or something open for writing text.
         show: Show the drawings in a window.
         overlay: Write above the drawings how the stream is doing; None for live sources only.
+        drawing: What the drawings show, and how. A video keeps its size in any case, and the bundle's palette is used
+            where there is no other.
     """
 
     out: Path
@@ -46,6 +48,7 @@ class Outputs:
     jsonl: bool | TextIO | Path = True
     show: bool = False
     overlay: bool | None = None
+    drawing: DrawOptions = TWO_PANELS
 
     def check(self, bundle: Bundle, source: Source) -> None:
         """Refuse outputs that are none, that would spoil what is read, or that would not belong together.
@@ -111,7 +114,11 @@ class OutputWriter:
         self._stack = stack
         self._wanted = wanted
         self._source = source
-        self._options = DrawOptions(is_steady=source.kind != "images", palette=spec.palette)
+        self._options = replace(
+            wanted.drawing,
+            is_steady=wanted.drawing.is_steady or source.kind != "images",
+            palette=wanted.drawing.palette or spec.palette,
+        )
         self._has_captions = "caption" in tasks
         self._caption_frame: int | None = None  # of the last caption written down
         self._video: VideoFile | None = None
@@ -168,16 +175,18 @@ class OutputWriter:
         return {"earlier_caption": {"index": answer.caption_frame, **caption}}
 
     def _drawing(self, answer: Answer, result: Result) -> NDArray[np.uint8]:
-        image = answer.frame.image
-        if image is None:  # a stream has no result without a picture
-            raise ValueError(f"{answer.frame.name}: there is nothing to draw on")
+        frame = answer.frame
+        if frame.image is None:  # a stream has no result without an image
+            raise ValueError(f"{frame.name}: there is nothing to draw on")
         if self._has_captions and result.caption is None and self._options.is_steady:
             # The last one, or a bar that waits for the first: the drawings of a stream keep their size.
             result = replace(result, caption=answer.caption or Caption("...", (), 0.0, 0.0))
-        drawing = draw(to_bgr(image, self._source.layout), result, self._options)
+        drawing = draw(to_bgr(frame.image, self._source.layout), result, self._options)
         if self._overlay is None:
             return drawing
-        return self._overlay.drawn(drawing, answer.frame.index, result.timings_ms, time_of_day(answer.frame))
+        return self._overlay.drawn(
+            drawing, frame.index, result.timings_ms, time_of_day(frame.captured_unix_ns, frame.position_s)
+        )
 
     def _write_line(self, content: dict[str, Any]) -> None:
         if self._lines is not None:

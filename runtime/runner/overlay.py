@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..drawing.lettering import FAINT, INK, PAPER, text_width, write_text
-from ..sources.sources import Frame
 
 _ANSWERS = 30  # that the rate is taken over
 # Of the times of a result, those that are no stages but parts or sums of them.
@@ -75,12 +74,12 @@ class Overlay:
         return np.vstack([strip, drawing])
 
 
-def time_of_day(frame: Frame) -> str:
+def time_of_day(captured_unix_ns: int | None, position_s: float | None) -> str:
     """When a frame was captured, as a clock on the wall shows it here; or its place in its video; "" if neither."""
-    if frame.captured_unix_ns is not None:
-        seconds, nanoseconds = divmod(frame.captured_unix_ns, 1_000_000_000)
+    if captured_unix_ns is not None:
+        seconds, nanoseconds = divmod(captured_unix_ns, 1_000_000_000)
         return time.strftime("%H:%M:%S", time.localtime(seconds)) + f".{nanoseconds // 1_000_000:03d}"
-    if frame.position_s is None:
+    if position_s is None:
         return ""
-    minutes, seconds = divmod(frame.position_s, 60)
+    minutes, seconds = divmod(position_s, 60)
     return f"{int(minutes)}:{seconds:06.3f}"

@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 from ..bundle.bundle import Bundle
 from ..captions.captioning import CaptionOptions
+from ..drawing import TWO_PANELS, DrawOptions
 from ..errors import UsageError
 from ..model import load
 from ..results import Result
@@ -87,6 +88,7 @@ def run(
     jsonl: bool | TextIO | str | os.PathLike[str] = True,
     show: bool = False,
     overlay: bool | None = None,
+    drawing: DrawOptions = TWO_PANELS,
     caption_every: int | str = 1,
     camera: CameraOptions | None = None,
     max_frames: int | None = None,
@@ -124,6 +126,7 @@ def run(
             at once and one by one.
         show: Show the drawings in a window; q or Esc ends the run. For pictures, any other key brings the next.
         overlay: Write above the drawings how the stream is doing; None for live sources only.
+        drawing: What the drawings show, and how.
         caption_every: Caption every so many frames, or with "scene-change" those that show another scene; the drawings
             of those between carry the last caption. In the JSON lines a caption is with its own frame; one of a live
             source, written while other frames went by, is in a later line, as "earlier_caption" with its frame's index.
@@ -151,7 +154,7 @@ def run(
     if max_frames is not None and max_frames < 1:
         raise UsageError(f"max_frames must be at least 1, got {max_frames}")
     lines = Path(jsonl) if isinstance(jsonl, str | os.PathLike) else jsonl
-    wanted = Outputs(Path(out), pictures, lines, show, overlay)
+    wanted = Outputs(Path(out), pictures, lines, show, overlay, drawing)
     if show:
         check_window()
     check_post_processing(backend, post_processing)

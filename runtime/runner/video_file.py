@@ -29,10 +29,12 @@ class VideoFile:
     def open(cls, temporary: Path, path: Path, fps: float, first: NDArray[np.uint8]) -> Iterator[VideoFile]:
         """Open `temporary` for frames of the size of `first`, and check at the end that they are all there.
 
+        A video has even sides; an odd one is made a pixel longer.
+
         Raises:
             ImageError: If it cannot be written, or came out incomplete; it is called `path` in the message.
         """
-        height, width = first.shape[:2]
+        height, width = (side + side % 2 for side in first.shape[:2])
         fourcc = cv2.VideoWriter.fourcc(*"mp4v")
         with quiet_opencv():
             writer = cv2.VideoWriter(os.fspath(temporary), fourcc, fps, (width, height))

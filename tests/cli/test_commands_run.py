@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from yolor_edge.main import main
 from yolor_edge.runtime.bundle.bundle import Bundle
-from yolor_edge.runtime.images.image_files import write_image
+from yolor_edge.runtime.images.image_files import read_image, write_image
 
 from ..runtime.sources.cameras import mjpeg_server, picture
 from ..runtime.tiny_bundle import write_tiny_bundle
@@ -51,6 +51,8 @@ def test_lines_to_stdout_are_all_there_is(
         ("--layout rgb", "layout 'rgb' is for bare frames on standard input (-); files, cameras and addresses"),
         ("--jsonl - --json", "--jsonl - prints the JSON lines on stdout; leave out --json"),
         ("--jsonl - --no-jsonl", "--jsonl - prints the JSON lines on stdout; leave out --no-jsonl"),
+        ("--draw boxes,lables", "there is no 'lables' to draw, perhaps 'labels'; the parts are boxes, masks, labels, "),
+        ("--line-width 0", "--line-width must be from 1 to 100 pixels, got 0"),
         ("--camera-size 1280", 'expected WIDTHxHEIGHT such as 1280x720, got "1280"'),
         ("--caption-every often", 'expected a number of frames or scene-change, got "often"'),
         ("--camera-size 0x0", "the size of a camera must be from 1x1 to 16384x16384, got 0x0"),
@@ -169,6 +171,30 @@ def test_lines_into_a_pipe_are_there_at_once(tiny_bundle: Bundle, tmp_path: Path
     subprocess.run(["bash", "-c", f"{command} && wait $!"], cwd=tmp_path, capture_output=True, check=True)
     lines = (tmp_path / "pipe-of-bash").read_text().splitlines()
     assert [json.loads(line)["source"] for line in lines] == ["a.png", "b.png"]
+
+
+def test_drawings_as_asked_for(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    """One panel has the size of the image, in a video too, whose sides are even; what is not named is not drawn."""
+    image = np.vstack([picture(), np.full((1, 96, 3), 114, np.uint8)])
+    write_image(tmp_path / "a.png", image)
+    line = ["run", str(tiny_bundle.path), str(tmp_path / "a.png"), "--threads", "1", "--out", str(tmp_path / "out")]
+    drawn = {}
+    for name, options in {
+        "objects": [],
+        "lines": ["--draw", "boxes", "--line-width", "1"],
+        "all": ["--draw", "boxes,masks,labels,scores,semantic,caption"],
+    }.items():
+        assert main([*line, "--panels", "1", *options]) == 0
+        drawn[name] = read_image(tmp_path / "out" / "a.png")
+        assert drawn[name].shape == image.shape
+    changed = {name: float((drawing != image).any(axis=2).mean()) for name, drawing in drawn.items()}
+    assert 0 < changed["lines"] < changed["objects"] < 0.95 < changed["all"]  # the map is everywhere
+    assert main([*line, "--draw", "labels"]) == 0
+    assert read_image(tmp_path / "out" / "a.png").shape == (round(65 * 640 / 96), 640, 3)
+    options = [str(tiny_bundle.path), "-", "--camera-size", "96x65", "--panels", "1", "--out", str(tmp_path / "video")]
+    done = subprocess.run([*RUN, *options], input=image.tobytes() * 2, capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert cv2.VideoCapture(str(tmp_path / "video" / "standard-input.mp4")).read()[1].shape[0] >= 66
 
 
 def test_an_interrupted_video_keeps_what_was_answered(tiny_bundle: Bundle, tmp_path: Path) -> None:

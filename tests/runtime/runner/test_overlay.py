@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from yolor_edge.runtime.drawing.lettering import PAPER
 from yolor_edge.runtime.runner.overlay import Overlay, time_of_day
-from yolor_edge.runtime.sources.sources import Frame
 
 TIMES = {"preprocess": 0.11, "network": 17.8, "caption": 2.0, "caption_tokens": 9.0, "total": 20.4}
 
@@ -56,9 +55,9 @@ def test_when_a_frame_was_captured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "UTC-2")
     time.tzset()
     try:
-        assert time_of_day(Frame("camera 0", None, captured_unix_ns=1_700_000_000_007_900_000)) == "00:13:20.007"
+        assert time_of_day(1_700_000_000_007_900_000, None) == "00:13:20.007"
     finally:
         monkeypatch.undo()
         time.tzset()
-    assert time_of_day(Frame("a.mp4", None, position_s=61.5)) == "1:01.500"
-    assert time_of_day(Frame("a.png", None)) == ""
+    assert time_of_day(None, 61.5) == "1:01.500"
+    assert time_of_day(None, None) == ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
 import os
@@ -12,18 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 import pytest
 from yolor_edge.runtime.bundle.bundle import Bundle
-from yolor_edge.runtime.drawing import panels as draw_module
-from yolor_edge.runtime.drawing.colours import distinct_colour
-from yolor_edge.runtime.drawing.lettering import wrapped
-from yolor_edge.runtime.drawing.panels import DrawOptions, draw
+from yolor_edge.runtime.drawing import DrawOptions, draw
 from yolor_edge.runtime.environment.opencv_build import opencv_build
 from yolor_edge.runtime.errors import ImageError, UsageError
 from yolor_edge.runtime.images.image_files import quiet_opencv, read_image, write_image
 from yolor_edge.runtime.model import load
-from yolor_edge.runtime.results import Caption, InstanceMasks, Result
+from yolor_edge.runtime.results import Result
 from yolor_edge.runtime.runner import outputs as run_output
 from yolor_edge.runtime.runner import runner as run_module
 from yolor_edge.runtime.runner.runner import run
@@ -374,105 +369,6 @@ def test_a_video_that_came_out_short_is_refused_and_removed(
     with pytest.raises(ImageError, match=r"clip\.mp4: only 3 of 7 frames were written; is the disk full"):
         run(tiny_bundle, video, tmp_path / "out", {"boxes"}, threads=1)
     assert names_in(tmp_path / "out") == []
-
-
-@pytest.mark.parametrize("size", [(1, 1), (10, 20000), (20000, 10), (480, 640), (64, 96), (2500, 4000)])
-@pytest.mark.parametrize("is_steady", [False, True])
-def test_any_size_can_be_drawn(tiny_bundle: Bundle, size: tuple[int, int], is_steady: bool) -> None:
-    image = np.full((*size, 3), (0, 0, 255), np.uint8)
-    with load(tiny_bundle, threads=1) as model:
-        result = model.predict(image)
-    drawing = draw(image, result, DrawOptions(is_steady=is_steady))
-    assert drawing.dtype == np.uint8
-    assert drawing.shape[0] % 2 == 0
-    assert drawing.shape[1] % 2 == 0
-    assert max(drawing.shape) < 4200
-    assert np.all(image == (0, 0, 255))  # drawn on a copy
-
-
-def test_steady_drawings_keep_their_size() -> None:
-    image = np.zeros((120, 160, 3), np.uint8)
-    names = tuple(f"class number {i}" for i in range(40))
-    maps = [np.zeros((120, 160), np.uint8), np.arange(120 * 160).reshape(120, 160).astype(np.uint8) % 40]
-    captions = ["short", "a sentence that goes on and on " * 12]
-    sizes = set()
-    for semantic_map, text in zip(maps, captions, strict=True):
-        result = Result((120, 160), semantic_map=semantic_map, semantic_names=names, caption=Caption(text, (), 0, 0))
-        sizes.add(draw(image, result, DrawOptions(is_steady=True)).shape)
-        assert draw(image, result).shape[0] > 0
-    assert len(sizes) == 1
-
-
-def test_drawing_shows_masks_boxes_and_palette() -> None:
-    image = np.full((640, 640, 3), 200, np.uint8)
-    result = Result(
-        (640, 640),
-        boxes=np.array([[100, 100, 300, 300]], np.float32),
-        scores=np.array([0.9], np.float32),
-        class_ids=np.array([0], np.int32),
-        masks=InstanceMasks([(150, 150, np.ones((100, 100), np.uint8))], (640, 640)),
-        class_names=("thing",),
-    )
-    drawing = draw(image, result)
-    assert drawing.shape == (640, 640, 3)
-    assert not np.array_equal(drawing[200, 200], image[200, 200])  # tinted
-    assert np.array_equal(drawing[120, 280], image[120, 280])  # in the box, not in the mask
-    assert tuple(drawing[200, 100].tolist()) == distinct_colour(0)  # the edge of the box
-    green = Result((640, 640), semantic_map=np.zeros((640, 640), np.uint8), semantic_names=("grass",))
-    tinted = draw(image, green, DrawOptions(palette=((0, 255, 0),)))
-    assert tinted[300, 300, 1] > tinted[300, 300, 0]
-    named = dataclasses.replace(result, semantic_names=("thing",))
-    assert draw(image, named, DrawOptions(palette=((1, 2, 3),)))[200, 100].tolist() == [3, 2, 1]
-    with pytest.raises(ValueError, match="the result is for one of"):
-        draw(image[:100], result)
-
-
-def test_a_mask_is_filled_and_traced_on_ground_of_its_own_colour() -> None:
-    colour = distinct_colour(0)
-    image = np.full((640, 640, 3), colour, np.uint8)
-    crop = np.zeros((100, 100), np.uint8)
-    crop[:, :60] = 1
-    result = Result(
-        (640, 640),
-        boxes=np.array([[100, 100, 300, 300]], np.float32),
-        scores=np.array([0.9], np.float32),
-        class_ids=np.array([0], np.int32),
-        masks=InstanceMasks([(150, 150, crop)], (640, 640)),
-        class_names=("thing",),
-    )
-    drawing = draw(image, result)
-    differs = (np.abs(drawing.astype(int) - colour).sum(axis=2) > 150)[140:260, 140:260]
-    assert differs[13:107, 5:75].any(axis=1).all()  # an outline on every row
-    assert not differs[10:110, 80:].any()
-    white = draw(np.full_like(image, 255), result)
-    tinted = 0.7 * 255 + 0.3 * np.array(colour)
-    assert np.abs(white[200, 180] - tinted).max() <= 1
-    assert white[200, 230].tolist() == [255] * 3  # in the crop, not in the mask
-
-
-def test_the_legend_leaves_out_what_is_next_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    texts: list[str] = []
-    monkeypatch.setattr(draw_module, "write_text", lambda panel, text, *_: texts.append(text))
-    semantic_map = np.zeros((100, 100), np.uint8)
-    semantic_map[0, :1] = 2
-    semantic_map[1, :50] = 1
-    result = Result((100, 100), semantic_map=semantic_map, semantic_names=("sky", "grass", "sand"))
-    draw(np.zeros((100, 100, 3), np.uint8), result)
-    assert texts == ["sky 99%", "grass 1%"]
-    many = (np.arange(100 * 100).reshape(100, 100) % 250).astype(np.uint8)
-    texts.clear()
-    draw(np.zeros((100, 100, 3), np.uint8), Result((100, 100), semantic_map=many, semantic_names=("x",) * 250))
-    assert texts == ["x <1%"]
-
-
-def test_wrapping_breaks_at_spaces_and_inside_what_is_too_long() -> None:
-    lines = wrapped("a red star left of a circle " * 4, 300, 16)
-    assert " ".join(lines) == ("a red star left of a circle " * 4).strip()
-    assert len(lines) > 2
-    broken = wrapped("x" * 200, 300, 16)
-    assert "".join(broken) == "x" * 200
-    assert len(broken) > 3
-    assert wrapped("", 300, 16) == [""]
 
 
 def test_drawings_are_quiet(capfd: pytest.CaptureFixture[str]) -> None:
