@@ -145,7 +145,7 @@ def score_model(
 ) -> Evaluation:
     """Score an opened model; see `evaluate`."""
     if limit is not None and limit < 1:
-        raise UsageError(f"limit must be at least 1, got {limit}")
+        raise UsageError(f"<limit> must be at least 1, got {limit}", argument="limit")
     spec = model.spec
     tasks = shared_tasks(model, dataset)
     total = min(limit or len(dataset), len(dataset))
@@ -193,15 +193,18 @@ def _open_model(
             "expected a folder written by yolor-edge train or yolor-edge export"
         )
     given = {"backend": backend != "onnxruntime", "precision": precision != "fp32", "caption_decoder": caption_decoder}
-    foreign = [name.replace("_", "-") for name, is_given in given.items() if is_given]
+    foreign = tuple(name for name, is_given in given.items() if is_given)
     if foreign:
+        named = ", ".join(f"<{name}>" for name in foreign)
         raise UsageError(
-            f"{path}: is a checkpoint, which is scored in torch with float32; {', '.join(foreign)} is for a bundle, "
-            f"export one: yolor-edge export {path} --out BUNDLE"
+            f"{path}: is a checkpoint, which is scored in torch with float32; {named} is for a bundle, "
+            f"export one: yolor-edge export {path} --out BUNDLE",
+            argument=foreign,
         )
     if post_processing == "gpu":
         raise UsageError(
-            f"{path}: is a checkpoint, which is scored with post-processing on the CPU; export a bundle of it"
+            f"{path}: is a checkpoint, which is scored with post-processing on the CPU; export a bundle of it",
+            argument="post_processing",
         )
     from ..train.checkpoint import Checkpoint
     from ..train.torch_backend import torch_model

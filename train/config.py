@@ -112,10 +112,12 @@ class NetworkConfig:
             if isinstance(value, list):
                 object.__setattr__(self, field.name, tuple(value))
         if self.size not in SIZES:
-            raise UsageError(f"size must be one of {', '.join(SIZES)}, got {self.size!r}")
+            raise UsageError(f"<size> must be one of {', '.join(SIZES)}, got {self.size!r}", argument="size")
         unknown = [task for task in self.tasks if task not in TASKS]
         if unknown or not self.tasks:
-            raise UsageError(f"tasks must be some of {', '.join(TASKS)}, got {', '.join(self.tasks) or 'none'}")
+            raise UsageError(
+                f"<tasks> must be some of {', '.join(TASKS)}, got {', '.join(self.tasks) or 'none'}", argument="tasks"
+            )
         object.__setattr__(self, "tasks", tuple(task for task in TASKS if task in self.tasks))
         self._check_captioner()
         if "masks" in self.tasks and "boxes" not in self.tasks:
@@ -137,10 +139,11 @@ class NetworkConfig:
         ):
             value = getattr(self, name)
             if type(value) is not int or value not in allowed:
-                raise UsageError(f"{name} must be {words}, got {value!r}")
+                raise UsageError(f"<{name}> must be {words}, got {value!r}", argument=name)
         if any(task not in ("boxes", "semantic") or task in self.tasks for task in self.silent_tasks):
             raise UsageError(
-                f"silent_tasks must be of boxes, semantic, and none of the tasks, got {', '.join(self.silent_tasks)}"
+                f"<silent_tasks> must be of boxes, semantic, and none of the tasks, got {', '.join(self.silent_tasks)}",
+                argument="silent_tasks",
             )
         if self.caption_regions and "caption" in self.tasks and "boxes" not in self.heads:
             raise UsageError(
@@ -268,9 +271,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "captions_per_image", "save_every", "minimum_word_count"):
             if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise UsageError(f"<{name}> must be at least 1, got {getattr(self, name)}", argument=name)
             if getattr(self, name) > MOST_COUNTED:
-                raise UsageError(f"{name} must be at most {MOST_COUNTED}, got {getattr(self, name)}")
+                raise UsageError(f"<{name}> must be at most {MOST_COUNTED}, got {getattr(self, name)}", argument=name)
         for name in (
             "warmup",
             "final_rate",
@@ -282,25 +285,27 @@ class TrainConfig:
             "translate",
         ):
             if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"{name} must lie within 0 and 1, got {getattr(self, name)}")
+                raise UsageError(f"<{name}> must lie within 0 and 1, got {getattr(self, name)}", argument=name)
         for name in ("learning_rate", "clip_norm"):
             if not 0 < getattr(self, name) < float("inf"):
-                raise UsageError(f"{name} must be greater than 0, got {getattr(self, name)}")
+                raise UsageError(f"<{name}> must be greater than 0, got {getattr(self, name)}", argument=name)
         if not 0 <= self.scale_range < 1:
-            raise UsageError(f"scale_range must lie within 0 and 1, got {self.scale_range}")
+            raise UsageError(f"<scale_range> must lie within 0 and 1, got {self.scale_range}", argument="scale_range")
         for name in ("workers", "validate_every", "plain_epochs", "weight_decay", "color", "seed"):
             if getattr(self, name) < 0:
-                raise UsageError(f"{name} must not be negative, got {getattr(self, name)}")
+                raise UsageError(f"<{name}> must not be negative, got {getattr(self, name)}", argument=name)
         for name, most in (("workers", 256), ("seed", (1 << 63) - 1)):
             if getattr(self, name) > most:
-                raise UsageError(f"{name} must be at most {most}, got {getattr(self, name)}")
+                raise UsageError(f"<{name}> must be at most {most}, got {getattr(self, name)}", argument=name)
         for name, choices in (
             ("amp", ("auto", "off")),
             ("augment", ("asymmetric", "none")),
             ("weights", ("float32", "float16")),
         ):
             if getattr(self, name) not in choices:
-                raise UsageError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+                raise UsageError(
+                    f"<{name}> must be one of {', '.join(choices)}, got {getattr(self, name)!r}", argument=name
+                )
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -320,12 +325,15 @@ class TrainConfig:
         for setting in settings:
             name, separator, text = setting.partition("=")
             if not separator:
-                raise UsageError(f"--set {setting}: expected NAME=VALUE, such as batch_size=8")
+                raise UsageError(
+                    f"<settings> {setting}: expected NAME=VALUE, such as batch_size=8", argument="settings"
+                )
             if name not in fields:
                 meant = _meant(name, fields)
                 raise UsageError(
-                    f"--set {setting}: there is no setting {name!r}{meant}; docs/settings.md lists all of them, "
-                    "yolor-edge train --help the options"
+                    f"<settings> {setting}: there is no setting {name!r}{meant}; docs/settings.md lists all of them, "
+                    "yolor-edge train --help the options",
+                    argument="settings",
                 )
             current = getattr(self, name)
             try:
@@ -334,7 +342,9 @@ class TrainConfig:
                 else:
                     changes[name] = type(current)(text)
             except (ValueError, KeyError):
-                raise UsageError(f"--set {setting}: expected a {type(current).__name__}") from None
+                raise UsageError(
+                    f"<settings> {setting}: expected a {type(current).__name__}", argument="settings"
+                ) from None
         return dataclasses.replace(self, **changes)
 
 
@@ -355,7 +365,10 @@ def check_input_size(size: tuple[int, int]) -> tuple[int, int]:
         UsageError: If a side is not a multiple of 32 within 32 and 8192.
     """
     if len(size) != 2 or any(side % 32 or not 32 <= side <= 8192 for side in size):
-        raise UsageError(f"input size must be two multiples of 32 within 32 and 8192, got {'x'.join(map(str, size))}")
+        raise UsageError(
+            f"<input_size> must be two multiples of 32 within 32 and 8192, got {'x'.join(map(str, size))}",
+            argument="input_size",
+        )
     return size
 
 

@@ -73,7 +73,9 @@ def fit(
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out}: is a file, expected a folder to write the run to")
     if (out / RUN).exists():
-        raise UsageError(f"{out}: holds a run already; continue it with --resume {out} or choose another --out")
+        raise UsageError(
+            f"{out}: holds a run already; continue it (yolor-edge train --resume {out}) or choose another <out>", "out"
+        )
     dataset = CocoDataset.open(data, split=split, role="train")
     network_config = describe_network(dataset, size, config, input_size, tasks, name, captioner)
     choose_device(config.device)  # Before anything is written: a run that cannot start must not be there to resume.
@@ -109,7 +111,9 @@ def resume(out: str | Path, threads: int | None = None) -> Checkpoint:
         config = TrainConfig.from_json(run["train"])
         data, split = run["data"], run["split"]
     except (FileNotFoundError, NotADirectoryError):
-        raise UsageError(f"{out}: holds no run to resume (no {RUN}); start one with --data and --out") from None
+        raise UsageError(
+            f"{out}: holds no run to resume (no {RUN}); start one: yolor-edge train --data DIR --out {out}", "out"
+        ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{out / RUN}: is not the description of a run ({error}); start a new one") from None
     dataset = CocoDataset.open(data, split=split)
@@ -147,19 +151,21 @@ def describe_network(
             task that it needs.
     """
     if captioner not in CAPTIONERS:
-        raise UsageError(f"captioner must be one of {', '.join(CAPTIONERS)}, got {captioner!r}")
+        raise UsageError(f"<captioner> must be one of {', '.join(CAPTIONERS)}, got {captioner!r}", argument="captioner")
     available: tuple[Task, ...] = tuple(task for task in TASKS if task in dataset.tasks)
     absent = [task for task in tasks or () if task not in available]
     if absent:
         raise UsageError(
-            f"{dataset.root} ({dataset.split}): has no truth for {', '.join(absent)}; it has {', '.join(available)}"
+            f"{dataset.root} ({dataset.split}): has no truth for {', '.join(absent)}; it has {', '.join(available)}",
+            argument="tasks",
         )
     chosen = tasks or available
     lacking = [task for task in ("boxes", "caption") if task not in chosen]
     if captioner == "grit" and lacking:
         raise UsageError(
             f"the captioner grit needs the task {' and '.join(lacking)}: its captions look at the cells that boxes "
-            f"come from; the tasks are {', '.join(chosen)}"
+            f"come from; the tasks are {', '.join(chosen)}",
+            argument=("captioner", "tasks"),
         )
     vocabulary: list[str] = []
     if "caption" in chosen:
@@ -192,12 +198,14 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise UsageError(f"device {name!r} is not known ({reason}); choose auto, cpu or cuda:N") from None
+        raise UsageError(f"device {name!r} is not known ({reason}); choose auto, cpu or cuda:N", "device") from None
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise NotHereError(f"device {name!r} cannot be used here ({reason}); choose auto, cpu or cuda:N") from None
+        raise NotHereError(
+            f"device {name!r} cannot be used here ({reason}); choose auto, cpu or cuda:N", argument="device"
+        ) from None
     return device
 
 
@@ -261,7 +269,8 @@ class Trainer:
         if not torch.isfinite(total):
             raise YolorEdgeError(
                 f"the loss became {total.item()} at step {self.step_index + 1}; what was saved is kept, "
-                "start again with a lower learning_rate (--set learning_rate=...)"
+                "start again with a lower <learning_rate>",
+                argument="learning_rate",
             )
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(total).backward()
@@ -279,7 +288,8 @@ class Trainer:
         if len(images) == 1 and images.shape[2:] == (32, 32):
             raise UsageError(
                 "a step of one image at 32x32 leaves batch normalisation a single value to take the spread of; take a "
-                "larger --input-size, or a batch_size that leaves no single image for the last step"
+                "larger <input_size>, or a <batch_size> that leaves no single image for the last step",
+                argument=("input_size", "batch_size"),
             )
         images = images.float().div_(255).contiguous(memory_format=torch.channels_last)
         features = self.network.features(images)

@@ -86,10 +86,10 @@ def less_memory(low_memory: bool, workspace_mib: int | None) -> str:
     """What to do where memory ran out with these settings."""
     if not low_memory:
         smaller = (LOW_MEMORY_WORKSPACE_MIB if workspace_mib is None else workspace_mib) // 2
-        return f"build with --low-memory, and with --workspace {max(smaller, 1)} if that is not enough"
+        return f"build in low-memory mode, and with a workspace of {max(smaller, 1)} MiB if that is not enough"
     smaller = (LOW_MEMORY_WORKSPACE_MIB if workspace_mib is None else workspace_mib) // 2
     others = "end what else holds memory or add swap"
-    return f"build with --workspace {smaller}, or {others}" if smaller >= _SMALLEST_WORKSPACE_MIB else others
+    return f"build with a workspace of {smaller} MiB, or {others}" if smaller >= _SMALLEST_WORKSPACE_MIB else others
 
 
 def workspace_limit_mib(low_memory: bool, workspace_mib: int | None) -> int | None:

@@ -85,7 +85,8 @@ class Calibration:
             return cls(**data)
         except FileNotFoundError:
             raise CalibrationError(
-                f"{path}: no such file; give the calibration.json of an int8 bundle, or pictures with --calibration"
+                f"{path}: no such file; give the calibration.json of an int8 bundle, or images as <calibration>",
+                argument=("scales", "calibration"),
             ) from None
         except KeyError as error:
             raise CalibrationError(f"{path}: is not a file of scales (no {error} in it); calibrate again") from None
@@ -104,7 +105,10 @@ class Calibration:
         if self.preprocess_sha256 != digest_of_rule(rule):
             changed.append("the preprocessing is not that it was calibrated with")
         if changed:
-            raise CalibrationError(f"{where}: stale, {' and '.join(changed)}; calibrate again with --calibration")
+            raise CalibrationError(
+                f"{where}: stale, {' and '.join(changed)}; calibrate again with <calibration>",
+                argument=("scales", "calibration"),
+            )
 
 
 def calibration_files(source: str | Path) -> list[Path]:
@@ -159,7 +163,7 @@ class CalibrationSet:
         digests = []
         for file in self.files:
             if not file.is_file():
-                raise CalibrationError(f"{file}: no such picture; correct the list of --calibration")
+                raise CalibrationError(f"{file}: no such image; correct the list of <calibration>", "calibration")
             digests.append(sha256_of(file))
         refuse_held_out(digests, held_out or {})
         if len(self.files) > 1 and len(set(digests)) == 1:
@@ -186,7 +190,7 @@ class CalibrationSet:
                 failures.append(str(error))
         if failures:
             more = f" ({len(failures) - 1} more of {len(self.files)} neither)" if len(failures) > 1 else ""
-            raise CalibrationError(f"{failures[0]}{more}; correct the list of --calibration")
+            raise CalibrationError(f"{failures[0]}{more}; correct the list of <calibration>", "calibration")
 
     def tensors(self) -> Iterator[NDArray[np.float32]]:
         """The network's input (batch, 3, H, W) for every picture, in order."""
@@ -194,7 +198,7 @@ class CalibrationSet:
             try:
                 image = read_image(file)
             except ImageError as error:
-                raise CalibrationError(f"{error}; correct the list of --calibration") from None
+                raise CalibrationError(f"{error}; correct the list of <calibration>", "calibration") from None
             yield np.repeat(preprocess(image, self.rule)[0][np.newaxis], self.batch, axis=0)
 
 
@@ -219,7 +223,7 @@ def calibrate(
         CalibrationError: If a picture cannot be read, or the network gives the same for all of them.
     """
     if method not in METHODS:
-        raise UsageError(f"calibration method must be one of {', '.join(METHODS)}, got {method!r}")
+        raise UsageError(f"<method> must be one of {', '.join(METHODS)}, got {method!r}", argument="method")
     names = tensors_to_calibrate(GraphView(model))
     passes = 1 if method == "minmax" else 2
     done = 0

@@ -94,7 +94,7 @@ def backend_entry(backend: str) -> BackendEntry:
         UsageError: If it is unknown.
     """
     if backend not in BACKENDS:
-        raise UsageError(f"unknown backend {backend!r}; the backends are {', '.join(BACKENDS)}")
+        raise UsageError(f"unknown backend {backend!r}; the backends are {', '.join(BACKENDS)}", argument="backend")
     return BACKENDS[backend]
 
 
@@ -105,11 +105,12 @@ def check_threads(threads: int | None) -> None:
         UsageError: If it does not.
     """
     if threads is not None and threads < 1:
-        raise UsageError(f"threads must be at least 1, got {threads}")
+        raise UsageError(f"<threads> must be at least 1, got {threads}", argument="threads")
     most = max(MOST_THREADS, usable_cores())
     if threads is not None and threads > most:
         raise UsageError(
-            f"threads must be at most {most}, got {threads}; this process may run on {usable_cores()} cores"
+            f"<threads> must be at most {most}, got {threads}; this process may run on {usable_cores()} cores",
+            argument="threads",
         )
 
 

@@ -135,7 +135,9 @@ def graph_kind(bundle: Bundle, part: str, precision: str) -> str:
         UsageError: If the precision is unknown, or the bundle has no such vision graph or no such part.
     """
     if precision not in PRECISIONS:
-        raise UsageError(f"unknown precision {precision!r}; the precisions are {', '.join(PRECISIONS)}")
+        raise UsageError(
+            f"unknown precision {precision!r}; the precisions are {', '.join(PRECISIONS)}", argument="precision"
+        )
     if part not in bundle.graphs:
         raise UsageError(f"{bundle.path}: has no part {part!r}, it has {', '.join(bundle.graphs)}")
     if part == "vision":
@@ -303,9 +305,9 @@ def build_command(
     if targets:
         words += ["--target", ",".join(targets)]
     if batches:
-        words += ["--batch", ",".join(str(n) for n in batches)]
+        words += ["--batch-sizes", ",".join(str(n) for n in batches)]
     if beam is not None:
-        words += ["--beam", str(beam)]
+        words += ["--max-beam-size", str(beam)]
     settings = settings or {}
     if settings.get("workspace_mib") is not None:
         words += ["--workspace", str(settings["workspace_mib"])]

@@ -63,7 +63,9 @@ class Request:
         if caption is not None:
             if not isinstance(caption, CaptionOptions):
                 raise UsageError(
-                    f"caption must be CaptionOptions or None, got {described(caption)}; tasks says whether to write one"
+                    f"<caption> must be CaptionOptions or None, got {described(caption)}; tasks says whether "
+                    "to write one",
+                    argument="caption",
                 )
             _check_search(caption)
         chosen = spec.choose_tasks(tasks)
@@ -74,7 +76,7 @@ class Request:
         )
         complaints = limits.complaints()
         if complaints:
-            raise UsageError("; ".join(complaints))
+            raise UsageError("; ".join(f"<{name}> {what}" for name, what in complaints.items()), tuple(complaints))
         search = caption or CaptionOptions()
         if "caption" in chosen and spec.caption is not None:
             search.checked_length(spec.caption)

@@ -25,7 +25,7 @@ def test_importing_the_runtime_takes_little_memory() -> None:
 def test_the_package_is_small() -> None:
     files = footprint.package_files()
     names = {path.name for path in files}
-    assert {"__init__.py", "model.py", "_native.pyi", "cli.py", "footprint.py", "py.typed"} <= names
+    assert {"__init__.py", "model.py", "_native.pyi", "main.py", "footprint.py", "py.typed"} <= names
     assert sum(path.suffix == ".so" for path in files) == 1
     assert not {path.suffix for path in files} & {".cpp", ".hpp", ".h"}
     assert 100_000 < footprint.packed_bytes(files) < PROMISED_WHEEL

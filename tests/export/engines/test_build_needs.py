@@ -57,8 +57,8 @@ def test_too_little_memory_is_a_warning_with_the_cure(graph: Path, monkeypatch: 
     with_free(monkeypatch, 3_000_000_000, 100)
     _, warning = check_room(needs_of("tensorrt_rtx", graph), graph.parent, graph.name, False, None)
     assert warning == (
-        "warning: 100 MiB of memory are free, so the system may end the builder; if it does, build with "
-        "--low-memory, and with --workspace 128 if that is not enough"
+        "warning: 100 MiB of memory are free, so the system may end the builder; if it does, build in "
+        "low-memory mode, and with a workspace of 128 MiB if that is not enough"
     )
 
 
@@ -77,10 +77,10 @@ def test_a_disk_that_cannot_hold_the_engine_is_refused(graph: Path, monkeypatch:
 @pytest.mark.parametrize(
     ("low_memory", "workspace", "limit", "cure"),
     [
-        (False, None, None, "build with --low-memory, and with --workspace 128 if that is not enough"),
-        (False, 64, 64, "build with --low-memory, and with --workspace 32 if that is not enough"),
-        (True, None, 256, "build with --workspace 128, or end what else holds memory or add swap"),
-        (True, 64, 64, "build with --workspace 32, or end what else holds memory or add swap"),
+        (False, None, None, "build in low-memory mode, and with a workspace of 128 MiB if that is not enough"),
+        (False, 64, 64, "build in low-memory mode, and with a workspace of 32 MiB if that is not enough"),
+        (True, None, 256, "build with a workspace of 128 MiB, or end what else holds memory or add swap"),
+        (True, 64, 64, "build with a workspace of 32 MiB, or end what else holds memory or add swap"),
         (True, 20, 20, "end what else holds memory or add swap"),
     ],
 )

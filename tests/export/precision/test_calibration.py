@@ -138,7 +138,7 @@ def test_pictures_that_cannot_be_used_are_refused(pictures: list[Path], tmp_path
     with pytest.raises(CalibrationError, match=r"is one of the pictures that the result is scored on \(1 of 4 are\)"):
         CalibrationSet(pictures, RULE, held_out)
     (tmp_path / "broken.jpg").write_bytes(b"not a picture")
-    with pytest.raises(CalibrationError, match=r"broken\.jpg.*correct the list of --calibration"):
+    with pytest.raises(CalibrationError, match=r"broken\.jpg.*correct the list of calibration"):
         list(CalibrationSet([tmp_path / "broken.jpg"], RULE).tensors())
 
 

@@ -220,7 +220,7 @@ def test_free_shapes_are_not_captured(bundle: Bundle) -> None:
     feed = {name: np.repeat(v, 2, 0 if name == "tokens" else 1) for name, v in feed.items() if "cross" not in name} | {
         name: v for name, v in feed.items() if "cross" in name
     }
-    with pytest.raises(UsageError, match=r"was built for at most 3 sentences, got .*; build with: .* --beam 6"):
+    with pytest.raises(UsageError, match=r"was built for at most 3 sentences, .*; build with: .* --max-beam-size 6"):
         step.run(feed)
     step.close()
 
@@ -228,7 +228,7 @@ def test_free_shapes_are_not_captured(bundle: Bundle) -> None:
 def test_a_batch_it_was_not_built_for_is_told_how_to_build(bundle: Bundle, images: np.ndarray[Any, Any]) -> None:
     add_engine(bundle, batches=(1, 4))
     graph = device_graph(bundle)
-    command = f"yolor-edge build {bundle.path} --precision fp32 --flavour tensorrt --batch 1,2,4"
+    command = f"yolor-edge build {bundle.path} --precision fp32 --flavour tensorrt --batch-sizes 1,2,4"
     with pytest.raises(UsageError) as error:
         graph.run({"images": images[:2]})
     assert str(error.value).endswith(f"was built for batches of 1, 4, got images (2, 3, 64, 96); build with: {command}")
@@ -375,7 +375,7 @@ def test_clones_of_a_model_caption_with_graphs_at_once(bundle: Bundle) -> None:
 def test_a_missing_engine_names_the_command(bundle: Bundle) -> None:
     for flavour, target in (("tensorrt", ""), ("tensorrt_rtx", " --target sm_86")):
         backend = flavour.replace("_", "-")
-        command = f"yolor-edge build {bundle.path} --precision fp32 --flavour {flavour}{target} --batch 1"
+        command = f"yolor-edge build {bundle.path} --precision fp32 --flavour {flavour}{target} --batch-sizes 1"
         with pytest.raises(EngineMismatchError) as error:
             load(bundle, backend)
         assert str(error.value) == f"{bundle.path}: has no fp32 engine of vision yet; build it with: {command}"

@@ -182,12 +182,12 @@ def test_every_difference_is_told_at_once_and_the_nearest_engine_is_named(bundle
 @pytest.mark.parametrize(
     ("built", "asked", "options"),
     [
-        ({}, {"compute_capability": "sm_120"}, "--target sm_80,sm_86,sm_120 --batch 1"),
-        ({"batches": (1, 4)}, {"batch": 2}, "--target sm_80,sm_86 --batch 1,2,4"),
+        ({}, {"compute_capability": "sm_120"}, "--target sm_80,sm_86,sm_120 --batch-sizes 1"),
+        ({"batches": (1, 4)}, {"batch": 2}, "--target sm_80,sm_86 --batch-sizes 1,2,4"),
         (
             {"version": "1.6", "settings": {"workspace_mib": 64, "low_memory": True}},
             {},
-            "--batch 1 --workspace 64 --low-memory",
+            "--batch-sizes 1 --workspace 64 --low-memory",
         ),
     ],
 )
@@ -202,14 +202,14 @@ def test_the_command_for_tensorrt_leaves_the_target_to_the_device(bundle: Bundle
     tensorrt: dict[str, Any] = {"flavour": "tensorrt", "version": "10.3.0"}
     add_engine(bundle, **tensorrt, targets=("sm_87",))
     text = complaint(bundle, flavour="tensorrt", version="11.0.0", compute_capability="sm_87")
-    assert text.endswith("--precision fp32 --flavour tensorrt --batch 1")
+    assert text.endswith("--precision fp32 --flavour tensorrt --batch-sizes 1")
 
 
 def test_the_command_can_be_pasted_even_with_a_blank_in_the_path() -> None:
     command = build_command(Path("my bundles/one"), "int8", "tensorrt_rtx", ["sm_86"], [1], beam=5)
     assert shlex.split(command)[2:] == [
         *("my bundles/one", "--precision", "int8", "--flavour", "tensorrt_rtx"),
-        *("--target", "sm_86", "--batch", "1", "--beam", "5"),
+        *("--target", "sm_86", "--batch-sizes", "1", "--max-beam-size", "5"),
     ]
 
 
