@@ -46,7 +46,9 @@ def check_opencv() -> None:
     for module in ("numpy", "cv2"):
         try:
             with quiet_imports():
-                importlib.import_module(module)
+                loaded = importlib.import_module(module)
+            if module == "cv2" and not hasattr(loaded, "imdecode"):  # what an interrupted or a second install leaves
+                raise ImportError("the module cv2 is empty", name=module)
         except ModuleNotFoundError:
             raise
         except Exception as error:  # a broken package may raise anything
@@ -54,18 +56,14 @@ def check_opencv() -> None:
 
 
 def is_of_an_import(error: Exception) -> bool:
-    """Whether an error is what an import raises; some packages raise others than ImportError."""
-    text = str(error)
-    return isinstance(error, ImportError) or (
-        isinstance(error, OSError | ValueError)
-        and ("cannot open shared object file" in text or "binary incompatibility" in text)
-    )
+    """Whether an error came out of an import; packages that do not fit each other raise all kinds of errors."""
+    return isinstance(error, ImportError) or bool(_importing(error.__traceback__))
 
 
 def trouble_of(error: Exception) -> Trouble | None:
     """Which package an import failed for and what to do; None where it is a mistake in this program."""
     reason = textwrap.shorten(str(error), 200)
-    where = getattr(error, "name", None) or _importing(error.__traceback__)
+    where = (isinstance(error, ImportError) and error.name) or _importing(error.__traceback__)
     package = where.partition(".")[0]
     if package == _OWN:
         if "_native" not in reason + where:
@@ -81,7 +79,10 @@ def trouble_of(error: Exception) -> Trouble | None:
     library = re.match(r"(\S+\.so[.\d]*): cannot open shared object file", reason)
     if library is not None:
         return Trouble(name, f"does not load: the library {library[1]} is not there", _library_cure(library[1], of))
-    return Trouble(name, f"does not load: {reason}", f"pip install --force-reinstall --no-deps {shlex.quote(of)}")
+    if not package:
+        return None
+    how = "--force-reinstall --no-deps" if isinstance(error, ImportError) else "--upgrade --force-reinstall"
+    return Trouble(name, f"does not load: {reason}", f"pip install {how} {shlex.quote(of)}")
 
 
 def missing_line(command: str, trouble: Trouble, error: Exception, extras: tuple[str, ...]) -> str:
@@ -138,9 +139,11 @@ def _is_installed(distribution: str) -> bool:
 
 
 def _importing(trace: types.TracebackType | None) -> str:
-    """The module that was at work when an error without a name of its own was raised."""
-    name = ""
+    """The package that was being imported when an error was raised; empty if it was none but our own."""
+    found = ""
     while trace is not None:
         name = str(trace.tb_frame.f_globals.get("__name__", ""))
+        if trace.tb_frame.f_code.co_name == "<module>" and name.partition(".")[0] != _OWN:
+            found = name
         trace = trace.tb_next
-    return name
+    return found

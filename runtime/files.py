@@ -46,7 +46,8 @@ def replacing_file(path: Path) -> Iterator[Path]:
 
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Write `content` (text as UTF-8) to `path` so that a reader sees the old file or the new one, never a part."""
-    data = content.encode() if isinstance(content, str) else content
+    # Half of a file name that is no UTF-8 is written as an escape, which JSON reads back.
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     with replacing_file(path) as temporary, temporary.open("wb") as stream:
         stream.write(data)
         stream.flush()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,7 +150,9 @@ def open_graphs(
     entry = backend_entry(backend)
     check_threads(threads)
     try:
-        module = importlib.import_module(entry.module, __package__)
+        # numpy prints a traceback for a package that was built for another numpy; the error says it in one line.
+        with contextlib.redirect_stderr(io.StringIO()):
+            module = importlib.import_module(entry.module, __package__)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith(__name__.partition(".")[0]):
             raise

@@ -117,7 +117,7 @@ class OutputWriter:
             self._window = stack.enter_context(Window(f"yolor-edge: {source.name}", waits=source.kind == "images"))
         if wanted.lines_file is not None:
             temporary = stack.enter_context(replacing_file(wanted.lines_file))
-            self._lines = stack.enter_context(temporary.open("w", encoding="utf-8"))
+            self._lines = stack.enter_context(temporary.open("w", encoding="utf-8", errors="backslashreplace"))
             self.files.append(wanted.lines_file)
         elif not isinstance(wanted.jsonl, bool | Path):
             self._lines = wanted.jsonl
