@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 PROGRAM = "yolor-edge"
 
 # What other tools call things, and what they are called here; of several the first that the command has.
-_COMMANDS = {
+OTHER_COMMANDS = {
     "annotate": "run",
     "benchmark": "bench",
     "calibrate": "export",
@@ -36,7 +36,7 @@ _COMMANDS = {
     "val": "evaluate",
     "validate": "evaluate",
 }
-_OPTIONS = {
+OTHER_OPTIONS = {
     "--batch": ("--batch-sizes", "--set batch_size=N"),
     "--batch-size": ("--batch-sizes", "--batch", "--set batch_size=N"),
     "--beam": ("--beam-size", "--max-beam-size"),
@@ -76,7 +76,6 @@ _OPTIONS = {
     "--nms": ("--iou-threshold",),
     "--nosave": ("--no-pictures",),
     "--output": ("--out",),
-    "--post-processing": ("--processing",),
     "--project": ("--out",),
     "--save-dir": ("--out",),
     "--save-json": ("--jsonl",),
@@ -123,7 +122,7 @@ class CommandParser(Parser):
     def _instead_of(self, name: str) -> str:
         positions = [str(action.metavar) for action in self._actions if not action.option_strings]
         options = [option for option in self._option_string_actions if option.startswith("--")]
-        for here in _OPTIONS.get(name.lower().replace("_", "-"), ()):
+        for here in OTHER_OPTIONS.get(name.lower().replace("_", "-"), ()):
             if here in positions:
                 return f"; {here} is given without an option: {self.prog} {' '.join(positions)}"
             if here.partition(" ")[0] in options:
@@ -146,7 +145,7 @@ def check_command(typed: Sequence[str], known: Sequence[str]) -> None:
     if not typed or typed[0].startswith("-") or typed[0] in known:
         return
     name = typed[0]
-    instead = _COMMANDS.get(name.lower())
+    instead = OTHER_COMMANDS.get(name.lower())
     hint = f"; this is called {instead} here" if instead else meant(name, known)
     raise Misuse(f'unknown command "{name}"{hint or "; the commands are " + ", ".join(known)}; see {PROGRAM} --help')
 

@@ -17,7 +17,7 @@ from ...runtime.errors import EngineBuildError
 LOW_MEMORY_WORKSPACE_MIB = 256
 # Before it has seen a graph. TensorRT for RTX 1.7 as measured: 288 to 395 MiB for graphs of 3 to 44 MB. TensorRT 10 as
 # its log tells ("Init builder kernel library"), on a Jetson Thor.
-_BUILDER_MIB = {"tensorrt_rtx": 300, "tensorrt": 1500}
+_BUILDER_MIB = {"tensorrt-rtx": 300, "tensorrt": 1500}
 # As measured: the graph's weights some two times, in memory; once on the disk, beside 5 to 12 MB of kernels.
 _GRAPHS_IN_MEMORY = 2
 _KERNEL_BYTES = 12_000_000

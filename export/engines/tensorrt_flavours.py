@@ -1,4 +1,4 @@
-"""One builder over `tensorrt` (10.3 to 11) and `tensorrt_rtx`: whatever differs between them is in this file.
+"""One builder over `tensorrt` (10.3 to 11) and `tensorrt-rtx`: whatever differs between them is in this file.
 
 Precision is in the graph: every network is strongly typed and no precision flag is ever set, so one ONNX file gives the
 same arithmetic in every version. What differs:
@@ -99,14 +99,12 @@ class Built:
 
 
 def load_toolkit(flavour: str | None = None) -> Toolkit:
-    """Import a flavour's package; by default the one that is installed, `tensorrt` before `tensorrt_rtx`.
+    """Import a flavour's package; by default the one that is installed, `tensorrt` before `tensorrt-rtx`.
 
     Raises:
         UsageError: If there is no such flavour.
         BackendError: If its package is missing, does not load or is too old.
     """
-    if flavour is not None and flavour.replace("-", "_") in FLAVOURS:
-        flavour = flavour.replace("-", "_")  # as the backend of this flavour is written
     if flavour is not None and flavour not in FLAVOURS:
         raise UsageError(f"unknown flavour {flavour!r}; the flavours are {', '.join(FLAVOURS)}", argument="flavour")
     installed = installed_flavours()
@@ -156,7 +154,7 @@ class Toolkit:
     @property
     def is_rtx(self) -> bool:
         """Whether this is TensorRT for RTX."""
-        return self.flavour == "tensorrt_rtx"
+        return self.flavour == "tensorrt-rtx"
 
     @property
     def has_timing_cache(self) -> bool:

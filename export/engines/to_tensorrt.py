@@ -78,7 +78,7 @@ def build_engines(
         bundle: A bundle or its folder.
         precision: "fp32", "fp16" or "int8". The caption decoder of an int8 build is fp16 where the bundle has that.
         targets: Compute capabilities such as "sm_86", or what else the flavour knows; by default the GPU here for
-            `tensorrt`, and all it knows from sm_80 on for `tensorrt_rtx`.
+            `tensorrt`, and all it knows from sm_80 on for `tensorrt-rtx`.
         batch_sizes: One optimisation profile for each; with `low_memory` one profile spans them all.
         input_size: (height, width); fail unless the bundle has it, since sizes are fixed at export. None for the
             bundle's own.
@@ -166,7 +166,7 @@ def build_missing(progress: Progress | None = None, max_beam_size: int = 3) -> E
     """
 
     def build(bundle: Bundle, precision: str, flavour: str, parts: Sequence[str], compute_capability: str) -> object:
-        targets = (compute_capability,) if flavour == "tensorrt_rtx" else ()  # tensorrt always builds for the GPU here
+        targets = (compute_capability,) if flavour == "tensorrt-rtx" else ()  # tensorrt always builds for the GPU here
         return build_engines(
             bundle, precision, targets, flavour=flavour, max_beam_size=max_beam_size, parts=parts, progress=progress
         )

@@ -27,7 +27,7 @@ class BackendEntry:
         package: Imported by it.
         extra: What to install for it.
         int8_dialect: Of `bundle.INT8_DIALECTS`, the one it runs fast.
-        flavour: Of the engines it runs, "tensorrt" or "tensorrt_rtx"; empty for one that reads graphs as they are.
+        flavour: Of the engines it runs, "tensorrt" or "tensorrt-rtx"; empty for one that reads graphs as they are.
         needs_gpu: Whether it runs on a GPU, and on nothing else.
     """
 
@@ -50,7 +50,7 @@ BACKENDS = {
     ),
     "tensorrt": BackendEntry(".tensorrt.backend", "tensorrt", "tensorrt", "s8s8", "tensorrt", needs_gpu=True),
     "tensorrt-rtx": BackendEntry(
-        ".tensorrt.backend", "tensorrt_rtx", "tensorrt-rtx", "s8s8", "tensorrt_rtx", needs_gpu=True
+        ".tensorrt.backend", "tensorrt_rtx", "tensorrt-rtx", "s8s8", "tensorrt-rtx", needs_gpu=True
     ),
 }
 
@@ -84,7 +84,7 @@ def graph_files(bundle: Bundle, backend: str = "onnxruntime", precision: str = "
 
 
 def backend_name(backend: str) -> str:
-    """A backend's name as it is listed: "tensorrt_rtx", as its flavour is called, names "tensorrt-rtx" too."""
+    """A backend's name as it is listed: "tensorrt_rtx", as its package is imported, names "tensorrt-rtx" too."""
     dashed = backend.replace("_", "-")
     return dashed if dashed in BACKENDS else backend
 
@@ -117,7 +117,7 @@ def check_threads(threads: int | None) -> None:
 
 
 def backend_of_flavour(flavour: str) -> str:
-    """The name of the backend that runs the engines of a flavour, "tensorrt" or "tensorrt_rtx"."""
+    """The name of the backend that runs the engines of a flavour, "tensorrt" or "tensorrt-rtx"."""
     return next(name for name, entry in BACKENDS.items() if entry.flavour == flavour)
 
 

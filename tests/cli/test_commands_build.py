@@ -16,7 +16,7 @@ from ..runtime.tiny_bundle import write_tiny_bundle
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not there on this platform")
 
-RTX = ("--flavour", "tensorrt_rtx", "--target", "sm_86", "--precision", "fp32")
+RTX = ("--flavour", "tensorrt-rtx", "--target", "sm_86", "--precision", "fp32")
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_json_is_all_there_is_on_stdout(bundle: Path, capsys: pytest.CaptureFixt
         (["--max-beam-size", "0"], "--max-beam-size must be from 1 to 256, got 0"),
         (["--workspace", "0"], "--workspace must be from 1 to 1048576, got 0"),
         (["--precision", "fp16"], "has no fp16 graph, it holds fp32"),
-        (["--flavour", "openvino"], "unknown flavour 'openvino'; the flavours are tensorrt, tensorrt_rtx"),
+        (["--flavour", "openvino"], "unknown flavour 'openvino'; the flavours are tensorrt, tensorrt-rtx"),
     ],
 )
 def test_misuse_is_one_line(bundle: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:

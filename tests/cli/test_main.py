@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
+import ast
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from yolor_edge import __version__
+from yolor_edge import __version__, parsing
 from yolor_edge import main as cli
+from yolor_edge.options import size
 from yolor_edge.output import counter
 from yolor_edge.runtime.bundle.bundle import Bundle
 from yolor_edge.runtime.images.image_files import write_image
@@ -30,11 +35,13 @@ COMMANDS = (
     "diff",
     "run",
     "bench",
+    "compare",
     "doctor",
     "inspect",
     "demo",
 )
 SMALL = (64, 96)
+SETTINGS = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +83,17 @@ def checkpoint(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("checkpoints") / "untrained", Network(config), {}).path
 
 
+def parsers() -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """The parser of every command."""
+    (sub,) = (action for action in cli.make_parser()._actions if isinstance(action.choices, dict))
+    yield from sub.choices.items()
+
+
+def words_of(parser: argparse.ArgumentParser) -> list[str]:
+    """What its help calls options and positions."""
+    return [word for action in parser._actions for word in (action.option_strings or [str(action.metavar)])]
+
+
 def run_main(line: str, *more: object) -> int:
     return cli.main([*line.split(), *(str(word) for word in more)])
 
@@ -108,15 +126,26 @@ def test_the_program_lists_its_commands_and_version(capsys: pytest.CaptureFixtur
 
 
 def test_the_examples_in_the_help_can_be_parsed() -> None:
-    parser = cli.make_parser()
-    for command in COMMANDS:
-        (sub,) = (action for action in parser._actions if hasattr(action, "choices") and action.choices)
-        assert isinstance(sub.choices, dict)
-        example = sub.choices[command].epilog or ""
-        lines = [line.strip() for line in example.splitlines() if line.strip().startswith("yolor-edge ")]
-        assert lines
-        for line in lines:
-            assert parser.parse_args(shlex.split(line)[1:]).command == command
+    for command, parser in parsers():
+        lines = [line.strip() for line in (parser.epilog or "").splitlines()]
+        examples = [line for line in lines if line.startswith("yolor-edge ")]
+        assert examples
+        for line in examples:
+            assert cli.make_parser().parse_args(shlex.split(line)[1:]).command == command
+
+
+def test_every_option_says_its_default_or_needs_none(capsys: pytest.CaptureFixture[str]) -> None:
+    silent = []
+    for command, parser in parsers():
+        for action in parser._actions:
+            is_switch = action.nargs == 0
+            if action.option_strings and not action.required and not is_switch and "(default: " not in str(action.help):
+                silent.append(f"{command} {action.option_strings[0]}")
+    # Those that say what to do instead: a run needs the first three, the others leave something out.
+    assert sorted(silent) == [
+        *("diff --out", "export --calibration", "export --scales", "inspect --size"),
+        *("train --data", "train --out", "train --resume", "train --set"),
+    ]
 
 
 def test_help_is_quick_because_it_imports_nothing() -> None:
@@ -573,3 +602,73 @@ def test_progress_in_a_file_is_ten_lines(capsys: pytest.CaptureFixture[str]) -> 
         show(done, 500)
     lines = capsys.readouterr().err.splitlines()
     assert lines == [f"scoring {done}/500" for done in range(50, 501, 50)]
+
+
+def test_a_size_is_two_numbers_or_one() -> None:
+    assert size("480x640") == (480, 640)
+    assert size("640") == (640, 640)
+
+
+@pytest.mark.parametrize("name", ["tensorrt-rtx", "tensorrt_rtx"])
+def test_the_name_of_the_package_names_a_backend_and_a_flavour(name: str) -> None:
+    parser = cli.make_parser()
+    assert parser.parse_args(["run", "b", "s", "--backend", name]).backend == "tensorrt-rtx"
+    assert parser.parse_args(["verify", "b", "--backend", name]).backend == "tensorrt-rtx"
+    assert parser.parse_args(["build", "b", "--flavour", name]).flavour == "tensorrt-rtx"
+
+
+def test_without_arguments_there_is_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_main("") == 0
+    assert capsys.readouterr().out.startswith("usage: yolor-edge COMMAND [options]\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("predict b s", 'unknown command "predict"; this is called run here; see yolor-edge --help'),
+        ("val b", "this is called evaluate here"),
+        ("benchmark b", "this is called bench here"),
+        ("quantize c", "this is called export here"),
+        ("trian", "perhaps train"),
+        ("run --device 0", "unknown option --device; this is called --backend here; see yolor-edge run --help"),
+        ("run b s --conf=0.5", "this is called --score-threshold here"),
+        ("run b s --iou 0.5", "this is called --iou-threshold here"),
+        ("run --weights b", "BUNDLE is given without an option: yolor-edge run BUNDLE SOURCE"),
+        ("run b --source s", "SOURCE is given without an option"),
+        ("run b s --half", "this is called --precision fp16 here"),
+        ("run b s --project p", "this is called --out here"),
+        ("run b s --shwo", "perhaps --show"),
+        ("train --imgsz 640", "this is called --input-size here"),
+        ("train --device 0", "this is called --set device=cuda:0 here"),
+        ("train --batch 8", "this is called --set batch_size=N here"),
+        ("export c --heads boxes", "this is called --tasks here"),
+        ("export --weights c", "CHECKPOINT is given without an option"),
+        ("build b --size 640", "this is called --input-size here"),
+        ("build b --batch 4", "this is called --batch-sizes here"),
+        ("build b --beam 4", "this is called --max-beam-size here"),
+        ("scenes o --images 4", "this is called --count here"),
+        ("run b s --nothing-like-it", "unknown option --nothing-like-it; see yolor-edge run --help"),
+    ],
+)
+def test_what_is_unknown_names_what_is_meant(line: str, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_main(line) == 2
+    assert hint in complaint(capsys)
+
+
+def test_what_is_suggested_exists() -> None:
+    commands = {command.__name__.rpartition(".")[2] for command in cli.COMMANDS}
+    assert set(parsing.OTHER_COMMANDS.values()) <= commands
+    assert not set(parsing.OTHER_COMMANDS) & commands
+    actions = {word for _, parser in parsers() for word in words_of(parser)}
+    settings = {line.split("`")[1] for line in SETTINGS.read_text().splitlines() if line.startswith("| `")}
+    for here in (option for several in parsing.OTHER_OPTIONS.values() for option in several):
+        option, _, value = here.partition(" ")
+        assert option in actions
+        assert option != "--set" or value.partition("=")[0] in settings
+
+
+def test_nothing_private_crosses_files() -> None:
+    for path in Path(cli.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                assert not [name.name for name in node.names if re.match(r"_[^_]", name.name)], path

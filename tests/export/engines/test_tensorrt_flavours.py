@@ -62,7 +62,7 @@ def test_a_network_is_strongly_typed_in_every_version(version: str, flags: int) 
 
 def test_rtx_is_told_its_compute_capabilities() -> None:
     fake = FakeTensorrt("1.7.1.116")
-    build(Toolkit("tensorrt_rtx", fake), targets=["sm_75", "sm_120"], timing_cache="ignored.cache", frozen=True)
+    build(Toolkit("tensorrt-rtx", fake), targets=["sm_75", "sm_120"], timing_cache="ignored.cache", frozen=True)
     assert fake.told[:5] == [
         ("create_network", 0),
         ("profiling_verbosity", fake.ProfilingVerbosity["DETAILED"]),
@@ -141,11 +141,11 @@ def test_each_range_is_a_profile_and_fixed_axes_come_from_the_graph() -> None:
 
 
 def test_rtx_builds_for_all_but_turing_unless_told() -> None:
-    toolkit = Toolkit("tensorrt_rtx", FakeTensorrt("1.7.1.116"))
+    toolkit = Toolkit("tensorrt-rtx", FakeTensorrt("1.7.1.116"))
     assert toolkit.known_targets() == ("sm_75", "sm_86", "sm_120")
     assert toolkit.check_targets(()) == ("sm_86", "sm_120")
     assert toolkit.check_targets(["sm_120", "sm_75", "sm_120"]) == ("sm_75", "sm_120")
-    with pytest.raises(UsageError, match=r"tensorrt_rtx 1\.7\.1\.116 cannot build for sm_87; .* sm_75, sm_86, sm_120$"):
+    with pytest.raises(UsageError, match=r"tensorrt-rtx 1\.7\.1\.116 cannot build for sm_87; .* sm_75, sm_86, sm_120$"):
         toolkit.check_targets(["sm_86", "sm_87"])
 
 
@@ -262,26 +262,26 @@ def test_a_missing_package_says_what_suits_which_device(monkeypatch: pytest.Monk
         "for Jetson (comes with JetPack) and any NVIDIA GPU, built on that very device: "
         'pip install "tensorrt>=10.3" (flavour tensorrt); '
         "for desktop and laptop RTX GPUs, built on any Linux x86-64 machine: "
-        'pip install "tensorrt-rtx-cu13>=1.7" (flavour tensorrt_rtx)'
+        'pip install "tensorrt-rtx-cu13>=1.7" (flavour tensorrt-rtx)'
     )
 
 
 def test_stubs_are_no_package(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_installed(monkeypatch, tensorrt=None, tensorrt_rtx=FakeTensorrt("1.7.1.116"))
-    assert installed_flavours() == ("tensorrt_rtx",)
-    assert load_toolkit().flavour == "tensorrt_rtx"
-    with pytest.raises(BackendError, match=r"'tensorrt' needs the package tensorrt; .*flavour tensorrt_rtx, which"):
+    assert installed_flavours() == ("tensorrt-rtx",)
+    assert load_toolkit().flavour == "tensorrt-rtx"
+    with pytest.raises(BackendError, match=r"'tensorrt' needs the package tensorrt; .*flavour tensorrt-rtx, which"):
         load_toolkit("tensorrt")
 
 
 def test_tensorrt_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_installed(monkeypatch, tensorrt=FakeTensorrt("10.3.0"), tensorrt_rtx=FakeTensorrt("1.7.1.116"))
     assert load_toolkit().flavour == "tensorrt"
-    assert load_toolkit("tensorrt_rtx").version == "1.7.1.116"
+    assert load_toolkit("tensorrt-rtx").version == "1.7.1.116"
 
 
 def test_an_unknown_flavour_is_misuse() -> None:
-    with pytest.raises(UsageError, match="unknown flavour 'trt'; the flavours are tensorrt, tensorrt_rtx"):
+    with pytest.raises(UsageError, match="unknown flavour 'trt'; the flavours are tensorrt, tensorrt-rtx"):
         load_toolkit("trt")
 
 

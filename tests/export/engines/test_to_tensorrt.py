@@ -39,7 +39,7 @@ TARGETS = ("sm_80", "sm_86", "sm_89", "sm_120")
 
 
 def build(bundle: Bundle | Path, precision: str = "fp32", **options: Any) -> list[BuiltEngine]:
-    return build_engines(bundle, precision, **{"flavour": "tensorrt_rtx", "targets": ["sm_86"], **options})
+    return build_engines(bundle, precision, **{"flavour": "tensorrt-rtx", "targets": ["sm_86"], **options})
 
 
 def files_of(bundle: Bundle) -> list[str]:
@@ -88,7 +88,7 @@ def test_the_demo_checkpoint_builds_in_every_precision_for_four_targets(demo_bun
             assert any(line.startswith(f"{record.graph}: building") for line in lines)
             for target in TARGETS:
                 found = find_engine(
-                    demo_bundle, record.part, precision, "tensorrt_rtx", record.version, target, batch=1
+                    demo_bundle, record.part, precision, "tensorrt-rtx", record.version, target, batch=1
                 )
                 assert found == entry.engine
     (told,) = [line for line in lines if "no gain over fp16" in line]
@@ -119,7 +119,7 @@ def test_the_demo_checkpoint_builds_in_every_precision_for_four_targets(demo_bun
     again = build(demo_bundle, "int8", targets=TARGETS, frozen=True)
     assert not any(entry.is_new for entry in again)
     with pytest.raises(EngineMismatchError, match=r"built for sm_80, sm_86, sm_89, sm_120, here it is sm_121"):
-        find_engine(demo_bundle, "vision", "int8", "tensorrt_rtx", step.version, "sm_121")
+        find_engine(demo_bundle, "vision", "int8", "tensorrt-rtx", step.version, "sm_121")
     assert not [name for name in files_of(demo_bundle) if name.startswith(".")]
     assert Bundle.open(demo_bundle.path).digest == demo_bundle.digest
 
@@ -203,7 +203,7 @@ def test_each_batch_is_a_profile_and_low_memory_has_one(boxes_bundle: Bundle) ->
     assert one.engine.path != each.engine.path
     assert one.engine.record.profiles == ({"images": [[1, 3, 64, 96], [4, 3, 64, 96], [4, 3, 64, 96]]},)
     version = one.engine.record.version
-    look: list[Any] = [boxes_bundle, "vision", "fp32", "tensorrt_rtx", version, "sm_86"]
+    look: list[Any] = [boxes_bundle, "vision", "fp32", "tensorrt-rtx", version, "sm_86"]
     assert find_engine(*look, batch=2) == one.engine
     with pytest.raises(EngineMismatchError, match=r"takes batches of 1, 4, wanted are 8.*--batch-sizes 1,4,8"):
         find_engine(*look, batch=8)
@@ -306,7 +306,7 @@ def test_a_foreign_operator_is_told_with_its_node(boxes_bundle: Bundle) -> None:
     bundle = with_vision(boxes_bundle, model.SerializeToString())
     with pytest.raises(
         EngineBuildError,
-        match=r"^vision\.fp32\.onnx: tensorrt_rtx [\d.]+ cannot read it: node 'box_head\.select' \(NonZero\): ",
+        match=r"^vision\.fp32\.onnx: tensorrt-rtx [\d.]+ cannot read it: node 'box_head\.select' \(NonZero\): ",
     ) as raised:
         build(bundle)
     assert "\n" not in str(raised.value)

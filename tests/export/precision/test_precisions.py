@@ -209,7 +209,7 @@ def test_unknown_layers_are_refused_for_fp16_too(exported: Exported, tmp_path: P
     ("given", "error", "message"),
     [
         ({"calibration": "{empty}"}, UsageError, "empty"),
-        ({"calibration": "{list}"}, CalibrationError, r"nowhere\.jpg: no such picture; correct the list"),
+        ({"calibration": "{list}"}, CalibrationError, r"nowhere\.jpg: no such image; correct the list"),
         ({"scales": "{list}"}, CalibrationError, "is not a file of scales"),
         (
             {"calibration": "{damaged}"},

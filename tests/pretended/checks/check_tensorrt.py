@@ -26,7 +26,7 @@ from ..engines import add_engine
 
 DRIVER = ctypes.CDLL("libcuda.so.1")
 DRIVER.fake_cuda_replays.restype = ctypes.c_long
-FLAVOURS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+FLAVOURS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt-rtx"}
 PARTS = ("vision", "caption_prefill", "caption_step")
 
 
@@ -373,7 +373,7 @@ def test_clones_of_a_model_caption_with_graphs_at_once(bundle: Bundle) -> None:
 
 
 def test_a_missing_engine_names_the_command(bundle: Bundle) -> None:
-    for flavour, target in (("tensorrt", ""), ("tensorrt_rtx", " --target sm_86")):
+    for flavour, target in (("tensorrt", ""), ("tensorrt-rtx", " --target sm_86")):
         backend = flavour.replace("_", "-")
         command = f"yolor-edge build {bundle.path} --precision fp32 --flavour {flavour}{target} --batch-sizes 1"
         with pytest.raises(EngineMismatchError) as error:
@@ -440,7 +440,7 @@ def test_too_little_memory_is_told(bundle: Bundle, monkeypatch: pytest.MonkeyPat
 
 
 def test_kernels_compiled_for_the_gpu_are_kept(bundle: Bundle) -> None:
-    engine = add_engine(bundle, flavour="tensorrt_rtx")
+    engine = add_engine(bundle, flavour="tensorrt-rtx")
     kept = engine.path.with_suffix(".Pretended-GPU.kernels")
     open_graphs(bundle, "tensorrt-rtx", parts=("vision",))["vision"].close()
     assert kept.read_bytes() == b"kernels compiled"
