@@ -1,4 +1,4 @@
-"""`yolor-edge demo`: the whole chain on the shipped checkpoint, from export to pictures and latencies."""
+"""`yolor-edge demo`: the whole chain on the shipped checkpoint, from export to annotated images and latencies."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ def demo(
     threads: int | None = None,
     say: Callable[[str], None] = print,
 ) -> int:
-    """Export a checkpoint, verify the bundle, run it on pictures, and measure it.
+    """Export a checkpoint, verify the bundle, run it on images, and measure it.
 
     Args:
         out: Folder to write to; what an earlier demo left there is replaced. Gets `bundle/`, `pictures/` and
             `report/`.
         checkpoint: Folder of a checkpoint; None for the demo's own.
-        images: A picture, a folder or a glob; None for the demo's own.
+        images: An image, a folder or a glob; None for the demo's own.
         threads: CPU threads; None for as many as this process may run on.
         say: Called with every line there is to print.
 
     Returns:
-        An exit code: 1 if the bundle does not verify or a picture could not be read, else 0.
+        An exit code: 1 if the bundle does not verify or an image could not be read, else 0.
 
     Raises:
         UsageError: If the demo's files are not there, `out` is a file, or `threads` makes no sense.
@@ -47,22 +47,24 @@ def demo(
     check_threads(threads)
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder}: is a file, expected a folder to write to")
+        raise UsageError(f"{folder}: is a file, expected a folder to write to", argument="out")
     weights = Path(checkpoint) if checkpoint is not None else _shipped("checkpoint")
     pictures = Path(images) if images is not None else _shipped("images")
     source = open_source(pictures)
     if source.kind != "images":
-        raise UsageError(f"{source.name}: is a video or a camera; the demo takes pictures, yolor-edge run takes both")
+        raise UsageError(
+            f"{source.name}: is a video or a camera; the demo takes images, yolor-edge run takes both", "images"
+        )
 
     say(f"1. Export {weights} to {folder / 'bundle'}")
     bundle = export_bundle(
         weights,
         folder / "bundle",
-        golden_images=list(source.files[:3]),
+        images=list(source.files[:3]),
         overwrite=True,
         progress=lambda line: say(f"   {line}"),
     )
-    say("2. Verify the bundle: replay its golden inputs")
+    say("2. Verify the bundle: replay its reference inputs")
     verification = verify(bundle, threads=threads)
     if not verification.passed:
         say(_indented(verification.table()))
@@ -70,7 +72,7 @@ def demo(
     say(f"   {len(verification.checks)} checks passed; yolor-edge verify {folder / 'bundle'} prints them")
     for warning in verification.warnings:
         say(f"   warning: {warning}")
-    say(f"3. Run it on {len(source.files)} pictures from {pictures}")
+    say(f"3. Run it on {len(source.files)} images from {pictures}")
     summary = run(bundle, pictures, folder / "pictures", threads=threads, report=lambda line: say(f"   {line}"))
     say("4. Measure it")
     report = bench(
@@ -82,7 +84,7 @@ def demo(
         maximum_seconds=_MOST_SECONDS,
     )
     say(_indented(report.table()))
-    say(f"Annotated pictures and results.jsonl: {summary.out}")
+    say(f"Annotated images and results.jsonl: {summary.out}")
     say(f"Latency report: {folder / 'report' / 'report.md'}")
     return summary.exit_code
 
@@ -95,7 +97,8 @@ def _shipped(name: str) -> Path:
             return candidate
     raise UsageError(
         f"{candidates[1]}: no such folder; the demo's files are in the repository, not in an installed "
-        "package: run it in a clone, or pass --checkpoint and --images"
+        "package: run it in a clone, or pass <checkpoint> and <images>",
+        argument=("checkpoint", "images"),
     )
 
 

@@ -28,11 +28,15 @@ def build_as_asked(arguments: argparse.Namespace, say: Callable[[str], None]) ->
     path = Path(arguments.bundle if hasattr(arguments, "bundle") else arguments.model)
     if _is_checkpoint(path):
         raise UsageError(
-            f"{path}: is a checkpoint, which runs in torch without engines; leave out --build-if-missing, or export a "
-            f"bundle: yolor-edge export {path} --out BUNDLE"
+            f"{path}: is a checkpoint, which runs in torch without engines; leave out <build_if_missing>, or export a "
+            f"bundle: yolor-edge export {path} --out BUNDLE",
+            argument="build_if_missing",
         )
     if arguments.backend is None or arguments.precision is None:
-        raise UsageError("--build-if-missing needs to know what for: give --backend and --precision as well")
+        raise UsageError(
+            "<build_if_missing> needs to know what for: give <backend> and <precision> as well",
+            argument=("build_if_missing", "backend", "precision"),
+        )
     from .benchmarks.report.caption_choice import choose_after_build, is_choice_open
     from .export.engines.to_tensorrt import build_missing
     from .runtime.backends.registry import backend_entry

@@ -43,15 +43,18 @@ def evaluate_checkpoint_or_bundle(
             "expected a folder written by yolor-edge train or yolor-edge export"
         )
     given = {"backend": backend != "onnxruntime", "precision": precision != "fp32", "caption_decoder": caption_decoder}
-    foreign = [name.replace("_", "-") for name, is_given in given.items() if is_given]
+    foreign = tuple(name for name, is_given in given.items() if is_given)
     if foreign:
+        named = ", ".join(f"<{name}>" for name in foreign)
         raise UsageError(
-            f"{path}: is a checkpoint, which is scored in torch with float32; {', '.join(foreign)} is for a bundle, "
-            f"export one: yolor-edge export {path} --out BUNDLE"
+            f"{path}: is a checkpoint, which is scored in torch with float32; {named} is for a bundle, "
+            f"export one: yolor-edge export {path} --out BUNDLE",
+            argument=foreign,
         )
     if post_processing == "gpu":
         raise UsageError(
-            f"{path}: is a checkpoint, which is scored with post-processing on the CPU; export a bundle of it"
+            f"{path}: is a checkpoint, which is scored with post-processing on the CPU; export a bundle of it",
+            argument="post_processing",
         )
     from .train.scoring import evaluate_checkpoint
 

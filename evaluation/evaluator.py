@@ -133,7 +133,7 @@ def score_model(
 ) -> Evaluation:
     """Score an opened model; see `evaluate`."""
     if limit is not None and limit < 1:
-        raise UsageError(f"limit must be at least 1, got {limit}")
+        raise UsageError(f"<limit> must be at least 1, got {limit}", argument="limit")
     spec = model.spec
     tasks = shared_tasks(model, dataset)
     total = min(limit or len(dataset), len(dataset))

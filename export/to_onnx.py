@@ -66,7 +66,7 @@ def export_bundle(
     out: str | Path,
     input_size: tuple[int, int] | None = None,
     tasks: Sequence[Task] | None = None,
-    golden_images: Sequence[Path] | None = None,
+    images: Sequence[Path] | None = None,
     overwrite: bool = False,
     precisions: PrecisionOptions | None = None,
     progress: Progress | None = None,
@@ -78,8 +78,8 @@ def export_bundle(
         checkpoint: A checkpoint or its folder.
         out: Folder of the bundle; must not exist unless `overwrite`.
         input_size: (height, width) of the graphs, multiples of 32; by default what the network was trained at.
-        tasks: The heads to keep; by default all that the network has.
-        golden_images: Pictures to prove the steps on and to keep for `verify`; by default three drawn scenes. The
+        tasks: The tasks to keep; by default all that the network has.
+        images: Images to check the steps on and to keep for `verify`; by default three drawn scenes. The
             first three are used.
         overwrite: Replace what lies at `out`.
         precisions: What to write beside fp32, and how; by default nothing.
@@ -100,16 +100,20 @@ def export_bundle(
     opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint)
     out = Path(out)
     if out.exists() and not out.is_dir():
-        raise UsageError(f"{out}: is a file, so it is not replaced; choose another --out")
+        raise UsageError(f"{out}: is a file, so it is not replaced; choose another <out>", argument="out")
     if out.exists() and not overwrite:
-        raise UsageError(f"{out}: exists already; choose another --out or replace it with --force")
+        raise UsageError(
+            f"{out}: exists already; choose another <out> or replace it with <overwrite>", argument=("out", "overwrite")
+        )
     if out.exists() and any(out.iterdir()) and not (out / "bundle.json").is_file():
-        raise UsageError(f"{out}: exists and is not a bundle, so it is not replaced; choose another --out")
+        raise UsageError(
+            f"{out}: exists and is not a bundle, so it is not replaced; choose another <out>", argument="out"
+        )
     network = _with_tasks(opened.network(), tasks, input_size)
     options = options or GraphOptions()
     spec = spec_with_options(network.config, options)
     check_inputs(precisions or PrecisionOptions(), spec)
-    images = _golden_images(golden_images, network.config.input_size)
+    references = _golden_images(images, network.config.input_size)
 
     say("folding norms and implicit knowledge into the convolutions ...")
     folded = fold(network)
@@ -140,11 +144,11 @@ def export_bundle(
                 parity["folding"] = {"before": costs[0].to_json(), "after": costs[1].to_json()}
         weights = _write_caption_weights(folder, network)
         if weights:
-            say(f"comparing captions of the native decoder with the network's on {len(images)} images ...")
-            parity["caption_fp32"] = _prove_caption_weights(network, folder / weights["fp32"], images)
-            say(f"{', '.join(weights.values())}: native captions are the network's on {len(images)} images")
-        say(f"comparing ONNX fp32 with the network on {len(images)} images ...")
-        checks = _prove_graphs(network, spec, folder, graphs, images)
+            say(f"comparing captions of the native decoder with the network's on {len(references)} images ...")
+            parity["caption_fp32"] = _prove_caption_weights(network, folder / weights["fp32"], references)
+            say(f"{', '.join(weights.values())}: native captions are the network's on {len(references)} images")
+        say(f"comparing ONNX fp32 with the network on {len(references)} images ...")
+        checks = _prove_graphs(network, spec, folder, graphs, references)
         failures = [check for check in checks if not check.passed]
         if failures:
             first = failures[0]
@@ -152,11 +156,11 @@ def export_bundle(
                 f"ONNX fp32 differs from the network: {first.stage} on {first.golden}: {first.measured}, allowed "
                 f"{first.allowed} ({len(failures)} of {len(checks)} checks failed); nothing was written to {out}"
             )
-        say(f"ONNX fp32 agrees with the network in {len(checks)} checks on {len(images)} images")
+        say(f"ONNX fp32 agrees with the network in {len(checks)} checks on {len(references)} images")
         for warning in unproven(read_golden(file)[1] for file in sorted((folder / GOLDEN_FOLDER).iterdir())):
             say(f"warning: {warning}")
         parity["onnx_fp32"] = [asdict(check) for check in checks]
-        added = add_precisions(folder, graphs, spec, images, precisions or PrecisionOptions(), say)
+        added = add_precisions(folder, graphs, spec, references, precisions or PrecisionOptions(), say)
         parity["tolerances"].update(added.tolerances)
         parity.update(added.parity)
         write_bundle(
@@ -264,7 +268,9 @@ def _with_tasks(network: Network, tasks: Sequence[Task] | None, input_size: tupl
     config = network.config
     absent = [task for task in tasks or () if task not in config.tasks]
     if absent:
-        raise UsageError(f"the network has no head for {', '.join(absent)}; it has {', '.join(config.tasks)}")
+        raise UsageError(
+            f"<tasks>: the network has no task {', '.join(absent)}; it has {', '.join(config.tasks)}", argument="tasks"
+        )
     chosen = config.with_tasks(tasks) if tasks else config
     chosen = replace(chosen, input_size=check_input_size(input_size) if input_size else config.input_size)
     if chosen == config:
@@ -325,8 +331,9 @@ def check_top_k(spec: ModelSpec, name: str, expected: Answers) -> None:
     count = int(np.count_nonzero(expected.heads["class_logits"][0].max(axis=0) > logit))
     if count > spec.graph.top_k:
         raise UsageError(
-            f"top_k is {spec.graph.top_k}, but {name} has {count} cells above the score threshold {threshold}, so "
-            f"boxes would be lost; give at least {count}, better twice as many"
+            f"<top_k> is {spec.graph.top_k}, but {name} has {count} cells above the score threshold {threshold}, so "
+            f"boxes would be lost; give at least {count}, better twice as many",
+            argument="top_k",
         )
 
 

@@ -31,7 +31,7 @@ def check_number(name: str, value: object, or_none: bool = False) -> None:
     """
     if (value is None and or_none) or (isinstance(value, numbers.Real) and not isinstance(value, bool)):
         return
-    raise UsageError(f"{name} must be a number{' or None' if or_none else ''}, got {described(value)}")
+    raise UsageError(f"<{name}> must be a number{' or None' if or_none else ''}, got {described(value)}", argument=name)
 
 
 def check_count(name: str, value: object, or_none: bool = False) -> None:
@@ -42,7 +42,9 @@ def check_count(name: str, value: object, or_none: bool = False) -> None:
     """
     if (value is None and or_none) or (isinstance(value, numbers.Integral) and not isinstance(value, bool)):
         return
-    raise UsageError(f"{name} must be a whole number{' or None' if or_none else ''}, got {described(value)}")
+    raise UsageError(
+        f"<{name}> must be a whole number{' or None' if or_none else ''}, got {described(value)}", argument=name
+    )
 
 
 def check_flag(name: str, value: object, or_none: bool = False) -> None:
@@ -52,7 +54,9 @@ def check_flag(name: str, value: object, or_none: bool = False) -> None:
         UsageError: Saying what it is instead.
     """
     if not (isinstance(value, bool) or (value is None and or_none)):
-        raise UsageError(f"{name} must be True or False{' or None' if or_none else ''}, got {described(value)}")
+        raise UsageError(
+            f"<{name}> must be True or False{' or None' if or_none else ''}, got {described(value)}", argument=name
+        )
 
 
 def check_text(name: str, value: object, or_none: bool = False) -> None:
@@ -62,7 +66,7 @@ def check_text(name: str, value: object, or_none: bool = False) -> None:
         UsageError: Saying what it is instead.
     """
     if not (isinstance(value, str) or (value is None and or_none)):
-        raise UsageError(f"{name} must be text{' or None' if or_none else ''}, got {described(value)}")
+        raise UsageError(f"<{name}> must be text{' or None' if or_none else ''}, got {described(value)}", argument=name)
 
 
 def check_path(name: str, value: object) -> None:
@@ -72,7 +76,7 @@ def check_path(name: str, value: object) -> None:
         UsageError: Saying what it is instead.
     """
     if not isinstance(value, str | os.PathLike):
-        raise UsageError(f"{name} must be a path, got {described(value)}")
+        raise UsageError(f"<{name}> must be a path, got {described(value)}", argument=name)
 
 
 def check_names(name: str, value: object) -> None:
@@ -84,7 +88,7 @@ def check_names(name: str, value: object) -> None:
     if value is None or isinstance(value, str):
         return
     if not isinstance(value, Collection) or isinstance(value, bytes | Mapping):
-        raise UsageError(f"{name} must be a collection of names, got {described(value)}")
+        raise UsageError(f"<{name}> must be a collection of names, got {described(value)}", argument=name)
     for one in value:
         if not isinstance(one, str):
-            raise UsageError(f"{name} must be a collection of names, got one with {described(one)}")
+            raise UsageError(f"<{name}> must be a collection of names, got one with {described(one)}", argument=name)

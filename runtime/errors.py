@@ -8,11 +8,39 @@ elsewhere or later (a backend that is not installed, no GPU, no display, a full 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 
 class YolorEdgeError(Exception):
-    """Base of every error this package raises on purpose."""
+    """Base of every error this package raises on purpose.
+
+    A message names an argument of a function as `<name>`, as in "<threads> must be at least 1, got 0". `str` shows it
+    as the Python name; the command line shows the option that fills it, `--threads`.
+
+    Attributes:
+        arguments: Names of the arguments that are at fault; all that the message names are among them.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str = "", argument: str | tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.arguments = (argument,) if isinstance(argument, str) else argument
+
+    @property
+    def argument(self) -> str | None:
+        """The argument at fault, or the first of several; None where no argument is."""
+        return self.arguments[0] if self.arguments else None
+
+    def spelled(self, spelling: Callable[[str], str]) -> str:
+        """The message, with every argument that it names written the way `spelling` writes it."""
+        text = str(self.args[0])
+        for name in self.arguments:
+            text = text.replace(f"<{name}>", spelling(name))
+        return text
+
+    def __str__(self) -> str:
+        return self.spelled(str)
 
 
 class UsageError(YolorEdgeError, ValueError):

@@ -67,7 +67,8 @@ def replacing_file(path: Path) -> Iterator[Path]:
 
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Write `content` (text as UTF-8) to `path` so that a reader sees the old file or the new one, never a part."""
-    data = content.encode() if isinstance(content, str) else content
+    # Half of a file name that is no UTF-8 is written as an escape, which JSON reads back.
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     with replacing_file(path) as temporary, temporary.open("wb") as stream:
         stream.write(data)
         stream.flush()
@@ -79,10 +80,13 @@ def writing_lines(path: Path) -> Iterator[TextIO]:
     """Yield a stream for lines of text: a file has them all at the end, anything else gets them as they come."""
     place, is_file = _behind_links(Path(path))
     if is_file:
-        with replacing_file(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        with (
+            replacing_file(path) as temporary,
+            temporary.open("w", encoding="utf-8", errors="backslashreplace") as stream,
+        ):
             yield stream
     else:
-        with open(_open_through(place), "w", encoding="utf-8", buffering=1) as stream:
+        with open(_open_through(place), "w", encoding="utf-8", errors="backslashreplace", buffering=1) as stream:
             yield stream
 
 

@@ -372,7 +372,10 @@ def _native_caption_decoder(bundle: Bundle, choice: str | None) -> NativeCaption
         BundleError: If the weights do not fit.
     """
     if choice is not None and choice not in CAPTION_DECODERS:
-        raise UsageError(f"caption_decoder must be one of {', '.join(CAPTION_DECODERS)}, got {choice!r}")
+        raise UsageError(
+            f"<caption_decoder> must be one of {', '.join(CAPTION_DECODERS)}, got {choice!r}",
+            argument="caption_decoder",
+        )
     if bundle.spec.caption is None or "caption" not in bundle.spec.tasks:
         return None
     precision = CAPTION_DECODERS[choice or "native"]

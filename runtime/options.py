@@ -83,8 +83,9 @@ class PredictOptions:
             return
         if not isinstance(self.caption, CaptionOptions):
             raise UsageError(
-                f"caption must be CaptionOptions or None, got {described(self.caption)}; "
-                "tasks says whether to write one"
+                f"<caption> must be CaptionOptions or None, got {described(self.caption)}; "
+                "<tasks> says whether to write one",
+                argument=("caption", "tasks"),
             )
         _check_search(self.caption)
 

@@ -71,7 +71,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set of eight drawn scenes of 64 x 96 with all four kinds of truth, split "train"."""
     from yolor_edge.evaluation.scenes.scene_files import write_scenes
 
-    return write_scenes(tmp_path_factory.mktemp("data") / "scenes", images=8, seed=3, size=(64, 96))
+    return write_scenes(tmp_path_factory.mktemp("data") / "scenes", count=8, seed=3, size=(64, 96))
 
 
 @pytest.fixture

@@ -93,9 +93,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "captions_per_image", "save_every", "minimum_word_count"):
             if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise UsageError(f"<{name}> must be at least 1, got {getattr(self, name)}", argument=name)
             if getattr(self, name) > MOST_COUNTED:
-                raise UsageError(f"{name} must be at most {MOST_COUNTED}, got {getattr(self, name)}")
+                raise UsageError(f"<{name}> must be at most {MOST_COUNTED}, got {getattr(self, name)}", argument=name)
         for name in (
             "warmup",
             "final_rate",
@@ -107,25 +107,27 @@ class TrainConfig:
             "translate",
         ):
             if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"{name} must lie within 0 and 1, got {getattr(self, name)}")
+                raise UsageError(f"<{name}> must lie within 0 and 1, got {getattr(self, name)}", argument=name)
         for name in ("learning_rate", "clip_norm"):
             if not 0 < getattr(self, name) < float("inf"):
-                raise UsageError(f"{name} must be greater than 0, got {getattr(self, name)}")
+                raise UsageError(f"<{name}> must be greater than 0, got {getattr(self, name)}", argument=name)
         if not 0 <= self.scale_range < 1:
-            raise UsageError(f"scale_range must lie within 0 and 1, got {self.scale_range}")
+            raise UsageError(f"<scale_range> must lie within 0 and 1, got {self.scale_range}", argument="scale_range")
         for name in ("workers", "validate_every", "plain_epochs", "weight_decay", "color", "seed"):
             if getattr(self, name) < 0:
-                raise UsageError(f"{name} must not be negative, got {getattr(self, name)}")
+                raise UsageError(f"<{name}> must not be negative, got {getattr(self, name)}", argument=name)
         for name, most in (("workers", 256), ("seed", (1 << 63) - 1)):
             if getattr(self, name) > most:
-                raise UsageError(f"{name} must be at most {most}, got {getattr(self, name)}")
+                raise UsageError(f"<{name}> must be at most {most}, got {getattr(self, name)}", argument=name)
         for name, choices in (
             ("amp", ("auto", "off")),
             ("augment", ("asymmetric", "none")),
             ("weights", ("float32", "float16")),
         ):
             if getattr(self, name) not in choices:
-                raise UsageError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+                raise UsageError(
+                    f"<{name}> must be one of {', '.join(choices)}, got {getattr(self, name)!r}", argument=name
+                )
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -145,12 +147,15 @@ class TrainConfig:
         for setting in settings:
             name, separator, text = setting.partition("=")
             if not separator:
-                raise UsageError(f"--set {setting}: expected NAME=VALUE, such as batch_size=8")
+                raise UsageError(
+                    f"<settings> {setting}: expected NAME=VALUE, such as batch_size=8", argument="settings"
+                )
             if name not in fields:
                 meant = _meant(name, fields)
                 raise UsageError(
-                    f"--set {setting}: there is no setting {name!r}{meant}; docs/settings.md lists all of them, "
-                    "yolor-edge train --help the options"
+                    f"<settings> {setting}: there is no setting {name!r}{meant}; docs/settings.md lists all of them, "
+                    "yolor-edge train --help the options",
+                    argument="settings",
                 )
             current = getattr(self, name)
             try:
@@ -159,7 +164,9 @@ class TrainConfig:
                 else:
                     changes[name] = type(current)(text)
             except (ValueError, KeyError):
-                raise UsageError(f"--set {setting}: expected a {type(current).__name__}") from None
+                raise UsageError(
+                    f"<settings> {setting}: expected a {type(current).__name__}", argument="settings"
+                ) from None
         return dataclasses.replace(self, **changes)
 
 

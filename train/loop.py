@@ -73,7 +73,9 @@ def fit(
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out}: is a file, expected a folder to write the run to")
     if (out / RUN).exists():
-        raise UsageError(f"{out}: holds a run already; continue it with --resume {out} or choose another --out")
+        raise UsageError(
+            f"{out}: holds a run already; continue it (yolor-edge train --resume {out}) or choose another <out>", "out"
+        )
     dataset = CocoDataset.open(data, split=split, role="train")
     network_config = describe_network(dataset, size, config, input_size, tasks, name, captioner)
     choose_device(config.device)  # Before anything is written: a run that cannot start must not be there to resume.
@@ -104,7 +106,9 @@ def resume(out: str | Path, threads: int | None = None) -> Checkpoint:
     check_threads(threads)
     out = Path(out)
     if not (out / RUN).is_file():
-        raise UsageError(f"{out}: holds no run to resume (no {RUN}); start one with --data and --out")
+        raise UsageError(
+            f"{out}: holds no run to resume (no {RUN}); start one: yolor-edge train --data DIR --out {out}", "out"
+        )
     run = read_json(out / RUN, "the description of a run", UsageError, "start a new one")
     try:
         network_config = NetworkConfig.from_json(run["network"])
@@ -147,19 +151,21 @@ def describe_network(
             task that it needs.
     """
     if captioner not in CAPTIONERS:
-        raise UsageError(f"captioner must be one of {', '.join(CAPTIONERS)}, got {captioner!r}")
+        raise UsageError(f"<captioner> must be one of {', '.join(CAPTIONERS)}, got {captioner!r}", argument="captioner")
     available: tuple[Task, ...] = tuple(task for task in TASKS if task in dataset.tasks)
     absent = [task for task in tasks or () if task not in available]
     if absent:
         raise UsageError(
-            f"{dataset.root} ({dataset.split}): has no truth for {', '.join(absent)}; it has {', '.join(available)}"
+            f"{dataset.root} ({dataset.split}): has no truth for {', '.join(absent)}; it has {', '.join(available)}",
+            argument="tasks",
         )
     chosen = tasks or available
     lacking = [task for task in ("boxes", "caption") if task not in chosen]
     if captioner == "grit" and lacking:
         raise UsageError(
             f"the captioner grit needs the task {' and '.join(lacking)}: its captions look at the cells that boxes "
-            f"come from; the tasks are {', '.join(chosen)}"
+            f"come from; the tasks are {', '.join(chosen)}",
+            argument=("captioner", "tasks"),
         )
     vocabulary: list[str] = []
     if "caption" in chosen:

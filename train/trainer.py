@@ -29,12 +29,14 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise UsageError(f"device {name!r} is not known ({reason}); choose auto, cpu or cuda:N") from None
+        raise UsageError(f"device {name!r} is not known ({reason}); choose auto, cpu or cuda:N", "device") from None
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise NotHereError(f"device {name!r} cannot be used here ({reason}); choose auto, cpu or cuda:N") from None
+        raise NotHereError(
+            f"device {name!r} cannot be used here ({reason}); choose auto, cpu or cuda:N", argument="device"
+        ) from None
     return device
 
 
@@ -98,7 +100,8 @@ class Trainer:
         if not torch.isfinite(total):
             raise YolorEdgeError(
                 f"the loss became {total.item()} at step {self.step_index + 1}; what was saved is kept, "
-                "start again with a lower learning_rate (--set learning_rate=...)"
+                "start again with a lower <learning_rate>",
+                argument="learning_rate",
             )
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(total).backward()
@@ -116,7 +119,8 @@ class Trainer:
         if len(images) == 1 and images.shape[2:] == (32, 32):
             raise UsageError(
                 "a step of one image at 32x32 leaves batch normalisation a single value to take the spread of; take a "
-                "larger --input-size, or a batch_size that leaves no single image for the last step"
+                "larger <input_size>, or a <batch_size> that leaves no single image for the last step",
+                argument=("input_size", "batch_size"),
             )
         images = images.float().div_(255).contiguous(memory_format=torch.channels_last)
         features = self.network.features(images)

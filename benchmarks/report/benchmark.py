@@ -97,10 +97,10 @@ def bench(
     """
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder}: is a file, expected a folder to write the report to")
+        raise UsageError(f"{folder}: is a file, expected a folder to write the report to", "out")
     check_can_be_written(folder)
     if limit is not None and limit < 1:
-        raise UsageError(f"limit must be at least 1, got {limit}")
+        raise UsageError(f"<limit> must be at least 1, got {limit}", argument="limit")
     caption = CaptionOptions(beam_size=beam_size, budget_ms=caption_budget_ms)
     before = {**describe_state(), "cpu_busy_share": busy_share()}
     dataset = _open_dataset(data, split)
@@ -216,7 +216,7 @@ def _pictures(
     if images is not None:
         source = open_source(images)
         if source.kind != "images":
-            raise UsageError(f"{source.name}: is a video or a camera; a report needs pictures")
+            raise UsageError(f"{source.name}: is a video or a camera; a report needs images", "images")
         yield list(source.files), {"origin": "files", "path": os.fspath(images)}
     elif dataset is not None:
         files = [dataset[i].path for i in range(len(dataset))]
@@ -239,7 +239,7 @@ def _golden_pictures(bundle: Bundle, folder: Path) -> list[Path]:
         files.append(folder / f"{Path(name).stem}.jpg")
         write_image(files[-1], image)
     if not files:
-        raise UsageError(f"{bundle.path}: has no golden inputs to measure with; pass --images")
+        raise UsageError(f"{bundle.path}: has no reference inputs to measure with; pass <images>", argument="images")
     return files
 
 
@@ -247,7 +247,7 @@ def _open_dataset(data: str | os.PathLike[str] | None, split: str | None) -> Any
     """The data set to score on, or None."""
     if data is None:
         if split is not None:
-            raise UsageError("a split was named without a data set; pass --data")
+            raise UsageError("a split was named without a data set; pass <data>", argument=("split", "data"))
         return None
     from ...evaluation.dataset.coco import CocoDataset
 

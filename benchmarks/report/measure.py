@@ -138,9 +138,9 @@ def measure(
         ImageError: If a picture cannot be read; before anything is timed.
     """
     if runs < 1:
-        raise UsageError(f"runs must be at least 1, got {runs}")
+        raise UsageError(f"<runs> must be at least 1, got {runs}", argument="runs")
     if maximum_seconds is not None and not 0 <= maximum_seconds < float("inf"):
-        raise UsageError(f"the seconds for runs that count must be at least 0, got {maximum_seconds:g}")
+        raise UsageError(f"<maximum_seconds> must be at least 0, got {maximum_seconds:g}", argument="maximum_seconds")
     if not pictures:
         raise UsageError("there is no picture to measure with")
     paths = [Path(path) for path in pictures[:runs]]

@@ -121,7 +121,7 @@ def object_table(report: Report) -> str:
 
 def _accuracy_text(report: Report) -> str:
     if report.accuracy is None:
-        return "Not measured: no data set was given (`--data`)."
+        return "Not measured: no data set was given."
     found = report.accuracy
     return (
         f"On {found['data']}, split {found['split']}, {found['scores']['images']} images, through the "

@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Build engines of the vision graph in every size and precision.")
     parser.add_argument("--sizes", default="n,s,m", help="network sizes (default: n,s,m)")
     parser.add_argument("--input-size", default="640x640", help="HxW (default: 640x640)")
-    parser.add_argument("--flavour", default="tensorrt_rtx", choices=list(FLAVOURS), help="default: tensorrt_rtx")
+    parser.add_argument("--flavour", default="tensorrt-rtx", choices=list(FLAVOURS), help="default: tensorrt-rtx")
     parser.add_argument("--target", default="sm_86", help="compute capabilities (default: sm_86)")
     parser.add_argument("--out", type=output_stem, required=True, help="what to write, without .json and .md")
     given = parser.parse_args(arguments)

@@ -56,8 +56,8 @@ class Variant:
 
 VARIANTS = (
     Variant("all heads, free batch"),
-    Variant("--heads boxes", ("boxes",)),
-    Variant("--heads boxes,caption", ("boxes", "caption")),
+    Variant("--tasks boxes", ("boxes",)),
+    Variant("--tasks boxes,caption", ("boxes", "caption")),
     Variant("--input-size 384x640", None, (384, 640)),
     Variant("--batch 1", options=GraphOptions(batch=1)),
     Variant("--batch 4", options=GraphOptions(batch=4)),

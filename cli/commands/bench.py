@@ -7,29 +7,18 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from ..main import (
-    _PROGRAM,
-    _add_backend,
-    _add_caption,
-    _add_into,
-    _add_json,
-    _backend,
-    _caption,
-    _command,
-    _counters,
-    _into,
-    _Misuse,
-    _names,
-    _print,
-)
+from ..options import add_backend, add_caption, add_data, add_json, add_tasks, backend_options, caption_options
+from ..output import counters, print_result
+from ..parsing import PROGRAM, Misuse, add_command
 
 
 def add(commands: Any) -> None:
     """Add the command to the parser's commands."""
-    parser = _command(
+    parser = add_command(
         commands,
         "bench",
         _bench,
+        "BUNDLE --out DIR [options]",
         "measure a bundle's latency on this machine, stage by stage",
         "Writes report.json with every raw sample and report.md for people. With --data the same bundle is "
         "scored too, and the accuracy stands beside the latency.",
@@ -37,34 +26,44 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("bundle", metavar="BUNDLE", help="folder of the bundle")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the report")
-    parser.add_argument(
+    add_json(parser)
+    timing = parser.add_argument_group("timing")
+    timing.add_argument(
         "--images",
         metavar="PATH",
-        help="picture, folder or glob (default: those of --data, else golden inputs)",
+        help="image, folder or glob (default: the images of --data, else the reference inputs)",
     )
-    parser.add_argument("--runs", type=int, default=200, metavar="N", help="runs that count (default: 200)")
-    parser.add_argument("--seconds", type=float, metavar="S", help="end the runs that count after S seconds")
-    parser.add_argument("--warmup-seconds", type=float, metavar="S", help="shortest warm-up (default: 2)")
-    parser.add_argument("--data", metavar="DIR", help="data set to score the bundle on")
-    parser.add_argument("--split", metavar="S", help="its split (default: the first that starts with val)")
-    parser.add_argument("--limit", type=int, metavar="N", help="score only its first N images")
-    parser.add_argument("--tasks", type=_names, metavar="A,B", help="tasks to time (default: all)")
-    parser.add_argument("--score-threshold", type=float, metavar="X", help="boxes score above this while timing")
-    _add_caption(parser)
-    _add_backend(parser)
-    _add_into(parser)
-    _add_json(parser)
+    timing.add_argument("--runs", type=int, default=200, metavar="N", help="timed runs (default: 200)")
+    timing.add_argument(
+        "--seconds",
+        dest="maximum_seconds",
+        type=float,
+        metavar="S",
+        help="stop timing after S seconds, even if --runs is not reached (default: no limit)",
+    )
+    timing.add_argument("--warmup-seconds", type=float, metavar="S", help="shortest warm-up (default: 2)")
+    add_tasks(timing, "tasks to time")
+    timing.add_argument(
+        "--score-threshold",
+        type=float,
+        metavar="X",
+        help='least score of a box while timing (default: "thresholds" in bundle.json)',
+    )
+    accuracy = parser.add_argument_group("accuracy")
+    add_data(accuracy, "data set to score the bundle on (default: the bundle is not scored)")
+    accuracy.add_argument("--limit", type=int, metavar="N", help="score only its first N images (default: all)")
+    add_caption(parser)
+    add_backend(parser)
 
 
 def _bench(arguments: argparse.Namespace) -> int:
     from ..benchmarks.report.benchmark import bench
     from ..benchmarks.report.measure import WarmUp
 
-    write = _into(arguments)
-    options = _caption(arguments)
+    options = caption_options(arguments)
     if arguments.warmup_seconds is not None:
         if not 0 <= arguments.warmup_seconds <= 3600:
-            raise _Misuse(f"--warmup-seconds must be from 0 to 3600, got {arguments.warmup_seconds:g}")
+            raise Misuse(f"--warmup-seconds must be from 0 to 3600, got {arguments.warmup_seconds:g}")
         longest = max(WarmUp.maximum_seconds, 5 * arguments.warmup_seconds)
         options["warmup"] = WarmUp(arguments.warmup_seconds, longest)
     report = bench(
@@ -77,12 +76,11 @@ def _bench(arguments: argparse.Namespace) -> int:
         limit=arguments.limit,
         tasks=arguments.tasks,
         score_threshold=arguments.score_threshold,
-        maximum_seconds=arguments.seconds,
-        command=shlex.join([_PROGRAM, *arguments.typed]),
-        progress=_counters(),
+        maximum_seconds=arguments.maximum_seconds,
+        command=shlex.join([PROGRAM, *arguments.typed]),
+        progress=counters(),
         **options,
-        **_backend(arguments),
+        **backend_options(arguments),
     )
-    write(report.table())
-    text = f"{report.table()}\nreport: {Path(arguments.out) / 'report.md'}"
-    return _print(arguments, report.to_json(), text)
+    print_result(arguments, report.to_json(), f"{report.table()}\nreport: {Path(arguments.out) / 'report.md'}")
+    return 0

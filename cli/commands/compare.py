@@ -6,21 +6,25 @@ import argparse
 import math
 from typing import Any
 
-from ..main import _add_json, _command, _print
+from ..options import add_json
+from ..output import print_result
+from ..parsing import add_command
 
 
 def add(commands: Any) -> None:
-    """Add the command to the parser."""
-    parser = _command(
+    """Add the command to the parser's commands."""
+    parser = add_command(
         commands,
         "compare",
         _compare,
+        "A B [A B ...] [options]",
         "compare two latency reports",
         "Shows for every stage the medians of A and B, their ratio with its interval, and whether B is faster, slower, "
         "or no different as far as these runs can tell; then the scores of both, and what differs between bundles, "
-        "machines and settings. Reports that were measured in another way (tasks, thresholds, pictures) are refused. "
+        "machines and settings. Reports measured in different ways (tasks, thresholds, images) are refused. "
         "Exit code 1 if B is slower than --max-slower allows.",
         "yolor-edge compare reports/fp32 reports/int8",
+        needs_opencv=False,
     )
     parser.add_argument(
         "reports",
@@ -33,9 +37,10 @@ def add(commands: Any) -> None:
         "--max-slower",
         type=_percent,
         metavar="PERCENT",
-        help="fail if B certainly takes that much longer end to end, for a build that guards its latency",
+        help="fail if B certainly takes that much longer end to end, for a build that guards its latency (default: "
+        "never fail)",
     )
-    _add_json(parser)
+    add_json(parser)
 
 
 def _percent(text: str) -> float:
@@ -52,5 +57,5 @@ def _compare(arguments: argparse.Namespace) -> int:
     from ..benchmarks.report.comparison import compare
 
     found = compare(arguments.reports)
-    _print(arguments, found.to_json(), found.table())
+    print_result(arguments, found.to_json(), found.table())
     return 1 if arguments.max_slower is not None and found.is_slower_by(arguments.max_slower) else 0

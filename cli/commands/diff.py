@@ -1,4 +1,4 @@
-"""`yolor-edge diff`: where two precisions of one network part."""
+"""`yolor-edge diff`: where two precisions of one network differ."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..main import _add_json, _command, _counter, _print
+from ..options import add_json, add_threads
+from ..output import counter, print_result
+from ..parsing import add_command
 
 
 def add(commands: Any) -> None:
-    """Add the command to the parser."""
-    parser = _command(
+    """Add the command to the parser's commands."""
+    parser = add_command(
         commands,
         "diff",
         _diff,
-        "find where two precisions of one network part",
-        "Runs both on the golden inputs of A, and shows for every stage of the network its range in both, the worst "
-        "and the mean difference, and what its worst layer adds itself. Names the first stage over the tolerance and "
+        "A B [options]",
+        "find where two precisions of one network differ",
+        "Runs both on the reference inputs of A, and shows for every stage of the network its range in both, the worst "
+        "and the mean difference, and what its worst layer adds. Names the first stage over the tolerance and "
         "which of its layers to keep in float; export --keep-float takes that list. Exit code 1 if a stage is over "
         "the tolerance.",
         "yolor-edge diff bundles/scenes:fp32 bundles/scenes:int8 --out keep.txt",
@@ -28,11 +31,11 @@ def add(commands: Any) -> None:
         "--tolerance",
         type=float,
         metavar="X",
-        help="noise that a stage may have, relative to its signal (default: 0.1 for int8, 0.01 for fp16, else 0.0001)",
+        help="largest noise of a stage, relative to its signal (default: 0.1 for int8, 0.01 for fp16, else 0.0001)",
     )
     parser.add_argument("--out", metavar="FILE", help="also write the layers to keep in float, one a line")
-    parser.add_argument("--threads", type=int, metavar="T", help="CPU threads (default: all cores)")
-    _add_json(parser)
+    add_threads(parser)
+    add_json(parser)
 
 
 def _diff(arguments: argparse.Namespace) -> int:
@@ -45,9 +48,9 @@ def _diff(arguments: argparse.Namespace) -> int:
             raise UsageError(f"{arguments.out}: is a folder, expected the name of a file to write")
         check_can_be_written(Path(arguments.out))
     found = diff(
-        arguments.a, arguments.b, arguments.tolerance, threads=arguments.threads, progress=_counter("comparing")
+        arguments.a, arguments.b, arguments.tolerance, threads=arguments.threads, progress=counter("comparing")
     )
     if arguments.out is not None:
         write_atomically(Path(arguments.out), found.keep_float_text())
-    _print(arguments, found.to_json(), found.table())
+    print_result(arguments, found.to_json(), found.table())
     return 0 if found.passed else 1

@@ -6,54 +6,56 @@ import argparse
 import json
 from typing import Any
 
+from ..imports import check_opencv, is_of_an_import, trouble_of
+from ..options import add_json
+from ..output import print_result, quiet_imports
+from ..parsing import add_command
+
 
 def add(commands: Any) -> None:
     """Add the command to the parser's commands."""
-    from .. import main as cli
-
-    parser = cli._command(
+    parser = add_command(
         commands,
         "doctor",
         _doctor,
+        "[BUNDLE] [options]",
         "say what this machine has for running bundles, what is broken, and what to type next",
         "One line for each thing: ok, none (not there, and nothing needs it), missing or problem, with the cure. With "
         "a bundle also whether it is whole and which of its engines fit here. Changes nothing; exit code 1 only where "
         "something that is there is broken.",
         "yolor-edge doctor bundles/scenes",
+        needs_opencv=False,
     )
-    parser.add_argument("bundle", nargs="?", metavar="BUNDLE", help="folder of a bundle to look at as well")
-    cli._add_json(parser)
+    parser.add_argument("bundle", nargs="?", metavar="BUNDLE", help="folder of a bundle to check as well")
+    add_json(parser)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from .. import main as cli
-
     try:
-        from ..runtime.diagnosis.doctor import examine
-    except ImportError as error:  # of what the runtime itself stands on: numpy, OpenCV or the extension
+        check_opencv()
+        with quiet_imports():
+            from ..runtime.diagnosis.doctor import examine
+    except Exception as error:  # of what the runtime itself stands on: numpy, OpenCV or the extension
         return _tell_of_the_runtime(error, arguments.json)
     found = examine(arguments.bundle)
-    cli._print(arguments, found.to_json(), found.table())
+    print_result(arguments, found.to_json(), found.table())
     return found.exit_code
 
 
-def _tell_of_the_runtime(error: ImportError, as_json: bool) -> int:
-    """Say that the runtime itself does not load, in the same form, with the cure for the usual reasons."""
-    reason = " ".join(str(error).split())
-    module = (error.name or "").partition(".")[0]
-    if "_native" in reason or "_native" in (error.name or ""):
-        name, cure = (
-            "extension",
-            "it was not built for this Python: in a clone, pip install --force-reinstall --no-deps .",
-        )
-    elif module == "numpy" or "numpy" in reason:
-        name, cure = "numpy", "pip install --force-reinstall numpy"
-    else:  # most often libGL.so.1 or libgthread-2.0.so.0, which only the OpenCV with windows wants
-        name = "OpenCV"
-        cure = "pip uninstall -y opencv-python opencv-contrib-python, then pip install opencv-python-headless"
-    check = {"group": "software", "name": name, "state": "problem", "found": f"does not load: {reason}", "cure": cure}
+def _tell_of_the_runtime(error: Exception, as_json: bool) -> int:
+    """Say that the runtime itself does not load, in the same form, with the cure."""
+    trouble = trouble_of(error) if is_of_an_import(error) else None
+    if trouble is None:
+        raise error
+    check = {
+        "group": "software",
+        "name": trouble.name,
+        "state": "problem",
+        "found": trouble.found,
+        "cure": trouble.cure,
+    }
     if as_json:
-        print(json.dumps({"passed": False, "checks": [check], "next": [cure]}, indent=2))
+        print(json.dumps({"passed": False, "checks": [check], "next": [trouble.cure]}, indent=2))
     else:
-        print(f"software\n  problem  {name}  {check['found']}; {cure}")
+        print(f"software\n  problem  {trouble.name}  {trouble.found}; {trouble.cure}")
     return 1

@@ -5,26 +5,18 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..main import (
-    _add_backend,
-    _add_caption,
-    _add_into,
-    _add_json,
-    _backend,
-    _caption,
-    _command,
-    _counter,
-    _into,
-    _print,
-)
+from ..options import add_backend, add_caption, add_data, add_json, backend_options, caption_options
+from ..output import counter, print_result
+from ..parsing import add_command
 
 
 def add(commands: Any) -> None:
     """Add the command to the parser's commands."""
-    parser = _command(
+    parser = add_command(
         commands,
         "evaluate",
         _evaluate,
+        "CHECKPOINT|BUNDLE --data DIR [options]",
         "score a checkpoint or a bundle on a data set",
         "Box AP and mask AP by COCO's protocol, mIoU and frequency-weighted IoU, BLEU-4 and CIDEr; on scenes "
         "also how often a caption names the largest object and states a true relation. A checkpoint needs "
@@ -32,21 +24,18 @@ def add(commands: Any) -> None:
         "yolor-edge evaluate runs/scenes --data scenes --split val",
     )
     parser.add_argument("model", metavar="CHECKPOINT|BUNDLE", help="folder of a checkpoint, a run or a bundle")
-    parser.add_argument("--data", required=True, metavar="DIR", help="folder of the data set")
-    parser.add_argument("--split", metavar="S", help="split to score on (default: the first that starts with val)")
-    parser.add_argument("--limit", type=int, metavar="N", help="score only the first N images")
-    _add_caption(parser)
-    _add_backend(parser)
-    _add_into(parser)
-    _add_json(parser)
+    add_data(parser, "folder of the data set", required=True)
+    parser.add_argument("--limit", type=int, metavar="N", help="score only the first N images (default: all)")
+    add_json(parser)
+    add_caption(parser)
+    add_backend(parser)
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     from ..runtime.captions.captioning import CaptionOptions
     from ..scoring import evaluate_checkpoint_or_bundle
 
-    write = _into(arguments)
-    options = _caption(arguments)
+    options = caption_options(arguments)
     chosen = options.pop("caption_decoder", None)
     if "caption_budget_ms" in options:
         options["budget_ms"] = options.pop("caption_budget_ms")
@@ -57,8 +46,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         limit=arguments.limit,
         caption=CaptionOptions(**options) if options else None,
         caption_decoder=chosen,
-        progress=_counter("scoring"),
-        **_backend(arguments),
+        progress=counter("scoring"),
+        **backend_options(arguments),
     )
-    write(found.table())
-    return _print(arguments, found.to_json(), found.table())
+    print_result(arguments, found.to_json(), found.table())
+    return 0

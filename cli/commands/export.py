@@ -6,69 +6,87 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..main import _command, _Misuse, _names, _say, _size
+from ..options import add_data, add_tasks, names, size
+from ..output import say
+from ..parsing import Misuse, add_command
 
 
 def add(commands: Any) -> None:
-    """Add the command to the parser."""
-    parser = _command(
+    """Add the command to the parser's commands."""
+    parser = add_command(
         commands,
         "export",
         _export,
-        "turn a checkpoint into a bundle, proven step by step",
-        "Folds BatchNorm and implicit knowledge, writes ONNX graphs, compares every step with the one before "
-        "on the same pictures, and writes nothing where they differ.",
+        "CHECKPOINT --out BUNDLE [options]",
+        "turn a checkpoint into a bundle; each conversion is checked against the previous one",
+        "Folds BatchNorm and implicit knowledge, writes ONNX graphs, compares each with the step before it "
+        "on the same images, and writes nothing where they differ.",
         "yolor-edge export runs/scenes --out bundles/scenes\n"
         "  yolor-edge export runs/scenes --out bundles/small --precision fp16,int8 --calibration scenes/train "
         "--data scenes",
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder of a checkpoint or of a run")
     parser.add_argument("--out", required=True, metavar="BUNDLE", help="folder of the bundle; must not exist")
-    parser.add_argument(
-        "--input-size", type=_size, metavar="HxW", help="multiples of 32 (default: what it was trained at)"
+    parser.add_argument("--force", dest="overwrite", action="store_true", help="replace a bundle that lies at --out")
+    graph = parser.add_argument_group("graphs")
+    graph.add_argument(
+        "--input-size",
+        type=size,
+        metavar="HxW",
+        help="multiples of 32; one number for a square (default: what it was trained at)",
     )
-    parser.add_argument("--heads", type=_names, metavar="A,B", help="tasks to keep (default: all)")
-    parser.add_argument(
+    add_tasks(graph, "tasks to keep")
+    graph.add_argument("--batch", type=int, metavar="N", help="fix the batch size to N (default: any)")
+    graph.add_argument(
+        "--top-k",
+        type=int,
+        metavar="K",
+        help="output only the K cells with the highest class logit (default: all cells)",
+    )
+    graph.add_argument(
+        "--semantic-map",
+        action="store_true",
+        help="include the argmax in the graph: output class indices, not logits",
+    )
+    graph.add_argument(
         "--images",
         nargs="+",
         metavar="PATH",
-        help="pictures, or folders of them, to prove the steps on (default: scenes)",
+        help="images, or folders of them, to check the conversions on (default: drawn scenes)",
     )
-    parser.add_argument("--batch", type=int, metavar="N", help="fix the images of a run to N (default: any number)")
-    parser.add_argument(
-        "--top-k", type=int, metavar="K", help="let the graph give only the K cells with the highest class logit"
-    )
-    parser.add_argument(
-        "--semantic-map", action="store_true", help="let the graph give the semantic map instead of its logits"
-    )
-    parser.add_argument("--force", action="store_true", help="replace a bundle that lies at --out")
-    parser.add_argument(
+    precision = parser.add_argument_group("precision")
+    precision.add_argument(
         "--precision",
-        type=_names,
+        dest="precisions",
+        type=names,
+        default=(),
         metavar="P,Q",
-        help="beside fp32: fp16, int8, or auto, which keeps int8 only if faster here (default: fp32 alone)",
+        help="beside fp32: fp16, int8, or auto, which keeps int8 only if it is faster here (default: fp32 alone)",
     )
-    parser.add_argument(
-        "--calibration", metavar="LIST|DIR", help="pictures for int8: a folder, or a text file with one path a line"
+    precision.add_argument(
+        "--keep-float",
+        metavar="FILE",
+        help="layers to keep in a wider format, one a line, as yolor-edge diff --out writes them (default: none)",
     )
-    parser.add_argument(
+    int8 = parser.add_argument_group("int8")
+    int8.add_argument(
+        "--calibration", metavar="LIST|DIR", help="images to calibrate on: a folder, or a text file with a path a line"
+    )
+    int8.add_argument(
         "--calibration-method",
+        dest="method",
         default="percentile",
         metavar="M",
         help="minmax, percentile or entropy (default: percentile)",
     )
-    parser.add_argument("--scales", metavar="FILE", help="calibration.json of an earlier export instead of pictures")
-    parser.add_argument("--data", metavar="DIR", help="data set that int8 is scored on, in fp32 and int8")
-    parser.add_argument("--split", metavar="S", help="its split (default: the first that starts with val)")
-    parser.add_argument(
+    int8.add_argument("--scales", metavar="FILE", help="calibration.json of an earlier export, instead of images")
+    add_data(int8, "data set to score int8 against fp32 on (default: int8 is not scored)")
+    int8.add_argument(
         "--max-drop",
         type=float,
         default=0.01,
         metavar="X",
-        help="largest drop of box AP, mask AP, mIoU and CIDEr that int8 may cost (default: 0.01)",
-    )
-    parser.add_argument(
-        "--keep-float", metavar="FILE", help="layers to keep in a wider format, one a line, as diff --out writes them"
+        help="largest drop of box AP, mask AP, mIoU and CIDEr to accept of int8 (default: 0.01)",
     )
 
 
@@ -84,26 +102,26 @@ def _export(arguments: argparse.Namespace) -> int:
         for path in arguments.images:
             source = open_source(path)
             if source.kind != "images":
-                raise _Misuse(f"--images {source.name}: is a video or a camera; give pictures or folders of them")
+                raise Misuse(f"--images {source.name}: is a video or a camera; give images or folders of them")
             images += source.files
     bundle = export_bundle(
         arguments.checkpoint,
         arguments.out,
         input_size=arguments.input_size,
-        tasks=arguments.heads,
-        golden_images=images,
-        overwrite=arguments.force,
+        tasks=arguments.tasks,
+        images=images,
+        overwrite=arguments.overwrite,
         precisions=PrecisionOptions(
-            precisions=arguments.precision or (),
+            precisions=arguments.precisions,
             calibration=arguments.calibration,
-            method=arguments.calibration_method,
+            method=arguments.method,
             scales=None if arguments.scales is None else Path(arguments.scales),
             data=arguments.data,
             split=arguments.split,
             max_drop=arguments.max_drop,
             keep_float=() if arguments.keep_float is None else read_layers(arguments.keep_float),
         ),
-        progress=_say,
+        progress=say,
         options=GraphOptions(arguments.batch, arguments.top_k, arguments.semantic_map),
     )
     print(f"bundle: {bundle.path}")

@@ -1,4 +1,4 @@
-"""`yolor-edge run`: answers for pictures, a video, a camera or a stream, drawn, shown and written down."""
+"""`yolor-edge run`: inference on images, a video, a camera or a stream; results are drawn, shown and written."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import shutil
 import sys
 from typing import TYPE_CHECKING, Any
 
+from ..options import add_backend, add_caption, add_json, add_tasks, backend_options, caption_options
+from ..output import print_result, say
+from ..parsing import Misuse, add_command
 from ..termination import terminated_like_interrupted
 
 if TYPE_CHECKING:
@@ -21,19 +24,18 @@ _OF_BUNDLE = '(default: "thresholds" in bundle.json)'
 
 def add(commands: Any) -> None:
     """Add the command to the parser's commands."""
-    from .. import main as cli
-
-    parser = cli._command(
+    parser = add_command(
         commands,
         "run",
         _run,
-        "answer for pictures, a video, a camera or a stream, and draw the answers",
-        "Writes annotated pictures, or one MP4 for a video, camera or stream, and results.jsonl with one JSON object "
-        "for each frame. A picture that cannot be read is reported and skipped, and the exit code is 1 then. Ctrl-C "
-        "ends the run and keeps what was answered until then; for files the exit code is 130 then. Progress goes to "
-        "stderr. Frames that come from a camera faster than they can be answered are "
-        "dropped, the oldest first, and counted; files are always answered whole.",
-        "yolor-edge run bundles/scenes holiday.mp4 --out answers\n"
+        "BUNDLE SOURCE [SOURCE ...] [options]",
+        "run inference on images, a video, a camera or a stream, and draw the results",
+        "Writes annotated images, or one MP4 for a video, camera or stream, and results.jsonl with one JSON object "
+        "for each frame. An image that cannot be read is reported and skipped, and the exit code is 1 then. Ctrl-C "
+        "ends the run and keeps the results so far; for files the exit code is 130 then. Progress goes to "
+        "stderr. When a camera is faster than inference, the oldest frames are dropped and counted; no frame of a file "
+        "is dropped.",
+        "yolor-edge run bundles/scenes holiday.mp4 --out results\n"
         "  yolor-edge run bundles/scenes 0 --camera-size 1280x720 --show\n"
         "  yolor-edge run bundles/scenes rtsp://user:password@10.0.0.7/stream1 --no-pictures --jsonl -\n"
         '  yolor-edge run bundles/scenes "nvarguscamerasrc ! nvvidconv ! video/x-raw,format=BGRx"\n'
@@ -44,42 +46,45 @@ def add(commands: Any) -> None:
         "source",
         metavar="SOURCE",
         nargs="+",
-        help="picture or several, folder, glob, video; camera index or /dev/videoN; URL (rtsp, http, ...); GStreamer "
-        "pipeline in quotes; or - for bare frames on standard input",
+        help="image or several, folder, glob, video; camera index or /dev/videoN; URL (rtsp, http, ...); GStreamer "
+        "pipeline in quotes; or - for raw frames on standard input",
     )
-    parser.add_argument("--out", default="yolor-edge-out", metavar="DIR", help="folder (default: yolor-edge-out)")
-    parser.add_argument(
-        "--tasks", type=cli._names, metavar="A,B", help="of boxes, masks, semantic, caption (default: all)"
+    results = parser.add_argument_group("results")
+    add_tasks(results, "tasks to run")
+    results.add_argument("--score-threshold", type=float, metavar="X", help=f"least score of a box {_OF_BUNDLE}")
+    results.add_argument(
+        "--iou-threshold", type=float, metavar="X", help=f"of two boxes that overlap more, one is dropped {_OF_BUNDLE}"
     )
-    parser.add_argument("--score-threshold", type=float, metavar="X", help=f"boxes score above this {_OF_BUNDLE}")
-    parser.add_argument(
-        "--iou-threshold", type=float, metavar="X", help=f"of two boxes that overlap more, one goes {_OF_BUNDLE}"
-    )
-    parser.add_argument("--max-detections", type=int, metavar="N", help=f"most boxes of one picture {_OF_BUNDLE}")
-    cli._add_caption(parser)
-    parser.add_argument(
+    results.add_argument("--max-detections", type=int, metavar="N", help=f"most boxes of an image {_OF_BUNDLE}")
+    captions = add_caption(parser)
+    captions.add_argument(
         "--caption-every",
         type=_caption_every,
         default=1,
         metavar="N",
         help="caption every N frames, or with scene-change those that show another scene (default: 1)",
     )
-    parser.add_argument("--max-frames", type=int, metavar="N", help="stop after N frames")
-    parser.add_argument("--no-pictures", action="store_true", help="write only results.jsonl")
-    parser.add_argument("--no-jsonl", action="store_true", help="write only pictures or video")
-    parser.add_argument(
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--out", default="yolor-edge-out", metavar="DIR", help="folder to write to (default: yolor-edge-out)"
+    )
+    output.add_argument("--no-pictures", action="store_true", help="write no annotated images or video")
+    output.add_argument("--no-jsonl", action="store_true", help="write no JSON lines")
+    output.add_argument(
         "--jsonl",
         metavar="FILE",
-        help="write the JSON lines to FILE instead of results.jsonl; with - print them, and nothing else, on stdout",
+        help="write the JSON lines to FILE; with - print them, and nothing else, on stdout (default: results.jsonl in "
+        "--out)",
     )
-    parser.add_argument("--show", action="store_true", help="show the answers in a window; q ends")
-    parser.add_argument(
+    output.add_argument("--show", action="store_true", help="show the results in a window; q closes it and ends")
+    drawing = parser.add_argument_group("drawing")
+    drawing.add_argument(
         "--draw",
-        type=cli._names,
+        type=names,
         metavar="A,B",
         help="draw only these of boxes, masks, labels, scores, semantic, caption (default: all that is predicted)",
     )
-    parser.add_argument(
+    drawing.add_argument(
         "--panels",
         type=int,
         choices=(1, 2),
@@ -87,54 +92,58 @@ def add(commands: Any) -> None:
         help="2 puts the semantic map beside the image and the caption below, enlarging small images; 1 lays boxes and "
         "masks on the image at its own size, and map and caption where --draw names them (default: 2)",
     )
-    parser.add_argument(
+    drawing.add_argument(
         "--line-width", type=int, metavar="N", help="pixels of drawn lines (default: by the size of the drawing)"
     )
-    parser.add_argument(
+    drawing.add_argument(
         "--overlay",
         action=argparse.BooleanOptionalAction,
-        help="write frame number, rate, drops and stage times above the drawings (default: for cameras and streams)",
+        help="draw frame number, frame rate, drops and stage times as well (default: for cameras and streams)",
     )
-    parser.add_argument(
+    add_json(output)
+    frames = parser.add_argument_group("cameras, streams and standard input")
+    frames.add_argument(
         "--camera-size",
         type=_width_by_height,
         metavar="WIDTHxHEIGHT",
-        help="wanted of a camera, such as 1280x720; of standard input, the size of its frames",
+        help="size to ask a camera for, such as 1280x720 (default: its own); of the frames on standard input",
     )
-    parser.add_argument(
+    frames.add_argument(
+        "--camera-fps", type=float, metavar="X", help="frames per second to ask a camera for (default: its own)"
+    )
+    frames.add_argument(
         "--layout",
         choices=("bgr", "rgb", "bgra", "rgba", "grey", "nv12", "yuyv"),
-        help="of the bare frames on standard input (default: bgr)",
+        help="pixel layout of the frames on standard input (default: bgr)",
     )
-    parser.add_argument("--camera-fps", type=float, metavar="X", help="frames per second wanted of a camera")
-    parser.add_argument(
+    frames.add_argument("--max-frames", type=int, metavar="N", help="stop after N frames (default: no limit)")
+    frames.add_argument(
         "--reconnect",
+        dest="reconnect_seconds",
         type=float,
         default=10.0,
         metavar="SECONDS",
-        help="how long to try again when a camera or a stream is lost; 0 ends at once (default: 10)",
+        help="how long to retry when a camera or a stream is lost; 0 ends at once (default: 10)",
     )
-    cli._add_backend(parser)
-    cli._add_json(parser)
+    add_backend(parser)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from .. import main as cli
     from ..runtime.runner.runner import run
     from ..runtime.sources.capture import CameraOptions
 
     to_stdout = arguments.jsonl == "-"
     if to_stdout and (arguments.json or arguments.no_jsonl):
         other = "--json" if arguments.json else "--no-jsonl"
-        raise cli._Misuse(f"--jsonl - prints the JSON lines on stdout; leave out {other}")
+        raise Misuse(f"--jsonl - prints the JSON lines on stdout; leave out {other}")
     if arguments.jsonl and arguments.no_jsonl:
-        raise cli._Misuse(f"--jsonl {arguments.jsonl} writes the JSON lines; leave out --no-jsonl")
+        raise Misuse(f"--jsonl {arguments.jsonl} writes the JSON lines; leave out --no-jsonl")
     if arguments.no_pictures and arguments.no_jsonl and not arguments.show:
-        raise cli._Misuse("--no-pictures and --no-jsonl leave nothing to write; leave out one of them, or add --show")
+        raise Misuse("--no-pictures and --no-jsonl leave nothing to write; leave out one of them, or add --show")
     if len(arguments.source) > 1:
         addresses = [source for source in arguments.source if source.startswith("-") or "://" in source]
         if addresses:
-            raise cli._Misuse("several sources at once must be picture files; give cameras and addresses one by one")
+            raise Misuse("several sources at once must be image files; give cameras and addresses one by one")
     is_terminal = sys.stderr.isatty()
     with terminated_like_interrupted():
         summary = run(
@@ -151,18 +160,20 @@ def _run(arguments: argparse.Namespace) -> int:
             overlay=arguments.overlay,
             drawing=_drawing(arguments),
             caption_every=arguments.caption_every,
-            camera=CameraOptions(arguments.camera_size, arguments.camera_fps, arguments.reconnect, arguments.layout),
+            camera=CameraOptions(
+                arguments.camera_size, arguments.camera_fps, arguments.reconnect_seconds, arguments.layout
+            ),
             max_frames=arguments.max_frames,
-            report=cli._say,
+            report=say,
             report_seconds=None if is_terminal else _SECONDS_IN_A_FILE,
             report_width=shutil.get_terminal_size().columns - 1 if is_terminal else None,
-            **cli._caption(arguments),
-            **cli._backend(arguments),
+            **caption_options(arguments),
+            **backend_options(arguments),
         )
     if to_stdout:
-        cli._say(_text(summary))
+        say(_text(summary))
     else:
-        cli._print(arguments, summary.to_json(), _text(summary))
+        print_result(arguments, summary.to_json(), _text(summary))
     return summary.exit_code
 
 

@@ -5,24 +5,29 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..main import _command, _counter, _size
+from ..options import size
+from ..output import counter
+from ..parsing import add_command
 
 
 def add(commands: Any) -> None:
     """Add the command to the parser's commands."""
-    parser = _command(
+    parser = add_command(
         commands,
         "scenes",
         _scenes,
+        "OUT --count N --seed S [options]",
         "draw a data set of scenes with all four kinds of truth",
-        "Writes pictures and annotations in COCO's layout; the same seed gives the same files.",
-        "yolor-edge scenes scenes --images 200 --seed 1",
+        "Writes images and annotations in COCO's layout; the same seed gives the same files.",
+        "yolor-edge scenes scenes --count 200 --seed 1",
     )
     parser.add_argument("out", metavar="OUT", help="folder of the data set, made if missing")
-    parser.add_argument("--images", type=int, required=True, metavar="N", help="how many pictures")
-    parser.add_argument("--seed", type=int, required=True, metavar="S", help="names the series of scenes")
+    parser.add_argument("--count", type=int, required=True, metavar="N", help="how many images")
+    parser.add_argument("--seed", type=int, required=True, metavar="S", help="seed of the random numbers")
     parser.add_argument("--split", default="train", metavar="NAME", help="name of the split (default: train)")
-    parser.add_argument("--size", type=_size, metavar="HxW", help="size of every picture (default: 224x288)")
+    parser.add_argument(
+        "--image-size", dest="size", type=size, metavar="HxW", help="size of every image (default: 224x288)"
+    )
 
 
 def _scenes(arguments: argparse.Namespace) -> int:
@@ -31,11 +36,11 @@ def _scenes(arguments: argparse.Namespace) -> int:
     options = {} if arguments.size is None else {"size": arguments.size}
     out = write_scenes(
         arguments.out,
-        arguments.images,
+        arguments.count,
         arguments.seed,
         split=arguments.split,
-        progress=_counter("drawing"),
+        progress=counter("drawing"),
         **options,
     )
-    print(f"{arguments.images} scenes of seed {arguments.seed} are in {out}, split {arguments.split}")
+    print(f"{arguments.count} scenes of seed {arguments.seed} are in {out}, split {arguments.split}")
     return 0

@@ -40,7 +40,7 @@ Progress = Callable[[int, int], None]
 
 def write_scenes(
     out: Path | str,
-    images: int,
+    count: int,
     seed: int,
     split: str = "train",
     size: tuple[int, int] = (224, 288),
@@ -54,11 +54,11 @@ def write_scenes(
 
     Args:
         out: Folder of the data set; made if missing. Other splits in it stay as they are.
-        images: How many to draw, at least 1.
+        count: How many images to draw, at least 1.
         seed: Names the series of scenes, at least 0; each split of a data set needs its own.
         split: Name of the folder with the images, and last part of the annotation files' names.
         size: (height, width) of every picture, each 64 to 2048.
-        progress: Called with (images done, images) after each.
+        progress: Called with (images done, count) after each.
 
     Returns:
         `out` as a path.
@@ -68,7 +68,7 @@ def write_scenes(
             split of `out` was drawn from the same seed.
     """
     out = Path(out)
-    _check_arguments(out, images, seed, split, size)
+    _check_arguments(out, count, seed, split, size)
     annotations = out / "annotations"
     targets = {
         "images": out / split,
@@ -79,22 +79,24 @@ def write_scenes(
     }
     _check_free(out, split, seed, size, list(targets.values()))
     with _staging(out, split) as staging:
-        _write_split(staging, images, seed, size, progress)
+        _write_split(staging, count, seed, size, progress)
         annotations.mkdir(exist_ok=True)
         _move_all({staging / name: target for name, target in targets.items()})
     return out
 
 
-def _check_arguments(out: Path, images: int, seed: int, split: str, size: tuple[int, int]) -> None:
-    if images < 1:
-        raise UsageError(f"--images must be at least 1, got {images}")
+def _check_arguments(out: Path, count: int, seed: int, split: str, size: tuple[int, int]) -> None:
+    if count < 1:
+        raise UsageError(f"<count> must be at least 1, got {count}", argument="count")
     if seed < 0:
-        raise UsageError(f"--seed must be at least 0, got {seed}")
+        raise UsageError(f"<seed> must be at least 0, got {seed}", argument="seed")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", split) or split == "annotations":
-        raise UsageError(f'--split must be a name of letters, digits, "-" and "_", such as train or val, got "{split}"')
+        raise UsageError(
+            f'<split> must be a name of letters, digits, "-" and "_", such as train or val, got "{split}"', "split"
+        )
     if len(size) != 2 or not all(64 <= side <= 2048 for side in size):
         given = " x ".join(str(side) for side in size)
-        raise UsageError(f"--size must be height and width of 64 to 2048 pixels each, got {given}")
+        raise UsageError(f"<size> must be height and width of 64 to 2048 pixels each, got {given}", argument="size")
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out}: is a file, expected a folder to write the data set to")
 
@@ -104,7 +106,8 @@ def _check_free(out: Path, split: str, seed: int, size: tuple[int, int], targets
         if os.path.lexists(target):
             raise UsageError(
                 f'{out}: has a split "{split}" already ({target.relative_to(out)}); '
-                "remove it, or choose another folder or another --split"
+                "remove it, or choose another folder or another <split>",
+                argument="split",
             )
     for path in sorted((out / "annotations").glob("instances_*.json")):
         try:
@@ -115,7 +118,8 @@ def _check_free(out: Path, split: str, seed: int, size: tuple[int, int], targets
             other = path.stem.removeprefix("instances_")
             raise UsageError(
                 f'{out}: its split "{other}" was drawn from seed {seed} too, so "{split}" would repeat its '
-                "pictures; give another --seed"
+                "images; give another <seed>",
+                argument="seed",
             )
 
 

@@ -17,7 +17,7 @@ from ...runtime.errors import EngineBuildError
 LOW_MEMORY_WORKSPACE_MIB = 256
 # Before it has seen a graph. TensorRT for RTX 1.7 as measured: 288 to 395 MiB for graphs of 3 to 44 MB. TensorRT 10 as
 # its log tells ("Init builder kernel library"), on a Jetson Thor.
-_BUILDER_MIB = {"tensorrt_rtx": 300, "tensorrt": 1500}
+_BUILDER_MIB = {"tensorrt-rtx": 300, "tensorrt": 1500}
 # As measured: the graph's weights some two times, in memory; once on the disk, beside 5 to 12 MB of kernels.
 _GRAPHS_IN_MEMORY = 2
 _KERNEL_BYTES = 12_000_000
@@ -86,10 +86,10 @@ def less_memory(low_memory: bool, workspace_mib: int | None) -> str:
     """What to do where memory ran out with these settings."""
     if not low_memory:
         smaller = (LOW_MEMORY_WORKSPACE_MIB if workspace_mib is None else workspace_mib) // 2
-        return f"build with --low-memory, and with --workspace {max(smaller, 1)} if that is not enough"
+        return f"build in low-memory mode, and with a workspace of {max(smaller, 1)} MiB if that is not enough"
     smaller = (LOW_MEMORY_WORKSPACE_MIB if workspace_mib is None else workspace_mib) // 2
     others = "end what else holds memory or add swap"
-    return f"build with --workspace {smaller}, or {others}" if smaller >= _SMALLEST_WORKSPACE_MIB else others
+    return f"build with a workspace of {smaller} MiB, or {others}" if smaller >= _SMALLEST_WORKSPACE_MIB else others
 
 
 def workspace_limit_mib(low_memory: bool, workspace_mib: int | None) -> int | None:

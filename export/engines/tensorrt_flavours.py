@@ -1,4 +1,4 @@
-"""One builder over `tensorrt` (10.3 to 11) and `tensorrt_rtx`: whatever differs between them is in this file.
+"""One builder over `tensorrt` (10.3 to 11) and `tensorrt-rtx`: whatever differs between them is in this file.
 
 Precision is in the graph: every network is strongly typed and no precision flag is ever set, so one ONNX file gives the
 same arithmetic in every version. What differs:
@@ -99,29 +99,27 @@ class Built:
 
 
 def load_toolkit(flavour: str | None = None) -> Toolkit:
-    """Import a flavour's package; by default the one that is installed, `tensorrt` before `tensorrt_rtx`.
+    """Import a flavour's package; by default the one that is installed, `tensorrt` before `tensorrt-rtx`.
 
     Raises:
         UsageError: If there is no such flavour.
         BackendError: If its package is missing, does not load or is too old.
     """
-    if flavour is not None and flavour.replace("-", "_") in FLAVOURS:
-        flavour = flavour.replace("-", "_")  # as the backend of this flavour is written
     if flavour is not None and flavour not in FLAVOURS:
-        raise UsageError(f"unknown flavour {flavour!r}; the flavours are {', '.join(FLAVOURS)}")
+        raise UsageError(f"unknown flavour {flavour!r}; the flavours are {', '.join(FLAVOURS)}", argument="flavour")
     installed = installed_flavours()
     if flavour is None and installed:
         flavour = installed[0]
     if flavour is None or flavour not in installed:
         missing = f"flavour {flavour!r} needs the package {flavour}" if flavour else "no TensorRT is installed"
         choices = "; ".join(
-            f"for {entry.devices}: {install_command(entry.extra)} (--flavour {name})"
+            f"for {entry.devices}: {install_command(entry.extra)} (flavour {name})"
             for name, entry in FLAVOURS.items()
             if flavour in (None, name)
         )
         others = [name for name in installed if name != flavour]
-        instead = f"; or choose --flavour {others[0]}, which is installed" if others else ""
-        raise BackendError(f"{missing}; {choices}{instead}")
+        instead = f"; or choose <flavour> {others[0]}, which is installed" if others else ""
+        raise BackendError(f"{missing}; {choices}{instead}", argument="flavour")
     return Toolkit(flavour, import_flavour(flavour))
 
 
@@ -156,7 +154,7 @@ class Toolkit:
     @property
     def is_rtx(self) -> bool:
         """Whether this is TensorRT for RTX."""
-        return self.flavour == "tensorrt_rtx"
+        return self.flavour == "tensorrt-rtx"
 
     @property
     def has_timing_cache(self) -> bool:
@@ -189,18 +187,22 @@ class Toolkit:
                 hint = "; it builds for the GPU of the machine it runs on, so run this there"
             raise UsageError(
                 f"{self.flavour} {self.version} cannot build for {', '.join(unknown)}{hint}; "
-                f"here its targets are {', '.join(known) or 'none'}"
+                f"here its targets are {', '.join(known) or 'none'}",
+                argument="targets",
             )
         if self.is_rtx:
             return tuple(t for t in known if (t in asked if asked else t != _TURING))
         if self.device is None:
             raise BackendError(
                 f"{self.flavour} {self.version} builds only on a machine with an NVIDIA GPU and its driver; run this "
-                "on the device, or choose --flavour tensorrt_rtx if the target is a desktop RTX GPU"
+                "on the device, or choose <flavour> tensorrt-rtx if the target is a desktop RTX GPU",
+                argument="flavour",
             )
         levels = [target for target in asked if not is_compute_capability(target)]
         if len(levels) > 1:
-            raise UsageError(f"{self.flavour} builds for one of {', '.join(levels)} at a time; choose one")
+            raise UsageError(
+                f"{self.flavour} builds for one of {', '.join(levels)} at a time; choose one", argument="targets"
+            )
         if levels == ["ampere_plus"]:
             return ("ampere_plus",)
         return (self.device.compute_capability, *levels)
@@ -305,8 +307,9 @@ class Toolkit:
             return
         if frozen:
             raise EngineBuildError(
-                f"{file}: was measured on another device or by another version, so --frozen cannot use it; "
-                "build once without --frozen"
+                f"{file}: was measured on another device or by another version, so a frozen build cannot use it; "
+                "build once without <frozen>",
+                argument="frozen",
             )
         config.set_timing_cache(config.create_timing_cache(b""), False)
 
@@ -415,14 +418,16 @@ def _build_error(log: Any, job: BuildJob) -> str:
     reason = log.first_error
     said = " ".join(log.errors).lower()
     if _TURING in job.targets and "(sm75)" in said:
-        return f"{reason}; Turing needs fp16 graphs, so leave {_TURING} out of --target or build in fp16"
+        return f"{reason}; Turing needs fp16 graphs, so leave {_TURING} out of the targets or build in fp16"
     if job.frozen and "timing cache" in said:
-        return f"{reason}; a kernel is not in the timing cache, build once without --frozen"
+        return (
+            f"{reason}; a kernel is not in the timing cache, which a frozen build needs; build once that is not frozen"
+        )
     if log.refused:
         return f"out of memory, {log.refused}; {less_memory(job.low_memory, job.workspace_mib)}"
     limit = workspace_limit_mib(job.low_memory, job.workspace_mib)
     if limit is not None and any(words in said for words in _STARVED):
-        return f"{reason}; a workspace of {limit} MiB may be too small for it, build with --workspace {2 * limit}"
+        return f"{reason}; a workspace of {limit} MiB may be too small for it, build with one of {2 * limit} MiB"
     if any(words in said for words in _STARVED[:2]):
         return f"out of memory ({reason}); {less_memory(job.low_memory, job.workspace_mib)}"
     return reason

@@ -61,11 +61,11 @@ def build_engines(
     bundle: Bundle | str | os.PathLike[str],
     precision: str = "fp16",
     targets: Sequence[str] = (),
-    batches: Sequence[int] = (1,),
-    sizes: Sequence[tuple[int, int]] = (),
+    batch_sizes: Sequence[int] = (1,),
+    input_size: tuple[int, int] | None = None,
     *,
     flavour: str | None = None,
-    beam: int = 3,
+    max_beam_size: int = 3,
     workspace_mib: int | None = None,
     low_memory: bool = False,
     frozen: bool = False,
@@ -78,15 +78,15 @@ def build_engines(
         bundle: A bundle or its folder.
         precision: "fp32", "fp16" or "int8". The caption decoder of an int8 build is fp16 where the bundle has that.
         targets: Compute capabilities such as "sm_86", or what else the flavour knows; by default the GPU here for
-            `tensorrt`, and all it knows from sm_80 on for `tensorrt_rtx`.
-        batches: Pictures at once. Each is a profile of its own; with `low_memory` one profile spans them all.
-        sizes: (height, width) that the engines must take. Sizes are fixed at export, so anything but the bundle's
-            own is refused.
+            `tensorrt`, and all it knows from sm_80 on for `tensorrt-rtx`.
+        batch_sizes: One optimisation profile for each; with `low_memory` one profile spans them all.
+        input_size: (height, width); fail unless the bundle has it, since sizes are fixed at export. None for the
+            bundle's own.
         flavour: Of `tensorrt_flavours.FLAVOURS`; by default the one that is installed.
-        beam: Most sentences the caption search keeps.
+        max_beam_size: Largest beam size that the caption search may be asked for.
         workspace_mib: Most scratch memory of one kernel in MiB; None for the builder's own limit.
         low_memory: Build with less memory, and perhaps a slower engine.
-        frozen: Fail rather than measure anew: only engines and kernels that are cached.
+        frozen: Use cached kernel timings only; fail on a cache miss.
         parts: Of the bundle, those to build; None for all.
         progress: Called with lines of progress.
 
@@ -101,13 +101,17 @@ def build_engines(
     """
     say = progress or (lambda line: None)
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    batches = _checked_batches(batches)
-    if not 1 <= beam <= _MOST_AT_ONCE:
-        raise UsageError(f"the beam must be from 1 to {_MOST_AT_ONCE}, got {beam}")
+    batches = _checked_batches(batch_sizes)
+    if not 1 <= max_beam_size <= _MOST_AT_ONCE:
+        raise UsageError(
+            f"<max_beam_size> must be from 1 to {_MOST_AT_ONCE}, got {max_beam_size}", argument="max_beam_size"
+        )
     if workspace_mib is not None and not 1 <= workspace_mib <= _MOST_WORKSPACE_MIB:
-        raise UsageError(f"the workspace must be from 1 to {_MOST_WORKSPACE_MIB} MiB, got {workspace_mib}")
-    for size in sizes:
-        _check_size(opened, size, precision)
+        raise UsageError(
+            f"<workspace_mib> must be from 1 to {_MOST_WORKSPACE_MIB}, got {workspace_mib}", argument="workspace_mib"
+        )
+    if input_size is not None:
+        _check_size(opened, input_size, precision)
     kinds = {part: graph_kind(opened, part, precision) for part in opened.graphs if parts is None or part in parts}
     toolkit = load_toolkit(flavour)
     chosen = toolkit.check_targets(targets)
@@ -141,7 +145,7 @@ def build_engines(
             gpu=toolkit.device.name if toolkit.device and not toolkit.is_rtx else None,
             system=platform.system(),
             architecture=platform.machine(),
-            batches={"vision": batches, "caption_step": (beam,)}.get(part, (1,)),
+            batches={"vision": batches, "caption_step": (max_beam_size,)}.get(part, (1,)),
             settings=settings,
         )
         cached = _cached(opened, record)
@@ -153,17 +157,19 @@ def build_engines(
     return built
 
 
-def build_missing(progress: Progress | None = None, beam: int = 3) -> EngineBuilder:
+def build_missing(progress: Progress | None = None, max_beam_size: int = 3) -> EngineBuilder:
     """What `runtime.load` may build missing engines with: as `yolor-edge build` does by default, for the device here.
 
     Args:
         progress: Called with lines of progress.
-        beam: Most sentences the caption search keeps.
+        max_beam_size: Largest beam size that the caption search may be asked for.
     """
 
     def build(bundle: Bundle, precision: str, flavour: str, parts: Sequence[str], compute_capability: str) -> object:
-        targets = (compute_capability,) if flavour == "tensorrt_rtx" else ()  # tensorrt always builds for the GPU here
-        return build_engines(bundle, precision, targets, flavour=flavour, beam=beam, parts=parts, progress=progress)
+        targets = (compute_capability,) if flavour == "tensorrt-rtx" else ()  # tensorrt always builds for the GPU here
+        return build_engines(
+            bundle, precision, targets, flavour=flavour, max_beam_size=max_beam_size, parts=parts, progress=progress
+        )
 
     return build
 
@@ -199,7 +205,10 @@ def profile_ranges(bundle: Bundle, part: str, batches: Sequence[int], one_profil
 def _checked_batches(batches: Sequence[int]) -> tuple[int, ...]:
     wrong = [n for n in batches if not 1 <= n <= _MOST_AT_ONCE]
     if wrong or not batches:
-        raise UsageError(f"batches must be from 1 to {_MOST_AT_ONCE}, got {', '.join(map(str, batches)) or 'none'}")
+        raise UsageError(
+            f"<batch_sizes> must be from 1 to {_MOST_AT_ONCE}, got {', '.join(map(str, batches)) or 'none'}",
+            argument="batch_sizes",
+        )
     return tuple(sorted(set(batches)))
 
 
@@ -209,7 +218,9 @@ def _check_size(bundle: Bundle, size: tuple[int, int], precision: str) -> None:
         return
     height, width = size
     if not all(32 <= side <= 8192 and side % 32 == 0 for side in size):
-        raise UsageError(f"input size must be two multiples of 32 within 32 and 8192, got {height}x{width}")
+        raise UsageError(
+            f"<input_size> must be two multiples of 32 within 32 and 8192, got {height}x{width}", argument="input_size"
+        )
     path = bundle.path if bundle.path.name not in ("", "..") else bundle.path.resolve()
     out = path.with_name(f"{path.name}-{height}x{width}")
     command = ["yolor-edge", "export", "CHECKPOINT", "--input-size", f"{height}x{width}", "--out", str(out)]
@@ -219,7 +230,8 @@ def _check_size(bundle: Bundle, size: tuple[int, int], precision: str) -> None:
     source = f", CHECKPOINT being the one with SHA-256 {digest[:12]}" if digest else ""
     raise UsageError(
         f"{bundle.path}: sizes are fixed at export and this bundle's is {own[0]}x{own[1]}, not {height}x{width}; "
-        f"export that size first: {shlex.join(command)}{source}"
+        f"export that size first: {shlex.join(command)}{source}",
+        argument="input_size",
     )
 
 
@@ -253,7 +265,8 @@ def _build(bundle: Bundle, toolkit: Toolkit, unbuilt: EngineRecord, frozen: bool
         reason = f"there is no timing cache {timing}" if timing else f"{toolkit.flavour} keeps no timing cache"
         raise EngineBuildError(
             f"{unbuilt.graph}: its {unbuilt.precision} engine for {', '.join(unbuilt.targets)} is not among those in "
-            f"{folder} and {reason}, so --frozen builds nothing; build once without --frozen"
+            f"{folder} and {reason}, so a frozen build makes nothing; build once without <frozen>",
+            argument="frozen",
         )
     job = BuildJob(
         graph=str((bundle.path / unbuilt.graph).resolve()),

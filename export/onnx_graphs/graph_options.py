@@ -80,5 +80,5 @@ def spec_with_options(config: NetworkConfig, options: GraphOptions) -> ModelSpec
     spec = replace(spec_of(config), graph=options)
     complaints = spec.graph_complaints()
     if complaints:
-        raise UsageError("; ".join(complaints))
+        raise UsageError("; ".join(f"<{name}> {what}" for name, what in complaints.items()), tuple(complaints))
     return spec

@@ -294,7 +294,7 @@ def _checked_tolerance(tolerance: float | None, *kinds: str) -> float:
     if tolerance is None:
         return max(TOLERANCES[kind.partition("-")[0]] for kind in kinds)
     if not (math.isfinite(tolerance) and tolerance > 0):
-        raise UsageError(f"tolerance must be a number above 0, got {tolerance}")
+        raise UsageError(f"<tolerance> must be a number above 0, got {tolerance}", argument="tolerance")
     return tolerance
 
 

@@ -161,7 +161,8 @@ def meet_budget(
             raise AccuracyError(
                 f"int8-{dialect} misses the budget even with {most} of {len(ranking)} layers in float: {worst} drops "
                 f"by {reference[worst] - last[worst]:.4f}, allowed {max_drop:g}; nothing was written. Allow more with "
-                f"--max-drop, calibrate on more pictures, or try another --calibration-method"
+                "<max_drop>, calibrate on more images, or try another <method>",
+                argument=("max_drop", "method"),
             )
         below, count = passed // 2, passed
         while count - below > 1:

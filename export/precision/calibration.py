@@ -69,7 +69,7 @@ class Calibration:
         Raises:
             CalibrationError: If the file is not that.
         """
-        cure = "give the calibration.json of an int8 bundle, or images with --calibration"
+        cure = "give the calibration.json of an int8 bundle, or images to calibrate with"
         data = read_json(path, "a file of scales", CalibrationError, cure)
         try:
             version = data.pop("scales_version")
@@ -100,7 +100,10 @@ class Calibration:
         if self.preprocess_sha256 != digest_of_rule(rule):
             changed.append("the preprocessing is not that it was calibrated with")
         if changed:
-            raise CalibrationError(f"{where}: stale, {' and '.join(changed)}; calibrate again with --calibration")
+            raise CalibrationError(
+                f"{where}: stale, {' and '.join(changed)}; calibrate again with <calibration>",
+                argument=("scales", "calibration"),
+            )
 
 
 def calibration_files(source: str | Path) -> list[Path]:
@@ -155,7 +158,7 @@ class CalibrationSet:
         digests = []
         for file in self.files:
             if not file.is_file():
-                raise CalibrationError(f"{file}: no such picture; correct the list of --calibration")
+                raise CalibrationError(f"{file}: no such image; correct the list of <calibration>", "calibration")
             digests.append(sha256_of(file))
         refuse_held_out(digests, held_out or {})
         if len(self.files) > 1 and len(set(digests)) == 1:
@@ -182,7 +185,7 @@ class CalibrationSet:
                 failures.append(str(error))
         if failures:
             more = f" ({len(failures) - 1} more of {len(self.files)} neither)" if len(failures) > 1 else ""
-            raise CalibrationError(f"{failures[0]}{more}; correct the list of --calibration")
+            raise CalibrationError(f"{failures[0]}{more}; correct the list of <calibration>", "calibration")
 
     def tensors(self) -> Iterator[NDArray[np.float32]]:
         """The network's input (batch, 3, H, W) for every picture, in order."""
@@ -190,7 +193,7 @@ class CalibrationSet:
             try:
                 image = read_image(file)
             except ImageError as error:
-                raise CalibrationError(f"{error}; correct the list of --calibration") from None
+                raise CalibrationError(f"{error}; correct the list of <calibration>", "calibration") from None
             yield np.repeat(preprocess(image, self.rule)[0][np.newaxis], self.batch, axis=0)
 
 
@@ -215,7 +218,7 @@ def calibrate(
         CalibrationError: If a picture cannot be read, or the network gives the same for all of them.
     """
     if method not in METHODS:
-        raise UsageError(f"calibration method must be one of {', '.join(METHODS)}, got {method!r}")
+        raise UsageError(f"<method> must be one of {', '.join(METHODS)}, got {method!r}", argument="method")
     names = tensors_to_calibrate(GraphView(model))
     passes = 1 if method == "minmax" else 2
     done = 0

@@ -83,26 +83,39 @@ class PrecisionOptions:
     def __post_init__(self) -> None:
         unknown = [name for name in self.precisions if name not in ("fp32", "fp16", "int8", "auto")]
         if unknown:
-            raise UsageError(f"unknown precision {', '.join(unknown)}; the precisions are fp32, fp16, int8, auto")
+            raise UsageError(
+                f"unknown precision {', '.join(unknown)}; the precisions are fp32, fp16, int8, auto", "precisions"
+            )
         if self.wants_int8 and self.calibration is None and self.scales is None:
             raise UsageError(
-                "int8 needs pictures to calibrate on: give --calibration with a folder or a list of them (200 or "
-                "more, none of the evaluation split), or --scales with the calibration.json of an earlier export"
+                "int8 needs images to calibrate on: give <calibration> with a folder or a list of them (200 or "
+                "more, none of the evaluation split), or <scales> with the calibration.json of an earlier export",
+                argument=("calibration", "scales"),
             )
         if self.calibration is not None and self.scales is not None:
-            raise UsageError("--calibration measures ranges and --scales gives them; leave one of the two out")
-        given = {"--calibration": self.calibration, "--scales": self.scales, "--data": self.data}
+            raise UsageError(
+                "<calibration> measures ranges and <scales> gives them; leave one of the two out",
+                argument=("calibration", "scales"),
+            )
+        given = {"calibration": self.calibration, "scales": self.scales, "data": self.data}
         idle = [name for name, value in given.items() if value is not None and not self.wants_int8]
         if idle:
-            raise UsageError(f"{', '.join(idle)} is for int8: add --precision int8, or leave it out")
+            named = ", ".join(f"<{name}>" for name in idle)
+            raise UsageError(f"{named} is for int8: add int8 to <precisions>, or leave it out", (*idle, "precisions"))
         if self.keep_float and not (self.wants_int8 or self.wants_fp16):
-            raise UsageError("--keep-float is for fp16 and int8: add --precision, or leave it out")
+            raise UsageError(
+                "<keep_float> is for fp16 and int8: add one to <precisions>, or leave it out",
+                argument=("keep_float", "precisions"),
+            )
         if "auto" in self.precisions and self.data is None:
-            raise UsageError("--precision auto chooses by accuracy too: give --data with an evaluation split")
+            raise UsageError(
+                "<precisions> auto chooses by accuracy too: give <data> with an evaluation split",
+                argument=("precisions", "data"),
+            )
         if self.method not in METHODS:
-            raise UsageError(f"calibration method must be one of {', '.join(METHODS)}, got {self.method!r}")
+            raise UsageError(f"<method> must be one of {', '.join(METHODS)}, got {self.method!r}", argument="method")
         if not self.max_drop >= 0:
-            raise UsageError(f"--max-drop must not be negative, got {self.max_drop}")
+            raise UsageError(f"<max_drop> must not be negative, got {self.max_drop}", argument="max_drop")
 
     @property
     def wants_fp16(self) -> bool:
@@ -225,7 +238,8 @@ def _add_fp16(
         raise ParityError(
             f"fp16 differs from fp32: {first.stage} on {first.golden}: {first.measured}, allowed {first.allowed} "
             f"({len(failures)} of {len(checks)} checks failed); nothing was written. Keep a head or a block in "
-            "fp32 with --keep-float, such as a file with the line box_head"
+            "fp32 with <keep_float>, such as the name box_head",
+            argument="keep_float",
         )
     say(f"fp16 agrees with fp32 in {len(checks)} checks on {len(images)} images")
     for part, files in graphs.items():
@@ -252,12 +266,12 @@ def _add_int8(
         say(f"scoring fp32 on {len(dataset)} images of {options.data} ...")
     reference = exact.scores(model) if dataset else {}
     if dataset is None:
-        say("int8 is not scored: give --data to hold it to a budget")
+        say("int8 is not scored: give a data set to hold it to a budget")
     idle = [f"{name} {value:.4f}" for name, value in reference.items() if value <= options.max_drop]
     if idle:
         say(
-            f"warning: in fp32 the network scores {', '.join(idle)} on {options.data}, no more than --max-drop "
-            f"{options.max_drop:g} allows to lose, so nothing keeps int8 from losing it all; train longer first, or "
+            f"warning: in fp32 the network scores {', '.join(idle)} on {options.data}, no more than the "
+            f"{options.max_drop:g} that it may lose, so nothing keeps int8 from losing it all; train longer first, or "
             "score on data that it was trained for"
         )
     # For TensorRT what is not int8 is fp16, and OpenVINO reads that as fast; ONNX Runtime has no fp16 on a CPU.
@@ -384,7 +398,8 @@ def _require_layers(folder: Path, graphs: Graphs, layers: Sequence[str]) -> None
     ]
     if unknown:
         raise UsageError(
-            f"--keep-float: no layer is called {', '.join(map(repr, unknown))}; names look like {', '.join(names[:2])}"
+            f"<keep_float>: no layer is called {', '.join(map(repr, unknown))}; names look like {', '.join(names[:2])}",
+            argument="keep_float",
         )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +28,7 @@ class BackendEntry:
         package: Imported by it.
         extra: What to install for it.
         int8_dialect: Of `bundle.INT8_DIALECTS`, the one it runs fast.
-        flavour: Of the engines it runs, "tensorrt" or "tensorrt_rtx"; empty for one that reads graphs as they are.
+        flavour: Of the engines it runs, "tensorrt" or "tensorrt-rtx"; empty for one that reads graphs as they are.
         needs_gpu: Whether it runs on a GPU, and on nothing else.
     """
 
@@ -49,7 +51,7 @@ BACKENDS = {
     ),
     "tensorrt": BackendEntry(".tensorrt.backend", "tensorrt", "tensorrt", "s8s8", "tensorrt", needs_gpu=True),
     "tensorrt-rtx": BackendEntry(
-        ".tensorrt.backend", "tensorrt_rtx", "tensorrt-rtx", "s8s8", "tensorrt_rtx", needs_gpu=True
+        ".tensorrt.backend", "tensorrt_rtx", "tensorrt-rtx", "s8s8", "tensorrt-rtx", needs_gpu=True
     ),
 }
 
@@ -83,7 +85,7 @@ def graph_files(bundle: Bundle, backend: str = "onnxruntime", precision: str = "
 
 
 def backend_name(backend: str) -> str:
-    """A backend's name as it is listed: "tensorrt_rtx", as its flavour is called, names "tensorrt-rtx" too."""
+    """A backend's name as it is listed: "tensorrt_rtx", as its package is imported, names "tensorrt-rtx" too."""
     dashed = backend.replace("_", "-")
     return dashed if dashed in BACKENDS else backend
 
@@ -95,7 +97,7 @@ def backend_entry(backend: str) -> BackendEntry:
         UsageError: If it is unknown.
     """
     if backend not in BACKENDS:
-        raise UsageError(f"unknown backend {backend!r}; the backends are {', '.join(BACKENDS)}")
+        raise UsageError(f"unknown backend {backend!r}; the backends are {', '.join(BACKENDS)}", argument="backend")
     return BACKENDS[backend]
 
 
@@ -106,16 +108,17 @@ def check_threads(threads: int | None) -> None:
         UsageError: If it does not.
     """
     if threads is not None and threads < 1:
-        raise UsageError(f"threads must be at least 1, got {threads}")
+        raise UsageError(f"<threads> must be at least 1, got {threads}", argument="threads")
     most = max(MOST_THREADS, usable_cores())
     if threads is not None and threads > most:
         raise UsageError(
-            f"threads must be at most {most}, got {threads}; this process may run on {usable_cores()} cores"
+            f"<threads> must be at most {most}, got {threads}; this process may run on {usable_cores()} cores",
+            argument="threads",
         )
 
 
 def backend_of_flavour(flavour: str) -> str:
-    """The name of the backend that runs the engines of a flavour, "tensorrt" or "tensorrt_rtx"."""
+    """The name of the backend that runs the engines of a flavour, "tensorrt" or "tensorrt-rtx"."""
     return next(name for name, entry in BACKENDS.items() if entry.flavour == flavour)
 
 
@@ -148,7 +151,9 @@ def open_graphs(
     entry = backend_entry(backend)
     check_threads(threads)
     try:
-        module = importlib.import_module(entry.module, __package__)
+        # numpy prints a traceback for a package that was built for another numpy; the error says it in one line.
+        with contextlib.redirect_stderr(io.StringIO()):
+            module = importlib.import_module(entry.module, __package__)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith(__name__.partition(".")[0]):
             raise

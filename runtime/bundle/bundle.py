@@ -130,12 +130,15 @@ class Bundle:
             UsageError: If the vision graph is not there in this precision.
         """
         if precision not in PRECISIONS:
-            raise UsageError(f"unknown precision {precision!r}; the precisions are {', '.join(PRECISIONS)}, or auto")
+            raise UsageError(
+                f"unknown precision {precision!r}; the precisions are {', '.join(PRECISIONS)}, or auto", "precision"
+            )
         kind = f"int8-{dialect}" if precision == "int8" else precision
         if kind not in self.graphs["vision"]:
             raise UsageError(
                 f"{self.path}: has no {precision} graph, it holds {', '.join(self.precisions)}; "
-                f"choose one of those or export again with --precision {precision}"
+                f"choose one of those or export again in {precision}",
+                argument="precision",
             )
         return {part: self.path / names.get(kind, names["fp32"]) for part, names in self.graphs.items()}
 

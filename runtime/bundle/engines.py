@@ -40,7 +40,7 @@ class EngineRecord:
         precision: Of the graph, one of `bundle.PRECISIONS`.
         graph: Name of the graph file in the bundle.
         onnx_sha256: Digest of that file.
-        flavour: "tensorrt" or "tensorrt_rtx".
+        flavour: "tensorrt" or "tensorrt-rtx".
         version: Full version of that package.
         targets: Compute capabilities such as "sm_86", and words of `PORTABLE_TARGETS`.
         gpu: Name of the GPU it was built on; None if it was built without one.
@@ -132,7 +132,9 @@ def graph_kind(bundle: Bundle, part: str, precision: str) -> str:
         UsageError: If the precision is unknown, or the bundle has no such vision graph or no such part.
     """
     if precision not in PRECISIONS:
-        raise UsageError(f"unknown precision {precision!r}; the precisions are {', '.join(PRECISIONS)}")
+        raise UsageError(
+            f"unknown precision {precision!r}; the precisions are {', '.join(PRECISIONS)}", argument="precision"
+        )
     if part not in bundle.graphs:
         raise UsageError(f"{bundle.path}: has no part {part!r}, it has {', '.join(bundle.graphs)}")
     if part == "vision":
@@ -167,7 +169,7 @@ def find_engine(
         bundle: Opened, so its graphs are those that `bundle.json` names.
         part: One of `bundle.PARTS`.
         precision: One of `bundle.PRECISIONS`.
-        flavour: "tensorrt" or "tensorrt_rtx".
+        flavour: "tensorrt" or "tensorrt-rtx".
         version: Full version of the package that will load it.
         compute_capability: Of the device that will run it, such as "sm_86".
         gpu: Name of that device, if known.
@@ -300,9 +302,9 @@ def build_command(
     if targets:
         words += ["--target", ",".join(targets)]
     if batches:
-        words += ["--batch", ",".join(str(n) for n in batches)]
+        words += ["--batch-sizes", ",".join(str(n) for n in batches)]
     if beam is not None:
-        words += ["--beam", str(beam)]
+        words += ["--max-beam-size", str(beam)]
     settings = settings or {}
     if settings.get("workspace_mib") is not None:
         words += ["--workspace", str(settings["workspace_mib"])]
@@ -387,7 +389,7 @@ def _altered(path: Path, digest: str, record: EngineRecord) -> str:
 def _rebuild_command(bundle: Bundle, wanted: _Wanted, record: EngineRecord | None) -> str:
     """What builds an engine that fits here, and still fits wherever the one of `record` did."""
     targets: list[str] = []
-    if wanted.flavour == "tensorrt_rtx":
+    if wanted.flavour == "tensorrt-rtx":
         targets = [t for t in record.targets if is_compute_capability(t)] if record else []
         targets = sorted({*targets, wanted.compute_capability}, key=lambda t: (len(t), t))
     elif record is not None and record.flavour == wanted.flavour:

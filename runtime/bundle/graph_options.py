@@ -34,26 +34,26 @@ class GraphOptions:
 
     def complaints(
         self, tasks: Sequence[str], input_size: tuple[int, int], cells: int, semantic_classes: int
-    ) -> list[str]:
-        """What keeps a graph for these tasks and this input from being so, in words; empty if nothing does."""
-        found = []
+    ) -> dict[str, str]:
+        """What keeps a graph for these tasks and this input from being so, by the option at fault: "must be ..."."""
+        found = {}
         height, width = input_size
         if self.batch is not None:
             values = self.batch * height * width * (max(3, semantic_classes) if self.semantic_map else 3)
             if not 1 <= self.batch <= LARGEST_BATCH:
-                found.append(f"batch must be from 1 to {LARGEST_BATCH}, got {self.batch}")
+                found["batch"] = f"must be from 1 to {LARGEST_BATCH}, got {self.batch}"
             elif values >= LARGEST_TENSOR:
-                found.append(
-                    f"a batch of {self.batch} at {height}x{width} makes a tensor of {values:.1e} values, more than "
-                    f"TensorRT's {LARGEST_TENSOR:.1e}; take a smaller batch or input size"
+                found["batch"] = (
+                    f"must be smaller: {self.batch} images of {height}x{width} make a tensor of {values:.1e} values, "
+                    f"more than TensorRT's {LARGEST_TENSOR:.1e}; take a smaller batch or input size"
                 )
         if self.top_k is not None:
             limit = min(cells, LARGEST_TOP_K)
             if "boxes" not in tasks:
-                found.append("top_k needs the task boxes")
+                found["top_k"] = "needs the task boxes"
             elif not 1 <= self.top_k <= limit:
                 why = f"the cells of a {height}x{width} input" if limit == cells else "the most that TensorRT takes"
-                found.append(f"top_k must be from 1 to {limit} ({why}), got {self.top_k}")
+                found["top_k"] = f"must be from 1 to {limit} ({why}), got {self.top_k}"
         if self.semantic_map and "semantic" not in tasks:
-            found.append("semantic_map needs the task semantic")
+            found["semantic_map"] = "needs the task semantic"
         return found

@@ -32,15 +32,15 @@ class Thresholds:
     iou: float = 0.65
     max_detections: int = 300
 
-    def complaints(self) -> list[str]:
-        """What is wrong with the values, in words; empty if nothing is."""
-        found = []
+    def complaints(self) -> dict[str, str]:
+        """What is wrong with the values, by the argument of `Model.predict`: "must be ..."; empty if nothing is."""
+        found = {}
         if not 0 <= self.score < 1:
-            found.append(f"the score threshold must be in [0, 1), got {self.score}")
+            found["score_threshold"] = f"must be in [0, 1), got {self.score}"
         if not 0 <= self.iou <= 1:
-            found.append(f"the IoU threshold must be in [0, 1], got {self.iou}")
+            found["iou_threshold"] = f"must be in [0, 1], got {self.iou}"
         if not 1 <= self.max_detections <= MOST_DETECTIONS:
-            found.append(f"max_detections must be from 1 to {MOST_DETECTIONS}, got {self.max_detections}")
+            found["max_detections"] = f"must be from 1 to {MOST_DETECTIONS}, got {self.max_detections}"
         return found
 
 
@@ -122,11 +122,14 @@ class ModelSpec:
         for task in sorted(wanted):
             if task not in TASKS:
                 meant = next((f", perhaps {name!r}" for name in TASKS if task and (name in task or task in name)), "")
-                raise UsageError(f"unknown task {task!r}{meant}; the tasks are {', '.join(TASKS)}")
+                raise UsageError(f"unknown task {task!r}{meant}; the tasks are {', '.join(TASKS)}", argument="tasks")
             if task not in self.tasks:
-                raise UsageError(f"{self.name}: has no {task!r} task, it answers {', '.join(self.tasks)}")
+                raise UsageError(f"{self.name}: has no {task!r} task, it has {', '.join(self.tasks)}", argument="tasks")
         if not wanted:
-            raise UsageError(f"no task asked for; name some of {', '.join(self.tasks)}, or none at all for all")
+            raise UsageError(
+                f"no task asked for; name some of {', '.join(self.tasks)}, or leave out <tasks> for all",
+                argument="tasks",
+            )
         if "masks" in wanted:
             wanted.add("boxes")
         return tuple(task for task in TASKS if task in wanted)
@@ -168,10 +171,11 @@ class ModelSpec:
                 found.append(f"the ids of pad, unk, bos, eos must be 0, 1, 2, 3, got {ids}")
             if self.caption.max_length < 1:
                 found.append(f"the caption's max_length must be at least 1, got {self.caption.max_length}")
-        return (found or self.graph_complaints()) + self.thresholds.complaints()
+        wrong = {} if found else self.graph_complaints()
+        return found + [f"{name} {what}" for name, what in {**wrong, **self.thresholds.complaints()}.items()]
 
-    def graph_complaints(self) -> list[str]:
-        """What keeps the vision graph from being as `graph` says, in words; empty if nothing does."""
+    def graph_complaints(self) -> dict[str, str]:
+        """What keeps the vision graph from being as `graph` says, by the option at fault; empty if nothing does."""
         return self.graph.complaints(self.tasks, self.input_size, self.cells, len(self.semantic_names))
 
     def to_json(self) -> dict[str, Any]:

@@ -70,29 +70,41 @@ class CaptionOptions:
         """
         length = spec.max_length if self.max_length is None else self.max_length
         if not 1 <= self.beam_size <= len(spec.vocabulary):
-            raise UsageError(f"beam_size must be from 1 to {len(spec.vocabulary)}, got {self.beam_size}")
+            raise UsageError(
+                f"<beam_size> must be from 1 to {len(spec.vocabulary)}, got {self.beam_size}", argument="beam_size"
+            )
         if not 1 <= length <= spec.max_length:
-            raise UsageError(f"max_length must be from 1 to the model's {spec.max_length}, got {length}")
+            raise UsageError(
+                f"<max_length> must be from 1 to the model's {spec.max_length}, got {length}", argument="max_length"
+            )
         if not 0 <= self.min_length < length:
-            raise UsageError(f"min_length must be from 0 to max_length - 1 ({length - 1}), got {self.min_length}")
+            raise UsageError(
+                f"<min_length> must be from 0 to max_length - 1 ({length - 1}), got {self.min_length}",
+                argument="min_length",
+            )
         if not math.isfinite(self.length_penalty):
-            raise UsageError(f"length_penalty must be a number, got {self.length_penalty}")
+            raise UsageError(f"<length_penalty> must be a number, got {self.length_penalty}", argument="length_penalty")
         if not 1 <= self.n_best <= self.beam_size:
-            raise UsageError(f"n_best must be from 1 to beam_size ({self.beam_size}), got {self.n_best}")
+            raise UsageError(
+                f"<n_best> must be from 1 to beam_size ({self.beam_size}), got {self.n_best}", argument="n_best"
+            )
         for name, least in (("length_penalty", 0), ("repetition_penalty", 1), ("temperature", 0)):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= least):
-                raise UsageError(f"{name} must be a number of at least {least}, got {value}")
+                raise UsageError(f"<{name}> must be a number of at least {least}, got {value}", argument=name)
         for name in ("no_repeat_ngram", "top_k"):
             if getattr(self, name) < 0:
-                raise UsageError(f"{name} must be at least 0, got {getattr(self, name)}")
+                raise UsageError(f"<{name}> must be at least 0, got {getattr(self, name)}", argument=name)
         if not 0 <= self.seed < 1 << 64:
-            raise UsageError(f"seed must be from 0 to 2 ** 64 - 1, got {self.seed}")
+            raise UsageError(f"<seed> must be from 0 to 2 ** 64 - 1, got {self.seed}", argument="seed")
         if self.budget_ms is not None and not self.budget_ms >= 0:
-            raise UsageError(f"budget_ms must be at least 0, got {self.budget_ms}")
+            raise UsageError(f"<budget_ms> must be at least 0, got {self.budget_ms}", argument="budget_ms")
         unknown = [word for word in self.forbidden_words if word not in spec.vocabulary]
         if unknown:
-            raise UsageError(f"forbidden_words must be in the vocabulary, {', '.join(map(repr, unknown))} not")
+            raise UsageError(
+                f"<forbidden_words> must be in the vocabulary, {', '.join(map(repr, unknown))} not",
+                argument="forbidden_words",
+            )
         return length
 
     def search_arguments(self, spec: CaptionSpec) -> dict[str, Any]:

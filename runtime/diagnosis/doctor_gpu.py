@@ -33,7 +33,7 @@ def suiting_flavours(compute_capability: str, architecture: str, is_jetson: bool
     if not number.isdigit() or int(number) < _OLDEST_CAPABILITY:
         return ()
     if compute_capability in RTX_CAPABILITIES and architecture in ("x86_64", "AMD64") and not is_jetson:
-        return ("tensorrt", "tensorrt_rtx")
+        return ("tensorrt", "tensorrt-rtx")
     return ("tensorrt",)
 
 
@@ -101,8 +101,7 @@ def package_cure(name: str, is_jetson: bool) -> str:
     if name == "tensorrt" and is_jetson:
         return "it comes with JetPack: make the virtual environment with --system-site-packages"
     # The extra "cuda" brings the compiler of the GPU's kernels as well.
-    extras = {"tensorrt_rtx": "tensorrt-rtx", "cuda-python": "cuda"}
-    return install_command(extras.get(name, name))
+    return install_command("cuda" if name == "cuda-python" else name)
 
 
 def too_old(found: Found) -> str:

@@ -49,7 +49,7 @@ PACKAGES = (
     Package("onnxruntime", "onnxruntime", ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino")),
     Package("openvino", "openvino", ("openvino",)),
     Package("tensorrt", "tensorrt", ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")),
-    Package("tensorrt_rtx", "tensorrt_rtx", ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12")),
+    Package("tensorrt-rtx", "tensorrt_rtx", ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12")),
     Package("pycuda", "pycuda.driver", ("pycuda",)),
     Package("cuda-python", "cuda.bindings.driver", ("cuda-python", "cuda-bindings")),
 )

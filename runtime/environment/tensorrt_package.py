@@ -21,7 +21,7 @@ class FlavourEntry:
     """A package that builds engines and runs them.
 
     Attributes:
-        package: As it is imported; also the name of the flavour.
+        package: As it is imported.
         extra: What to install for it.
         devices: What it is for, for people.
     """
@@ -35,7 +35,7 @@ FLAVOURS = {
     "tensorrt": FlavourEntry(
         "tensorrt", "tensorrt", "Jetson (comes with JetPack) and any NVIDIA GPU, built on that very device"
     ),
-    "tensorrt_rtx": FlavourEntry(
+    "tensorrt-rtx": FlavourEntry(
         "tensorrt_rtx", "tensorrt-rtx", "desktop and laptop RTX GPUs, built on any Linux x86-64 machine"
     ),
 }

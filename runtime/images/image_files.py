@@ -99,11 +99,15 @@ def check_image(image: object, layout: PixelLayout = "interleaved") -> None:
         UsageError: Saying what it is instead.
     """
     if not isinstance(image, np.ndarray):
-        raise UsageError(f"image must be a numpy array or the path of a picture, got {type(image).__name__}")
+        raise UsageError(
+            f"<image> must be a numpy array or the path of a picture, got {type(image).__name__}", argument="image"
+        )
     if image.dtype != np.uint8:
-        raise UsageError(f"image must be uint8 with values 0 to 255, got {image.dtype}")
+        raise UsageError(f"<image> must be uint8 with values 0 to 255, got {image.dtype}", argument="image")
     if layout not in get_args(PixelLayout):
-        raise UsageError(f"layout must be one of {', '.join(get_args(PixelLayout))}, got {layout!r}")
+        raise UsageError(
+            f"<layout> must be one of {', '.join(get_args(PixelLayout))}, got {layout!r}", argument="layout"
+        )
     channels = image.shape[2] if image.ndim == 3 else 1 if image.ndim == 2 else 0
     if layout == "nv12":
         if image.ndim != 2 or image.shape[0] % 3 or image.shape[1] % 2:
@@ -119,7 +123,8 @@ def check_image(image: object, layout: PixelLayout = "interleaved") -> None:
             )
         if not (image.ndim == 2 or channels == 3):
             raise UsageError(
-                f"image must have shape (height, width, 3) in BGR order or (height, width), got {image.shape}"
+                f"<image> must have shape (height, width, 3) in BGR order or (height, width), got {image.shape}",
+                argument="image",
             )
     elif layout == "grey":
         if image.ndim != 2:
@@ -129,7 +134,7 @@ def check_image(image: object, layout: PixelLayout = "interleaved") -> None:
             f"an image in {layout.upper()} order must have shape (height, width, {len(layout)}), got {image.shape}"
         )
     if image.size == 0:
-        raise UsageError(f"image must have at least one pixel, got shape {image.shape}")
+        raise UsageError(f"<image> must have at least one pixel, got shape {image.shape}", argument="image")
 
 
 def to_bgr(image: NDArray[np.uint8], layout: PixelLayout = "interleaved") -> NDArray[np.uint8]:

@@ -88,13 +88,18 @@ class PreprocessRule:
 
     def __post_init__(self) -> None:
         if len(self.input_size) != 2 or any(not isinstance(n, int) or n < 1 for n in self.input_size):
-            raise UsageError(f"input_size must be (height, width), both positive whole numbers, got {self.input_size}")
+            raise UsageError(
+                f"<input_size> must be (height, width), both positive whole numbers, got {self.input_size}",
+                argument="input_size",
+            )
         if not 0 <= self.pad_value <= 255:
-            raise UsageError(f"pad_value must lie in 0..255, got {self.pad_value}")
+            raise UsageError(f"<pad_value> must lie in 0..255, got {self.pad_value}", argument="pad_value")
         if self.channel_order not in ("RGB", "BGR"):
-            raise UsageError(f'channel_order must be "RGB" or "BGR", got "{self.channel_order}"')
+            raise UsageError(
+                f'<channel_order> must be "RGB" or "BGR", got "{self.channel_order}"', argument="channel_order"
+            )
         if not (math.isfinite(self.scale) and self.scale > 0):
-            raise UsageError(f"scale must be a positive number, got {self.scale}")
+            raise UsageError(f"<scale> must be a positive number, got {self.scale}", argument="scale")
 
 
 PixelLayout = Literal["interleaved", "bgr", "rgb", "bgra", "rgba", "grey", "nv12", "yuyv"]

@@ -152,7 +152,7 @@ def run(
         OSError: If the disk refuses.
     """
     if max_frames is not None and max_frames < 1:
-        raise UsageError(f"max_frames must be at least 1, got {max_frames}")
+        raise UsageError(f"<max_frames> must be at least 1, got {max_frames}", argument="max_frames")
     lines = Path(jsonl) if isinstance(jsonl, str | os.PathLike) else jsonl
     wanted = Outputs(Path(out), pictures, lines, show, overlay, drawing)
     if show:

@@ -28,14 +28,16 @@ def check_window() -> None:
         packages = " ".join(build.distributions) or "this one"
         raise NotHereError(
             f"a window needs an OpenCV with windows, and OpenCV {build.title} has none; use the system's "
-            f"python3-opencv, or pip uninstall -y {packages} && pip install opencv-python; or leave out --show and "
-            "look at what is written"
+            f"python3-opencv, or pip uninstall -y {packages} && pip install opencv-python; or leave out <show> and "
+            "look at what is written",
+            argument="show",
         )
     # Asked for here, because a toolkit without a display ends the process instead of raising.
     if platform.system() == "Linux" and (complaint := display_complaint()):
         raise NotHereError(
             f"a window needs a display, and {complaint}; run this on the machine's own desktop or through ssh -X, or "
-            "leave out --show and look at what is written"
+            "leave out <show> and look at what is written",
+            argument="show",
         )
 
 

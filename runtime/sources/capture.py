@@ -60,13 +60,23 @@ class CameraOptions:
             UsageError: Saying what.
         """
         if self.size is not None and not all(1 <= side <= 16384 for side in self.size):
-            raise UsageError(f"the size of a camera must be from 1x1 to 16384x16384, got {self.size[1]}x{self.size[0]}")
+            raise UsageError(
+                f"the size of a camera must be from 1x1 to 16384x16384, got {self.size[1]}x{self.size[0]}",
+                "camera_size",
+            )
         if self.fps is not None and not 0 < self.fps <= 1000:
-            raise UsageError(f"the frames per second of a camera must be from 0 to 1000, got {self.fps:g}")
+            raise UsageError(
+                f"the frames per second of a camera must be from 0 to 1000, got {self.fps:g}", argument="camera_fps"
+            )
         if not 0 <= self.reconnect_seconds <= 86400:
-            raise UsageError(f"reconnecting takes from 0 to 86400 seconds, got {self.reconnect_seconds:g}")
+            raise UsageError(
+                f"<reconnect_seconds> must be from 0 to 86400, got {self.reconnect_seconds:g}",
+                argument="reconnect_seconds",
+            )
         if self.layout is not None and self.layout not in get_args(PixelLayout):
-            raise UsageError(f"layout must be one of {', '.join(get_args(PixelLayout))}, got {self.layout!r}")
+            raise UsageError(
+                f"<layout> must be one of {', '.join(get_args(PixelLayout))}, got {self.layout!r}", argument="layout"
+            )
         if self.size is not None and self.layout is not None:
             height, width = self.size
             if (self.layout == "nv12" and height % 2) or (self.layout in ("nv12", "yuyv") and width % 2):
@@ -158,8 +168,9 @@ class RawFrames:
     def __init__(self, stream: BinaryIO, size: tuple[int, int] | None, layout: PixelLayout | None = None):
         if size is None:
             raise UsageError(
-                f"frames from standard input are bare {(layout or 'bgr').upper()} bytes; give their size with "
-                "--camera-size 1280x720"
+                f"frames from standard input are raw {(layout or 'bgr').upper()} bytes; give their size as "
+                "<camera_size>, such as 1280x720",
+                argument="camera_size",
             )
         self._stream = stream
         self._shape = shape_of(size, layout or "bgr")

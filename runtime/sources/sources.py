@@ -181,9 +181,9 @@ class Source:
         """What is wrong with frames that have ended; None if nothing is."""
         if isinstance(capture, RawFrames) and capture.missing_bytes:
             missing = f"{self.name}: ends inside a frame, {capture.missing_bytes} bytes are missing"
-            return f"{missing}; are --camera-size and --layout right?"
+            return f"{missing}; are the size and layout of its frames right?"
         if index == 0 and isinstance(capture, RawFrames):
-            return f"{self.name}: ended before the first frame; pipe bare frames of --camera-size into it"
+            return f"{self.name}: ended before the first frame; pipe raw frames of the size given into it"
         if index == 0:
             return f"{self.name}: gave no frame, it is damaged or in use"
         if self.kind != "camera":
@@ -261,12 +261,13 @@ def open_source(
     options = options or CameraOptions()
     options.check()
     opened = _opened(source, options, report)
-    refused = "size" if options.size is not None else "fps" if options.fps is not None else None
+    refused = "camera_size" if options.size is not None else "camera_fps" if options.fps is not None else None
     if refused is not None and opened.camera is None and opened.address != STDIN:
         for capture in opened._opened:
             capture.release()
         raise UsageError(
-            f"{opened.name}: --camera-{refused} is for cameras and standard input; files and streams have their own"
+            f"{opened.name}: <{refused}> is for cameras and standard input; files and streams have their own",
+            argument=refused,
         )
     return opened
 
@@ -278,8 +279,9 @@ def _opened(
 ) -> Source:
     if options.layout is not None and source != STDIN:
         raise UsageError(
-            f"layout {options.layout!r} is for bare frames on standard input (-); files, cameras and addresses give "
-            "pictures in colour by themselves"
+            f"<layout> {options.layout!r} is for raw frames on standard input (-); files, cameras and addresses give "
+            "images in colour by themselves",
+            argument="layout",
         )
     if not isinstance(source, str | os.PathLike | int):
         return _open_pictures(source)

@@ -60,16 +60,21 @@ class StreamOptions:
 
     def __post_init__(self) -> None:
         if not _is_count(self.in_flight) or self.in_flight > MOST_IN_FLIGHT:
-            raise UsageError(f"in_flight must be a number from 1 to {MOST_IN_FLIGHT}, got {self.in_flight!r}")
+            raise UsageError(
+                f"<in_flight> must be a number from 1 to {MOST_IN_FLIGHT}, got {self.in_flight!r}", argument="in_flight"
+            )
         if self.drop not in DROPS:
-            raise UsageError(f"drop must be one of {', '.join(DROPS)}, got {self.drop!r}")
+            raise UsageError(f"<drop> must be one of {', '.join(DROPS)}, got {self.drop!r}", argument="drop")
         if self.caption_every != SCENE_CHANGE and not _is_count(self.caption_every):
             raise UsageError(
-                f'caption_every must be a number of at least 1 or "{SCENE_CHANGE}", got {self.caption_every!r}'
+                f'<caption_every> must be a number of at least 1 or "{SCENE_CHANGE}", got {self.caption_every!r}',
+                argument="caption_every",
             )
         check_flag("wait_for_captions", self.wait_for_captions, or_none=True)
         if self.layout not in get_args(PixelLayout):
-            raise UsageError(f"layout must be one of {', '.join(get_args(PixelLayout))}, got {self.layout!r}")
+            raise UsageError(
+                f"<layout> must be one of {', '.join(get_args(PixelLayout))}, got {self.layout!r}", argument="layout"
+            )
 
     def plan(self, is_live: bool) -> PipelinePlan:
         """What that means for a source."""
@@ -115,8 +120,9 @@ class Stream:
         frames: Any = open_source(source) if is_to_be_opened else source  # type: ignore[arg-type]
         if not isinstance(frames, Iterable) or isinstance(frames, np.ndarray | bytes):
             raise UsageError(
-                "source must be a path, an address, the index of a camera, or an iterable of pictures, "
-                f"got {type(source).__name__}"
+                "<source> must be a path, an address, the index of a camera, or an iterable of pictures, "
+                f"got {type(source).__name__}",
+                argument="source",
             )
         if isinstance(frames, Source):
             options = replace(options, layout=frames.layout)

@@ -77,7 +77,7 @@ def unproven(expected: Iterable[Answers]) -> tuple[str, ...]:
         return ()
     return (
         f"the network finds no {' and no '.join(empty)} in the golden pictures, so {' and '.join(empty)} were compared "
-        "with nothing and are not proven; export again with --images of pictures in which it finds some",
+        "with nothing and are not proven; export again with images in which it finds some",
     )
 
 

@@ -243,7 +243,10 @@ def verify_everything(
         check_post_processing(backend, post_processing)
     elif post_processing == "gpu":
         able = " or ".join(name for name, entry in BACKENDS.items() if entry.flavour)
-        raise UsageError(f"post-processing on the GPU is not for every backend; name one that has it as well: {able}")
+        raise UsageError(
+            f"post-processing on the GPU is not for every backend; name one that has it as well: {able}",
+            argument=("post_processing", "backend"),
+        )
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     if backend is not None and precision is not None:
         return Replay((verify(opened, backend, precision, threads, post_processing),), ())

@@ -53,7 +53,7 @@ class Request:
         )
         complaints = limits.complaints()
         if complaints:
-            raise UsageError("; ".join(complaints))
+            raise UsageError("; ".join(f"<{name}> {what}" for name, what in complaints.items()), tuple(complaints))
         search = options.caption or CaptionOptions()
         if "caption" in tasks and spec.caption is not None:
             search.checked_length(spec.caption)

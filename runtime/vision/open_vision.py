@@ -23,13 +23,17 @@ def check_post_processing(backend: str, post_processing: str | None) -> None:
         UsageError: If there is no such choice or backend, or the backend's graphs do not hand out the GPU's memory.
     """
     if post_processing is not None and post_processing not in POST_PROCESSING:
-        raise UsageError(f"post_processing must be one of {', '.join(POST_PROCESSING)}, got {post_processing!r}")
+        raise UsageError(
+            f"<post_processing> must be one of {', '.join(POST_PROCESSING)}, got {post_processing!r}",
+            argument="post_processing",
+        )
     if post_processing != "gpu" or backend_entry(backend).flavour:
         return
     able = ", ".join(name for name, entry in BACKENDS.items() if entry.flavour)
     raise UsageError(
         f'post-processing on the GPU needs a network whose outputs stay there, and backend "{backend}" gives its own '
-        f"to the CPU; choose a backend of {able}, or post-processing cpu"
+        f"to the CPU; choose a backend of {able}, or post-processing cpu",
+        argument=("post_processing", "backend"),
     )
 
 
@@ -48,7 +52,10 @@ def open_vision(spec: ModelSpec, graph: Graph, post_processing: str | None = Non
     """
     is_on_device = isinstance(graph, DeviceGraph)
     if post_processing == "gpu" and not is_on_device:
-        raise UsageError(f'{spec.name}: post_processing="gpu" needs a graph on a GPU; load with backend="tensorrt"')
+        raise UsageError(
+            f'{spec.name}: post_processing="gpu" needs a graph on a GPU; load with backend="tensorrt"',
+            argument=("post_processing", "backend"),
+        )
     if is_on_device and post_processing != "cpu":
         from .device_vision import DeviceVision  # what it imports nobody else needs
 

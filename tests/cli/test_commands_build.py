@@ -16,7 +16,7 @@ from ..runtime.tiny_bundle import write_tiny_bundle
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not there on this platform")
 
-RTX = ("--flavour", "tensorrt_rtx", "--target", "sm_86", "--precision", "fp32")
+RTX = ("--flavour", "tensorrt-rtx", "--target", "sm_86", "--precision", "fp32")
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def build(bundle: Path, *words: str) -> int:
 
 
 def test_it_says_what_it_built_and_what_was_there(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert build(bundle, "--batch", "1,2") == 0
+    assert build(bundle, "--batch-sizes", "1,2") == 0
     out, err = capsys.readouterr()
     head, row, last = out.splitlines()
     assert head.split() == ["graph", "engine", "seconds", "peak", "layers", "file"]
@@ -40,7 +40,7 @@ def test_it_says_what_it_built_and_what_was_there(bundle: Path, capsys: pytest.C
     assert last.endswith(f" for sm_86; in {bundle / 'engines'}")
     assert "vision.fp32.onnx: building takes about " in err
     assert "peak memory" in err
-    assert build(bundle, "--batch", "1,2") == 0
+    assert build(bundle, "--batch-sizes", "1,2") == 0
     out, err = capsys.readouterr()
     assert out.splitlines()[1].split()[3:5] == ["cached", "-"]
     assert "vision.fp32.onnx: is built already" in err
@@ -59,15 +59,15 @@ def test_json_is_all_there_is_on_stdout(bundle: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--size", "640x640"], "yolor-edge export CHECKPOINT --input-size 640x640 --out"),
+        (["--input-size", "640"], "yolor-edge export CHECKPOINT --input-size 640x640 --out"),
         (["--target", "sm_87"], "here its targets are sm_75, sm_80, sm_86, sm_89, sm_120"),
         (["--target", "sm_86,,"], "argument --target: expected names with commas between, such as sm_86,sm_89"),
-        (["--batch", "one"], 'expected whole numbers with commas between, such as 1,4, got "one"'),
-        (["--batch", "0"], "batches must be from 1 to 256, got 0"),
-        (["--beam", "0"], "the beam must be from 1 to 256, got 0"),
-        (["--workspace", "0"], "the workspace must be from 1 to 1048576 MiB, got 0"),
+        (["--batch-sizes", "one"], 'expected whole numbers with commas between, such as 1,4, got "one"'),
+        (["--batch-sizes", "0"], "--batch-sizes must be from 1 to 256, got 0"),
+        (["--max-beam-size", "0"], "--max-beam-size must be from 1 to 256, got 0"),
+        (["--workspace", "0"], "--workspace must be from 1 to 1048576, got 0"),
         (["--precision", "fp16"], "has no fp16 graph, it holds fp32"),
-        (["--flavour", "openvino"], "unknown flavour 'openvino'; the flavours are tensorrt, tensorrt_rtx"),
+        (["--flavour", "openvino"], "unknown flavour 'openvino'; the flavours are tensorrt, tensorrt-rtx"),
     ],
 )
 def test_misuse_is_one_line(bundle: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
@@ -81,7 +81,7 @@ def test_misuse_is_one_line(bundle: Path, capsys: pytest.CaptureFixture[str], wo
 
 def test_frozen_fails_where_nothing_is_cached(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert build(bundle, "--frozen") == 1
-    assert "--frozen builds nothing; build once without --frozen" in capsys.readouterr().err
+    assert "so a frozen build makes nothing; build once without --frozen" in capsys.readouterr().err
     assert build(bundle) == 0
     assert build(bundle, "--frozen") == 0
 

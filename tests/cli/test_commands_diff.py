@@ -72,8 +72,8 @@ def test_two_that_differ(bundles: tuple[Path, Path], tmp_path: Path, capsys: pyt
         ("diff", "the following arguments are required: A, B"),
         ("diff nowhere elsewhere", "nowhere: no such folder"),
         ("diff {a} {a}:fp16", "has no fp16 graph, it holds fp32"),
-        ("diff {a} {a} --tolerance 0", "tolerance must be a number above 0, got 0"),
-        ("diff {a} {a} --threads 0", "threads must be at least 1, got 0"),
+        ("diff {a} {a} --tolerance 0", "--tolerance must be a number above 0, got 0"),
+        ("diff {a} {a} --threads 0", "--threads must be at least 1, got 0"),
         ("diff {a} {a}/bundle.json", "bundle.json: is a file, expected a bundle folder"),
     ],
 )

@@ -47,8 +47,8 @@ def test_lines_to_stdout_are_all_there_is(
     [
         ("--no-pictures --no-jsonl", "--no-pictures and --no-jsonl leave nothing to write; leave out one of them, or"),
         ("--jsonl a.jsonl --no-jsonl", "--jsonl a.jsonl writes the JSON lines; leave out --no-jsonl"),
-        ("rtsp://camera/a", "several sources at once must be picture files; give cameras and addresses one by one"),
-        ("--layout rgb", "layout 'rgb' is for bare frames on standard input (-); files, cameras and addresses"),
+        ("rtsp://camera/a", "several sources at once must be image files; give cameras and addresses one by one"),
+        ("--layout rgb", "--layout 'rgb' is for raw frames on standard input (-); files, cameras and addresses"),
         ("--jsonl - --json", "--jsonl - prints the JSON lines on stdout; leave out --json"),
         ("--jsonl - --no-jsonl", "--jsonl - prints the JSON lines on stdout; leave out --no-jsonl"),
         ("--draw boxes,lables", "there is no 'lables' to draw, perhaps 'labels'; the parts are boxes, masks, labels, "),
@@ -56,7 +56,7 @@ def test_lines_to_stdout_are_all_there_is(
         ("--camera-size 1280", 'expected WIDTHxHEIGHT such as 1280x720, got "1280"'),
         ("--caption-every often", 'expected a number of frames or scene-change, got "often"'),
         ("--camera-size 0x0", "the size of a camera must be from 1x1 to 16384x16384, got 0x0"),
-        ("--reconnect -3", "reconnecting takes from 0 to 86400 seconds, got -3"),
+        ("--reconnect -3", "--reconnect must be from 0 to 86400, got -3"),
     ],
 )
 def test_what_makes_no_sense(

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
+import ast
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from yolor_edge import __version__
+from yolor_edge import __version__, parsing
 from yolor_edge import main as cli
+from yolor_edge.options import size
+from yolor_edge.output import counter
 from yolor_edge.runtime.bundle.bundle import Bundle
 from yolor_edge.runtime.images.image_files import write_image
 
@@ -29,11 +35,13 @@ COMMANDS = (
     "diff",
     "run",
     "bench",
+    "compare",
     "doctor",
     "inspect",
     "demo",
 )
 SMALL = (64, 96)
+SETTINGS = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +63,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set of a few small scenes, splits "train" and "val"."""
     folder = tmp_path_factory.mktemp("data") / "scenes"
     for split, seed in (("train", 1), ("val", 2)):
-        assert run_main(f"scenes {folder} --images 3 --seed {seed} --split {split} --size 64x96") == 0
+        assert run_main(f"scenes {folder} --count 3 --seed {seed} --split {split} --image-size 64x96") == 0
     return folder
 
 
@@ -73,6 +81,17 @@ def checkpoint(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     dataset = CocoDataset.open(scenes, split="train")
     config = describe_network(dataset, "n", TrainConfig(), SMALL, ("boxes", "semantic"), "untrained")
     return write_checkpoint(tmp_path_factory.mktemp("checkpoints") / "untrained", Network(config), {}).path
+
+
+def parsers() -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """The parser of every command."""
+    (sub,) = (action for action in cli.make_parser()._actions if isinstance(action.choices, dict))
+    yield from sub.choices.items()
+
+
+def words_of(parser: argparse.ArgumentParser) -> list[str]:
+    """What its help calls options and positions."""
+    return [word for action in parser._actions for word in (action.option_strings or [str(action.metavar)])]
 
 
 def run_main(line: str, *more: object) -> int:
@@ -107,15 +126,26 @@ def test_the_program_lists_its_commands_and_version(capsys: pytest.CaptureFixtur
 
 
 def test_the_examples_in_the_help_can_be_parsed() -> None:
-    parser = cli._parser()
-    for command in COMMANDS:
-        (sub,) = (action for action in parser._actions if hasattr(action, "choices") and action.choices)
-        assert isinstance(sub.choices, dict)
-        example = sub.choices[command].epilog or ""
-        lines = [line.strip() for line in example.splitlines() if line.strip().startswith("yolor-edge ")]
-        assert lines
-        for line in lines:
-            assert parser.parse_args(shlex.split(line)[1:]).command == command
+    for command, parser in parsers():
+        lines = [line.strip() for line in (parser.epilog or "").splitlines()]
+        examples = [line for line in lines if line.startswith("yolor-edge ")]
+        assert examples
+        for line in examples:
+            assert cli.make_parser().parse_args(shlex.split(line)[1:]).command == command
+
+
+def test_every_option_says_its_default_or_needs_none(capsys: pytest.CaptureFixture[str]) -> None:
+    silent = []
+    for command, parser in parsers():
+        for action in parser._actions:
+            is_switch = action.nargs == 0
+            if action.option_strings and not action.required and not is_switch and "(default: " not in str(action.help):
+                silent.append(f"{command} {action.option_strings[0]}")
+    # Those that say what to do instead: a run needs the first three, the others leave something out.
+    assert sorted(silent) == [
+        *("diff --out", "export --calibration", "export --scales", "inspect --size"),
+        *("train --data", "train --out", "train --resume", "train --set"),
+    ]
 
 
 def test_help_is_quick_because_it_imports_nothing() -> None:
@@ -132,17 +162,17 @@ def test_help_is_quick_because_it_imports_nothing() -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("", "the following arguments are required: COMMAND; see yolor-edge --help"),
-        ("paint", "invalid choice: 'paint'"),
+        ("paint", 'unknown command "paint"; the commands are scenes, train'),
+        ("--colour", "the following arguments are required: COMMAND; see yolor-edge --help"),
         ("run", "the following arguments are required: BUNDLE, SOURCE; see yolor-edge run --help"),
-        ("run bundle picture --colour red", "unrecognized arguments: --colour red"),
-        ("scenes out --images three --seed 1", "argument --images: invalid int value: 'three'"),
+        ("run bundle picture --colour red", "unknown option --colour; see yolor-edge run --help"),
+        ("scenes out --count three --seed 1", "argument --count: invalid int value: 'three'"),
         (
-            "scenes out --images 3 --seed 1 --size 640",
-            'argument --size: expected HEIGHTxWIDTH such as 480x640, got "640"',
+            "scenes out --count 3 --seed 1 --image-size 640x",
+            'argument --image-size: expected HEIGHTxWIDTH such as 480x640, or one number for both, got "640x"',
         ),
-        ("scenes out --images 3 --seed 1 --size 0x0", "--size must be height and width of 64 to 2048 pixels"),
-        ("scenes out --images 0 --seed 1", "--images must be at least 1, got 0"),
+        ("scenes out --count 3 --seed 1 --image-size 0", "--image-size must be height and width of 64 to 2048 pixels"),
+        ("scenes out --count 0 --seed 1", "--count must be at least 1, got 0"),
         ("train", "train needs --data DIR and --out RUN, or --resume RUN"),
         ("train --data x", "train needs --data DIR and --out RUN"),
         ("train --resume r --epochs 3 --set seed=1", "leave out --epochs, --set"),
@@ -207,8 +237,8 @@ def test_misuse_is_one_line_and_exit_code_2(
         ("inspect --size n --input-size 100x100", "multiples of 32"),
         ("inspect --size n --classes 0", "--classes must be at least 1, got 0"),
         ("inspect --size n --vocabulary 99999999999", "argument --vocabulary: must be at most 100000, got 99999999999"),
-        ("inspect --size n --heads boxes,wings", "--heads must be some of boxes, masks, semantic, caption"),
-        ("inspect --size n --heads masks", "the task masks needs the task boxes"),
+        ("inspect --size n --tasks boxes,wings", "--tasks must be some of boxes, masks, semantic, caption"),
+        ("inspect --size n --tasks masks", "the task masks needs the task boxes"),
         ("demo --checkpoint nowhere --images nowhere", "nowhere"),
     ],
 )
@@ -229,7 +259,7 @@ def test_a_missing_package_is_named_with_what_installs_it(
     package: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in list(sys.modules):
-        if name.startswith(("yolor_edge.train", "yolor_edge.export")):
+        if name.startswith(("yolor_edge.train", "yolor_edge.export", "yolor_edge.evaluation")):
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
     line = "train --data x --out y"
@@ -353,7 +383,7 @@ def test_run_prints_only_json_when_asked_to(
     ("options", "message"),
     [
         ("--tasks wings", "unknown task 'wings'"),
-        ("--score-threshold 2", "score threshold must be in [0, 1), got 2.0"),
+        ("--score-threshold 2", "--score-threshold must be in [0, 1), got 2.0"),
         ("--beam-size 0", "--beam-size must be from 1"),
         ("--caption-decoder magic", "--caption-decoder must be one of native, native-int8, graph, got 'magic'"),
         ("--caption-decoder native-int8", "holds no caption weights in int8"),
@@ -426,10 +456,8 @@ def test_bench_writes_a_report(
 ) -> None:
     quick = "--runs 12 --warmup-seconds 0 --threads 1 --beam-size 1 --score-threshold 0.5 --seconds 60"
     quick += " --caption-decoder graph --caption-budget-ms 0"
-    notes = tmp_path / "notes.md"
-    notes.write_text("before\n<!-- speed -->\nstale\n<!-- /speed -->\nafter\n")
     out = tmp_path / "report"
-    assert run_main(f"bench {tiny_bundle.path} --images {pictures} --out {out} {quick} --into {notes}:speed") == 0
+    assert run_main(f"bench {tiny_bundle.path} --images {pictures} --out {out} {quick}") == 0
     printed, err = capsys.readouterr()
     assert "end to end" in printed
     assert printed.endswith(f"report: {out / 'report.md'}\n")
@@ -439,26 +467,6 @@ def test_bench_writes_a_report(
     assert set(report["measurement"]["runs"]["caption_tokens"]) == {1}
     command = report["identity"]["command"]
     assert command.startswith(f"yolor-edge bench {tiny_bundle.path} --images {pictures} ")
-    text = notes.read_text()
-    assert text.startswith(f"before\n<!-- speed -->\n```console\n$ yolor-edge bench {tiny_bundle.path} ")
-    assert text.endswith("```\n<!-- /speed -->\nafter\n")
-    assert "--into" not in text
-    assert "stale" not in text
-
-
-def test_into_is_checked_before_the_work(
-    tiny_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    bench = f"bench {tiny_bundle.path} --out {tmp_path / 'out'} --into"
-    notes = tmp_path / "notes.md"
-    assert run_main(f"{bench} {notes}:speed") == 2
-    assert "no such file; --into changes a file that is there" in complaint(capsys)
-    notes.write_text("<!-- other -->\n<!-- /other -->\n")
-    assert run_main(f"{bench} {notes}:speed") == 2
-    assert "has 0 places <!-- speed --> ... <!-- /speed -->, expected one" in complaint(capsys)
-    assert run_main(f"{bench} {notes}") == 2
-    assert "expected FILE:NAME such as README.md:demo-scores" in complaint(capsys)
-    assert not (tmp_path / "out").exists()
 
 
 def test_evaluate_scores_a_bundle(scenes: Path, tiny_bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
@@ -472,7 +480,7 @@ def test_evaluate_scores_a_bundle(scenes: Path, tiny_bundle: Bundle, capsys: pyt
 
 def test_scenes_are_not_drawn_twice(scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
-    assert run_main(f"scenes {scenes} --images 1 --seed 9") == 2
+    assert run_main(f"scenes {scenes} --count 1 --seed 9") == 2
     assert 'has a split "train" already' in complaint(capsys)
 
 
@@ -481,21 +489,21 @@ def test_inspect_prints_parts_or_json(checkpoint: Path, capsys: pytest.CaptureFi
     line = "inspect --size n --classes 3 --semantic 4 --vocabulary 40 --input-size 64x96"
     assert run_main(line) == 0
     assert "3 classes, 4 semantic classes, vocabulary of 40; input 64x96" in capsys.readouterr().out
-    assert run_main(f"{line} --json --heads boxes") == 0
+    assert run_main(f"{line} --json --tasks boxes") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["tasks"] == ["boxes"]
     assert found["classes"] == 3
-    assert run_main(f"inspect {checkpoint} --heads boxes --json") == 0
+    assert run_main(f"inspect {checkpoint} --tasks boxes --json") == 0
     assert json.loads(capsys.readouterr().out)["name"] == "untrained"
-    assert run_main(f"inspect {checkpoint} --heads caption") == 2
-    assert complaint(capsys) == "the network has no head for caption; it has boxes, semantic"
+    assert run_main(f"inspect {checkpoint} --tasks caption") == 2
+    assert complaint(capsys) == "--tasks: the network has no task caption; it has boxes, semantic"
     assert run_main(f"inspect {checkpoint} --classes 4") == 2
     assert "a checkpoint has its own classes, words and captioner; leave out --classes" in complaint(capsys)
     assert run_main(f"inspect {checkpoint} --captioner grit") == 2
     assert "words and captioner; leave out --captioner" in complaint(capsys)
     assert run_main(f"{line} --captioner grit") == 0
     assert "captions over 130 regions beside the grid; input 64x96" in capsys.readouterr().out
-    assert run_main(f"{line} --captioner grit --heads caption") == 2
+    assert run_main(f"{line} --captioner grit --tasks caption") == 2
     assert "needs the task boxes: regions are its likeliest cells" in complaint(capsys)
 
 
@@ -511,7 +519,7 @@ def test_what_is_for_bundles_is_refused_to_a_checkpoint(
     checkpoint: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_main(f"evaluate {checkpoint} --data {scenes} --backend openvino --precision int8") == 2
-    assert "is scored in torch with float32; backend, precision is for a bundle, export one" in complaint(capsys)
+    assert "is scored in torch with float32; --backend, --precision is for a bundle, export one" in complaint(capsys)
 
 
 def test_a_checkpoint_has_its_post_processing_on_the_cpu(
@@ -541,7 +549,7 @@ def test_train_and_resume_end_to_end(scenes: Path, tmp_path: Path, capsys: pytes
     assert printed == f"checkpoint: {run / 'checkpoint'}\n"
     assert "epoch 1/1" in err
     assert run_main(f"train --data {scenes} --out {run} --epochs 1 --input-size 64x96 {quick}") == 2
-    assert "holds a run already; continue it with --resume" in complaint(capsys)
+    assert "holds a run already; continue it (yolor-edge train --resume " in complaint(capsys)
     assert run_main(f"train --resume {run}") == 0
 
 
@@ -589,8 +597,78 @@ def test_the_demo_says_where_its_files_are(
 
 
 def test_progress_in_a_file_is_ten_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    show: Any = cli._counter("scoring")
+    show: Any = counter("scoring")
     for done in range(1, 501):
         show(done, 500)
     lines = capsys.readouterr().err.splitlines()
     assert lines == [f"scoring {done}/500" for done in range(50, 501, 50)]
+
+
+def test_a_size_is_two_numbers_or_one() -> None:
+    assert size("480x640") == (480, 640)
+    assert size("640") == (640, 640)
+
+
+@pytest.mark.parametrize("name", ["tensorrt-rtx", "tensorrt_rtx"])
+def test_the_name_of_the_package_names_a_backend_and_a_flavour(name: str) -> None:
+    parser = cli.make_parser()
+    assert parser.parse_args(["run", "b", "s", "--backend", name]).backend == "tensorrt-rtx"
+    assert parser.parse_args(["verify", "b", "--backend", name]).backend == "tensorrt-rtx"
+    assert parser.parse_args(["build", "b", "--flavour", name]).flavour == "tensorrt-rtx"
+
+
+def test_without_arguments_there_is_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_main("") == 0
+    assert capsys.readouterr().out.startswith("usage: yolor-edge COMMAND [options]\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("predict b s", 'unknown command "predict"; this is called run here; see yolor-edge --help'),
+        ("val b", "this is called evaluate here"),
+        ("benchmark b", "this is called bench here"),
+        ("quantize c", "this is called export here"),
+        ("trian", "perhaps train"),
+        ("run --device 0", "unknown option --device; this is called --backend here; see yolor-edge run --help"),
+        ("run b s --conf=0.5", "this is called --score-threshold here"),
+        ("run b s --iou 0.5", "this is called --iou-threshold here"),
+        ("run --weights b", "BUNDLE is given without an option: yolor-edge run BUNDLE SOURCE"),
+        ("run b --source s", "SOURCE is given without an option"),
+        ("run b s --half", "this is called --precision fp16 here"),
+        ("run b s --project p", "this is called --out here"),
+        ("run b s --shwo", "perhaps --show"),
+        ("train --imgsz 640", "this is called --input-size here"),
+        ("train --device 0", "this is called --set device=cuda:0 here"),
+        ("train --batch 8", "this is called --set batch_size=N here"),
+        ("export c --heads boxes", "this is called --tasks here"),
+        ("export --weights c", "CHECKPOINT is given without an option"),
+        ("build b --size 640", "this is called --input-size here"),
+        ("build b --batch 4", "this is called --batch-sizes here"),
+        ("build b --beam 4", "this is called --max-beam-size here"),
+        ("scenes o --images 4", "this is called --count here"),
+        ("run b s --nothing-like-it", "unknown option --nothing-like-it; see yolor-edge run --help"),
+    ],
+)
+def test_what_is_unknown_names_what_is_meant(line: str, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_main(line) == 2
+    assert hint in complaint(capsys)
+
+
+def test_what_is_suggested_exists() -> None:
+    commands = {command.__name__.rpartition(".")[2] for command in cli.COMMANDS}
+    assert set(parsing.OTHER_COMMANDS.values()) <= commands
+    assert not set(parsing.OTHER_COMMANDS) & commands
+    actions = {word for _, parser in parsers() for word in words_of(parser)}
+    settings = {line.split("`")[1] for line in SETTINGS.read_text().splitlines() if line.startswith("| `")}
+    for here in (option for several in parsing.OTHER_OPTIONS.values() for option in several):
+        option, _, value = here.partition(" ")
+        assert option in actions
+        assert option != "--set" or value.partition("=")[0] in settings
+
+
+def test_nothing_private_crosses_files() -> None:
+    for path in Path(cli.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                assert not [name.name for name in node.names if re.match(r"_[^_]", name.name)], path

@@ -48,7 +48,7 @@ class Exported:
 
 def export_random_network(folder: Path, **changes: Any) -> Exported:
     """Write scenes, checkpoint and bundle into `folder`; `changes` are fields of `NetworkConfig`."""
-    data = write_scenes(folder / "scenes", images=4, seed=3, size=INPUT_SIZE)
+    data = write_scenes(folder / "scenes", count=4, seed=3, size=INPUT_SIZE)
     config = describe_network(CocoDataset.open(data), "n", TrainConfig(), INPUT_SIZE, None, "random")
     # Captions of at most eleven tokens.
     config = dataclasses.replace(config, caption_positions=12, **changes)

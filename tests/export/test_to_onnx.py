@@ -370,7 +370,7 @@ def test_some_heads_at_another_size_proven_on_own_pictures(exported: Exported, t
         tmp_path / "new" / "bundle",
         input_size=(96, 64),
         tasks=("semantic", "boxes"),
-        golden_images=pictures,
+        images=pictures,
     )
     assert bundle.spec.tasks == ("boxes", "semantic")
     assert bundle.spec.input_size == (96, 64)
@@ -401,7 +401,7 @@ def test_some_heads_at_another_size_proven_on_own_pictures(exported: Exported, t
 @pytest.mark.usefixtures("no_export")
 def test_what_exists_is_not_replaced_unasked(exported: Exported, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    with pytest.raises(UsageError, match="out: exists already; choose another --out or replace it with --force"):
+    with pytest.raises(UsageError, match="out: exists already; choose another out or replace it with overwrite"):
         export_bundle(exported.checkpoint, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -538,7 +538,7 @@ def test_an_interrupted_export_leaves_nothing(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"tasks": ("depth",)}, "the network has no head for depth; it has boxes, masks, semantic, caption"),
+        ({"tasks": ("depth",)}, "tasks: the network has no task depth; it has boxes, masks, semantic, caption"),
         ({"tasks": ("masks",)}, "the task masks needs the task boxes"),
         ({"input_size": (64, 100)}, "input size must be two multiples of 32 within 32 and 8192, got 64x100"),
         ({"input_size": (0, 64)}, "input size must be two multiples of 32 within 32 and 8192, got 0x64"),
@@ -563,7 +563,7 @@ def test_a_head_that_was_not_trained_cannot_be_kept(tmp_path: Path) -> None:
     from ..train.tiny_network import tiny_network
 
     checkpoint = write_checkpoint(tmp_path / "checkpoint", tiny_network(tasks=("boxes",)), {})
-    with pytest.raises(UsageError, match="the network has no head for caption, semantic; it has boxes"):
+    with pytest.raises(UsageError, match="tasks: the network has no task caption, semantic; it has boxes"):
         export_bundle(checkpoint, tmp_path / "out", tasks=("boxes", "caption", "semantic"))
     assert not (tmp_path / "out").exists()
 
@@ -580,7 +580,7 @@ def test_a_picture_that_cannot_be_read_is_named(exported: Exported, tmp_path: Pa
     picture = tmp_path / "broken.jpg"
     picture.write_bytes(b"\xff\xd8\xff")
     with pytest.raises(ImageError, match=r"broken\.jpg"):
-        export_bundle(exported.checkpoint, tmp_path / "out", golden_images=[picture])
+        export_bundle(exported.checkpoint, tmp_path / "out", images=[picture])
     assert [path.name for path in tmp_path.iterdir()] == ["broken.jpg"]
 
 

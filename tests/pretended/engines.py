@@ -13,7 +13,7 @@ from yolor_edge.runtime.bundle.bundle import Bundle
 from yolor_edge.runtime.bundle.engines import Engine, EngineRecord, write_record
 from yolor_edge.runtime.files import sha256_of
 
-VERSIONS = {"tensorrt": "10.13.0.35", "tensorrt_rtx": "1.7.1.116"}
+VERSIONS = {"tensorrt": "10.13.0.35", "tensorrt-rtx": "1.7.1.116"}
 BEAM = 3
 
 
@@ -32,7 +32,7 @@ def add_engine(
         "flavour": flavour,
         "version": VERSIONS[flavour],
         "targets": ("sm_86",),
-        "gpu": None if flavour == "tensorrt_rtx" else "Pretended GPU",
+        "gpu": None if flavour == "tensorrt-rtx" else "Pretended GPU",
         "system": platform.system(),
         "architecture": platform.machine(),
         "batches": {"vision": tuple(batches), "caption_step": (BEAM,)}.get(part, (1,)),

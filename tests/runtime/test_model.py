@@ -323,8 +323,8 @@ def test_bad_images(model: Model, image: Any, message: str) -> None:
         ({"tasks": {"semantic_map"}}, "unknown task 'semantic_map', perhaps 'semantic'; the tasks are boxes, masks"),
         ({"tasks": {"depth"}}, "unknown task 'depth'; the tasks are boxes, masks, semantic, caption"),
         ({"tasks": set()}, "no task asked for"),
-        ({"score_threshold": 1.0}, r"the score threshold must be in \[0, 1\), got 1.0"),
-        ({"iou_threshold": 2.0}, r"the IoU threshold must be in \[0, 1\], got 2.0"),
+        ({"score_threshold": 1.0}, r"score_threshold must be in \[0, 1\), got 1.0"),
+        ({"iou_threshold": 2.0}, r"iou_threshold must be in \[0, 1\], got 2.0"),
         ({"max_detections": 0}, "max_detections must be from 1 to 1000000, got 0"),
     ],
 )
@@ -339,7 +339,7 @@ def test_a_model_with_one_task(tmp_path: Path) -> None:
         assert result.boxes is None
         assert result.caption is None
         assert result.semantic_map is not None
-        with pytest.raises(UsageError, match="tiny: has no 'boxes' task, it answers semantic"):
+        with pytest.raises(UsageError, match="tiny: has no 'boxes' task, it has semantic"):
             model.predict(np.zeros((8, 8, 3), np.uint8), {"boxes"})
 
 

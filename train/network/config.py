@@ -109,10 +109,12 @@ class NetworkConfig:
             if isinstance(value, list):
                 object.__setattr__(self, field.name, tuple(value))
         if self.size not in SIZES:
-            raise UsageError(f"size must be one of {', '.join(SIZES)}, got {self.size!r}")
+            raise UsageError(f"<size> must be one of {', '.join(SIZES)}, got {self.size!r}", argument="size")
         unknown = [task for task in self.tasks if task not in TASKS]
         if unknown or not self.tasks:
-            raise UsageError(f"tasks must be some of {', '.join(TASKS)}, got {', '.join(self.tasks) or 'none'}")
+            raise UsageError(
+                f"<tasks> must be some of {', '.join(TASKS)}, got {', '.join(self.tasks) or 'none'}", argument="tasks"
+            )
         object.__setattr__(self, "tasks", tuple(task for task in TASKS if task in self.tasks))
         self._check_captioner()
         if "masks" in self.tasks and "boxes" not in self.tasks:
@@ -134,10 +136,11 @@ class NetworkConfig:
         ):
             value = getattr(self, name)
             if type(value) is not int or value not in allowed:
-                raise UsageError(f"{name} must be {words}, got {value!r}")
+                raise UsageError(f"<{name}> must be {words}, got {value!r}", argument=name)
         if any(task not in ("boxes", "semantic") or task in self.tasks for task in self.silent_tasks):
             raise UsageError(
-                f"silent_tasks must be of boxes, semantic, and none of the tasks, got {', '.join(self.silent_tasks)}"
+                f"<silent_tasks> must be of boxes, semantic, and none of the tasks, got {', '.join(self.silent_tasks)}",
+                argument="silent_tasks",
             )
         if self.caption_regions and "caption" in self.tasks and "boxes" not in self.heads:
             raise UsageError(
@@ -194,7 +197,10 @@ def check_input_size(size: tuple[int, int]) -> tuple[int, int]:
         UsageError: If a side is not a multiple of 32 within 32 and 8192.
     """
     if len(size) != 2 or any(side % 32 or not 32 <= side <= 8192 for side in size):
-        raise UsageError(f"input size must be two multiples of 32 within 32 and 8192, got {'x'.join(map(str, size))}")
+        raise UsageError(
+            f"<input_size> must be two multiples of 32 within 32 and 8192, got {'x'.join(map(str, size))}",
+            argument="input_size",
+        )
     return size
 
 

@@ -36,7 +36,7 @@ def open_parts(
         bundle: Opened.
         parts: Which.
         precision: Of the graphs that the engines were built from.
-        flavour: "tensorrt" or "tensorrt_rtx".
+        flavour: "tensorrt" or "tensorrt-rtx".
         device_index: Among the GPUs that this process sees.
 
     Raises:
@@ -69,7 +69,7 @@ def find_part(bundle: Bundle, part: str, precision: str, flavour: str, module: M
     batches = {} if bundle.spec.graph.batch else {"vision": 1}
     return find_engine(
         *(bundle, part, precision, flavour, str(module.__version__), device.info.compute_capability),
-        gpu=None if flavour == "tensorrt_rtx" else device.info.name,
+        gpu=None if flavour == "tensorrt-rtx" else device.info.name,
         batch=batches.get(part),
     )
 

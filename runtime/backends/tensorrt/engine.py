@@ -59,7 +59,7 @@ class LoadedEngine:
 
     def __init__(self, bundle: Bundle, engine: Engine, module: ModuleType, device: Device):
         self.bundle, self.engine, self.module, self.device = bundle, engine, module, device
-        self.is_rtx = engine.record.flavour == "tensorrt_rtx"
+        self.is_rtx = engine.record.flavour == "tensorrt-rtx"
         self.name = engine.path.name
         self.complaints = Complaints()
         self._users = 0

@@ -25,7 +25,7 @@ class EngineBuilder(Protocol):
         Args:
             bundle: Where to.
             precision: One of `bundle.PRECISIONS`.
-            flavour: "tensorrt" or "tensorrt_rtx".
+            flavour: "tensorrt" or "tensorrt-rtx".
             parts: Of the bundle, those whose engine is missing.
             compute_capability: Of the device here, such as "sm_87".
         """

@@ -289,7 +289,7 @@ def test_arguments_and_files_that_cannot_be_used(tiny_bundle: Bundle, pictures: 
     with pytest.raises(UsageError, match="runs must be at least 1, got 0"):
         bench(tiny_bundle, tmp_path / "out", pictures, runs=0)
     for seconds in (float("nan"), -1.0):
-        with pytest.raises(UsageError, match="the seconds for runs that count must be at least 0, got"):
+        with pytest.raises(UsageError, match="maximum_seconds must be at least 0, got"):
             bench(tiny_bundle, tmp_path / "out", pictures, maximum_seconds=seconds)
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match=r"file/out: cannot be written, .*/file is no folder; choose another place"):

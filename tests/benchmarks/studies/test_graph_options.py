@@ -58,7 +58,7 @@ def test_every_variant_is_measured_and_compared_with_the_first() -> None:
 def test_the_variants_are_named_after_the_flags_of_the_export() -> None:
     assert len({variant.name for variant in VARIANTS}) == len(VARIANTS)
     for variant in VARIANTS[1:]:
-        assert ("--heads" in variant.name) == (variant.tasks is not None)
+        assert ("--tasks" in variant.name) == (variant.tasks is not None)
         assert ("--input-size" in variant.name) == (variant.input_size is not None)
         assert ("--batch" in variant.name) == (variant.options.batch is not None)
         assert ("--top-k" in variant.name) == (variant.options.top_k is not None)

@@ -32,16 +32,16 @@ def annotations_of(folder: Path, kind: str, split: str = "train") -> dict[str, A
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_scenes(tmp_path_factory.mktemp("scenes") / "data", images=50, seed=5)
+    return write_scenes(tmp_path_factory.mktemp("scenes") / "data", count=50, seed=5)
 
 
 def test_same_seed_same_bytes(written: Path, tmp_path: Path) -> None:
-    again = write_scenes(tmp_path / "again", images=50, seed=5)
+    again = write_scenes(tmp_path / "again", count=50, seed=5)
     assert files_of(again) == files_of(written)
 
 
 def test_fewer_images_are_a_prefix(written: Path, tmp_path: Path) -> None:
-    few = write_scenes(tmp_path / "few", images=6, seed=5)
+    few = write_scenes(tmp_path / "few", count=6, seed=5)
     many = files_of(written)
     for name, content in files_of(few).items():
         if not name.endswith(".json"):
@@ -53,7 +53,7 @@ def test_fewer_images_are_a_prefix(written: Path, tmp_path: Path) -> None:
 
 
 def test_another_seed_other_pictures(tmp_path: Path) -> None:
-    names = [write_scenes(tmp_path / str(seed), images=1, seed=seed) / "train/000000000001.jpg" for seed in (1, 2)]
+    names = [write_scenes(tmp_path / str(seed), count=1, seed=seed) / "train/000000000001.jpg" for seed in (1, 2)]
     assert names[0].read_bytes() != names[1].read_bytes()
 
 
@@ -175,10 +175,10 @@ def test_other_sizes(size: tuple[int, int]) -> None:
 
 
 def test_splits_stand_beside_each_other(tmp_path: Path) -> None:
-    write_scenes(tmp_path, images=2, seed=1, split="train")
+    write_scenes(tmp_path, count=2, seed=1, split="train")
     before = files_of(tmp_path)
     seen: list[tuple[int, int]] = []
-    write_scenes(tmp_path, images=2, seed=2, split="val", progress=lambda done, total: seen.append((done, total)))
+    write_scenes(tmp_path, count=2, seed=2, split="val", progress=lambda done, total: seen.append((done, total)))
     after = files_of(tmp_path)
     assert seen == [(1, 2), (2, 2)]
     assert before.items() <= after.items()
@@ -188,8 +188,8 @@ def test_splits_stand_beside_each_other(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"images": 0}, "--images must be at least 1, got 0"),
-        ({"seed": -1}, "--seed must be at least 0, got -1"),
+        ({"count": 0}, "count must be at least 1, got 0"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"split": "a/b"}, 'got "a/b"'),
         ({"split": ""}, 'got ""'),
         ({"split": "annotations"}, 'got "annotations"'),
@@ -199,28 +199,28 @@ def test_splits_stand_beside_each_other(tmp_path: Path) -> None:
 )
 def test_bad_arguments_are_named(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        write_scenes(**{"out": tmp_path / "data", "images": 1, "seed": 1, **arguments})
+        write_scenes(**{"out": tmp_path / "data", "count": 1, "seed": 1, **arguments})
     assert not (tmp_path / "data").exists()
 
 
 def test_a_file_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("")
     with pytest.raises(UsageError, match="data: is a file, expected a folder"):
-        write_scenes(tmp_path / "data", images=1, seed=1)
+        write_scenes(tmp_path / "data", count=1, seed=1)
 
 
 def test_a_split_is_never_overwritten(tmp_path: Path) -> None:
-    write_scenes(tmp_path, images=1, seed=1)
+    write_scenes(tmp_path, count=1, seed=1)
     before = files_of(tmp_path)
     with pytest.raises(UsageError, match=r'has a split "train" already .*choose another folder'):
-        write_scenes(tmp_path, images=1, seed=2)
+        write_scenes(tmp_path, count=1, seed=2)
     assert files_of(tmp_path) == before
 
 
 def test_two_splits_of_one_seed_are_refused(tmp_path: Path) -> None:
-    write_scenes(tmp_path, images=1, seed=1)
-    with pytest.raises(UsageError, match=r'"train" was drawn from seed 1 too, .* give another --seed'):
-        write_scenes(tmp_path, images=1, seed=1, split="val")
+    write_scenes(tmp_path, count=1, seed=1)
+    with pytest.raises(UsageError, match=r'"train" was drawn from seed 1 too, .* give another seed'):
+        write_scenes(tmp_path, count=1, seed=1, split="val")
 
 
 def test_an_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +228,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_scenes(tmp_path / "data", images=3, seed=1, progress=interrupt)
+        write_scenes(tmp_path / "data", count=3, seed=1, progress=interrupt)
     assert not (tmp_path / "data").exists()
 
     def full(source: Path, target: Path) -> None:
@@ -236,10 +236,10 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
             raise OSError(28, "No space left on device")
         source.rename(target)
 
-    write_scenes(tmp_path, images=1, seed=2, split="val")
+    write_scenes(tmp_path, count=1, seed=2, split="val")
     before = files_of(tmp_path)
     monkeypatch.setattr(scenes.os, "replace", full)
     with pytest.raises(OSError, match="No space left"):
-        write_scenes(tmp_path, images=3, seed=1)
+        write_scenes(tmp_path, count=3, seed=1)
     assert files_of(tmp_path) == before
     assert not (tmp_path / "train").exists()

@@ -35,16 +35,16 @@ def with_free(monkeypatch: pytest.MonkeyPatch, disk: int, memory: int | None) ->
 
 
 def test_needs_grow_with_the_graph_and_depend_on_the_builder(graph: Path) -> None:
-    rtx, full = needs_of("tensorrt_rtx", graph), needs_of("tensorrt", graph)
+    rtx, full = needs_of("tensorrt-rtx", graph), needs_of("tensorrt", graph)
     assert rtx.memory_mib < full.memory_mib
     assert rtx.least_disk_bytes == 5_000_000 < rtx.disk_bytes
     graph.write_bytes(bytes(50_000_000))
-    assert needs_of("tensorrt_rtx", graph).memory_mib > rtx.memory_mib + 50
+    assert needs_of("tensorrt-rtx", graph).memory_mib > rtx.memory_mib + 50
 
 
 def test_what_is_taken_and_what_is_free_is_one_line(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_free(monkeypatch, 3_000_000_000, 2048)
-    needs = needs_of("tensorrt_rtx", graph)
+    needs = needs_of("tensorrt-rtx", graph)
     assert check_room(needs, graph.parent / "engines", graph.name, False, None) == [
         "building takes about 309 MiB of memory and 17.0 MB of disk; free are 2048 MiB and 3.0 GB"
     ]
@@ -55,10 +55,10 @@ def test_what_is_taken_and_what_is_free_is_one_line(graph: Path, monkeypatch: py
 
 def test_too_little_memory_is_a_warning_with_the_cure(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_free(monkeypatch, 3_000_000_000, 100)
-    _, warning = check_room(needs_of("tensorrt_rtx", graph), graph.parent, graph.name, False, None)
+    _, warning = check_room(needs_of("tensorrt-rtx", graph), graph.parent, graph.name, False, None)
     assert warning == (
-        "warning: 100 MiB of memory are free, so the system may end the builder; if it does, build with "
-        "--low-memory, and with --workspace 128 if that is not enough"
+        "warning: 100 MiB of memory are free, so the system may end the builder; if it does, build in "
+        "low-memory mode, and with a workspace of 128 MiB if that is not enough"
     )
 
 
@@ -70,17 +70,17 @@ def test_a_disk_that_cannot_hold_the_engine_is_refused(graph: Path, monkeypatch:
         "such as by removing engines of other targets, or copy the bundle to another disk"
     )
     with pytest.raises(EngineBuildError, match=f"^{re.escape(message)}$"):
-        check_room(needs_of("tensorrt_rtx", graph), folder, graph.name, False, None)
+        check_room(needs_of("tensorrt-rtx", graph), folder, graph.name, False, None)
     assert "takes 9 MB and 1.5 GB are free" in no_room(folder, graph.name, "9 MB", 1_500_000_000)
 
 
 @pytest.mark.parametrize(
     ("low_memory", "workspace", "limit", "cure"),
     [
-        (False, None, None, "build with --low-memory, and with --workspace 128 if that is not enough"),
-        (False, 64, 64, "build with --low-memory, and with --workspace 32 if that is not enough"),
-        (True, None, 256, "build with --workspace 128, or end what else holds memory or add swap"),
-        (True, 64, 64, "build with --workspace 32, or end what else holds memory or add swap"),
+        (False, None, None, "build in low-memory mode, and with a workspace of 128 MiB if that is not enough"),
+        (False, 64, 64, "build in low-memory mode, and with a workspace of 32 MiB if that is not enough"),
+        (True, None, 256, "build with a workspace of 128 MiB, or end what else holds memory or add swap"),
+        (True, 64, 64, "build with a workspace of 32 MiB, or end what else holds memory or add swap"),
         (True, 20, 20, "end what else holds memory or add swap"),
     ],
 )

@@ -62,7 +62,7 @@ def test_a_network_is_strongly_typed_in_every_version(version: str, flags: int) 
 
 def test_rtx_is_told_its_compute_capabilities() -> None:
     fake = FakeTensorrt("1.7.1.116")
-    build(Toolkit("tensorrt_rtx", fake), targets=["sm_75", "sm_120"], timing_cache="ignored.cache", frozen=True)
+    build(Toolkit("tensorrt-rtx", fake), targets=["sm_75", "sm_120"], timing_cache="ignored.cache", frozen=True)
     assert fake.told[:5] == [
         ("create_network", 0),
         ("profiling_verbosity", fake.ProfilingVerbosity["DETAILED"]),
@@ -115,7 +115,7 @@ def test_a_foreign_timing_cache_is_dropped_but_refused_when_frozen(tmp_path: Pat
     build(Toolkit("tensorrt", fake, ORIN), timing_cache=str(cache))
     assert [told[1] for told in fake.told if told[0] == "create_timing_cache"] == [b"foreign", b""]
     fake = FakeTensorrt("10.3.0", foreign_cache=True)
-    with pytest.raises(EngineBuildError, match=r"measured on another device or by another version.*without --frozen"):
+    with pytest.raises(EngineBuildError, match=r"measured on another device or by another version.*without frozen"):
         build(Toolkit("tensorrt", fake, ORIN), timing_cache=str(cache), frozen=True)
 
 
@@ -141,11 +141,11 @@ def test_each_range_is_a_profile_and_fixed_axes_come_from_the_graph() -> None:
 
 
 def test_rtx_builds_for_all_but_turing_unless_told() -> None:
-    toolkit = Toolkit("tensorrt_rtx", FakeTensorrt("1.7.1.116"))
+    toolkit = Toolkit("tensorrt-rtx", FakeTensorrt("1.7.1.116"))
     assert toolkit.known_targets() == ("sm_75", "sm_86", "sm_120")
     assert toolkit.check_targets(()) == ("sm_86", "sm_120")
     assert toolkit.check_targets(["sm_120", "sm_75", "sm_120"]) == ("sm_75", "sm_120")
-    with pytest.raises(UsageError, match=r"tensorrt_rtx 1\.7\.1\.116 cannot build for sm_87; .* sm_75, sm_86, sm_120$"):
+    with pytest.raises(UsageError, match=r"tensorrt-rtx 1\.7\.1\.116 cannot build for sm_87; .* sm_75, sm_86, sm_120$"):
         toolkit.check_targets(["sm_86", "sm_87"])
 
 
@@ -173,7 +173,7 @@ def test_an_older_version_does_not_know_newer_levels() -> None:
 def test_tensorrt_without_a_gpu_names_the_other_flavour(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("yolor_edge.export.engines.tensorrt_flavours.cuda_device", lambda: None)
     toolkit = Toolkit("tensorrt", FakeTensorrt("10.3.0"))
-    with pytest.raises(BackendError, match=r"only on a machine with an NVIDIA GPU .* --flavour tensorrt_rtx"):
+    with pytest.raises(BackendError, match=r"only on a machine with an NVIDIA GPU .* flavour tensorrt-rtx"):
         toolkit.check_targets(())
 
 
@@ -210,27 +210,27 @@ def test_a_free_axis_that_nothing_explains_is_refused() -> None:
         (
             "Cannot compile 'query/MatMul' for Turing (SM75): FP32 GEMM",
             {"targets": ["sm_75", "sm_86"]},
-            "Turing needs fp16 graphs, so leave sm_75 out of --target or build in fp16",
+            "Turing needs fp16 graphs, so leave sm_75 out of the targets or build in fp16",
         ),
         ("no kernel for\nconv", {}, "cannot build it: no kernel for conv$"),
-        ("Out of memory (1 GiB)", {}, r"out of memory \(Out of memory \(1 GiB\)\); build with --low-memory, and with"),
+        ("Out of memory (1 GiB)", {}, r"out of memory \(Out of memory \(1 GiB\)\); build in low-memory mode, and with"),
         (
             "Tactic Device request: 9385MB Available: 7649MB. Device memory is insufficient to use tactic.",
             {},
-            r"out of memory, a kernel asked for 9385 MiB of GPU memory and 7649 were free; build with --low-memory",
+            r"out of memory, a kernel asked for 9385 MiB of GPU memory and 7649 were free; build in low-memory mode",
         ),
         (
             "Requested amount of GPU memory (15485030400 bytes) could not be allocated.",
             {"low_memory": True},
-            "out of memory, 14767 MiB of GPU memory were asked for and not free; build with --workspace 128, or end",
+            "out of memory, 14767 MiB of GPU memory were asked for and not free; build with a workspace of 128 MiB",
         ),
         (
             "Could not find any implementation for node conv",
             {"workspace_mib": 8},
-            "node conv; a workspace of 8 MiB may be too small for it, build with --workspace 16$",
+            "node conv; a workspace of 8 MiB may be too small for it, build with one of 16 MiB$",
         ),
         ("Could not find any implementation for node conv", {}, "node conv$"),
-        ("Timing cache miss at conv", {"frozen": True}, "not in the timing cache, build once without --frozen"),
+        ("Timing cache miss at conv", {"frozen": True}, "not in the timing cache, which a frozen build needs"),
     ],
 )
 def test_the_builders_first_error_is_told(error: str, changes: dict[str, Any], match: str) -> None:
@@ -260,28 +260,28 @@ def test_a_missing_package_says_what_suits_which_device(monkeypatch: pytest.Monk
     assert str(raised.value) == (
         "no TensorRT is installed; "
         "for Jetson (comes with JetPack) and any NVIDIA GPU, built on that very device: "
-        'pip install "tensorrt>=10.3" (--flavour tensorrt); '
+        'pip install "tensorrt>=10.3" (flavour tensorrt); '
         "for desktop and laptop RTX GPUs, built on any Linux x86-64 machine: "
-        'pip install "tensorrt-rtx-cu13>=1.7" (--flavour tensorrt_rtx)'
+        'pip install "tensorrt-rtx-cu13>=1.7" (flavour tensorrt-rtx)'
     )
 
 
 def test_stubs_are_no_package(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_installed(monkeypatch, tensorrt=None, tensorrt_rtx=FakeTensorrt("1.7.1.116"))
-    assert installed_flavours() == ("tensorrt_rtx",)
-    assert load_toolkit().flavour == "tensorrt_rtx"
-    with pytest.raises(BackendError, match=r"'tensorrt' needs the package tensorrt; .*--flavour tensorrt_rtx, which"):
+    assert installed_flavours() == ("tensorrt-rtx",)
+    assert load_toolkit().flavour == "tensorrt-rtx"
+    with pytest.raises(BackendError, match=r"'tensorrt' needs the package tensorrt; .*flavour tensorrt-rtx, which"):
         load_toolkit("tensorrt")
 
 
 def test_tensorrt_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_installed(monkeypatch, tensorrt=FakeTensorrt("10.3.0"), tensorrt_rtx=FakeTensorrt("1.7.1.116"))
     assert load_toolkit().flavour == "tensorrt"
-    assert load_toolkit("tensorrt_rtx").version == "1.7.1.116"
+    assert load_toolkit("tensorrt-rtx").version == "1.7.1.116"
 
 
 def test_an_unknown_flavour_is_misuse() -> None:
-    with pytest.raises(UsageError, match="unknown flavour 'trt'; the flavours are tensorrt, tensorrt_rtx"):
+    with pytest.raises(UsageError, match="unknown flavour 'trt'; the flavours are tensorrt, tensorrt-rtx"):
         load_toolkit("trt")
 
 

@@ -39,7 +39,7 @@ TARGETS = ("sm_80", "sm_86", "sm_89", "sm_120")
 
 
 def build(bundle: Bundle | Path, precision: str = "fp32", **options: Any) -> list[BuiltEngine]:
-    return build_engines(bundle, precision, **{"flavour": "tensorrt_rtx", "targets": ["sm_86"], **options})
+    return build_engines(bundle, precision, **{"flavour": "tensorrt-rtx", "targets": ["sm_86"], **options})
 
 
 def files_of(bundle: Bundle) -> list[str]:
@@ -63,7 +63,7 @@ def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     from ..exported import one_torch_thread
 
     folder = tmp_path_factory.mktemp("demo")
-    pictures = write_scenes(folder / "scenes", images=3, seed=4) / "train"
+    pictures = write_scenes(folder / "scenes", count=3, seed=4) / "train"
     with one_torch_thread():
         options = PrecisionOptions(precisions=("fp16", "int8"), calibration=pictures)
         return export_bundle(DEMO, folder / "bundle", precisions=options)
@@ -88,7 +88,7 @@ def test_the_demo_checkpoint_builds_in_every_precision_for_four_targets(demo_bun
             assert any(line.startswith(f"{record.graph}: building") for line in lines)
             for target in TARGETS:
                 found = find_engine(
-                    demo_bundle, record.part, precision, "tensorrt_rtx", record.version, target, batch=1
+                    demo_bundle, record.part, precision, "tensorrt-rtx", record.version, target, batch=1
                 )
                 assert found == entry.engine
     (told,) = [line for line in lines if "no gain over fp16" in line]
@@ -119,7 +119,7 @@ def test_the_demo_checkpoint_builds_in_every_precision_for_four_targets(demo_bun
     again = build(demo_bundle, "int8", targets=TARGETS, frozen=True)
     assert not any(entry.is_new for entry in again)
     with pytest.raises(EngineMismatchError, match=r"built for sm_80, sm_86, sm_89, sm_120, here it is sm_121"):
-        find_engine(demo_bundle, "vision", "int8", "tensorrt_rtx", step.version, "sm_121")
+        find_engine(demo_bundle, "vision", "int8", "tensorrt-rtx", step.version, "sm_121")
     assert not [name for name in files_of(demo_bundle) if name.startswith(".")]
     assert Bundle.open(demo_bundle.path).digest == demo_bundle.digest
 
@@ -135,7 +135,7 @@ def optioned_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     from ..exported import one_torch_thread
 
     folder = tmp_path_factory.mktemp("optioned")
-    pictures = write_scenes(folder / "scenes", images=3, seed=4) / "train"
+    pictures = write_scenes(folder / "scenes", count=3, seed=4) / "train"
     with one_torch_thread():
         return export_bundle(
             DEMO,
@@ -149,7 +149,7 @@ def optioned_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @pytest.mark.slow
 @pytest.mark.parametrize(("precision", "kinds"), [("fp16", {"fp16"}), ("int8", {"int8", "fp16"})])
 def test_graphs_with_top_k_and_semantic_map_build(optioned_bundle: Bundle, precision: str, kinds: set[str]) -> None:
-    (vision,) = build(optioned_bundle, precision, batches=(2,))
+    (vision,) = build(optioned_bundle, precision, batch_sizes=(2,))
     assert vision.engine.record.build["layers"].keys() == kinds
     # TensorRT gives the cells and the map in the types that the bundle promises.
     trt: Any = importlib.import_module("tensorrt_rtx")
@@ -189,23 +189,23 @@ def gated_bundle(gated: Exported, tmp_path_factory: pytest.TempPathFactory) -> B
 @pytest.mark.slow
 @pytest.mark.parametrize(("precision", "kinds"), [("fp32", {"fp32"}), ("fp16", {"fp16"}), ("int8", {"int8", "fp16"})])
 def test_graphs_that_choose_regions_build(gated_bundle: Bundle, precision: str, kinds: set[str]) -> None:
-    built = build(gated_bundle, precision, batches=(1, 3))
+    built = build(gated_bundle, precision, batch_sizes=(1, 3))
     assert [entry.engine.record.part for entry in built] == ["vision", "caption_prefill", "caption_step"]
     assert built[0].engine.record.build["layers"].keys() == kinds
     assert all(entry.engine.read() for entry in built)
 
 
 def test_each_batch_is_a_profile_and_low_memory_has_one(boxes_bundle: Bundle) -> None:
-    (each,) = build(boxes_bundle, batches=(4, 1, 4))
+    (each,) = build(boxes_bundle, batch_sizes=(4, 1, 4))
     assert each.engine.record.batches == (1, 4)
     assert each.engine.record.profiles == tuple({"images": [[n, 3, 64, 96]] * 3} for n in (1, 4))
-    (one,) = build(boxes_bundle, batches=(1, 4), low_memory=True, workspace_mib=64)
+    (one,) = build(boxes_bundle, batch_sizes=(1, 4), low_memory=True, workspace_mib=64)
     assert one.engine.path != each.engine.path
     assert one.engine.record.profiles == ({"images": [[1, 3, 64, 96], [4, 3, 64, 96], [4, 3, 64, 96]]},)
     version = one.engine.record.version
-    look: list[Any] = [boxes_bundle, "vision", "fp32", "tensorrt_rtx", version, "sm_86"]
+    look: list[Any] = [boxes_bundle, "vision", "fp32", "tensorrt-rtx", version, "sm_86"]
     assert find_engine(*look, batch=2) == one.engine
-    with pytest.raises(EngineMismatchError, match=r"takes batches of 1, 4, wanted are 8.*--batch 1,4,8"):
+    with pytest.raises(EngineMismatchError, match=r"takes batches of 1, 4, wanted are 8.*--batch-sizes 1,4,8"):
         find_engine(*look, batch=8)
     with pytest.raises(EngineMismatchError, match="built with low_memory True, here it is False"):
         find_engine(*look, batch=2, settings={"low_memory": False, "workspace_mib": 64})
@@ -214,7 +214,7 @@ def test_each_batch_is_a_profile_and_low_memory_has_one(boxes_bundle: Bundle) ->
 def test_an_altered_engine_is_built_anew(boxes_bundle: Bundle) -> None:
     (first,) = build(boxes_bundle)
     first.engine.path.write_bytes(b"altered")
-    with pytest.raises(EngineBuildError, match=r"keeps no timing cache, so --frozen builds nothing"):
+    with pytest.raises(EngineBuildError, match=r"keeps no timing cache, so a frozen build makes nothing"):
         build(boxes_bundle, frozen=True)
     (second,) = build(boxes_bundle)
     assert second.is_new
@@ -250,25 +250,25 @@ def test_ranges_follow_what_the_bundle_says_of_each_axis(tmp_path: Path) -> None
 
 
 def test_another_size_is_a_matter_of_export(boxes_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert build(boxes_bundle, sizes=[(64, 96)])
+    assert build(boxes_bundle, input_size=(64, 96))
     with pytest.raises(UsageError) as raised:
-        build(boxes_bundle, sizes=[(320, 480)])
+        build(boxes_bundle, input_size=(320, 480))
     assert str(raised.value) == (
         f"{boxes_bundle.path}: sizes are fixed at export and this bundle's is 64x96, not 320x480; export that size "
         f"first: yolor-edge export CHECKPOINT --input-size 320x480 --out {boxes_bundle.path}-320x480"
     )
     monkeypatch.chdir(boxes_bundle.path)
     with pytest.raises(UsageError, match=rf"--out {boxes_bundle.path}-64x64$"):
-        build(Path("."), sizes=[(64, 64)])
+        build(Path("."), input_size=(64, 64))
 
 
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"batches": (0,)}, "batches must be from 1 to 256, got 0"),
-        ({"batches": ()}, "batches must be from 1 to 256, got none"),
-        ({"beam": 0}, "the beam must be from 1 to 256, got 0"),
-        ({"workspace_mib": 0}, "the workspace must be from 1 to 1048576 MiB, got 0"),
+        ({"batch_sizes": (0,)}, "batch_sizes must be from 1 to 256, got 0"),
+        ({"batch_sizes": ()}, "batch_sizes must be from 1 to 256, got none"),
+        ({"max_beam_size": 0}, "max_beam_size must be from 1 to 256, got 0"),
+        ({"workspace_mib": 0}, "workspace_mib must be from 1 to 1048576, got 0"),
         ({"precision": "fp16"}, "has no fp16 graph, it holds fp32"),
         ({"precision": "int4"}, "unknown precision 'int4'"),
         ({"targets": ["sm_90"]}, r"cannot build for sm_90; here its targets are sm_75, sm_80, .*sm_120"),
@@ -306,7 +306,7 @@ def test_a_foreign_operator_is_told_with_its_node(boxes_bundle: Bundle) -> None:
     bundle = with_vision(boxes_bundle, model.SerializeToString())
     with pytest.raises(
         EngineBuildError,
-        match=r"^vision\.fp32\.onnx: tensorrt_rtx [\d.]+ cannot read it: node 'box_head\.select' \(NonZero\): ",
+        match=r"^vision\.fp32\.onnx: tensorrt-rtx [\d.]+ cannot read it: node 'box_head\.select' \(NonZero\): ",
     ) as raised:
         build(bundle)
     assert "\n" not in str(raised.value)
@@ -366,9 +366,9 @@ def test_a_workspace_that_is_too_small_says_which_to_give(boxes_bundle: Bundle) 
     model = onnx.load(boxes_bundle.path / "vision.fp32.onnx")
     bundle = with_vision(boxes_bundle, model.SerializeToString())
     with pytest.raises(
-        EngineBuildError, match=r"a workspace of 1 MiB may be too small for it, build with --workspace 2"
+        EngineBuildError, match=r"a workspace of 1 MiB may be too small for it, build with one of 2 MiB"
     ):
-        build(bundle, batches=(256,), workspace_mib=1)
+        build(bundle, batch_sizes=(256,), workspace_mib=1)
     assert files_of(bundle) == []
 
 
@@ -415,11 +415,11 @@ def test_a_full_disk_is_an_error_of_the_system_and_leaves_nothing(
         (
             "kill -9 $$",
             r"out of memory at 812 MiB( \(\d+ MiB were free when it began\))?: the builder was killed, as the system "
-            r"does when memory runs out; build with --low-memory, and with --workspace 128 if that is not enough$",
+            r"does when memory runs out; build in low-memory mode, and with a workspace of 128 MiB if .* enough$",
         ),
         (
             """echo '{"error": "out of memory at 900 MiB", "kind": "MemoryError"}'; exit 1""",
-            r"^vision\.fp32\.onnx: out of memory at 900 MiB; build with --low-memory, and with --workspace 128",
+            r"^vision\.fp32\.onnx: out of memory at 900 MiB; build in low-memory mode, and with a workspace of 128 MiB",
         ),
         ("kill -11 $$", r"the builder ended with signal 11 at 812 MiB \(it hurts\)$"),
         ("exit 5", r"the builder ended with code 5 at 812 MiB \(it hurts\)$"),
@@ -490,11 +490,11 @@ def test_measured_kernels_are_kept_per_version_and_gpu(boxes_bundle: Bundle, on_
 
 
 def test_frozen_builds_from_the_timing_cache_alone(boxes_bundle: Bundle, on_an_orin: list[dict[str, Any]]) -> None:
-    with pytest.raises(EngineBuildError, match=r"there is no timing cache .*Orin.*so --frozen builds nothing"):
+    with pytest.raises(EngineBuildError, match=r"there is no timing cache .*Orin.*so a frozen build makes nothing"):
         build_engines(boxes_bundle, "fp32", frozen=True)
     assert on_an_orin == []
     build_engines(boxes_bundle, "fp32")
-    build_engines(boxes_bundle, "fp32", batches=(2,), frozen=True)
+    build_engines(boxes_bundle, "fp32", batch_sizes=(2,), frozen=True)
     assert [job["frozen"] for job in on_an_orin] == [False, True]
 
 

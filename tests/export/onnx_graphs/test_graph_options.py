@@ -156,5 +156,5 @@ def test_a_head_that_the_checkpoint_lacks(tmp_path: Path) -> None:
     checkpoint = write_checkpoint(tmp_path / "checkpoint", network, {})
     with pytest.raises(UsageError, match="semantic_map needs the task semantic"):
         export_bundle(checkpoint, tmp_path / "out", options=GraphOptions(semantic_map=True))
-    with pytest.raises(UsageError, match="the network has no head for semantic; it has boxes"):
+    with pytest.raises(UsageError, match="the network has no task semantic; it has boxes"):
         export_bundle(checkpoint, tmp_path / "out", tasks=("boxes", "semantic"))

@@ -130,7 +130,7 @@ def test_a_list_names_pictures_relative_to_itself(pictures: list[Path]) -> None:
 def test_pictures_that_cannot_be_used_are_refused(pictures: list[Path], tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match="gave no pictures; pass at least one"):
         CalibrationSet([], RULE)
-    with pytest.raises(CalibrationError, match=r"nowhere\.jpg: no such picture"):
+    with pytest.raises(CalibrationError, match=r"nowhere\.jpg: no such image"):
         CalibrationSet([tmp_path / "nowhere.jpg"], RULE)
     with pytest.raises(CalibrationError, match="all 2 calibration pictures are the same"):
         CalibrationSet([pictures[0], pictures[0]], RULE)
@@ -138,7 +138,7 @@ def test_pictures_that_cannot_be_used_are_refused(pictures: list[Path], tmp_path
     with pytest.raises(CalibrationError, match=r"is one of the pictures that the result is scored on \(1 of 4 are\)"):
         CalibrationSet(pictures, RULE, held_out)
     (tmp_path / "broken.jpg").write_bytes(b"not a picture")
-    with pytest.raises(CalibrationError, match=r"broken\.jpg.*correct the list of --calibration"):
+    with pytest.raises(CalibrationError, match=r"broken\.jpg.*correct the list of calibration"):
         list(CalibrationSet([tmp_path / "broken.jpg"], RULE).tensors())
 
 

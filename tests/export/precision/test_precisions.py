@@ -23,7 +23,7 @@ Graphs = dict[str, dict[str, str]]
 
 @pytest.fixture(scope="module")
 def calibration_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_scenes(tmp_path_factory.mktemp("other") / "scenes", images=3, seed=8, size=INPUT_SIZE) / "train"
+    return write_scenes(tmp_path_factory.mktemp("other") / "scenes", count=3, seed=8, size=INPUT_SIZE) / "train"
 
 
 def unsealed(exported: Exported, folder: Path) -> tuple[Graphs, dict[str, np.ndarray]]:
@@ -88,7 +88,7 @@ def test_a_bundle_with_every_precision_opens_runs_and_verifies(
     assert set(bundle.graphs["vision"]) == {"fp32", "fp16", "int8-s8s8", "int8-u8s8"}
     assert "3 calibration pictures are few, 200 or more" in " ".join(steps)
     (idle,) = [step for step in steps if step.startswith("warning: in fp32 the network scores box AP ")]
-    assert "no more than --max-drop 1 allows to lose, so nothing keeps int8 from losing it all" in idle
+    assert "no more than the 1 that it may lose, so nothing keeps int8 from losing it all" in idle
     for kind in ("int8-s8s8", "int8-u8s8"):
         report = bundle.accuracy[kind]
         assert {"box AP", "mask AP", "mIoU", "CIDEr"} == set(report["scores"]) == set(report["reference"])
@@ -119,7 +119,7 @@ def test_a_bundle_with_every_precision_opens_runs_and_verifies(
     scales = PrecisionOptions(precisions=("int8",), scales=tmp_path / "bundle" / "calibration.json")
     steps.clear()
     add_precisions(tmp_path / "again", again, exported.bundle.spec, images, scales, steps.append)
-    assert "int8 is not scored: give --data to hold it to a budget" in steps
+    assert "int8 is not scored: give a data set to hold it to a budget" in steps
     for kind in ("int8-s8s8", "int8-u8s8"):
         name = f"vision.{kind}.onnx"
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "bundle" / name).read_bytes()
@@ -183,13 +183,13 @@ def test_auto_recommends_what_is_faster_here(
     ("options", "message"),
     [
         ({"precisions": ("fp8",)}, "unknown precision fp8; the precisions are fp32, fp16, int8, auto"),
-        ({"precisions": ("int8",)}, "int8 needs pictures to calibrate on: give --calibration"),
-        ({"precisions": ("auto",), "calibration": "x"}, "--precision auto chooses by accuracy too: give --data"),
+        ({"precisions": ("int8",)}, "int8 needs images to calibrate on: give calibration"),
+        ({"precisions": ("auto",), "calibration": "x"}, "precisions auto chooses by accuracy too: give data"),
         ({"precisions": ("int8",), "calibration": "x", "scales": Path("y")}, "leave one of the two out"),
-        ({"precisions": ("fp16",), "data": "x"}, "--data is for int8: add --precision int8, or leave it out"),
-        ({"keep_float": ("x",)}, "--keep-float is for fp16 and int8: add --precision, or leave it out"),
-        ({"max_drop": -0.1}, r"--max-drop must not be negative, got -0\.1"),
-        ({"max_drop": float("nan")}, "--max-drop must not be negative, got nan"),
+        ({"precisions": ("fp16",), "data": "x"}, "data is for int8: add int8 to precisions, or leave it out"),
+        ({"keep_float": ("x",)}, "keep_float is for fp16 and int8: add one to precisions, or leave it out"),
+        ({"max_drop": -0.1}, r"max_drop must not be negative, got -0\.1"),
+        ({"max_drop": float("nan")}, "max_drop must not be negative, got nan"),
         ({"method": "best"}, "must be one of minmax, percentile, entropy, got 'best'"),
     ],
 )
@@ -201,7 +201,7 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, object], mess
 def test_unknown_layers_are_refused_for_fp16_too(exported: Exported, tmp_path: Path) -> None:
     graphs, images = unsealed(exported, tmp_path / "bundle")
     options = PrecisionOptions(precisions=("fp16",), keep_float=("nonsense.layer",))
-    with pytest.raises(UsageError, match=r"--keep-float: no layer is called 'nonsense\.layer'; names look like"):
+    with pytest.raises(UsageError, match=r"keep_float: no layer is called 'nonsense\.layer'; names look like"):
         add_precisions(tmp_path / "bundle", graphs, exported.bundle.spec, images, options, lambda line: None)
 
 
@@ -209,12 +209,12 @@ def test_unknown_layers_are_refused_for_fp16_too(exported: Exported, tmp_path: P
     ("given", "error", "message"),
     [
         ({"calibration": "{empty}"}, UsageError, "empty"),
-        ({"calibration": "{list}"}, CalibrationError, r"nowhere\.jpg: no such picture; correct the list"),
+        ({"calibration": "{list}"}, CalibrationError, r"nowhere\.jpg: no such image; correct the list"),
         ({"scales": "{list}"}, CalibrationError, "is not a file of scales"),
         (
             {"calibration": "{damaged}"},
             CalibrationError,
-            r"a\.jpg: .* \(1 more of 3 neither\); correct the list of --calibration$",
+            r"a\.jpg: .* \(1 more of 3 neither\); correct the list of calibration$",
         ),
         (
             {"calibration": "{train}", "data": "{data}"},

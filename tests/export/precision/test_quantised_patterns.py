@@ -91,7 +91,7 @@ Pattern = Callable[[Int8Graph], str]
 
 @pytest.fixture(scope="module")
 def toolkit() -> Toolkit:
-    return load_toolkit("tensorrt_rtx")
+    return load_toolkit("tensorrt-rtx")
 
 
 def layers(toolkit: Toolkit, model: onnx.ModelProto, folder: Path) -> dict[str, int]:

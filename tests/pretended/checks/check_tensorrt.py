@@ -26,7 +26,7 @@ from ..engines import add_engine
 
 DRIVER = ctypes.CDLL("libcuda.so.1")
 DRIVER.fake_cuda_replays.restype = ctypes.c_long
-FLAVOURS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+FLAVOURS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt-rtx"}
 PARTS = ("vision", "caption_prefill", "caption_step")
 
 
@@ -220,7 +220,7 @@ def test_free_shapes_are_not_captured(bundle: Bundle) -> None:
     feed = {name: np.repeat(v, 2, 0 if name == "tokens" else 1) for name, v in feed.items() if "cross" not in name} | {
         name: v for name, v in feed.items() if "cross" in name
     }
-    with pytest.raises(UsageError, match=r"was built for at most 3 sentences, got .*; build with: .* --beam 6"):
+    with pytest.raises(UsageError, match=r"was built for at most 3 sentences, .*; build with: .* --max-beam-size 6"):
         step.run(feed)
     step.close()
 
@@ -228,7 +228,7 @@ def test_free_shapes_are_not_captured(bundle: Bundle) -> None:
 def test_a_batch_it_was_not_built_for_is_told_how_to_build(bundle: Bundle, images: np.ndarray[Any, Any]) -> None:
     add_engine(bundle, batches=(1, 4))
     graph = device_graph(bundle)
-    command = f"yolor-edge build {bundle.path} --precision fp32 --flavour tensorrt --batch 1,2,4"
+    command = f"yolor-edge build {bundle.path} --precision fp32 --flavour tensorrt --batch-sizes 1,2,4"
     with pytest.raises(UsageError) as error:
         graph.run({"images": images[:2]})
     assert str(error.value).endswith(f"was built for batches of 1, 4, got images (2, 3, 64, 96); build with: {command}")
@@ -373,9 +373,9 @@ def test_clones_of_a_model_caption_with_graphs_at_once(bundle: Bundle) -> None:
 
 
 def test_a_missing_engine_names_the_command(bundle: Bundle) -> None:
-    for flavour, target in (("tensorrt", ""), ("tensorrt_rtx", " --target sm_86")):
+    for flavour, target in (("tensorrt", ""), ("tensorrt-rtx", " --target sm_86")):
         backend = flavour.replace("_", "-")
-        command = f"yolor-edge build {bundle.path} --precision fp32 --flavour {flavour}{target} --batch 1"
+        command = f"yolor-edge build {bundle.path} --precision fp32 --flavour {flavour}{target} --batch-sizes 1"
         with pytest.raises(EngineMismatchError) as error:
             load(bundle, backend)
         assert str(error.value) == f"{bundle.path}: has no fp32 engine of vision yet; build it with: {command}"
@@ -440,7 +440,7 @@ def test_too_little_memory_is_told(bundle: Bundle, monkeypatch: pytest.MonkeyPat
 
 
 def test_kernels_compiled_for_the_gpu_are_kept(bundle: Bundle) -> None:
-    engine = add_engine(bundle, flavour="tensorrt_rtx")
+    engine = add_engine(bundle, flavour="tensorrt-rtx")
     kept = engine.path.with_suffix(".Pretended-GPU.kernels")
     open_graphs(bundle, "tensorrt-rtx", parts=("vision",))["vision"].close()
     assert kept.read_bytes() == b"kernels compiled"

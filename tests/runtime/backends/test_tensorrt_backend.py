@@ -35,7 +35,7 @@ def test_a_flavour_that_is_not_installed_names_its_extra(tiny_bundle: Bundle) ->
         load(tiny_bundle, "tensorrt")
 
 
-@pytest.mark.skipif("tensorrt_rtx" not in installed_flavours(), reason="TensorRT for RTX is not installed")
+@pytest.mark.skipif("tensorrt-rtx" not in installed_flavours(), reason="TensorRT for RTX is not installed")
 @pytest.mark.skipif(cuda_device() is not None, reason="there is a GPU here")
 def test_without_a_gpu_nothing_falls_back(tiny_bundle: Bundle) -> None:
     with pytest.raises(BackendError, match=r"there is no GPU 0 here|needs PyCUDA or cuda-python") as error:
@@ -43,7 +43,7 @@ def test_without_a_gpu_nothing_falls_back(tiny_bundle: Bundle) -> None:
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.skipif("tensorrt_rtx" not in installed_flavours(), reason="TensorRT for RTX is not installed")
+@pytest.mark.skipif("tensorrt-rtx" not in installed_flavours(), reason="TensorRT for RTX is not installed")
 def test_a_real_engine_on_a_driver_that_cannot_run_it_is_one_line(pretended_driver: Path, tmp_path: Path) -> None:
     if "cuda-python" not in installed_bindings():
         pytest.skip("cuda-python is not installed")
@@ -51,7 +51,7 @@ def test_a_real_engine_on_a_driver_that_cannot_run_it_is_one_line(pretended_driv
     from yolor_edge.export.engines.to_tensorrt import build_engines
 
     bundle = write_tiny_bundle(tmp_path / "tiny", ("boxes",))
-    build_engines(bundle, "fp32", ("sm_86",), flavour="tensorrt_rtx")
+    build_engines(bundle, "fp32", ("sm_86",), flavour="tensorrt-rtx")
     code = (
         "import sys\n"
         "from yolor_edge.runtime import BackendError, load\n"
@@ -69,4 +69,4 @@ def test_a_real_engine_on_a_driver_that_cannot_run_it_is_one_line(pretended_driv
     )
     (line,) = done.stdout.splitlines()
     assert "cannot load it (IRuntime::deserializeCudaEngine: Error Code 1: Cuda Runtime" in line
-    assert line.startswith("vision.fp32.tensorrt_rtx-") and "the driver is too old for this TensorRT" in line
+    assert line.startswith("vision.fp32.tensorrt-rtx-") and "the driver is too old for this TensorRT" in line

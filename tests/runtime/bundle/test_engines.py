@@ -27,13 +27,13 @@ def bundle(own_bundle: Path) -> Bundle:
 
 
 def add_engine(bundle: Bundle, plan: bytes = PLAN, **changes: Any) -> Engine:
-    """Put an engine into the cache of a bundle: for tensorrt_rtx 1.7.1 and sm_86, unless changed."""
+    """Put an engine into the cache of a bundle: for tensorrt-rtx 1.7.1 and sm_86, unless changed."""
     fields: dict[str, Any] = {
         "part": "vision",
         "precision": "fp32",
         "graph": "vision.fp32.onnx",
         "onnx_sha256": bundle.files["vision.fp32.onnx"],
-        "flavour": "tensorrt_rtx",
+        "flavour": "tensorrt-rtx",
         "version": "1.7.1",
         "targets": ("sm_80", "sm_86"),
         "gpu": None,
@@ -56,7 +56,7 @@ def find(bundle: Bundle, **changes: Any) -> Engine:
     asked: dict[str, Any] = {
         "part": "vision",
         "precision": "fp32",
-        "flavour": "tensorrt_rtx",
+        "flavour": "tensorrt-rtx",
         "version": "1.7.1",
         "compute_capability": "sm_86",
         **changes,
@@ -79,7 +79,7 @@ def test_an_engine_that_fits_is_found(bundle: Bundle) -> None:
     found = find(bundle, batch=1, gpu="any RTX", settings={"low_memory": False})
     assert found == engine
     assert found.read() == PLAN
-    assert found.path.name.startswith("vision.fp32.tensorrt_rtx-1.7.1.2-targets.")
+    assert found.path.name.startswith("vision.fp32.tensorrt-rtx-1.7.1.2-targets.")
     assert Bundle.open(bundle.path).files == bundle.files  # engines are no part of the bundle
 
 
@@ -134,7 +134,7 @@ def test_without_an_engine_the_build_command_is_printed(bundle: Bundle) -> None:
     text = complaint(bundle)
     assert text == (
         f"{bundle.path}: has no fp32 engine of vision yet; build it with: "
-        f"yolor-edge build {bundle.path} --precision fp32 --flavour tensorrt_rtx --target sm_86"
+        f"yolor-edge build {bundle.path} --precision fp32 --flavour tensorrt-rtx --target sm_86"
     )
 
 
@@ -142,8 +142,8 @@ def test_without_an_engine_the_build_command_is_printed(bundle: Bundle) -> None:
     ("built", "asked", "told"),
     [
         ({"onnx_sha256": "0" * 64}, {}, "built from a graph with SHA-256 000000000000, here it is"),
-        ({"version": "1.6.1"}, {}, "built by tensorrt_rtx 1.6.1, here it is 1.7.1"),
-        ({}, {"flavour": "tensorrt"}, "built by tensorrt_rtx, here it is tensorrt;"),
+        ({"version": "1.6.1"}, {}, "built by tensorrt-rtx 1.6.1, here it is 1.7.1"),
+        ({}, {"flavour": "tensorrt"}, "built by tensorrt-rtx, here it is tensorrt;"),
         ({"system": "Windows"}, {}, f"built on Windows, here it is {platform.system()}"),
         ({"architecture": "riscv64"}, {}, f"built on riscv64, here it is {platform.machine()}"),
         ({}, {"compute_capability": "sm_89"}, "built for sm_80, sm_86, here it is sm_89"),
@@ -175,19 +175,19 @@ def test_every_difference_is_told_at_once_and_the_nearest_engine_is_named(bundle
     add_engine(bundle, version="1.6.0", system="Windows", targets=("sm_75",))
     near = add_engine(bundle, version="1.6.0", targets=("sm_75",))
     text = complaint(bundle)
-    assert text.startswith(f"{near.path}: built by tensorrt_rtx 1.6.0, here it is 1.7.1; built for sm_75, here it is")
+    assert text.startswith(f"{near.path}: built by tensorrt-rtx 1.6.0, here it is 1.7.1; built for sm_75, here it is")
     assert "(1 more do not fit either)" in text
 
 
 @pytest.mark.parametrize(
     ("built", "asked", "options"),
     [
-        ({}, {"compute_capability": "sm_120"}, "--target sm_80,sm_86,sm_120 --batch 1"),
-        ({"batches": (1, 4)}, {"batch": 2}, "--target sm_80,sm_86 --batch 1,2,4"),
+        ({}, {"compute_capability": "sm_120"}, "--target sm_80,sm_86,sm_120 --batch-sizes 1"),
+        ({"batches": (1, 4)}, {"batch": 2}, "--target sm_80,sm_86 --batch-sizes 1,2,4"),
         (
             {"version": "1.6", "settings": {"workspace_mib": 64, "low_memory": True}},
             {},
-            "--batch 1 --workspace 64 --low-memory",
+            "--batch-sizes 1 --workspace 64 --low-memory",
         ),
     ],
 )
@@ -202,14 +202,14 @@ def test_the_command_for_tensorrt_leaves_the_target_to_the_device(bundle: Bundle
     tensorrt: dict[str, Any] = {"flavour": "tensorrt", "version": "10.3.0"}
     add_engine(bundle, **tensorrt, targets=("sm_87",))
     text = complaint(bundle, flavour="tensorrt", version="11.0.0", compute_capability="sm_87")
-    assert text.endswith("--precision fp32 --flavour tensorrt --batch 1")
+    assert text.endswith("--precision fp32 --flavour tensorrt --batch-sizes 1")
 
 
 def test_the_command_can_be_pasted_even_with_a_blank_in_the_path() -> None:
-    command = build_command(Path("my bundles/one"), "int8", "tensorrt_rtx", ["sm_86"], [1], beam=5)
+    command = build_command(Path("my bundles/one"), "int8", "tensorrt-rtx", ["sm_86"], [1], beam=5)
     assert shlex.split(command)[2:] == [
-        *("my bundles/one", "--precision", "int8", "--flavour", "tensorrt_rtx"),
-        *("--target", "sm_86", "--batch", "1", "--beam", "5"),
+        *("my bundles/one", "--precision", "int8", "--flavour", "tensorrt-rtx"),
+        *("--target", "sm_86", "--batch-sizes", "1", "--max-beam-size", "5"),
     ]
 
 

@@ -21,7 +21,7 @@ from yolor_edge.runtime.environment.opencv_build import OpencvBuild
 from ..bundle.test_engines import add_engine
 from ..fake_cuda import FakeDriver
 
-VERSIONS = {"onnxruntime": "1.32.0", "tensorrt": "10.3.0", "tensorrt_rtx": "1.7.1"}
+VERSIONS = {"onnxruntime": "1.32.0", "tensorrt": "10.3.0", "tensorrt-rtx": "1.7.1"}
 
 
 def write(root: Path, name: str, text: str = "") -> None:
@@ -209,7 +209,7 @@ def test_a_driver_without_its_functions_is_a_line_not_an_error(
     ("capability", "architecture", "is_jetson", "flavours"),
     [
         ("sm_87", "aarch64", True, ("tensorrt",)),
-        ("sm_89", "x86_64", False, ("tensorrt", "tensorrt_rtx")),
+        ("sm_89", "x86_64", False, ("tensorrt", "tensorrt-rtx")),
         ("sm_89", "aarch64", False, ("tensorrt",)),
         ("sm_90", "x86_64", False, ("tensorrt",)),
         ("sm_70", "x86_64", False, ()),
@@ -418,7 +418,7 @@ def test_engines_without_a_gpu(packages: dict[str, Any], own_bundle: Path, tmp_p
     one = check(examine(own_bundle, tmp_path / "root"), "vision fp32")
     assert one.state == "none"
     assert one.found == (
-        f"engines/{engine.path.name} does not fit here: needs tensorrt_rtx 1.7.1, which is not installed; "
+        f"engines/{engine.path.name} does not fit here: needs tensorrt-rtx 1.7.1, which is not installed; "
         "needs an NVIDIA GPU (sm_80, sm_86), there is none here"
     )
 
@@ -426,7 +426,7 @@ def test_engines_without_a_gpu(packages: dict[str, Any], own_bundle: Path, tmp_p
 def test_an_engine_that_fits(
     packages: dict[str, Any], own_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    packages["tensorrt_rtx"] = {"version": "1.7.1"}
+    packages["tensorrt-rtx"] = {"version": "1.7.1"}
     install_driver(monkeypatch, FakeDriver(name=b"RTX 3080", capability=(8, 6)))
     add_engine(Bundle.open(own_bundle))
     found = examine(own_bundle, tmp_path / "root")
@@ -442,15 +442,15 @@ def test_an_engine_that_fits(
 def test_no_engine_that_fits_brings_the_command_that_builds_one(
     packages: dict[str, Any], own_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    packages["tensorrt_rtx"] = {"version": "1.8.0"}
+    packages["tensorrt-rtx"] = {"version": "1.8.0"}
     install_driver(monkeypatch, FakeDriver(name=b"RTX 4090", capability=(8, 9)))
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     add_engine(Bundle.open(own_bundle))
     found = examine(own_bundle, tmp_path / "root")
     one = check(found, "vision fp32")
-    assert "built by tensorrt_rtx 1.7.1, here it is 1.8.0" in one.found
+    assert "built by tensorrt-rtx 1.7.1, here it is 1.8.0" in one.found
     assert "built for sm_80, sm_86, here it is sm_89" in one.found
-    build = f"yolor-edge build {own_bundle} --precision fp32 --flavour tensorrt_rtx --target sm_89"
+    build = f"yolor-edge build {own_bundle} --precision fp32 --flavour tensorrt-rtx --target sm_89"
     assert check(found, "engines").cure == f"build with: {build}"
     assert found.next_commands[0] == build
     assert found.exit_code == 0

@@ -260,7 +260,7 @@ def test_outputs_that_are_none_and_options_that_do_nothing(tiny_bundle: Bundle, 
         run(tiny_bundle, folder, tmp_path / "out", pictures=False, jsonl=False)
     for camera, name in ((CameraOptions((48, 64)), "size"), (CameraOptions(fps=5), "fps")):
         for source in (folder, folder / "a.jpg", write_video(tmp_path / "clip.mp4")):
-            with pytest.raises(UsageError, match=f"--camera-{name} is for cameras and standard input; files and"):
+            with pytest.raises(UsageError, match=f"camera_{name} is for cameras and standard input; files and"):
                 open_source(source, camera)
     with pytest.raises(UsageError, match=r"a\.jpg: writing there would overwrite the source; choose another file"):
         run(tiny_bundle, folder, tmp_path / "out", jsonl=folder / "a.jpg")

@@ -171,7 +171,7 @@ def test_a_device_that_is_not_there() -> None:
         (CameraOptions((0, 640)), "the size of a camera must be from 1x1 to 16384x16384, got 640x0"),
         (CameraOptions(fps=0), "the frames per second of a camera must be from 0 to 1000, got 0"),
         (CameraOptions(fps=float("nan")), "the frames per second of a camera must be"),
-        (CameraOptions(reconnect_seconds=-1), "reconnecting takes from 0 to 86400 seconds, got -1"),
+        (CameraOptions(reconnect_seconds=-1), "reconnect_seconds must be from 0 to 86400, got -1"),
     ],
 )
 def test_options_that_make_no_sense(options: CameraOptions, message: str) -> None:
@@ -325,7 +325,7 @@ def test_bare_frames_in_other_layouts(layout: Any, shape: tuple[int, ...], monke
 
 
 def test_layouts_that_make_no_sense(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="layout 'rgb' is for bare frames on standard input"):
+    with pytest.raises(UsageError, match="layout 'rgb' is for raw frames on standard input"):
         open_source(tmp_path, CameraOptions(layout="rgb"))
     with pytest.raises(UsageError, match="frames in nv12 have an even width and height, got 6x5"):
         open_source("-", CameraOptions((5, 6), layout="nv12"))
@@ -338,18 +338,19 @@ def test_standard_input_that_ends_inside_a_frame(monkeypatch: pytest.MonkeyPatch
     first, last = open_source("-", CameraOptions((4, 6)))
     assert first.error is None
     assert (
-        last.error == "standard input: ends inside a frame, 62 bytes are missing; are --camera-size and --layout right?"
+        last.error
+        == "standard input: ends inside a frame, 62 bytes are missing; are the size and layout of its frames right?"
     )
 
 
 def test_standard_input_that_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", Standard(b""))
     (last,) = open_source("-", CameraOptions((4, 6)))
-    assert last.error == "standard input: ended before the first frame; pipe bare frames of --camera-size into it"
+    assert last.error == "standard input: ended before the first frame; pipe raw frames of the size given into it"
 
 
 def test_standard_input_needs_a_size() -> None:
-    with pytest.raises(UsageError, match="give their size with --camera-size 1280x720"):
+    with pytest.raises(UsageError, match="give their size as camera_size, such as 1280x720"):
         RawFrames(io.BytesIO(), None)
 
 

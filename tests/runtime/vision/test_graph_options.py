@@ -288,10 +288,10 @@ def test_options_that_cannot_be(options: GraphOptions, tasks: tuple[str, ...], m
 
 def test_options_beyond_what_tensorrt_takes() -> None:
     many = GraphOptions(top_k=4000).complaints(("boxes",), (640, 640), 8400, 0)
-    assert many == ["top_k must be from 1 to 3840 (the most that TensorRT takes), got 4000"]
+    assert many == {"top_k": "must be from 1 to 3840 (the most that TensorRT takes), got 4000"}
     large = GraphOptions(batch=1024).complaints(("boxes",), (1024, 1024), 9000, 0)
-    assert large == [
-        "a batch of 1024 at 1024x1024 makes a tensor of 3.2e+09 values, more than TensorRT's 2.1e+09; "
+    assert list(large.values()) == [
+        "must be smaller: 1024 images of 1024x1024 make a tensor of 3.2e+09 values, more than TensorRT's 2.1e+09; "
         "take a smaller batch or input size"
     ]
     maps = GraphOptions(batch=64, semantic_map=True)

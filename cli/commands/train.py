@@ -1,0 +1,91 @@
+"""`yolor-edge train`: a checkpoint from a data set."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ..options import add_captioner, add_tasks, size
+from ..parsing import Misuse, add_command
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser's commands."""
+    parser = add_command(
+        commands,
+        "train",
+        _train,
+        "--data DIR --out RUN [options] | --resume RUN",
+        "train a network on a data set in COCO's layout",
+        "Writes the folder RUN with RUN/checkpoint in it. A run that was stopped continues with --resume and "
+        "ends with the same result. Progress with the loss of every task is written to stderr.",
+        "yolor-edge train --data scenes --size n --epochs 30 --input-size 224x288 --out runs/scenes\n"
+        "  yolor-edge train --resume runs/scenes",
+    )
+    run = parser.add_argument_group("data and run")
+    run.add_argument("--data", metavar="DIR", help="folder of the data set, with annotations/ in it")
+    run.add_argument("--split", metavar="S", help="split to train on (default: the first named train...)")
+    run.add_argument("--out", metavar="RUN", help="folder of the run; must not hold one yet")
+    run.add_argument("--resume", metavar="RUN", help="continue the run in this folder; only --threads goes with it")
+    network = parser.add_argument_group("network")
+    network.add_argument("--size", choices=("n", "s", "m", "l"), help="size of the network (default: n)")
+    network.add_argument(
+        "--input-size",
+        type=size,
+        metavar="HxW",
+        help="input of the network, multiples of 32; one number for a square (default: 640x640)",
+    )
+    add_tasks(network, "tasks to train, of those with truth in the data")
+    add_captioner(network)
+    network.add_argument("--name", metavar="NAME", help="name of the network (default: yolor-edge)")
+    training = parser.add_argument_group("training")
+    training.add_argument("--epochs", type=int, metavar="E", help="passes over the data (default: 100)")
+    training.add_argument(
+        "--threads",
+        type=int,
+        metavar="T",
+        help="CPU threads of the training itself; batches are prepared in processes of their own, see --set workers=2. "
+        "On a busy machine fewer may be faster (default: all cores; with --resume as before)",
+    )
+    training.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        metavar="NAME=VALUE",
+        help="another setting, such as batch_size=8; can be repeated; docs/settings.md lists all",
+    )
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    if arguments.resume is not None:
+        others = ("data", "out", "size", "epochs", "input_size", "tasks", "split", "name", "captioner")
+        given = [f"--{name.replace('_', '-')}" for name in others if getattr(arguments, name) is not None]
+        given += ["--set"] if arguments.settings else []
+        if given:
+            raise Misuse(f"--resume continues with the settings of the run; leave out {', '.join(given)}")
+        from ..train.loop import resume
+
+        checkpoint = resume(arguments.resume, arguments.threads)
+    else:
+        if arguments.data is None or arguments.out is None:
+            raise Misuse("train needs --data DIR and --out RUN, or --resume RUN; see yolor-edge train --help")
+        from ..train.config import TrainConfig
+        from ..train.loop import fit
+
+        settings = [] if arguments.epochs is None else [f"epochs={arguments.epochs}"]
+        options = {
+            name: getattr(arguments, name)
+            for name in ("size", "input_size", "tasks", "name", "captioner")
+            if getattr(arguments, name) is not None
+        }
+        config = TrainConfig().with_settings([*settings, *(arguments.settings or [])])
+        checkpoint = fit(
+            arguments.data,
+            arguments.out,
+            config=config,
+            split=arguments.split,
+            threads=arguments.threads,
+            **options,
+        )
+    print(f"checkpoint: {checkpoint.path}")
+    return 0

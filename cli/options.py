@@ -1,0 +1,158 @@
+"""Types of arguments, and groups of options, that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import Any
+
+from .output import say
+
+Group = argparse._ActionsContainer  # a parser, or a group of its options
+
+
+def size(text: str) -> tuple[int, int]:
+    """ "HxW" as (height, width); a single number is both."""
+    found = re.fullmatch(r"(\d{1,5})(?:[xX](\d{1,5}))?", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f'expected HEIGHTxWIDTH such as 480x640, or one number for both, got "{text}"')
+    return int(found[1]), int(found[2] or found[1])
+
+
+def names(text: str, such_as: str = "boxes,masks") -> tuple[str, ...]:
+    """ "a,b" as names; whether they are known is for the command to say."""
+    found = tuple(name.strip() for name in text.split(","))
+    if not all(found):
+        raise argparse.ArgumentTypeError(f'expected names with commas between, such as {such_as}, got "{text}"')
+    return found
+
+
+def targets(text: str) -> tuple[str, ...]:
+    """ "sm_86,sm_89" as names; whether they are known is for the flavour to say."""
+    return names(text, "sm_86,sm_89")
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """ "1,4" as numbers; whether they can be is for the command to say."""
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f'expected whole numbers with commas between, such as 1,4, got "{text}"'
+        ) from None
+
+
+def with_dashes(text: str) -> str:
+    """The name of a backend or a flavour, "tensorrt-rtx", also where it was typed as the module is called."""
+    return text.replace("_", "-")
+
+
+def add_data(group: Group, what: str, required: bool = False) -> None:
+    """`--data` and `--split`."""
+    group.add_argument("--data", required=required, metavar="DIR", help=what)
+    group.add_argument("--split", metavar="S", help="split of the data set (default: the first that starts with val)")
+
+
+def add_tasks(group: Group, what: str) -> None:
+    """`--tasks`."""
+    group.add_argument(
+        "--tasks", type=names, metavar="A,B", help=f"{what}: some of boxes, masks, semantic, caption (default: all)"
+    )
+
+
+def add_captioner(group: Group) -> None:
+    """`--captioner`."""
+    group.add_argument(
+        "--captioner",
+        choices=("catr", "grit"),
+        help="caption decoder: catr attends to a grid of the image, grit also to the likeliest cells of boxes and "
+        "semantic classes (default: catr)",
+    )
+
+
+def add_threads(group: Group) -> None:
+    """`--threads`."""
+    group.add_argument("--threads", type=int, metavar="T", help="CPU threads (default: all cores)")
+
+
+def add_backend(parser: argparse.ArgumentParser, every: bool = False) -> None:
+    """The group of what runs a bundle.
+
+    Args:
+        parser: Of the command.
+        every: Whether the command goes through all backends and precisions unless told otherwise.
+    """
+    group = parser.add_argument_group("inference")
+    group.add_argument(
+        "--backend",
+        type=with_dashes,
+        default=None if every else "onnxruntime",
+        metavar="NAME",
+        help="only this backend (default: all that are installed)"
+        if every
+        else "onnxruntime, onnxruntime-cuda, openvino, tensorrt or tensorrt-rtx (default: onnxruntime)",
+    )
+    group.add_argument(
+        "--precision",
+        default=None if every else "fp32",
+        metavar="P",
+        help="only this precision (default: all that the bundle holds)"
+        if every
+        else "fp32, fp16, int8, or auto: the one that the bundle recommends (default: fp32)",
+    )
+    add_threads(group)
+    group.add_argument(
+        "--post-processing",
+        choices=("gpu", "cpu"),
+        help="where images are letterboxed and the network's outputs become results, which are the same "
+        "(default: gpu with the TensorRT backends, cpu with the others)",
+    )
+    group.add_argument(
+        "--build-if-missing",
+        action="store_true",
+        help="build the TensorRT engines that are missing for this device first (default: fail without them)",
+    )
+
+
+def backend_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options of `add_backend` as a function takes them, after building what `--build-if-missing` asks for."""
+    if arguments.build_if_missing:
+        from .missing_engines import build_as_asked
+
+        build_as_asked(arguments, say)
+    return {name: getattr(arguments, name) for name in ("backend", "precision", "threads", "post_processing")}
+
+
+def add_caption(parser: argparse.ArgumentParser) -> Group:
+    """The group of how captions are written; more can be added to it."""
+    group = parser.add_argument_group("captions")
+    group.add_argument("--beam-size", type=int, metavar="K", help="width of the beam search; 1 is greedy (default: 3)")
+    group.add_argument(
+        "--caption-decoder",
+        metavar="D",
+        help="native, native-int8 (faster; captions can differ slightly from fp32) or graph (default: the fastest, "
+        "as measured when engines were built here; else native if the bundle holds its weights)",
+    )
+    group.add_argument(
+        "--caption-budget-ms",
+        dest="budget_ms",
+        type=float,
+        metavar="MS",
+        help="end a caption after so many milliseconds, with the words it has by then (default: no limit)",
+    )
+    return group
+
+
+def caption_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Those of the options of `add_caption` that were given."""
+    given = {
+        "beam_size": arguments.beam_size,
+        "caption_decoder": arguments.caption_decoder,
+        "caption_budget_ms": arguments.budget_ms,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def add_json(group: Group) -> None:
+    """`--json`."""
+    group.add_argument("--json", action="store_true", help="print JSON, and nothing else, on stdout")
