@@ -40,7 +40,8 @@ def demo(
     from .benchmarks.report.benchmark import bench
     from .export.to_onnx import export_bundle
     from .runtime.backends.registry import check_threads
-    from .runtime.runner.runner import run
+    from .runtime.options import LoadOptions
+    from .runtime.runner.runner import RunLines, run
     from .runtime.sources.sources import open_source
     from .runtime.verification.replay import verify
 
@@ -73,14 +74,20 @@ def demo(
     for warning in verification.warnings:
         say(f"   warning: {warning}")
     say(f"3. Run it on {len(source.files)} images from {pictures}")
-    summary = run(bundle, pictures, folder / "pictures", threads=threads, report=lambda line: say(f"   {line}"))
+    summary = run(
+        bundle,
+        pictures,
+        folder / "pictures",
+        load=LoadOptions(threads=threads),
+        progress=RunLines(lambda line: say(f"   {line}")),
+    )
     say("4. Measure it")
     report = bench(
         bundle,
         folder / "report",
         pictures,
         _RUNS,
-        threads=threads,
+        load=LoadOptions(threads=threads),
         maximum_seconds=_MOST_SECONDS,
     )
     say(_indented(report.table()))

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import re
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .output import say
+
+if TYPE_CHECKING:
+    from .runtime.captions.captioning import CaptionOptions
+    from .runtime.options import LoadOptions
 
 Group = argparse._ActionsContainer  # a parser, or a group of its options
 
@@ -114,13 +118,21 @@ def add_backend(parser: argparse.ArgumentParser, every: bool = False) -> None:
     )
 
 
-def backend_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The options of `add_backend` as a function takes them, after building what `--build-if-missing` asks for."""
+def load_options(arguments: argparse.Namespace) -> LoadOptions:
+    """What `add_backend` and `add_caption` say, after building what `--build-if-missing` asks for."""
+    from .runtime.options import LoadOptions
+
+    build_if_asked(arguments)
+    decoder = getattr(arguments, "caption_decoder", None)
+    return LoadOptions(arguments.backend, arguments.precision, arguments.threads, decoder, arguments.post_processing)
+
+
+def build_if_asked(arguments: argparse.Namespace) -> None:
+    """Build what `--build-if-missing` asks for."""
     if arguments.build_if_missing:
         from .missing_engines import build_as_asked
 
         build_as_asked(arguments, say)
-    return {name: getattr(arguments, name) for name in ("backend", "precision", "threads", "post_processing")}
 
 
 def add_caption(parser: argparse.ArgumentParser) -> Group:
@@ -143,14 +155,12 @@ def add_caption(parser: argparse.ArgumentParser) -> Group:
     return group
 
 
-def caption_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Those of the options of `add_caption` that were given."""
-    given = {
-        "beam_size": arguments.beam_size,
-        "caption_decoder": arguments.caption_decoder,
-        "caption_budget_ms": arguments.budget_ms,
-    }
-    return {name: value for name, value in given.items() if value is not None}
+def caption_options(arguments: argparse.Namespace) -> CaptionOptions:
+    """What `add_caption` says of the search."""
+    from .runtime.captions.captioning import CaptionOptions
+    from .runtime.options import chosen
+
+    return chosen(CaptionOptions(), beam_size=arguments.beam_size, budget_ms=arguments.budget_ms)
 
 
 def add_json(group: Group) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from .evaluation.evaluator import Evaluation, evaluate
 from .runtime.captions.captioning import CaptionOptions
 from .runtime.errors import UsageError
+from .runtime.options import LoadOptions
 
 
 def evaluate_checkpoint_or_bundle(
@@ -16,12 +17,8 @@ def evaluate_checkpoint_or_bundle(
     split: str | None = None,
     limit: int | None = None,
     *,
-    backend: str,
-    precision: str,
-    threads: int | None,
+    load: LoadOptions,
     caption: CaptionOptions | None,
-    caption_decoder: str | None,
-    post_processing: str | None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """See `evaluation.evaluate` and `train.evaluate_checkpoint`.
@@ -31,9 +28,7 @@ def evaluate_checkpoint_or_bundle(
     """
     folder = Path(path)
     if (folder / "bundle.json").is_file():
-        return evaluate(
-            path, data, split, limit, backend, precision, threads, caption, progress, caption_decoder, post_processing
-        )
+        return evaluate(path, data, split, limit, load=load, caption=caption, progress=progress)
     if not folder.exists():
         raise UsageError(f"{path}: does not exist; expected the folder of a checkpoint or a bundle")
     # Looked for here, so that a wrong folder is told from a right one where torch is not installed.
@@ -42,8 +37,10 @@ def evaluate_checkpoint_or_bundle(
             f"{path}: is neither a checkpoint nor a bundle (no checkpoint.json or bundle.json in it); "
             "expected a folder written by yolor-edge train or yolor-edge export"
         )
-    given = {"backend": backend != "onnxruntime", "precision": precision != "fp32", "caption_decoder": caption_decoder}
-    foreign = tuple(name for name, is_given in given.items() if is_given)
+    usual = LoadOptions()
+    foreign = tuple(
+        name for name in ("backend", "precision", "caption_decoder") if getattr(load, name) != getattr(usual, name)
+    )
     if foreign:
         named = ", ".join(f"<{name}>" for name in foreign)
         raise UsageError(
@@ -51,7 +48,7 @@ def evaluate_checkpoint_or_bundle(
             f"export one: yolor-edge export {path} --out BUNDLE",
             argument=foreign,
         )
-    if post_processing == "gpu":
+    if load.post_processing == "gpu":
         raise UsageError(
             f"{path}: is a checkpoint, which is scored with post-processing on the CPU; export a bundle of it",
             argument="post_processing",

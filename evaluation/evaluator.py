@@ -9,7 +9,9 @@ from typing import Any
 
 from ..runtime.captions.captioning import CaptionOptions
 from ..runtime.errors import UsageError
-from ..runtime.model import Model, load
+from ..runtime.model import Model
+from ..runtime.model import load as open_model
+from ..runtime.options import LoadOptions
 from ..runtime.results import Result
 from .dataset.coco import CocoDataset
 from .dataset.truth import Truth
@@ -74,13 +76,10 @@ def evaluate(
     data: str | os.PathLike[str],
     split: str | None = None,
     limit: int | None = None,
-    backend: str = "onnxruntime",
-    precision: str = "fp32",
-    threads: int | None = None,
+    *,
+    load: LoadOptions = LoadOptions(),
     caption: CaptionOptions | None = None,
     progress: Callable[[int, int], None] | None = None,
-    caption_decoder: str | None = None,
-    post_processing: str | None = None,
 ) -> Evaluation:
     """Score a bundle on a data set in COCO's layout, without torch; `train.evaluate_checkpoint` scores a checkpoint.
 
@@ -89,7 +88,7 @@ def evaluate(
         data: Folder of the data set.
         split: By default the first split whose name starts with "val", or the only one.
         limit: Score only the first images.
-        backend, precision, threads, caption_decoder, post_processing: As for `runtime.load`.
+        load: How the bundle is opened.
         caption: How captions are searched for.
         progress: Called with images done and images in all.
 
@@ -99,7 +98,7 @@ def evaluate(
         DatasetError: If the data set cannot be read, or has other classes than the bundle.
     """
     dataset = CocoDataset.open(data, split=split, role="val")
-    with load(bundle, backend, precision, threads, caption_decoder, post_processing=post_processing) as model:
+    with open_model(bundle, options=load) as model:
         return score_model(model, dataset, limit, caption, progress, str(bundle))
 
 

@@ -8,19 +8,21 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...runtime.backends.registry import backend_entry, graph_files
+from ...runtime.backends.registry import backend_entry, backend_name, graph_files
 from ...runtime.bundle.bundle import Bundle
 from ...runtime.captions.captioning import CaptionOptions
 from ...runtime.environment.cores import usable_cores
 from ...runtime.errors import UsageError
 from ...runtime.files import check_can_be_written
 from ...runtime.images.image_files import write_image
-from ...runtime.model import Model, caption_decoder_name, load
-from ...runtime.options import LoadOptions
+from ...runtime.model import Model, caption_decoder_name
+from ...runtime.model import load as open_model
+from ...runtime.options import LoadOptions, PredictOptions
 from ...runtime.sources.sources import open_source
 from ...runtime.verification.replay import GOLDEN_FOLDER, read_golden
 from .machine import busy_share, describe_machine, describe_state, peak_memory_bytes, source_commit
@@ -47,17 +49,10 @@ def bench(
     *,
     split: str | None = None,
     limit: int | None = None,
-    tasks: Collection[str] | None = None,
-    backend: str = "onnxruntime",
-    precision: str = "fp32",
-    threads: int | None = None,
-    beam_size: int = CaptionOptions.beam_size,
-    caption_decoder: str | None = None,
-    caption_budget_ms: float | None = None,
-    score_threshold: float | None = None,
+    load: LoadOptions = LoadOptions(),
+    predict: PredictOptions = PredictOptions(),
     warmup: WarmUp | None = None,
     maximum_seconds: float | None = None,
-    post_processing: str | None = None,
     command: str | None = None,
     progress: Progress | None = None,
 ) -> Report:
@@ -72,17 +67,10 @@ def bench(
         data: A data set in COCO's layout to score the same bundle on; None for no accuracy.
         split: Its split; None for the first whose name starts with "val", or the only one.
         limit: Score only its first images.
-        tasks: Which answers are timed; None for all the model has. The accuracy is always of all.
-        backend: What runs the graphs.
-        precision: Of the graphs.
-        threads: CPU threads; None for as many as this process may run on.
-        beam_size: Of the caption search; 1 is greedy.
-        caption_decoder: What writes captions, as in `load`.
-        caption_budget_ms: Time for a caption, as in `CaptionOptions`; None for no limit.
-        score_threshold: Boxes score above this while timing; None for the model's default.
+        load: How the bundle is opened.
+        predict: What is asked of each image while timing. The accuracy is always of all tasks, with the same captions.
         warmup: When to begin counting; None for the defaults.
         maximum_seconds: End the counted runs after this time; None for no limit.
-        post_processing: "gpu" or "cpu", as in `load`.
         command: What to name as the command in the report; None for that of this process.
         progress: Called with what is going on ("timing", "scoring"), how much is done, and how much there is.
 
@@ -101,7 +89,7 @@ def bench(
     check_can_be_written(folder)
     if limit is not None and limit < 1:
         raise UsageError(f"<limit> must be at least 1, got {limit}", argument="limit")
-    caption = CaptionOptions(beam_size=beam_size, budget_ms=caption_budget_ms)
+    caption = predict.caption or CaptionOptions()
     before = {**describe_state(), "cpu_busy_share": busy_share()}
     dataset = _open_dataset(data, split)
 
@@ -109,17 +97,17 @@ def bench(
     started = time.perf_counter_ns()
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     cold["bundle_open_ms"] = _milliseconds_since(started) if opened is not bundle else "unknown"
+    backend = backend_name(load.backend)
     was_imported = backend_entry(backend).package in sys.modules
     started = time.perf_counter_ns()
-    precision = opened.choose_precision(precision, backend)
-    load(opened, backend, precision, threads, caption_decoder, post_processing=post_processing).close()
+    precision = opened.choose_precision(load.precision, backend)
+    load = replace(load, backend=backend, precision=precision)
+    open_model(opened, options=load).close()
     cold["first_load_ms"] = _milliseconds_since(started)
     cold["first_load_imports_backend"] = not was_imported
     started = time.perf_counter_ns()
     with contextlib.ExitStack() as stack:
-        model = stack.enter_context(
-            load(opened, backend, precision, threads, caption_decoder, post_processing=post_processing)
-        )
+        model = stack.enter_context(open_model(opened, options=load))
         cold["load_ms"] = _milliseconds_since(started)
         if dataset is not None:
             from ...evaluation.evaluator import shared_tasks
@@ -130,9 +118,7 @@ def bench(
             model,
             pictures,
             runs,
-            tasks=tasks,
-            caption=caption,
-            score_threshold=score_threshold,
+            predict,
             warmup=warmup,
             maximum_seconds=maximum_seconds,
             progress=None if progress is None else lambda done, total: progress("timing", done, total),
@@ -166,9 +152,9 @@ def bench(
         protocol={
             "scenario": "single stream: the next picture when the last is done",
             "batch": 1,
-            "tasks": list(spec.choose_tasks(tasks)),
+            "tasks": list(spec.choose_tasks(predict.tasks)),
             "input_size": list(spec.input_size),
-            "threads": threads or usable_cores(),
+            "threads": load.threads or usable_cores(),
             "runs_asked_for": runs,
             "maximum_seconds": maximum_seconds,
             "warmup": {
@@ -179,14 +165,12 @@ def bench(
                 "was_steady": measured.is_steady,
             },
             "pictures": origin,
-            "score_threshold": limits.score if score_threshold is None else score_threshold,
-            "iou_threshold": limits.iou,
-            "max_detections": limits.max_detections,
-            "caption_beam_size": beam_size,
-            "caption_decoder": caption_decoder_name(
-                opened, LoadOptions(backend, precision, caption_decoder=caption_decoder)
-            ),
-            "caption_budget_ms": "none" if caption_budget_ms is None else caption_budget_ms,
+            "score_threshold": limits.score if predict.score_threshold is None else predict.score_threshold,
+            "iou_threshold": limits.iou if predict.iou_threshold is None else predict.iou_threshold,
+            "max_detections": predict.max_detections or limits.max_detections,
+            "caption_beam_size": caption.beam_size,
+            "caption_decoder": caption_decoder_name(opened, load),
+            "caption_budget_ms": "none" if caption.budget_ms is None else caption.budget_ms,
             "seed": "none, nothing is drawn at random",
             "timed": "from the path of a picture file, in the file cache, to the result in memory",
             "clock": "time.perf_counter_ns",

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...runtime.captions.captioning import CaptionOptions
 from ...runtime.errors import UsageError
 from ...runtime.images.image_files import read_image
 from ...runtime.model import Model
+from ...runtime.options import PredictOptions
 from .machine import describe_state
 from .percentiles import percentile
 
@@ -106,10 +106,8 @@ def measure(
     model: Model,
     pictures: Sequence[str | os.PathLike[str]],
     runs: int = 200,
+    predict: PredictOptions = PredictOptions(),
     *,
-    tasks: Collection[str] | None = None,
-    caption: CaptionOptions | None = None,
-    score_threshold: float | None = None,
     warmup: WarmUp | None = None,
     maximum_seconds: float | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -123,9 +121,7 @@ def measure(
         model: What to measure.
         pictures: Picture files, taken in turn from the first on; at most the first `runs` are used.
         runs: How many runs count, at least 1.
-        tasks: Which answers; None for all the model has.
-        caption: How captions are searched for; None for the defaults.
-        score_threshold: Boxes score above this; None for the model's default.
+        predict: What is asked of each image.
         warmup: When to begin counting; None for the defaults.
         maximum_seconds: End the counted runs after this time, with fewer than `runs`; None for no limit.
         progress: Called with runs done and runs in all, outside of what is timed.
@@ -146,12 +142,12 @@ def measure(
     paths = [Path(path) for path in pictures[:runs]]
     # Looked at beforehand, so that a bad file is not met in the middle; it also brings the files into memory.
     described = tuple(_describe(path) for path in paths)
-    chosen = model.spec.choose_tasks(tasks)
+    model.spec.choose_tasks(predict.tasks)  # refused before anything is timed
     begun = time.perf_counter_ns()
 
     def once(index: int) -> Run:
         started = time.perf_counter_ns()
-        result = model.predict(paths[index % len(paths)], chosen, score_threshold=score_threshold, caption=caption)
+        result = model.predict(paths[index % len(paths)], options=predict)
         took = (time.perf_counter_ns() - started) / 1e6
         times = result.timings_ms
         tokens = int(times["caption_tokens"]) if "caption_tokens" in times else None

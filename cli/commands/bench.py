@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from ..options import add_backend, add_caption, add_data, add_json, add_tasks, backend_options, caption_options
+from ..options import add_backend, add_caption, add_data, add_json, add_tasks, caption_options, load_options
 from ..output import counters, print_result
 from ..parsing import PROGRAM, Misuse, add_command
 
@@ -59,13 +59,14 @@ def add(commands: Any) -> None:
 def _bench(arguments: argparse.Namespace) -> int:
     from ..benchmarks.report.benchmark import bench
     from ..benchmarks.report.measure import WarmUp
+    from ..runtime.options import PredictOptions
 
-    options = caption_options(arguments)
+    warmup = None
     if arguments.warmup_seconds is not None:
         if not 0 <= arguments.warmup_seconds <= 3600:
             raise Misuse(f"--warmup-seconds must be from 0 to 3600, got {arguments.warmup_seconds:g}")
         longest = max(WarmUp.maximum_seconds, 5 * arguments.warmup_seconds)
-        options["warmup"] = WarmUp(arguments.warmup_seconds, longest)
+        warmup = WarmUp(arguments.warmup_seconds, longest)
     report = bench(
         arguments.bundle,
         arguments.out,
@@ -74,13 +75,12 @@ def _bench(arguments: argparse.Namespace) -> int:
         arguments.data,
         split=arguments.split,
         limit=arguments.limit,
-        tasks=arguments.tasks,
-        score_threshold=arguments.score_threshold,
+        load=load_options(arguments),
+        predict=PredictOptions(arguments.tasks, arguments.score_threshold, caption=caption_options(arguments)),
+        warmup=warmup,
         maximum_seconds=arguments.maximum_seconds,
         command=shlex.join([PROGRAM, *arguments.typed]),
         progress=counters(),
-        **options,
-        **backend_options(arguments),
     )
     print_result(arguments, report.to_json(), f"{report.table()}\nreport: {Path(arguments.out) / 'report.md'}")
     return 0

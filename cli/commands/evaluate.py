@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..options import add_backend, add_caption, add_data, add_json, backend_options, caption_options
+from ..options import add_backend, add_caption, add_data, add_json, caption_options, load_options
 from ..output import counter, print_result
 from ..parsing import add_command
 
@@ -32,22 +32,16 @@ def add(commands: Any) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from ..runtime.captions.captioning import CaptionOptions
     from ..scoring import evaluate_checkpoint_or_bundle
 
-    options = caption_options(arguments)
-    chosen = options.pop("caption_decoder", None)
-    if "caption_budget_ms" in options:
-        options["budget_ms"] = options.pop("caption_budget_ms")
     found = evaluate_checkpoint_or_bundle(
         arguments.model,
         arguments.data,
-        split=arguments.split,
-        limit=arguments.limit,
-        caption=CaptionOptions(**options) if options else None,
-        caption_decoder=chosen,
+        arguments.split,
+        arguments.limit,
+        load=load_options(arguments),
+        caption=caption_options(arguments),
         progress=counter("scoring"),
-        **backend_options(arguments),
     )
     print_result(arguments, found.to_json(), found.table())
     return 0

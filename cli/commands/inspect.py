@@ -57,7 +57,7 @@ def _amount(text: str) -> int:
 
 def _network_config(arguments: argparse.Namespace) -> Any:
     from ..runtime.bundle.tokenizer import SPECIALS
-    from ..train.config import CAPTIONERS, TASKS, NetworkConfig
+    from ..train.network.config import CAPTIONERS, TASKS, NetworkConfig
 
     if (arguments.checkpoint is None) == (arguments.size is None):
         raise Misuse("inspect needs a CHECKPOINT or --size, one of the two; see yolor-edge inspect --help")

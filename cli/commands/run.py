@@ -8,7 +8,7 @@ import shutil
 import sys
 from typing import TYPE_CHECKING, Any
 
-from ..options import add_backend, add_caption, add_json, add_tasks, backend_options, caption_options
+from ..options import add_backend, add_caption, add_json, add_tasks, caption_options, load_options, names
 from ..output import print_result, say
 from ..parsing import Misuse, add_command
 from ..termination import terminated_like_interrupted
@@ -129,7 +129,9 @@ def add(commands: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from ..runtime.runner.runner import run
+    from ..runtime.options import PredictOptions
+    from ..runtime.runner.outputs import RunOptions
+    from ..runtime.runner.runner import RunLines, run
     from ..runtime.sources.capture import CameraOptions
 
     to_stdout = arguments.jsonl == "-"
@@ -150,25 +152,31 @@ def _run(arguments: argparse.Namespace) -> int:
             arguments.bundle,
             arguments.source[0] if len(arguments.source) == 1 else arguments.source,
             arguments.out,
-            arguments.tasks,
-            score_threshold=arguments.score_threshold,
-            iou_threshold=arguments.iou_threshold,
-            max_detections=arguments.max_detections,
-            pictures=not arguments.no_pictures,
-            jsonl=sys.stdout if to_stdout else arguments.jsonl or not arguments.no_jsonl,
-            show=arguments.show,
-            overlay=arguments.overlay,
-            drawing=_drawing(arguments),
-            caption_every=arguments.caption_every,
+            RunOptions(
+                drawings=not arguments.no_pictures,
+                jsonl=sys.stdout if to_stdout else arguments.jsonl or not arguments.no_jsonl,
+                show=arguments.show,
+                overlay=arguments.overlay,
+                drawing=_drawing(arguments),
+                caption_every=arguments.caption_every,
+                max_frames=arguments.max_frames,
+            ),
+            load=load_options(arguments),
+            predict=PredictOptions(
+                arguments.tasks,
+                arguments.score_threshold,
+                arguments.iou_threshold,
+                arguments.max_detections,
+                caption=caption_options(arguments),
+            ),
             camera=CameraOptions(
                 arguments.camera_size, arguments.camera_fps, arguments.reconnect_seconds, arguments.layout
             ),
-            max_frames=arguments.max_frames,
-            report=say,
-            report_seconds=None if is_terminal else _SECONDS_IN_A_FILE,
-            report_width=shutil.get_terminal_size().columns - 1 if is_terminal else None,
-            **caption_options(arguments),
-            **backend_options(arguments),
+            progress=RunLines(
+                say,
+                seconds=None if is_terminal else _SECONDS_IN_A_FILE,
+                width=shutil.get_terminal_size().columns - 1 if is_terminal else None,
+            ),
         )
     if to_stdout:
         say(_text(summary))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..options import add_backend, add_json, backend_options
+from ..options import add_backend, add_json, build_if_asked
 from ..output import print_result
 from ..parsing import add_command
 
@@ -32,6 +32,9 @@ def add(commands: Any) -> None:
 def _verify(arguments: argparse.Namespace) -> int:
     from ..runtime.verification.replay import verify_everything
 
-    found = verify_everything(arguments.bundle, **backend_options(arguments))
+    build_if_asked(arguments)
+    found = verify_everything(
+        arguments.bundle, arguments.backend, arguments.precision, arguments.threads, arguments.post_processing
+    )
     print_result(arguments, found.to_json(), found.table(arguments.each))
     return 0 if found.passed else 1

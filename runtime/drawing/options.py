@@ -101,14 +101,14 @@ class DrawOptions:
             check_flag(name, getattr(self, name), or_none=name in ("semantic", "caption"))
         check_count("panels", self.panels)
         if self.panels not in (1, 2):
-            raise UsageError(f"panels must be 1 or 2, got {self.panels}")
+            raise UsageError(f"<panels> must be 1 or 2, got {self.panels}", argument="panels")
         check_count("line_width", self.line_width, or_none=True)
         if self.line_width is not None and not 1 <= self.line_width <= 100:
-            raise UsageError(f"line_width must be from 1 to 100 pixels, got {self.line_width}")
+            raise UsageError(f"<line_width> must be from 1 to 100 pixels, got {self.line_width}", argument="line_width")
         for name in ("mask_alpha", "semantic_alpha"):
             check_number(name, getattr(self, name))
             if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
+                raise UsageError(f"<{name}> must be from 0 to 1, got {getattr(self, name)}", argument=name)
 
     @classmethod
     def of_parts(cls, parts: Iterable[str], **others: Any) -> DrawOptions:
@@ -121,7 +121,9 @@ class DrawOptions:
         for name in wanted:
             if name not in PARTS:
                 near = nearest(name, PARTS)
-                raise UsageError(f"there is no {name!r} to draw{near}; the parts are {', '.join(PARTS)}")
+                raise UsageError(
+                    f"there is no {name!r} to draw{near}; the parts are {', '.join(PARTS)}", argument="draw"
+                )
         return cls(**{name: name in wanted for name in PARTS}, **others)
 
     def changed(self, changes: Mapping[str, Any]) -> DrawOptions:

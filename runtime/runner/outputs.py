@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,65 +31,77 @@ _PICTURE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".webp"})
 
 
 @dataclass(frozen=True)
-class Outputs:
-    """What is wanted of a run.
+class RunOptions:
+    """What a run writes and shows, and when it stops.
 
     Attributes:
-        out: Folder to write to.
-        pictures: Write annotated pictures or a video there.
-        jsonl: Write JSON lines there; or where to instead, a path or something open for writing text.
-        show: Show the drawings in a window.
+        drawings: Write annotated images, or a video, to the folder.
+        jsonl: Write `results.jsonl` there, one JSON object per frame; or, if a path, this file instead; or write the
+            same lines to this, open for text, at once and one by one.
+        show: Show the drawings in a window; q or Esc ends the run. For images, any other key brings the next.
         overlay: Write above the drawings how the stream is doing; None for live sources only.
         drawing: What the drawings show, and how. A video keeps its size in any case, and the bundle's palette is used
             where there is no other.
+        caption_every: Caption every so many frames, or with "scene-change" those that show another scene; the drawings
+            of those between carry the last caption. In the JSON lines a caption is with its own frame; one of a live
+            source, written while other frames went by, is in a later line, as "earlier_caption" with its frame's index.
+        max_frames: Stop after so many frames; None for all of them.
+
+    Raises:
+        UsageError: If an option makes no sense, or nothing is to be written or shown.
     """
 
-    out: Path
-    pictures: bool = True
-    jsonl: bool | TextIO | Path = True
+    drawings: bool = True
+    jsonl: bool | TextIO | str | os.PathLike[str] = True
     show: bool = False
     overlay: bool | None = None
     drawing: DrawOptions = TWO_PANELS
+    caption_every: int | str = 1
+    max_frames: int | None = None
 
-    def check(self, bundle: Bundle, source: Source) -> None:
-        """Refuse outputs that are none, that would spoil what is read, or that would not belong together.
+    def __post_init__(self) -> None:
+        if self.max_frames is not None and self.max_frames < 1:
+            raise UsageError(f"<max_frames> must be at least 1, got {self.max_frames}", argument="max_frames")
+        if not self.drawings and self.jsonl is False and not self.show:
+            raise UsageError("neither drawings nor JSON lines are to be written, and nothing to be shown; ask for one")
+
+    def lines_file(self, out: Path) -> Path | None:
+        """The file that JSON lines are written to."""
+        if isinstance(self.jsonl, str | os.PathLike):
+            return Path(self.jsonl)
+        return out / RESULTS_FILE if self.jsonl is True else None
+
+    def check(self, out: Path, bundle: Bundle, source: Source) -> None:
+        """Refuse outputs that would spoil what is read, or that would not belong together.
 
         Raises:
             UsageError: Saying why.
         """
-        if not self.pictures and self.jsonl is False and not self.show:
-            raise UsageError("neither pictures nor JSON lines are to be written, and nothing to be shown; ask for one")
-        if isinstance(self.jsonl, Path):
-            self._check_lines(self.jsonl, bundle, source)
-        if not self.pictures and self.jsonl is not True:
+        lines = self.lines_file(out)
+        if lines is not None and self.jsonl is not True:
+            self._check_lines(lines, bundle, source)
+        if not self.drawings and self.jsonl is not True:
             return
-        if self.out.exists() and not self.out.is_dir():
-            raise UsageError(f"{self.out}: is a file, expected a folder to write to")
-        place, home = self.out.resolve(), bundle.path.resolve()
+        if out.exists() and not out.is_dir():
+            raise UsageError(f"{out}: is a file, expected a folder to write to")
+        place, home = out.resolve(), bundle.path.resolve()
         if place == home or home in place.parents:
-            raise UsageError(f"{self.out}: lies inside the bundle, whose files must not change; choose another folder")
+            raise UsageError(f"{out}: lies inside the bundle, whose files must not change; choose another folder")
         inputs = {file.resolve() for file in source.files}
         if source.kind == "images":
             names = [_drawing_name(file.relative_to(source.root).as_posix()) for file in source.files]
         else:
             names = [_video_name(source)]
-        written = {(self.out / name).resolve() for name in (*names, RESULTS_FILE)}  # what links there lead to
+        written = {(out / name).resolve() for name in (*names, RESULTS_FILE)}  # what links there lead to
         if written & inputs:
-            raise UsageError(f"{self.out}: writing there would overwrite the source; choose another folder")
+            raise UsageError(f"{out}: writing there would overwrite the source; choose another folder")
         if any(home in file.parents for file in written):
-            raise UsageError(
-                f"{self.out}: has a link into the bundle, whose files must not change; choose another folder"
-            )
-        old = self.out / RESULTS_FILE
-        if old.exists() and (self.lines_file is None or self.lines_file.resolve() != old.resolve()):
+            raise UsageError(f"{out}: has a link into the bundle, whose files must not change; choose another folder")
+        old = out / RESULTS_FILE
+        if old.exists() and (lines is None or lines.resolve() != old.resolve()):
             raise UsageError(
                 f"{old}: is of an earlier run and would lie beside other drawings; remove it, or choose another folder"
             )
-
-    @property
-    def lines_file(self) -> Path | None:
-        """The file that JSON lines are written to."""
-        return self.jsonl if isinstance(self.jsonl, Path) else self.out / RESULTS_FILE if self.jsonl is True else None
 
     def _check_lines(self, path: Path, bundle: Bundle, source: Source) -> None:
         if path.is_dir():
@@ -105,33 +118,36 @@ class OutputWriter:
     def __init__(
         self,
         stack: contextlib.ExitStack,
-        wanted: Outputs,
+        out: Path,
+        options: RunOptions,
         source: Source,
         spec: ModelSpec,
         tasks: Collection[str],
     ):
         self.files: list[Path] = []
         self._stack = stack
-        self._wanted = wanted
+        self._out = out
+        self._options = options
         self._source = source
-        self._options = replace(
-            wanted.drawing,
-            is_steady=wanted.drawing.is_steady or source.kind != "images",
-            palette=wanted.drawing.palette or spec.palette,
+        self._drawing_options = replace(
+            options.drawing,
+            is_steady=options.drawing.is_steady or source.kind != "images",
+            palette=options.drawing.palette or spec.palette,
         )
         self._has_captions = "caption" in tasks
         self._caption_frame: int | None = None  # of the last caption written down
         self._video: VideoFile | None = None
         self._lines: TextIO | None = None
-        self._overlay = Overlay() if wanted.overlay or (wanted.overlay is None and source.is_live) else None
+        self._overlay = Overlay() if options.overlay or (options.overlay is None and source.is_live) else None
         self._window = None
-        if wanted.show:
+        if options.show:
             self._window = stack.enter_context(Window(f"yolor-edge: {source.name}", waits=source.kind == "images"))
-        if wanted.lines_file is not None:
-            self._lines = stack.enter_context(writing_lines(wanted.lines_file))
-            self.files.append(wanted.lines_file)
-        elif not isinstance(wanted.jsonl, bool | Path):
-            self._lines = wanted.jsonl
+        file = options.lines_file(out)
+        if file is not None:
+            self._lines = stack.enter_context(writing_lines(file))
+            self.files.append(file)
+        elif not isinstance(options.jsonl, bool | str | os.PathLike):
+            self._lines = options.jsonl
 
     def write(self, answer: Answer, result: Result) -> bool:
         """Write and show one frame's answers; False if whoever looks at the window wants no more.
@@ -145,9 +161,9 @@ class OutputWriter:
         drawing = None
         if self._overlay is not None:
             self._overlay.count(answer.dropped)
-        if self._wanted.pictures or self._window is not None:
+        if self._options.drawings or self._window is not None:
             drawing = self._drawing(answer, result)
-        if drawing is not None and self._wanted.pictures:
+        if drawing is not None and self._options.drawings:
             line["drawing"] = self._write_drawing(frame, drawing, 1 + answer.dropped)
         self._write_line({**line, **self._drops(answer), **result.to_json(), **self._caption_beside(answer, result)})
         return self._window is None or drawing is None or self._window.show(drawing)
@@ -178,10 +194,10 @@ class OutputWriter:
         frame = answer.frame
         if frame.image is None:  # a stream has no result without an image
             raise ValueError(f"{frame.name}: there is nothing to draw on")
-        if self._has_captions and result.caption is None and self._options.is_steady:
+        if self._has_captions and result.caption is None and self._drawing_options.is_steady:
             # The last one, or a bar that waits for the first: the drawings of a stream keep their size.
             result = replace(result, caption=answer.caption or Caption("...", (), 0.0, 0.0))
-        drawing = draw(to_bgr(frame.image, self._source.layout), result, self._options)
+        drawing = draw(to_bgr(frame.image, self._source.layout), result, self._drawing_options)
         if self._overlay is None:
             return drawing
         return self._overlay.drawn(
@@ -191,17 +207,17 @@ class OutputWriter:
     def _write_line(self, content: dict[str, Any]) -> None:
         if self._lines is not None:
             self._lines.write(json.dumps(content, ensure_ascii=False) + "\n")
-            if self._lines is self._wanted.jsonl:
+            if self._lines is self._options.jsonl:
                 self._lines.flush()  # somebody reads along
 
     def _write_drawing(self, frame: Frame, drawing: NDArray[np.uint8], times: int) -> str:
         """Write one drawing and return the name of its file inside the output folder."""
         if self._source.kind == "images":
             name = _drawing_name(frame.name)
-            write_image(self._wanted.out / name, drawing)
-            self.files.append(self._wanted.out / name)
+            write_image(self._out / name, drawing)
+            self.files.append(self._out / name)
             return name
-        path = self._wanted.out / _video_name(self._source)
+        path = self._out / _video_name(self._source)
         if self._video is None:
             temporary = self._stack.enter_context(replacing_file(path))
             self._video = self._stack.enter_context(VideoFile.open(temporary, path, self._source.fps, drawing))

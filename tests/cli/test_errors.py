@@ -5,17 +5,22 @@ from __future__ import annotations
 import ast
 import pickle
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from yolor_edge import main as cli
 from yolor_edge.main import main
 from yolor_edge.runtime.bundle.bundle import Bundle
+from yolor_edge.runtime.captions.captioning import CaptionOptions
+from yolor_edge.runtime.drawing import DrawOptions
 from yolor_edge.runtime.errors import UsageError
 from yolor_edge.runtime.images.image_files import write_image
+from yolor_edge.runtime.options import LoadOptions, PredictOptions
 from yolor_edge.runtime.runner import runner
+from yolor_edge.runtime.runner.outputs import RunOptions
 
 from ..runtime.tiny_bundle import write_tiny_bundle
 
@@ -117,20 +122,21 @@ def test_arguments_are_shown_as_options(
 @pytest.mark.parametrize(
     ("changes", "argument"),
     [
-        ({"threads": 0}, "threads"),
-        ({"score_threshold": 2.0}, "score_threshold"),
-        ({"max_detections": 0}, "max_detections"),
-        ({"backend": "magic"}, "backend"),
-        ({"tasks": ("wings",)}, "tasks"),
-        ({"caption_budget_ms": -1.0}, "budget_ms"),
-        ({"max_frames": 0}, "max_frames"),
+        (lambda: {"load": LoadOptions(threads=0)}, "threads"),
+        (lambda: {"predict": PredictOptions(score_threshold=2.0)}, "score_threshold"),
+        (lambda: {"predict": PredictOptions(max_detections=0)}, "max_detections"),
+        (lambda: {"load": LoadOptions("magic")}, "backend"),
+        (lambda: {"predict": PredictOptions(("wings",))}, "tasks"),
+        (lambda: {"predict": PredictOptions(caption=CaptionOptions(budget_ms=-1.0))}, "budget_ms"),
+        (lambda: {"options": RunOptions(max_frames=0)}, "max_frames"),
+        (lambda: {"options": RunOptions(drawing=DrawOptions(line_width=0))}, "line_width"),
     ],
 )
 def test_the_public_functions_say_which_argument_it_was(
-    changes: dict[str, object], argument: str, tiny_bundle: Bundle, tmp_path: Path
+    changes: Callable[[], dict[str, Any]], argument: str, tiny_bundle: Bundle, tmp_path: Path
 ) -> None:
     write_image(tmp_path / "x.png", np.zeros((40, 60, 3), np.uint8))
     with pytest.raises(UsageError) as caught:
-        runner.run(tiny_bundle.path, tmp_path / "x.png", tmp_path / "out", **changes)  # type: ignore[arg-type]
+        runner.run(tiny_bundle.path, tmp_path / "x.png", tmp_path / "out", **changes())
     assert caught.value.argument == argument
     assert "<" not in str(caught.value)

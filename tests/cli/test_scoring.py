@@ -34,6 +34,6 @@ def test_what_is_for_a_bundle_is_refused_with_a_checkpoint(
     exported: Exported, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = ["evaluate", str(exported.checkpoint.path), "--data", str(exported.data), "--precision", "int8"]
-    assert "is a checkpoint, which is scored in torch with float32; precision is for a bundle" in complaint_of(
+    assert "is a checkpoint, which is scored in torch with float32; --precision is for a bundle" in complaint_of(
         line, capsys
     )

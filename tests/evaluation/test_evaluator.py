@@ -20,6 +20,7 @@ from yolor_edge.runtime.bundle.spec import ModelSpec
 from yolor_edge.runtime.captions.captioning import CaptionOptions
 from yolor_edge.runtime.errors import BundleError, CheckpointError, DatasetError, UsageError
 from yolor_edge.runtime.model import Model
+from yolor_edge.runtime.options import LoadOptions
 from yolor_edge.runtime.results import Caption, InstanceMasks, Result
 from yolor_edge.train.checkpoint import write_checkpoint
 from yolor_edge.train.config import TrainConfig
@@ -98,7 +99,7 @@ def truth_teller(data: Path, captions: list[str] | None = None) -> tuple[TruthTe
 
 
 def test_a_checkpoint_and_its_bundle_score_the_same(exported: Exported, of_checkpoint: Evaluation) -> None:
-    of_bundle = evaluate(exported.bundle.path, exported.data, threads=1, caption=GREEDY)
+    of_bundle = evaluate(exported.bundle.path, exported.data, load=LoadOptions(threads=1), caption=GREEDY)
     expected, found = of_checkpoint.to_json(), of_bundle.to_json()
     assert (expected.pop("model"), found.pop("model")) == (str(exported.checkpoint.path), str(exported.bundle.path))
     assert found["data"] == expected["data"] == str(exported.data)
@@ -178,8 +179,9 @@ def test_a_limit_must_be_positive(exported: Exported, limit: int) -> None:
 def test_a_bundle_is_scored_without_torch(exported: Exported) -> None:
     code = (
         "import sys\n"
-        "from yolor_edge.evaluation.evaluator import evaluate\n"
-        "found = evaluate(sys.argv[1], sys.argv[2], limit=1, threads=1)\n"
+        "from yolor_edge.evaluation import evaluate\n"
+        "from yolor_edge.runtime import LoadOptions\n"
+        "found = evaluate(sys.argv[1], sys.argv[2], limit=1, load=LoadOptions(threads=1))\n"
         "print(found.scores.images, sorted({'torch', 'onnx', 'safetensors'} & set(sys.modules)))"
     )
     done = subprocess.run(
@@ -196,7 +198,7 @@ def test_the_search_options_reach_the_decoder(exported: Exported) -> None:
     with pytest.raises(UsageError, match="beam_size must be from 1 to"):
         evaluate(exported.bundle.path, exported.data, caption=CaptionOptions(beam_size=1000))
     with pytest.raises(UsageError, match="caption_decoder must be one of native, native-int8, graph"):
-        evaluate(exported.bundle.path, exported.data, caption_decoder="python")
+        evaluate(exported.bundle.path, exported.data, load=LoadOptions(caption_decoder="python"))
 
 
 # What captions of scenes say.

@@ -21,6 +21,7 @@ from yolor_edge.runtime.backends.registry import BACKENDS
 from yolor_edge.runtime.bundle.bundle import Bundle
 from yolor_edge.runtime.errors import ImageError
 from yolor_edge.runtime.images.image_files import write_image
+from yolor_edge.runtime.options import LoadOptions, PredictOptions
 from yolor_edge.runtime.verification.replay import Answers, write_golden
 
 from ...runtime.tiny_bundle import COLOURS, coloured_patch, write_tiny_bundle
@@ -35,7 +36,7 @@ def report(tiny_bundle: Bundle, pictures: Path, tmp_path_factory: pytest.TempPat
         tmp_path_factory.mktemp("report"),
         pictures,
         runs=30,
-        threads=1,
+        load=LoadOptions(threads=1),
         warmup=QUICK,
         command="yolor-edge bench tiny",
     )
@@ -212,7 +213,7 @@ def test_accuracy_of_the_same_bundle_stands_beside(tiny_bundle: Bundle, tmp_path
         data=data,
         runs=3,
         limit=2,
-        threads=1,
+        load=LoadOptions(threads=1),
         warmup=QUICK,
         progress=lambda what, done, total: seen.append((what, done, total)),
     )
@@ -241,7 +242,9 @@ def test_golden_inputs_are_the_pictures_where_none_are_given(tmp_path: Path) -> 
     from yolor_edge.runtime.bundle.bundle import write_bundle
 
     again = write_bundle(folder, tiny.spec, sealed["graphs"], provenance={})
-    found = bench(again, tmp_path / "out", runs=2, threads=1, warmup=QUICK, tasks=["boxes"])
+    found = bench(
+        again, tmp_path / "out", runs=2, load=LoadOptions(threads=1), warmup=QUICK, predict=PredictOptions(["boxes"])
+    )
     assert found.measurement.pictures[0].name == "patch.jpg"
     assert found.measurement.pictures[0].size == (64, 96)
     assert found.cold["bundle_open_ms"] == "unknown"
@@ -267,7 +270,11 @@ def test_a_caption_of_one_token_has_no_time_per_token(tiny_bundle: Bundle, pictu
 
     with load(tiny_bundle, threads=1) as model:
         found = measure(
-            model, sorted(pictures.iterdir()), 2, warmup=QUICK, caption=CaptionOptions(beam_size=1, max_length=1)
+            model,
+            sorted(pictures.iterdir()),
+            2,
+            warmup=QUICK,
+            predict=PredictOptions(caption=CaptionOptions(beam_size=1, max_length=1)),
         )
     assert found.runs[0].caption_tokens == 1
     assert found.samples("caption_per_token") == []
@@ -279,7 +286,7 @@ def test_a_backend_is_imported_under_the_name_of_its_package(
 ) -> None:
     monkeypatch.setitem(BACKENDS, "abacus", BACKENDS["onnxruntime"])
     load(tiny_bundle, threads=1).close()  # which imports the package
-    report = bench(tiny_bundle, tmp_path, pictures, 1, backend="abacus", threads=1, warmup=QUICK)
+    report = bench(tiny_bundle, tmp_path, pictures, 1, load=LoadOptions("abacus", threads=1), warmup=QUICK)
     assert report.cold["first_load_imports_backend"] is False
     assert report.protocol["post_processing"] == "cpu"
     assert "| pre- and post-processing | on the CPU |" in page(report)

@@ -18,6 +18,7 @@ from yolor_edge.benchmarks.report.report_page import save
 from yolor_edge.main import main
 from yolor_edge.runtime import UsageError
 from yolor_edge.runtime.bundle.bundle import Bundle
+from yolor_edge.runtime.options import LoadOptions
 
 Write = Callable[..., Path]
 
@@ -25,7 +26,14 @@ Write = Callable[..., Path]
 @pytest.fixture(scope="module")
 def report(tiny_bundle: Bundle, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
     folder = tmp_path_factory.mktemp("compared")
-    return bench(tiny_bundle.path, folder, pictures, runs=60, threads=1, warmup=WarmUp(0.0, 1.0, tolerance=10.0))
+    return bench(
+        tiny_bundle.path,
+        folder,
+        pictures,
+        runs=60,
+        load=LoadOptions(threads=1),
+        warmup=WarmUp(0.0, 1.0, tolerance=10.0),
+    )
 
 
 @pytest.fixture

@@ -13,15 +13,18 @@ from typing import Any
 import cv2
 import pytest
 from yolor_edge.runtime.bundle.bundle import Bundle
+from yolor_edge.runtime.captions.captioning import CaptionOptions
 from yolor_edge.runtime.drawing import DrawOptions, draw
 from yolor_edge.runtime.environment.opencv_build import opencv_build
 from yolor_edge.runtime.errors import ImageError, UsageError
 from yolor_edge.runtime.images.image_files import quiet_opencv, read_image, write_image
 from yolor_edge.runtime.model import load
+from yolor_edge.runtime.options import LoadOptions, PredictOptions
 from yolor_edge.runtime.results import Result
 from yolor_edge.runtime.runner import outputs as run_output
 from yolor_edge.runtime.runner import runner as run_module
-from yolor_edge.runtime.runner.runner import run
+from yolor_edge.runtime.runner.outputs import RunOptions
+from yolor_edge.runtime.runner.runner import RunLines, RunSummary
 from yolor_edge.runtime.runner.video_file import VideoFile
 from yolor_edge.runtime.sources import sources
 from yolor_edge.runtime.sources.capture import CameraOptions
@@ -31,6 +34,19 @@ from ..sources.cameras import FakeCamera, mjpeg_server
 from ..tiny_bundle import coloured_patch
 
 PATCH = (16, 32, 48, 64)
+
+
+def run(bundle: Any, source: Any, out: Path, tasks: Any = None, *, camera: Any = None, **chosen: Any) -> RunSummary:
+    """`runner.run` with all options by name, and report=... for lines of progress."""
+
+    def of(kind: type) -> Any:
+        return kind(**{name: chosen.pop(name) for name in list(chosen) if name in kind.__dataclass_fields__})
+
+    report, seconds = chosen.pop("report", None), chosen.pop("report_seconds", None)
+    lines = None if report is None else RunLines(report, seconds, chosen.pop("report_width", None))
+    load, options = of(LoadOptions), of(RunOptions)
+    predict = PredictOptions(tasks, caption=CaptionOptions(chosen.pop("beam_size", 3)), **chosen)
+    return run_module.run(bundle, source, out, options, load=load, predict=predict, camera=camera, progress=lines)
 
 
 @pytest.fixture
@@ -104,7 +120,7 @@ def test_tasks_thresholds_and_outputs_can_be_chosen(tiny_bundle: Bundle, folder:
         {"boxes"},
         threads=1,
         score_threshold=0.9,
-        pictures=False,
+        drawings=False,
     )
     (line,) = lines_of(tmp_path / "o")
     assert names_in(tmp_path / "o") == ["results.jsonl"]
@@ -214,7 +230,7 @@ def test_lines_of_answers_are_not_too_many_and_not_too_long(tiny_bundle: Bundle,
     run(
         *(tiny_bundle, folder, tmp_path / "out"),
         threads=1,
-        pictures=False,
+        drawings=False,
         report=said.append,
         report_seconds=1000,
         report_width=30,
@@ -256,8 +272,8 @@ def test_lines_of_an_earlier_run_do_not_stay_beside_new_drawings(
 
 
 def test_outputs_that_are_none_and_options_that_do_nothing(tiny_bundle: Bundle, folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="neither pictures nor JSON lines are to be written, and nothing to be shown"):
-        run(tiny_bundle, folder, tmp_path / "out", pictures=False, jsonl=False)
+    with pytest.raises(UsageError, match="neither drawings nor JSON lines are to be written, and nothing to be shown"):
+        run(tiny_bundle, folder, tmp_path / "out", drawings=False, jsonl=False)
     for camera, name in ((CameraOptions((48, 64)), "size"), (CameraOptions(fps=5), "fps")):
         for source in (folder, folder / "a.jpg", write_video(tmp_path / "clip.mp4")):
             with pytest.raises(UsageError, match=f"camera_{name} is for cameras and standard input; files and"):
@@ -439,7 +455,7 @@ def test_a_stream_that_changes_its_size(tiny_bundle: Bundle, tmp_path: Path, mon
 def test_lines_to_a_stream_and_nothing_on_the_disk(tiny_bundle: Bundle, folder: Path, tmp_path: Path) -> None:
     lines = io.StringIO()
     out = tmp_path / "out"
-    summary = run(tiny_bundle, folder, out, {"boxes"}, threads=1, pictures=False, jsonl=lines)
+    summary = run(tiny_bundle, folder, out, {"boxes"}, threads=1, drawings=False, jsonl=lines)
     assert summary.files == ()
     assert not out.exists()
     assert [json.loads(line)["source"] for line in lines.getvalue().splitlines()] == [
@@ -473,7 +489,7 @@ def test_a_window_ends_the_run(
     monkeypatch.setattr(run_module, "check_window", lambda: None)
     monkeypatch.setattr(run_output, "Window", OneLook)
     summary = run(
-        *(tiny_bundle, folder, tmp_path / "out", {"boxes"}), threads=1, pictures=False, jsonl=False, show=True
+        *(tiny_bundle, folder, tmp_path / "out", {"boxes"}), threads=1, drawings=False, jsonl=False, show=True
     )
     assert summary.done == 1
     assert shown[0] == (f"yolor-edge: {folder}", True)
@@ -489,7 +505,7 @@ def test_a_window_that_cannot_be_had_is_refused_before_anything_is_opened(tmp_pa
 
 def test_files_give_the_answers_of_predict_in_their_order(tiny_bundle: Bundle, tmp_path: Path) -> None:
     video = write_video(tmp_path / "clip.mp4", frames=12)
-    run(tiny_bundle, video, tmp_path / "out", threads=1, pictures=False)
+    run(tiny_bundle, video, tmp_path / "out", threads=1, drawings=False)
     with load(tiny_bundle, threads=1) as model:
         expected = [model.predict(frame.image).to_json() for frame in open_source(video) if frame.image is not None]
     lines = lines_of(tmp_path / "out")
