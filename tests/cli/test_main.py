@@ -85,8 +85,8 @@ def checkpoint(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def parsers() -> Iterator[tuple[str, argparse.ArgumentParser]]:
     """The parser of every command."""
-    (sub,) = (action for action in cli.make_parser()._actions if isinstance(action.choices, dict))
-    yield from sub.choices.items()
+    (commands,) = (one.choices for one in cli.make_parser()._actions if isinstance(one.choices, dict))
+    yield from commands.items()
 
 
 def words_of(parser: argparse.ArgumentParser) -> list[str]:
