@@ -102,7 +102,7 @@ def add_backend(parser: argparse.ArgumentParser, every: bool = False) -> None:
     )
     add_threads(group)
     group.add_argument(
-        "--post-processing",
+        "--processing",
         choices=("gpu", "cpu"),
         help="where images are letterboxed and the network's outputs become results, which are the same "
         "(default: gpu with the TensorRT backends, cpu with the others)",
@@ -120,7 +120,7 @@ def backend_options(arguments: argparse.Namespace) -> dict[str, Any]:
         from .missing_engines import build_as_asked
 
         build_as_asked(arguments, say)
-    return {name: getattr(arguments, name) for name in ("backend", "precision", "threads", "post_processing")}
+    return {name: getattr(arguments, name) for name in ("backend", "precision", "threads", "processing")}
 
 
 def add_caption(parser: argparse.ArgumentParser) -> Group:
