@@ -106,7 +106,7 @@ def add_backend(parser: argparse.ArgumentParser, every: bool = False) -> None:
     )
     add_threads(group)
     group.add_argument(
-        "--post-processing",
+        "--processing",
         choices=("gpu", "cpu"),
         help="where images are letterboxed and the network's outputs become results, which are the same "
         "(default: gpu with the TensorRT backends, cpu with the others)",

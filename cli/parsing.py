@@ -76,6 +76,7 @@ OTHER_OPTIONS = {
     "--nms": ("--iou-threshold",),
     "--nosave": ("--no-pictures",),
     "--output": ("--out",),
+    "--post-processing": ("--processing",),
     "--project": ("--out",),
     "--save-dir": ("--out",),
     "--save-json": ("--jsonl",),
@@ -109,7 +110,10 @@ class Parser(argparse.ArgumentParser):
 class CommandParser(Parser):
     """The parser of one command, which says what an option of another tool is called here."""
 
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    # typeshed has it as overloads, for namespaces of any type.
+    def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> Any:
         """As argparse does it, after a look at the options' names: an unknown one matters more than a missing one."""
         for word in args or ():
             if word == "--":

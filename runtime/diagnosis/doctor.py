@@ -389,7 +389,7 @@ def _to_another_bundle(asked: str) -> list[str]:
 def _backend_options(facts: _Facts, on_cpu: Sequence[str], is_to_be_built: bool) -> list[str]:
     """The options that choose what runs the bundle best here: an engine that fits or is about to, else the CPU."""
     visions = [fit.record for fit in facts.fitting if fit.record is not None and fit.record.part == "vision"]
-    on_cpu_behind = [] if can_compile(facts.compilers) else ["--post-processing", "cpu"]
+    on_cpu_behind = [] if can_compile(facts.compilers) else ["--processing", "cpu"]
     if visions:
         backend = backend_of_flavour(visions[0].flavour)
         return ["--backend", backend, "--precision", visions[0].precision, *on_cpu_behind]

@@ -80,7 +80,7 @@ def compiler_check(compilers: Sequence[FoundCompiler], has_gpu: bool) -> Check:
         compilers: Those found, the one that is used first.
         has_gpu: Whether there is a GPU to compile for.
     """
-    name, without = "kernel compiler", "--post-processing cpu does without"
+    name, without = "kernel compiler", "--processing cpu does without"
     given = os.environ.get(GIVEN)
     if given and can_compile(compilers):
         return Check(_GROUP, name, "ok", f"not needed: {GIVEN} names {given}")

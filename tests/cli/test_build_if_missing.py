@@ -131,7 +131,7 @@ def test_a_build_measures_captions_and_load_follows(bundle: Bundle, pretended_dr
     assert report["protocol"]["post_processing"] == "gpu"
     assert report["protocol"]["on_device"]["vision"]["cuda_graph"] == "captured"
 
-    done = gpu.run(pretended_driver, *bench, "--post-processing", "cpu", FAKE_CUDA_MIB="256")
+    done = gpu.run(pretended_driver, *bench, "--processing", "cpu", FAKE_CUDA_MIB="256")
     assert done.returncode == 0, done.stderr
     report = json.loads((out / "report.json").read_text())
     assert report["protocol"]["post_processing"] == "cpu"

@@ -85,8 +85,8 @@ def checkpoint(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def parsers() -> Iterator[tuple[str, argparse.ArgumentParser]]:
     """The parser of every command."""
-    (sub,) = (action for action in cli.make_parser()._actions if isinstance(action.choices, dict))
-    yield from sub.choices.items()
+    (commands,) = (one.choices for one in cli.make_parser()._actions if isinstance(one.choices, dict))
+    yield from commands.items()
 
 
 def words_of(parser: argparse.ArgumentParser) -> list[str]:
@@ -190,8 +190,8 @@ def test_help_is_quick_because_it_imports_nothing() -> None:
         ("verify nowhere", "nowhere"),
         ("run nowhere nowhere.jpg", "nowhere"),
         ("bench nowhere --out out", "nowhere"),
-        ("run bundle picture --post-processing npu", "argument --post-processing: invalid choice: 'npu'"),
-        ("verify bundle --post-processing gpu", "name one that has it as well: tensorrt or tensorrt-rtx"),
+        ("run bundle picture --processing npu", "argument --processing: invalid choice: 'npu'"),
+        ("verify bundle --processing gpu", "name one that has it as well: tensorrt or tensorrt-rtx"),
     ],
 )
 def test_misuse_is_one_line_and_exit_code_2(
@@ -427,7 +427,7 @@ def test_post_processing_on_the_gpu_is_refused_where_it_cannot_be(
         f"bench {bundle} --images {pictures} --out {out}",
         f"evaluate {bundle} --data {scenes}",
     ):
-        assert run_main(f"{line} --backend {backend} --post-processing gpu") == 2
+        assert run_main(f"{line} --backend {backend} --processing gpu") == 2
         assert f'backend "{backend}" gives its own to the CPU; choose a backend of tensorrt' in complaint(capsys)
     assert not out.exists()
 
@@ -435,7 +435,7 @@ def test_post_processing_on_the_gpu_is_refused_where_it_cannot_be(
 def test_post_processing_on_the_cpu_is_what_cpus_do(
     tiny_bundle: Bundle, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = f"run {tiny_bundle.path} {pictures / 'red.png'} --out {tmp_path / 'out'} --post-processing cpu"
+    line = f"run {tiny_bundle.path} {pictures / 'red.png'} --out {tmp_path / 'out'} --processing cpu"
     assert run_main(line) == 0
     assert "1 answered" in capsys.readouterr().out
 
@@ -525,7 +525,7 @@ def test_what_is_for_bundles_is_refused_to_a_checkpoint(
 def test_a_checkpoint_has_its_post_processing_on_the_cpu(
     checkpoint: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_main(f"evaluate {checkpoint} --data {scenes} --post-processing gpu") == 2
+    assert run_main(f"evaluate {checkpoint} --data {scenes} --processing gpu") == 2
     assert "is a checkpoint, which is scored with post-processing on the CPU" in complaint(capsys)
 
 

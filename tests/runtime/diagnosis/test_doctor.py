@@ -293,7 +293,7 @@ def test_the_compiler_of_the_gpu_s_kernels(
     assert one.state == "missing"
     assert one.found.startswith("neither NVRTC nor nvcc, one of which compiles the kernels")
     assert one.cure.startswith('pip install "cuda-bindings>=12.6"') and " brings NVRTC, or" in one.cure
-    assert one.cure.endswith("; --post-processing cpu does without")
+    assert one.cure.endswith("; --processing cpu does without")
     monkeypatch.setenv(GIVEN, str(tmp_path / "kernels.fatbin"))
     one = check(examine(root=tmp_path), name)
     assert (one.state, one.found) == ("problem", f"{GIVEN} names {tmp_path}/kernels.fatbin, which cannot be read")
@@ -436,7 +436,7 @@ def test_an_engine_that_fits(
     assert "--backend tensorrt-rtx --precision fp32 --out" in run
     monkeypatch.setattr(doctor, "compilers_here", tuple)
     run = examine(own_bundle, tmp_path / "root").next_commands[1]
-    assert "--backend tensorrt-rtx --precision fp32 --post-processing cpu --out" in run
+    assert "--backend tensorrt-rtx --precision fp32 --processing cpu --out" in run
 
 
 def test_no_engine_that_fits_brings_the_command_that_builds_one(
