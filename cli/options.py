@@ -124,7 +124,7 @@ def load_options(arguments: argparse.Namespace) -> LoadOptions:
 
     build_if_asked(arguments)
     decoder = getattr(arguments, "caption_decoder", None)
-    return LoadOptions(arguments.backend, arguments.precision, arguments.threads, decoder, arguments.post_processing)
+    return LoadOptions(arguments.backend, arguments.precision, arguments.threads, decoder, arguments.processing)
 
 
 def build_if_asked(arguments: argparse.Namespace) -> None:

@@ -76,7 +76,7 @@ OTHER_OPTIONS = {
     "--nms": ("--iou-threshold",),
     "--nosave": ("--no-pictures",),
     "--output": ("--out",),
-    "--post-processing": ("--processing",),
+    "--processing": ("--processing",),
     "--project": ("--out",),
     "--save-dir": ("--out",),
     "--save-json": ("--jsonl",),

@@ -48,10 +48,10 @@ def evaluate_checkpoint_or_bundle(
             f"export one: yolor-edge export {path} --out BUNDLE",
             argument=foreign,
         )
-    if load.post_processing == "gpu":
+    if load.processing == "gpu":
         raise UsageError(
             f"{path}: is a checkpoint, which is scored with post-processing on the CPU; export a bundle of it",
-            argument="post_processing",
+            argument="processing",
         )
     from .train.scoring import evaluate_checkpoint
 

@@ -29,7 +29,7 @@ from .options import LoadOptions, PredictOptions, chosen
 from .results import Result
 from .stream.stream import Stream, StreamOptions, StreamSource
 from .vision.contexts import Request
-from .vision.open_vision import check_post_processing, open_vision
+from .vision.open_vision import check_processing, open_vision
 
 # What may write captions: the extension with weights in a precision, or the bundle's graphs.
 CAPTION_DECODERS = {"native": "fp32", "native-int8": "int8", "graph": None}
@@ -45,7 +45,7 @@ class Model:
         graphs: "vision", and with the caption task "caption_prefill" and "caption_step". They are closed with
             it.
         caption_decoder: Writes the captions instead of the graphs, which may be missing then.
-        post_processing: See `load`.
+        processing: See `load`.
 
     Raises:
         BundleError: If a graph is missing or its inputs or outputs do not fit the spec; every complaint at
@@ -57,7 +57,7 @@ class Model:
         spec: ModelSpec,
         graphs: Mapping[str, Graph],
         caption_decoder: NativeCaptionDecoder | None = None,
-        post_processing: str | None = None,
+        processing: str | None = None,
     ):
         complaints = spec.complaints() + graph_complaints(spec, graphs, caption_decoder)
         if complaints:
@@ -65,7 +65,7 @@ class Model:
         captions: CaptionWriter | None = caption_decoder
         if caption_decoder is None and "caption" in spec.tasks and spec.caption is not None:
             captions = CaptionDecoder(spec.caption, graphs["caption_prefill"], graphs["caption_step"])
-        vision = open_vision(spec, graphs["vision"], post_processing)
+        vision = open_vision(spec, graphs["vision"], processing)
         parts = dict(graphs)
 
         def free() -> None:
@@ -117,9 +117,9 @@ class Model:
         return dict(enumerate(self.spec.class_names))
 
     @property
-    def post_processing(self) -> str:
+    def processing(self) -> str:
         """Where pictures are letterboxed and heads turned into answers: "gpu" or "cpu"."""
-        return self._parts.post_processing
+        return self._parts.processing
 
     def __reduce__(self) -> NoReturn:
         raise UsageError(
@@ -166,7 +166,7 @@ class Model:
         max_detections: int | None = None,
         class_agnostic: bool | None = None,
         caption: CaptionOptions | None = None,
-        layout: PixelLayout = "interleaved",
+        layout: PixelLayout = "bgr",
         options: PredictOptions = PredictOptions(),
     ) -> Result:
         """Predict for one image.
@@ -174,7 +174,7 @@ class Model:
         Args:
             image: (h, w, 3) uint8 in BGR order as OpenCV reads it, (h, w) grey, or the path of an image file.
             tasks, score_threshold, iou_threshold, max_detections, class_agnostic, caption: See `PredictOptions`.
-            layout: What the bytes of an array mean: "interleaved" as above, which is "bgr" or "grey"; "rgb", (h, w, 3);
+            layout: What the bytes of an array mean: "bgr" as above; "rgb", (h, w, 3); "grey", (h, w);
                 "bgra" or "rgba", (h, w, 4), whose fourth is not looked at; or the bytes of a camera as they come,
                 narrow-range BT.601: "nv12", (h * 3 / 2, w), or "yuyv", (h, w, 2), of even lengths. All are converted on
                 the way into the network, without a copy of the image.
@@ -203,7 +203,7 @@ class Model:
             ),
         )
         if isinstance(image, str | os.PathLike):
-            if layout not in ("interleaved", "bgr"):
+            if layout != "bgr":
                 raise UsageError(f"{os.fspath(image)}: a file has no layout {layout!r}; pass its pixels as an array")
             image = read_image(image)
             stages.lap("decode")
@@ -285,7 +285,7 @@ def load(
     precision: str | None = None,
     threads: int | None = None,
     caption_decoder: str | None = None,
-    post_processing: str | None = None,
+    processing: str | None = None,
     *,
     options: LoadOptions = LoadOptions(),
     build_if_missing: EngineBuilder | None = None,
@@ -294,7 +294,7 @@ def load(
 
     Args:
         bundle: A bundle folder as written by `yolor-edge export`, or one already opened.
-        backend, precision, threads, caption_decoder, post_processing: See `LoadOptions`, which has the defaults.
+        backend, precision, threads, caption_decoder, processing: See `LoadOptions`, which has the defaults.
         options: All of these as one value; what is given beside it goes before.
         build_if_missing: Builds the engines that a TensorRT backend needs and that are not there; without it, nothing
             is built.
@@ -315,12 +315,12 @@ def load(
         precision=precision,
         threads=threads,
         caption_decoder=caption_decoder,
-        post_processing=post_processing,
+        processing=processing,
     )
     if not isinstance(bundle, Bundle):
         check_path("bundle", bundle)
     how = replace(how, backend=backend_name(how.backend))
-    check_post_processing(how.backend, how.post_processing)
+    check_processing(how.backend, how.processing)
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     native = _native_caption_decoder(opened, _caption_decoder_choice(opened, how))
     parts = None if native is None else ("vision",)
@@ -330,7 +330,7 @@ def load(
         )
     graphs = open_graphs(opened, how.backend, how.precision, how.threads, parts)
     try:
-        return Model(opened.spec, graphs, native, how.post_processing)
+        return Model(opened.spec, graphs, native, how.processing)
     except BaseException as error:
         for graph in graphs.values():
             graph.close()

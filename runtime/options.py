@@ -29,7 +29,7 @@ class LoadOptions:
             with int8 weights, faster, captions can differ slightly; "graph", the backend with the bundle's decoder
             graphs. None for what was measured to be fastest on this GPU, else "native" where the bundle holds its
             weights, else "graph".
-        post_processing: What letterboxes images and decodes heads: "gpu", CUDA kernels beside the graph, or "cpu"; None
+        processing: What letterboxes images and decodes heads: "gpu", CUDA kernels beside the graph, or "cpu"; None
             for "gpu" with the TensorRT backends and "cpu" with the others. Results are the same.
 
     Raises:
@@ -40,14 +40,14 @@ class LoadOptions:
     precision: str = "fp32"
     threads: int | None = None
     caption_decoder: str | None = None
-    post_processing: str | None = None
+    processing: str | None = None
 
     def __post_init__(self) -> None:
         check_text("backend", self.backend)
         check_text("precision", self.precision)
         check_count("threads", self.threads, or_none=True)
         check_text("caption_decoder", self.caption_decoder, or_none=True)
-        check_text("post_processing", self.post_processing, or_none=True)
+        check_text("processing", self.processing, or_none=True)
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ def bench(
         accuracy = None
         if dataset is not None:
             accuracy = _accuracy(model, dataset, limit, caption, progress)
-        spec, facts, ran_on = model.spec, model.facts, model.post_processing
+        spec, facts, ran_on = model.spec, model.facts, model.processing
     rule = warmup or WarmUp()
     graph_paths = graph_files(opened, backend, precision).values()
     on_gpu = backend_entry(backend).needs_gpu
@@ -257,11 +257,11 @@ def _accuracy(
     return found
 
 
-def _transfers(backend: str, post_processing: str) -> str:
+def _transfers(backend: str, processing: str) -> str:
     """What crosses the bus for a picture."""
     if not backend_entry(backend).needs_gpu:
         return _NO_TRANSFERS
-    return _ANSWERS_BACK if post_processing == "gpu" else _HEADS_BACK
+    return _ANSWERS_BACK if processing == "gpu" else _HEADS_BACK
 
 
 def _milliseconds_since(started_ns: int) -> float:

@@ -34,7 +34,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
     build_if_asked(arguments)
     found = verify_everything(
-        arguments.bundle, arguments.backend, arguments.precision, arguments.threads, arguments.post_processing
+        arguments.bundle, arguments.backend, arguments.precision, arguments.threads, arguments.processing
     )
     print_result(arguments, found.to_json(), found.table(arguments.each))
     return 0 if found.passed else 1

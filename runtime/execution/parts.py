@@ -65,9 +65,9 @@ class ModelParts:
         self._captions = captions
 
     @property
-    def post_processing(self) -> str:
+    def processing(self) -> str:
         """Where the vision part turns pixels into a tensor and heads into answers: "gpu" or "cpu"."""
-        return self._vision.post_processing
+        return self._vision.processing
 
     def slot(self) -> Slot:
         """Memory for one more picture in flight.
@@ -84,7 +84,7 @@ class ModelParts:
         request: Request,
         stages: Stopwatch,
         take_memory: Callable[[NDArray[np.float32]], None] | None = None,
-        layout: PixelLayout = "interleaved",
+        layout: PixelLayout = "bgr",
     ) -> Result:
         """Take one picture through a slot, from pixels to all answers asked for.
 

@@ -92,7 +92,7 @@ def decode_image(data: bytes, name: str, apply_orientation: bool = True) -> NDAr
     return np.ascontiguousarray(image, np.uint8)
 
 
-def check_image(image: object, layout: PixelLayout = "interleaved") -> None:
+def check_image(image: object, layout: PixelLayout = "bgr") -> None:
     """Refuse anything but a uint8 picture in this layout.
 
     Raises:
@@ -115,7 +115,7 @@ def check_image(image: object, layout: PixelLayout = "interleaved") -> None:
     elif layout == "yuyv":
         if channels != 2 or image.shape[1] % 2:
             raise UsageError(f"a YUYV image must have shape (height, width, 2), the width even, got {image.shape}")
-    elif layout == "interleaved":
+    elif layout == "bgr":
         if image.ndim == 3 and channels in _LAYOUTS_OF_CHANNELS:
             raise UsageError(
                 f"image has {channels} channels, shape {image.shape}; say what they are with "
@@ -137,7 +137,7 @@ def check_image(image: object, layout: PixelLayout = "interleaved") -> None:
         raise UsageError(f"<image> must have at least one pixel, got shape {image.shape}", argument="image")
 
 
-def to_bgr(image: NDArray[np.uint8], layout: PixelLayout = "interleaved") -> NDArray[np.uint8]:
+def to_bgr(image: NDArray[np.uint8], layout: PixelLayout = "bgr") -> NDArray[np.uint8]:
     """A picture to look at: (h, w, 3) uint8 BGR, or (h, w) grey; itself where it is that already.
 
     Args:

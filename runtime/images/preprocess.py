@@ -102,13 +102,13 @@ class PreprocessRule:
             raise UsageError(f"<scale> must be a positive number, got {self.scale}", argument="scale")
 
 
-PixelLayout = Literal["interleaved", "bgr", "rgb", "bgra", "rgba", "grey", "nv12", "yuyv"]
-"""How the bytes of an image mean pixels: "interleaved" is "bgr", (h, w, 3), or "grey", (h, w); of "bgra" and "rgba",
-(h, w, 4), the fourth is not looked at; a camera's "nv12", (h * 3 / 2, w), and "yuyv", (h, w, 2), are narrow-range
-BT.601. All uint8."""
+PixelLayout = Literal["bgr", "rgb", "bgra", "rgba", "grey", "nv12", "yuyv"]
+"""How the bytes of an image mean pixels, all uint8: "bgr" is (h, w, 3), or (h, w) for grey, as "grey" is; of "bgra" and
+"rgba", (h, w, 4), the fourth is not looked at; a camera's "nv12", (h * 3 / 2, w), and "yuyv", (h, w, 2), are of narrow
+range, BT.601."""
 
 KernelLayout = Literal["interleaved", "nv12", "yuyv"]
-"""Those that kernels take; the others are views of the first."""
+"""What kernels take: bytes of one or three channels side by side, of which all but a camera's layouts are views."""
 
 
 def kernel_view(image: NDArray[np.uint8], layout: PixelLayout) -> tuple[NDArray[np.uint8], KernelLayout]:
@@ -127,7 +127,7 @@ def kernel_view(image: NDArray[np.uint8], layout: PixelLayout) -> tuple[NDArray[
     return image, layout if layout in ("nv12", "yuyv") else "interleaved"
 
 
-def image_size_of(image: NDArray[np.uint8], layout: PixelLayout = "interleaved") -> tuple[int, int]:
+def image_size_of(image: NDArray[np.uint8], layout: PixelLayout = "bgr") -> tuple[int, int]:
     """(height, width) in pixels of an image of some layout: an NV12 picture has half as many rows again."""
     height, width = image.shape[0], image.shape[1]
     return (height * 2 // 3 if layout == "nv12" else height), width
@@ -147,7 +147,7 @@ def preprocess(
     image: NDArray[np.uint8],
     rule: PreprocessRule,
     out: NDArray[np.float32] | None = None,
-    layout: PixelLayout = "interleaved",
+    layout: PixelLayout = "bgr",
     threads: int = 1,
 ) -> tuple[NDArray[np.float32], Letterbox]:
     """Turn one image into the tensor the network takes.

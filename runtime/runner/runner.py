@@ -17,7 +17,7 @@ from ..results import Result
 from ..sources.capture import CameraOptions
 from ..sources.sources import Source, open_source
 from ..stream.stream_results import Answer
-from ..vision.open_vision import check_post_processing
+from ..vision.open_vision import check_processing
 from .outputs import OutputWriter, RunOptions
 from .window import check_window
 
@@ -129,7 +129,7 @@ def run(
     """
     if options.show:
         check_window()
-    check_post_processing(load.backend, load.post_processing)
+    check_processing(load.backend, load.processing)
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     folder = Path(out)
     stream = open_source(source, camera, None if progress is None else progress.say)

@@ -126,7 +126,7 @@ class Source:
     @property
     def layout(self) -> PixelLayout:
         """What the bytes of its frames mean: BGR but for standard input."""
-        return (self.options.layout if self.address == STDIN else None) or "interleaved"
+        return (self.options.layout if self.address == STDIN else None) or "bgr"
 
     @property
     def file_stem(self) -> str:

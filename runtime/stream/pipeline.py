@@ -52,7 +52,7 @@ class PipelinePlan:
     drops: bool
     caption_every: int | None
     waits_for_captions: bool
-    layout: PixelLayout = "interleaved"
+    layout: PixelLayout = "bgr"
 
     @property
     def waiting(self) -> int:
@@ -289,7 +289,7 @@ class Pipeline:
                 name, None, f"{name}: expected a picture as an array or a path, or a Frame, got {described(item)}"
             )
         name = os.fspath(item)
-        if self._plan.layout not in ("interleaved", "bgr"):
+        if self._plan.layout != "bgr":
             return Frame(name, None, f"{name}: a file has no layout {self._plan.layout!r}; pass its pixels as an array")
         try:
             return Frame(name, read_image(name), None, index)

@@ -46,7 +46,7 @@ class SceneChange:
         return True
 
 
-def grid_of(image: NDArray[np.uint8], layout: PixelLayout = "interleaved") -> NDArray[np.float32]:
+def grid_of(image: NDArray[np.uint8], layout: PixelLayout = "bgr") -> NDArray[np.float32]:
     """The mean colours of a picture's cells.
 
     Args:

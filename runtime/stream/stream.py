@@ -56,7 +56,7 @@ class StreamOptions:
     drop: str = "auto"
     caption_every: int | str = 1
     wait_for_captions: bool | None = None
-    layout: PixelLayout = "interleaved"
+    layout: PixelLayout = "bgr"
 
     def __post_init__(self) -> None:
         if not _is_count(self.in_flight) or self.in_flight > MOST_IN_FLIGHT:
@@ -112,7 +112,7 @@ class Stream:
         self, parts: ModelParts, slots: SlotPool, source: StreamSource, request: Request, options: StreamOptions
     ):
         is_to_be_opened = isinstance(source, str | os.PathLike | int) and not isinstance(source, bool)
-        if options.layout not in ("interleaved", "bgr") and (is_to_be_opened or isinstance(source, Source)):
+        if options.layout != "bgr" and (is_to_be_opened or isinstance(source, Source)):
             raise UsageError(
                 f"layout {options.layout!r} is for an iterable of arrays; files, cameras and "
                 "addresses give pictures in colour by themselves"

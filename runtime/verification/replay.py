@@ -14,7 +14,7 @@ from ..bundle.bundle import BUNDLE_FILE, Bundle
 from ..captions.native_captioning import NativeCaptionDecoder
 from ..errors import BackendError, BackendMissingError, BundleError, EngineMismatchError, UsageError, YolorEdgeError
 from ..model import Model
-from ..vision.open_vision import check_post_processing
+from ..vision.open_vision import check_processing
 from .comparison import (
     REPORTED,
     TOGETHER,
@@ -165,13 +165,13 @@ def verify(
     backend: str = "onnxruntime",
     precision: str = "fp32",
     threads: int | None = None,
-    post_processing: str | None = None,
+    processing: str | None = None,
 ) -> Verification:
     """Replay a bundle's golden inputs on this machine and compare every stage.
 
     Args:
         bundle: A bundle or its folder.
-        backend, precision, threads, post_processing: As for `load`.
+        backend, precision, threads, processing: As for `load`.
 
     Returns:
         All comparisons; `passed` says whether every one is within the bundle's tolerances.
@@ -183,7 +183,7 @@ def verify(
         BackendError: If the backend is not installed or cannot run the graphs.
     """
     backend = backend_name(backend)
-    check_post_processing(backend, post_processing)
+    check_processing(backend, processing)
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     files = _golden_files(opened)
     precision = opened.choose_precision(precision, backend)
@@ -191,11 +191,11 @@ def verify(
     tolerances = _tolerances_of(opened, precision)
     graphs = open_graphs(opened, backend, precision, threads)
     native: list[Check] = []
-    with Model(opened.spec, graphs, post_processing=post_processing) as model:
+    with Model(opened.spec, graphs, processing=processing) as model:
         answers = dict(_replay(model, graphs["vision"], files))
         if precision == "fp32" and opened.spec.caption is not None and "fp32" in opened.caption_weights:
             decoder = NativeCaptionDecoder(opened.spec.caption, opened.path / opened.caption_weights["fp32"])
-            native = _replay_captions(Model(opened.spec, graphs, decoder, post_processing), files)
+            native = _replay_captions(Model(opened.spec, graphs, decoder, processing), files)
     threshold = opened.spec.thresholds.score
     if isinstance(tolerances, ResultTolerances):
         checks = compare_results(answers, tolerances)
@@ -217,7 +217,7 @@ def verify_everything(
     backend: str | None = None,
     precision: str | None = None,
     threads: int | None = None,
-    post_processing: str | None = None,
+    processing: str | None = None,
 ) -> Replay:
     """Replay the golden inputs through every backend and precision that this machine can run.
 
@@ -226,7 +226,7 @@ def verify_everything(
         backend: Only this one; None for all that are installed.
         precision: Only this one; None for all that the bundle holds.
         threads: CPU threads; None for as many as this process may run on.
-        post_processing: As for `load`; "gpu" only together with a backend that can have it.
+        processing: As for `load`; "gpu" only together with a backend that can have it.
 
     Returns:
         A verification each, and what was skipped. Graphs that do not load or run are a failed verification.
@@ -240,16 +240,16 @@ def verify_everything(
     if backend is not None:
         backend = backend_name(backend)
         backend_entry(backend)
-        check_post_processing(backend, post_processing)
-    elif post_processing == "gpu":
+        check_processing(backend, processing)
+    elif processing == "gpu":
         able = " or ".join(name for name, entry in BACKENDS.items() if entry.flavour)
         raise UsageError(
             f"post-processing on the GPU is not for every backend; name one that has it as well: {able}",
-            argument=("post_processing", "backend"),
+            argument=("processing", "backend"),
         )
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     if backend is not None and precision is not None:
-        return Replay((verify(opened, backend, precision, threads, post_processing),), ())
+        return Replay((verify(opened, backend, precision, threads, processing),), ())
     if precision is not None:
         opened.graph_files(precision, _dialect_held(opened))  # says what is there, if this is not
     verifications: list[Verification] = []
@@ -265,7 +265,7 @@ def verify_everything(
                 skipped.append(Skipped(what, f"the bundle holds no int8 graph in the dialect {dialect}"))
                 continue
             try:
-                verifications.append(verify(opened, name, kind, threads, post_processing))
+                verifications.append(verify(opened, name, kind, threads, processing))
             except BackendMissingError as error:
                 if backend is not None:
                     raise

@@ -109,10 +109,10 @@ class Vision(Protocol):
     """From pixels to boxes, masks, semantic map and caption memory.
 
     Attributes:
-        post_processing: "gpu" where the kernels before and after the graph run there, else "cpu".
+        processing: "gpu" where the kernels before and after the graph run there, else "cpu".
     """
 
-    post_processing: ClassVar[str]
+    processing: ClassVar[str]
 
     def slot(self) -> Slot:
         """Memory for one more picture in flight.

@@ -51,7 +51,7 @@ class DeviceVision:
         BackendError: If the graph is not one for the kernels, they do not compile, or the device has no memory left.
     """
 
-    post_processing: ClassVar[str] = "gpu"
+    processing: ClassVar[str] = "gpu"
 
     def __init__(self, spec: ModelSpec, graph: DeviceGraph, image: bytes | None = None):
         complaints = device_complaints(spec, graph)

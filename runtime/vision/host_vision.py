@@ -31,7 +31,7 @@ class HostVision:
             one call at a time.
     """
 
-    post_processing: ClassVar[str] = "cpu"
+    processing: ClassVar[str] = "cpu"
 
     def __init__(self, spec: ModelSpec, graph: Graph):
         self._spec = spec

@@ -9,41 +9,41 @@ from ..errors import UsageError
 from .contexts import Vision
 from .host_vision import HostVision
 
-POST_PROCESSING = ("gpu", "cpu")
+PROCESSING = ("gpu", "cpu")
 
 
-def check_post_processing(backend: str, post_processing: str | None) -> None:
+def check_processing(backend: str, processing: str | None) -> None:
     """Refuse what no graph of a backend can serve, before one is opened.
 
     Args:
         backend: A name from `BACKENDS`.
-        post_processing: As for `open_vision`.
+        processing: As for `open_vision`.
 
     Raises:
         UsageError: If there is no such choice or backend, or the backend's graphs do not hand out the GPU's memory.
     """
-    if post_processing is not None and post_processing not in POST_PROCESSING:
+    if processing is not None and processing not in PROCESSING:
         raise UsageError(
-            f"<post_processing> must be one of {', '.join(POST_PROCESSING)}, got {post_processing!r}",
-            argument="post_processing",
+            f"<processing> must be one of {', '.join(PROCESSING)}, got {processing!r}",
+            argument="processing",
         )
-    if post_processing != "gpu" or backend_entry(backend).flavour:
+    if processing != "gpu" or backend_entry(backend).flavour:
         return
     able = ", ".join(name for name, entry in BACKENDS.items() if entry.flavour)
     raise UsageError(
         f'post-processing on the GPU needs a network whose outputs stay there, and backend "{backend}" gives its own '
         f"to the CPU; choose a backend of {able}, or post-processing cpu",
-        argument=("post_processing", "backend"),
+        argument=("processing", "backend"),
     )
 
 
-def open_vision(spec: ModelSpec, graph: Graph, post_processing: str | None = None) -> Vision:
+def open_vision(spec: ModelSpec, graph: Graph, processing: str | None = None) -> Vision:
     """A graph between the kernels that prepare its pictures and read its heads.
 
     Args:
         spec: What the model is.
         graph: Closed with what is returned.
-        post_processing: "gpu" for the GPU's kernels, "cpu" for the CPU's; None for the side that the graph runs on.
+        processing: "gpu" for the GPU's kernels, "cpu" for the CPU's; None for the side that the graph runs on.
 
     Raises:
         UsageError: If "gpu" is asked for and the graph does not run on one that hands out its memory.
@@ -51,12 +51,12 @@ def open_vision(spec: ModelSpec, graph: Graph, post_processing: str | None = Non
         BackendError: If they do not fit the graph, do not compile, or the device has no memory left.
     """
     is_on_device = isinstance(graph, DeviceGraph)
-    if post_processing == "gpu" and not is_on_device:
+    if processing == "gpu" and not is_on_device:
         raise UsageError(
-            f'{spec.name}: post_processing="gpu" needs a graph on a GPU; load with backend="tensorrt"',
-            argument=("post_processing", "backend"),
+            f'{spec.name}: processing="gpu" needs a graph on a GPU; load with backend="tensorrt"',
+            argument=("processing", "backend"),
         )
-    if is_on_device and post_processing != "cpu":
+    if is_on_device and processing != "cpu":
         from .device_vision import DeviceVision  # what it imports nobody else needs
 
         return DeviceVision(spec, graph)

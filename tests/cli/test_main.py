@@ -412,7 +412,7 @@ def test_run_refuses_what_makes_no_sense(
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino", "onnxruntime-cuda"])
-def test_post_processing_on_the_gpu_is_refused_where_it_cannot_be(
+def test_processing_on_the_gpu_is_refused_where_it_cannot_be(
     backend: str,
     tiny_bundle: Bundle,
     pictures: Path,
@@ -432,7 +432,7 @@ def test_post_processing_on_the_gpu_is_refused_where_it_cannot_be(
     assert not out.exists()
 
 
-def test_post_processing_on_the_cpu_is_what_cpus_do(
+def test_processing_on_the_cpu_is_what_cpus_do(
     tiny_bundle: Bundle, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = f"run {tiny_bundle.path} {pictures / 'red.png'} --out {tmp_path / 'out'} --processing cpu"
@@ -522,7 +522,7 @@ def test_what_is_for_bundles_is_refused_to_a_checkpoint(
     assert "is scored in torch with float32; --backend, --precision is for a bundle, export one" in complaint(capsys)
 
 
-def test_a_checkpoint_has_its_post_processing_on_the_cpu(
+def test_a_checkpoint_has_its_processing_on_the_cpu(
     checkpoint: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_main(f"evaluate {checkpoint} --data {scenes} --processing gpu") == 2

@@ -36,7 +36,7 @@ class FakeModel:
         tasks: Of the model.
     """
 
-    post_processing: ClassVar[str] = "cpu"
+    processing: ClassVar[str] = "cpu"
 
     def __init__(self, hook: Hook = lambda stage, number: None, tasks: tuple[str, ...] = ("boxes", "caption")):
         self.hook = hook
@@ -78,7 +78,7 @@ class FakeSlot:
         self.is_at_work = self.is_closed = False
         self.caption_memory = np.zeros((1, 1, 1), np.float32)
 
-    def prepare(self, image: NDArray[np.uint8], layout: PixelLayout = "interleaved") -> None:
+    def prepare(self, image: NDArray[np.uint8], layout: PixelLayout = "bgr") -> None:
         assert not self.is_closed
         self.caption_memory[:] = image.flat[0]
         self._pass("prepare")

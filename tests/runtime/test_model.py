@@ -163,7 +163,7 @@ def test_other_orders_of_channels(model: Model, layout: Any) -> None:
         (np.zeros((60, 80, 3), np.uint8), "grey", r"a grey image must have shape \(height, width\), got"),
         (np.zeros((80, 80), np.uint8), "nv12", r"an NV12 image must have shape \(height \* 3 / 2, width\)"),
         (np.zeros((60, 80, 3), np.uint8), "yuyv", r"a YUYV image must have shape \(height, width, 2\)"),
-        (np.zeros((60, 80, 3), np.uint8), "i420", r"layout must be one of interleaved, bgr, .*, yuyv, got 'i420'"),
+        (np.zeros((60, 80, 3), np.uint8), "i420", r"layout must be one of bgr, .*, yuyv, got 'i420'"),
         ("street.jpg", "nv12", "a file has no layout 'nv12'"),
     ],
 )
@@ -402,7 +402,7 @@ def test_threads_may_share_a_model(model: Model) -> None:
         ({"tasks": 5}, r"^tasks must be a collection of names, got 5 \(int\)$"),
         ({"tasks": ["boxes", 5]}, r"^tasks must be a collection of names, got one with 5 \(int\)$"),
         ({"tasks": {"boxes": True}}, r"^tasks must be a collection of names, got dict$"),
-        ({"layout": ["rgb"]}, "^layout must be one of interleaved, "),
+        ({"layout": ["rgb"]}, "^layout must be one of bgr, "),
     ],
 )
 def test_arguments_of_another_type(model: Model, options: Any, message: str) -> None:
@@ -430,7 +430,7 @@ def test_numbers_of_numpy_are_numbers(model: Model) -> None:
         ({"backend": 3}, r"^backend must be text, got 3 \(int\)$"),
         ({"precision": 16}, r"^precision must be text, got 16 \(int\)$"),
         ({"caption_decoder": ["native"]}, r"^caption_decoder must be text or None, got list$"),
-        ({"post_processing": True}, r"^post_processing must be text or None, got True \(bool\)$"),
+        ({"processing": True}, r"^processing must be text or None, got True \(bool\)$"),
         ({"bundle": 3}, r"^bundle must be a path, got 3 \(int\)$"),
         ({"bundle": None}, r"^bundle must be a path, got None \(NoneType\)$"),
     ],

@@ -123,8 +123,8 @@ def find_compiler() -> Compiler:
     raise BackendMissingError(
         "the GPU's kernels are compiled when first used, and there is neither NVRTC nor nvcc: "
         f"{install_command('cuda')}, or install the CUDA toolkit; post-processing on the CPU does without "
-        '(<post_processing> "cpu")',
-        argument="post_processing",
+        '(<processing> "cpu")',
+        argument="processing",
     )
 
 

@@ -368,8 +368,8 @@ def test_a_model_uses_them_where_its_graph_is_on_the_gpu(bundle: Bundle) -> None
     options = CaptionOptions(beam_size=3)
     with load(bundle, threads=1) as model:
         expected = [model.predict(picture(seed), caption=options) for seed in range(3)]
-    for post_processing, kind in ((None, DeviceVision), ("gpu", DeviceVision), ("cpu", HostVision)):
-        with load(bundle, "tensorrt", post_processing=post_processing) as model:
+    for processing, kind in ((None, DeviceVision), ("gpu", DeviceVision), ("cpu", HostVision)):
+        with load(bundle, "tensorrt", processing=processing) as model:
             assert isinstance(_vision_of(model), kind)
             for seed in range(3):
                 found = model.predict(picture(seed), caption=options)
@@ -379,9 +379,9 @@ def test_a_model_uses_them_where_its_graph_is_on_the_gpu(bundle: Bundle) -> None
     with load(bundle, threads=1) as model:
         assert isinstance(_vision_of(model), HostVision)
     with pytest.raises(UsageError, match='the GPU needs a network whose outputs stay there, and backend "onnxruntime"'):
-        load(bundle, threads=1, post_processing="gpu")
-    with pytest.raises(UsageError, match="post_processing must be one of gpu, cpu, got 'npu'"):
-        load(bundle, threads=1, post_processing="npu")
+        load(bundle, threads=1, processing="gpu")
+    with pytest.raises(UsageError, match="processing must be one of gpu, cpu, got 'npu'"):
+        load(bundle, threads=1, processing="npu")
 
 
 def _vision_of(model: Model) -> Vision:

@@ -267,7 +267,7 @@ def test_preprocess_takes_a_camera_s_bytes(layout, shape):
     colour = cv2.cvtColor(image, cv2.COLOR_YUV2BGR_NV12 if layout == "nv12" else cv2.COLOR_YUV2BGR_YUYV)
     np.testing.assert_array_equal(tensor, preprocess(colour, rule)[0])
     assert image_size_of(image, layout) == (24, 40)
-    with pytest.raises(ValueError, match=r"layout must be one of interleaved, bgr, rgb, .*, got i420"):
+    with pytest.raises(ValueError, match=r"layout must be one of bgr, rgb, .*, got i420"):
         preprocess(image, rule, layout=cast(Any, "i420"))
 
 
