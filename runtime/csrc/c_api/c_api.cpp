@@ -166,11 +166,11 @@ const char* yolor_edge_simd_level(void) {
 }
 
 yolor_edge_status yolor_edge_set_simd_level(const char* name) {
-    return guarded([&] {
+    return caught([&] {
         require_given("name", name);
         SimdLevel level;
         if (!find_simd_level(name, &level))
-            throw std::invalid_argument("name must be of instructions that this processor has, got " +
+            throw std::invalid_argument("name must be one of " + simd_level_names() + ", got " +
                                         std::string(name));
         set_simd_level(level);
     });

@@ -89,7 +89,9 @@ YOLOR_EDGE_API int32_t yolor_edge_abi_version(void);
 YOLOR_EDGE_API const char* yolor_edge_last_error(void);
 
 /* Vector instructions in use by the kernels, "portable", "avx2" or "avx512"; lives forever. The best there
- * are, or those that the environment variable YOLOR_EDGE_SIMD names. Answers do not depend on it. */
+ * are, or those that the environment variable YOLOR_EDGE_SIMD names. Results do not depend on it. Where it
+ * names none that this processor has, every other function that returns a status fails with INVALID_ARGUMENT,
+ * until yolor_edge_set_simd_level has named some. */
 YOLOR_EDGE_API const char* yolor_edge_simd_level(void);
 
 /* Use others, in all threads; for tests. Fails with INVALID_ARGUMENT if this processor lacks them. */

@@ -295,7 +295,7 @@ def test_misuse(c: CLibrary) -> None:
             "mask_crops", c.head(values["prototypes"]), map_, frame, region, 1, 1, map_, 100)  # fmt: skip
     refused("columns must lie in 0..251, got 252", "mask_coefficients", c.head(values["mask_coefficients"]),
             np.array([CELLS], np.int32), 1, np.zeros(8, np.float32))  # fmt: skip
-    refused("must be of instructions that this processor has, got mmx", "set_simd_level", "mmx")
+    refused("name must be one of {levels}, got mmx", "set_simd_level", "mmx")
     image = c.made("image", data=map_, height=69, width=150, channels=1, layout=1)
     options = c.made("letterbox_options", input_height=64, input_width=64)
     output = np.zeros((3, 64, 64), np.float32)
