@@ -315,7 +315,7 @@ py::array_t<int32_t> nms_binding(const py::array& boxes, const py::array& scores
         kept.resize(nms(sorted_boxes.data(), sorted_classes.data(), order.size(),
                         static_cast<float>(iou_threshold), limit, class_agnostic, kept.data()));
         for (int32_t& index : kept) index = order[static_cast<size_t>(index)];
-        give_back(&order, &sorted_classes, &sorted_boxes);
+        trim(&order, &sorted_classes, &sorted_boxes);
     }
     return array_of(kept, {static_cast<py::ssize_t>(kept.size())});
 }

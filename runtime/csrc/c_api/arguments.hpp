@@ -122,7 +122,7 @@ HeadView view_of(const char* name, const yolor_edge_head* head);
 /// A thread count as the kernels take it, checked.
 int thread_count(const char* name, int64_t threads);
 
-/// The axes of a picture on a grid of `stride` input pixels.
+/// The axes of an image on a grid of `stride` input pixels.
 struct Axes {
     AxisFrame vertical;
     AxisFrame horizontal;

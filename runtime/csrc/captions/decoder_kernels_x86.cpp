@@ -119,7 +119,7 @@ YE_INLINE Floats fused(const Floats& a, const Floats& b, const Floats& sum) {
 #define YE_TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")))
 constexpr int32_t kOffset = kUnsigned;
 constexpr int64_t kMostRows = 6, kMostFineRows = 6, kPanel = 4;
-constexpr bool kPanelFetch = false;
+constexpr bool kFetchAhead = true;
 
 constexpr int parts_at_once(int digits) {
     return digits <= 3 ? 6 : digits == 4 ? 3 : digits == 6 ? 4 : 2;
@@ -127,6 +127,21 @@ constexpr int parts_at_once(int digits) {
 
 YE_INLINE void add_products(Integers& sums, const Integers& values, const Integers& weights) {
     asm("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(values), "v"(weights));
+}
+
+YE_INLINE __m256 long_sum_of_half(const __m256i& high, const __m256i& low) {
+    const __m512d most = _mm512_maskz_cvtepi32_pd(0xFF, high) * 255.0;
+    return _mm512_maskz_cvtpd_ps(0xFF, most + _mm512_maskz_cvtepi32_pd(0xFF, low));
+}
+
+YE_INLINE Floats sum_of_digits(const Integers& high, const Integers& low, int64_t groups) {
+    if (groups <= kExactGroups) return __builtin_convertvector((high << 8) - high + low, Floats);
+    const auto digits = (__m512i)high, rests = (__m512i)low;
+    const __m256 first = long_sum_of_half(_mm512_maskz_extracti64x4_epi64(0xF, digits, 0),
+                                          _mm512_maskz_extracti64x4_epi64(0xF, rests, 0));
+    const __m256 second = long_sum_of_half(_mm512_maskz_extracti64x4_epi64(0xF, digits, 1),
+                                           _mm512_maskz_extracti64x4_epi64(0xF, rests, 1));
+    return _mm512_maskz_insertf32x8(0xFFFF, _mm512_castps256_ps512(first), second, 1);
 }
 
 #include "captions/dot_product.hpp"

@@ -1,12 +1,14 @@
 /// Products of rows of int8 with packed weights by an instruction that adds the products of four bytes to
 /// each lane (VPDPBUSD, SDOT), for one instruction set: see vectors.hpp. It also says
 ///   add_products(sums, values, weights)  that instruction
+///   sum_of_digits(high, low, groups)     255 * high + low, rounded once
 ///   kOffset                              what was added to quantised values to make them unsigned, if so
 ///   kMostRows, kMostFineRows             rows of one digit and of two that one tile takes at most
 ///   parts_at_once(digits)                registers of outputs that so many rows of digits go through at a
 ///   time kPanel                               blocks that more rows than that go through together; they stay
 ///   in the
 ///                                        first cache meanwhile
+///   kFetchAhead                          whether few rows fetch the weights of the next tile meanwhile
 /// Sums stay in registers over all inputs. Few rows fetch weights as fast as memory gives them where some
 /// twelve sums are under way, read from a few blocks side by side while the next ones are fetched; from some
 /// three rows on, the limit is the instruction.
@@ -36,37 +38,27 @@ YE_INLINE void add_groups(const uint8_t* const* digits, const int8_t* const* wei
     ((out[kAt] = sums[kAt]), ...);
 }
 
-/// 255 * high + low, rounded once.
-YE_INLINE Floats sum_of_digits(const Integers& high, const Integers& low, int64_t groups) {
-    if (groups <= kExactGroups) return __builtin_convertvector((high << 8) - high + low, Floats);
-    using Half = Vector<kLanes / 2>;
-    Half::Floats halves[2];
-    for (int i = 0; i < 2; ++i) {
-        const auto digits = __builtin_convertvector(half_of<Half::Integers>(high, i), Half::Doubles);
-        const auto rests = __builtin_convertvector(half_of<Half::Integers>(low, i), Half::Doubles);
-        halves[i] = __builtin_convertvector(digits * 255.0 + rests, Half::Floats);
-    }
-    return load(reinterpret_cast<const float*>(halves));
-}
-
 /// kAcross registers of outputs, from the `first` of all on. A function of its own, so that no other
 /// variables contend for its registers.
 template <int kRows, int kAcross, bool kFine, bool kFetch>
 YE_TARGET __attribute__((noinline)) void tile_i8(const Int8Product& whole, int64_t first) {
-    const Int8Product a = whole;  // no store changes this one
     constexpr int kDigits = kFine ? 2 * kRows : kRows;
     const uint8_t* digits[kDigits];
-    for (int r = 0; r < kRows; ++r) {
-        digits[r] = a.x.high + r * a.x.stride;
-        if (kFine) digits[kDigits - kRows + r] = a.x.low + r * a.x.stride;
+    const uint8_t* high = whole.x.high;
+    const uint8_t* low = whole.x.low;
+    for (int r = 0; r < kRows; ++r, high += whole.x.stride, low += kFine ? whole.x.stride : 0) {
+        digits[r] = high;
+        if (kFine) digits[kDigits - kRows + r] = low;
     }
     const int8_t* weights[kAcross];
     for (int p = 0; p < kAcross; ++p) {
-        weights[p] = a.weights + (first + p) / kParts * a.groups * 4 * kBlock +
+        weights[p] = whole.weights + (first + p) / kParts * whole.groups * 4 * kBlock +
                      (first + p) % kParts * int64_t{sizeof(Integers)};
     }
     Integers sums[kDigits * kAcross];
-    add_groups<kAcross, kFetch>(digits, weights, a.groups, sums, std::make_index_sequence<kDigits * kAcross>{});
+    add_groups<kAcross, kFetch>(digits, weights, whole.groups, sums,
+                                std::make_index_sequence<kDigits * kAcross>{});
+    const Int8Product a = whole;  // no store changes this one
     for (int p = 0; p < kAcross; ++p) {
         const int64_t at = (first + p) * kLanes;
         const Integers excess = load_integers(a.sums + at) * (kOffset - a.x.shift);
@@ -87,24 +79,27 @@ YE_TARGET __attribute__((noinline)) void tile_i8(const Int8Product& whole, int64
 template <int kRows, bool kFine, bool kFetch, int kAcross = parts_at_once(kFine ? 2 * kRows : kRows)>
 YE_TARGET void rows_i8(const Int8Product& a, int64_t part, int64_t parts) {
     for (; part + kAcross <= parts; part += kAcross) tile_i8<kRows, kAcross, kFine, kFetch>(a, part);
-    if constexpr (kAcross > 1) rows_i8<kRows, kFine, kFetch, (kAcross > 4 ? 4 : kAcross > 2 ? 2 : 1)>(a, part, parts);
+    if constexpr (kAcross > 1)
+        rows_i8<kRows, kFine, kFetch, (kAcross > 4 ? 4 : kAcross > 2 ? 2 : 1)>(a, part, parts);
 }
 
 template <bool kFine, bool kFetch, size_t... kAt>
 YE_TARGET void some_rows_i8(const Int8Product& a, int64_t rows, int64_t blocks, std::index_sequence<kAt...>) {
-    static constexpr void (*kOfRows[])(const Int8Product&, int64_t, int64_t) = {rows_i8<kAt + 1, kFine, kFetch>...};
+    static constexpr void (*kOfRows[])(const Int8Product&, int64_t,
+                                       int64_t) = {rows_i8<kAt + 1, kFine, kFetch>...};
     kOfRows[rows - 1](a, 0, blocks * kParts);
 }
 
 template <bool kFine>
 YE_TARGET void all_rows_i8(const Int8Product& a, int64_t blocks) {
     constexpr int64_t kMost = kFine ? kMostFineRows : kMostRows;
-    if (a.x.rows <= kMost) return some_rows_i8<kFine, true>(a, a.x.rows, blocks, std::make_index_sequence<kMost>{});
+    if (a.x.rows <= kMost)
+        return some_rows_i8<kFine, kFetchAhead>(a, a.x.rows, blocks, std::make_index_sequence<kMost>{});
     for (int64_t block = 0; block < blocks; block += kPanel) {
         const Int8Product panel = a.from_block(block);
         for (int64_t row = 0; row < a.x.rows; row += kMost) {
-            some_rows_i8<kFine, kPanelFetch>(panel.from_row(row), std::min(a.x.rows - row, kMost),
-                                std::min(blocks - block, kPanel), std::make_index_sequence<kMost>{});
+            some_rows_i8<kFine, false>(panel.from_row(row), std::min(a.x.rows - row, kMost),
+                                       std::min(blocks - block, kPanel), std::make_index_sequence<kMost>{});
         }
     }
 }

@@ -3,7 +3,8 @@
 ///   kFloatRows        rows that one tile takes at most
 ///   kFloatSums        registers that sums may take
 ///   kFloatPanel       blocks that more rows than that go through together; they stay in the first cache
-/// meanwhile
+///                     meanwhile
+///   kFloatFetch       whether the weights of the next tile are fetched meanwhile
 
 /// Blocks side by side, as many as there are registers for their sums.
 constexpr int float_blocks(int rows) {
@@ -17,14 +18,19 @@ YE_INLINE void add_inputs(const FloatProduct a, std::index_sequence<kAt...>) {
     const auto part_of = [&a](int64_t i, int64_t part) {
         return a.weights + (part / kParts * a.in + i) * kBlock + part % kParts * kLanes;
     };
+    // What is written in the end is fetched while the sums are made.
+    for (int at = 0; at < kRows * kBlocks; ++at)
+        __builtin_prefetch(a.y + at / kBlocks * a.y_stride + at % kBlocks * kBlock, 1);
     Floats sums[] = {(a.bias != nullptr ? load(a.bias + kAt % kAcross * kLanes) : Floats{})...};
     for (int64_t i = 0; i < a.in; ++i) {
         // The blocks after these are fetched into the second cache meanwhile.
-        for (int b = 0; kFloatFetch && b < kBlocks; ++b) __builtin_prefetch(part_of(i, kAcross + b * kParts), 0, 2);
+        for (int b = 0; kFloatFetch && b < kBlocks; ++b)
+            __builtin_prefetch(part_of(i, kAcross + b * kParts), 0, 2);
         if constexpr (holds_weights(kRows, kAcross)) {
             Floats matrix[kAcross];
             for (int p = 0; p < kAcross; ++p) matrix[p] = load(part_of(i, p));
-            ((sums[kAt] = fused(matrix[kAt % kAcross], spread(*(a.x + kAt / kAcross * a.x_stride + i)), sums[kAt])),
+            ((sums[kAt] =
+                  fused(matrix[kAt % kAcross], spread(*(a.x + kAt / kAcross * a.x_stride + i)), sums[kAt])),
              ...);
         } else {
             ((sums[kAt % kRows * kAcross + kAt / kRows] =

@@ -141,7 +141,8 @@ YE_INLINE void add_many_groups(const Int8Product& a, const int64_t* fours, const
 
 /// Some blocks of outputs. A function of its own, so that no other variables contend for its registers.
 template <int kRows, bool kFine>
-YE_TARGET __attribute__((noinline)) void tile_i8(const Int8Product& whole, const int64_t* fours, int64_t blocks) {
+YE_TARGET __attribute__((noinline)) void tile_i8(const Int8Product& whole, const int64_t* fours,
+                                                 int64_t blocks) {
     const Int8Product a = whole;  // no store changes this one
     for (int64_t at = 0; at < blocks * kBlock; at += kBlock) {
         const int8_t* weights = a.weights + at * a.groups * 4;
@@ -197,7 +198,7 @@ YE_TARGET void matmul_rows_i8(const Int8Product& all, int64_t out) {
             }
         }
     }
-    give_back(&widened);
+    trim(&widened);
 }
 
 YE_TARGET void matmul_i8(const QuantisedRows& x, const int8_t* weights, const int32_t* sums,

@@ -15,7 +15,6 @@ struct Vector {
     typedef float Floats __attribute__((vector_size(kCount * 4)));
     typedef int32_t Integers __attribute__((vector_size(kCount * 4)));
     typedef uint8_t Bytes __attribute__((vector_size(kCount)));
-    typedef double Doubles __attribute__((vector_size(kCount * 8)));
 };
 using Floats = Vector<kLanes>::Floats;
 using Integers = Vector<kLanes>::Integers;
@@ -23,9 +22,10 @@ using Integers = Vector<kLanes>::Integers;
 // Registers that hold one block of outputs.
 constexpr int kParts = kBlock / kLanes;
 
-/// Whether, in a product of some rows with some registers of outputs, the weights of one input are there for all
-/// rows in turn, or else the rows' values for all weights: whichever there are fewer of wait in registers beside
-/// the sums. Where there is room for both, weights go first, so that all are on their way from memory at once.
+/// Whether, in a product of some rows with some registers of outputs, the weights of one input are there for
+/// all rows in turn, or else the rows' values for all weights: whichever there are fewer of wait in registers
+/// beside the sums. Where there is room for both, weights go first, so that all are on their way from memory
+/// at once.
 constexpr bool holds_weights(int rows, int across) {
     return kRegisters >= 32 || rows > across;
 }
@@ -65,8 +65,8 @@ YE_INLINE Half half_of(const Whole& lanes, int which) {
     return half;
 }
 
-/// What the whole numbers of one row and kLanes outputs come to. Nothing here is fused, so that all instruction
-/// sets give the same floats.
+/// What the whole numbers of one row and kLanes outputs come to. Nothing here is fused, so that all
+/// instruction sets give the same floats.
 struct Outputs {
     float* y;
     Floats scales, bias;

@@ -110,7 +110,8 @@ class Workers {
     std::condition_variable left_;
     Job* first_ = nullptr;
     int count_ = 0;
-    Workers* before_;  // of the parent process: still there, so that no leak is seen, but nobody works there
+    [[maybe_unused]] Workers*
+        before_;  // of the parent process: still there, so that no leak is seen, but nobody works there
 };
 
 std::atomic<Workers*> the_workers{nullptr};
