@@ -69,7 +69,7 @@ class InstanceMasks:
         return frames
 
     def full_bits(self) -> NDArray[np.uint8]:
-        """(N, H, (W + 7) // 8) uint8: `np.packbits(self.full(), axis=2)`, made without the bytes, in memory as there."""
+        """(N, H, (W + 7) // 8) uint8: `np.packbits(self.full(), axis=2)`, made without the bytes; memory as there."""
         height, width = self.image_size
         frames = _native.cleared_array((len(self), height, (width + 7) // 8), np.dtype(np.uint8))
         _native.paste_bits(frames, self._crops, width)

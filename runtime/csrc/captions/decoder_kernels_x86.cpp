@@ -122,7 +122,7 @@ constexpr int64_t kMostRows = 6, kMostFineRows = 6, kPanel = 4;
 constexpr bool kFetchAhead = true;
 
 constexpr int parts_at_once(int digits) {
-    return digits <= 3 ? 6 : digits == 4 ? 3 : digits == 6 ? 4 : 2;
+    return digits <= 3 ? 6 : digits == 4 || digits == 6 ? 4 : 2;
 }
 
 YE_INLINE void add_products(Integers& sums, const Integers& values, const Integers& weights) {

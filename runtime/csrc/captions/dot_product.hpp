@@ -51,9 +51,14 @@ YE_TARGET __attribute__((noinline)) void tile_i8(const Int8Product& whole, int64
         if (kFine) digits[kDigits - kRows + r] = low;
     }
     const int8_t* weights[kAcross];
+    const int64_t block_bytes = whole.groups * 4 * kBlock;
+    const int8_t* block = whole.weights + first / kParts * block_bytes;
+    int64_t part = first % kParts;
     for (int p = 0; p < kAcross; ++p) {
-        weights[p] = whole.weights + (first + p) / kParts * whole.groups * 4 * kBlock +
-                     (first + p) % kParts * int64_t{sizeof(Integers)};
+        weights[p] = block + part * int64_t{sizeof(Integers)};
+        if (++part < kParts) continue;
+        part = 0;
+        block += block_bytes;
     }
     Integers sums[kDigits * kAcross];
     add_groups<kAcross, kFetch>(digits, weights, whole.groups, sums,
