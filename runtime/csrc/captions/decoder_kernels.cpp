@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <utility>
 
 #include "captions/products.hpp"
 #include "simd/cpu_features.hpp"

@@ -25,7 +25,7 @@ template <int kCount = kLanes>
 YE_INLINE float sum_of(const typename Vector<kCount>::Floats& lanes) {
     if constexpr (kCount > 2) {
         using Half = typename Vector<kCount / 2>::Floats;
-        return sum_of<kCount / 2>(half_of<Half>(lanes, 0) + half_of<Half>(lanes, 1));
+        return sum_of<kCount / 2>(half_of<0, Half>(lanes) + half_of<1, Half>(lanes));
     } else {
         return lanes[0] + lanes[1];
     }
@@ -35,7 +35,7 @@ template <int kCount = kLanes>
 YE_INLINE float max_of(const typename Vector<kCount>::Floats& lanes) {
     if constexpr (kCount > 2) {
         using Half = typename Vector<kCount / 2>::Floats;
-        const Half low = half_of<Half>(lanes, 0), high = half_of<Half>(lanes, 1);
+        const Half low = half_of<0, Half>(lanes), high = half_of<1, Half>(lanes);
         return max_of<kCount / 2>(low > high ? low : high);
     } else {
         return lanes[0] > lanes[1] ? lanes[0] : lanes[1];
@@ -365,9 +365,9 @@ YE_INLINE float softmax_fine(const float* x, int64_t n, int32_t offset, uint8_t*
 
 /// The largest of each kScanPart values, of the last part as many as there are; NaN does not count.
 YE_INLINE void peaks(const float* x, int64_t n, float* out) {
-    for (int64_t at = 0; at < n; at += kScanPart) {
-        const int64_t left = n - at;
-        out[at / kScanPart] = largest(x + at, left < kScanPart ? left : kScanPart);
+    for (int64_t part = 0; part * kScanPart < n; ++part) {
+        const int64_t left = n - part * kScanPart;
+        out[part] = largest(x + part * kScanPart, left < kScanPart ? left : kScanPart);
     }
 }
 

@@ -57,13 +57,26 @@ YE_INLINE Integers spread_four(const uint8_t* from) {
     return four + Integers{};
 }
 
-/// Lower half (0) or upper half (1) of a register.
-template <class Half, class Whole>
-YE_INLINE Half half_of(const Whole& lanes, int which) {
+/// The lower half of a register (kWhich 0) or the upper one (1). Not by `memcpy` where that can be helped:
+/// GCC keeps a register in memory, for a whole loop, whose parts are copied after it.
+#if __has_builtin(__builtin_shufflevector)
+template <int kWhich, class Half, class Whole, size_t... kAt>
+YE_INLINE Half part_of(const Whole& lanes, std::index_sequence<kAt...>) {
+    return __builtin_shufflevector(lanes, lanes, (kWhich * sizeof...(kAt) + kAt)...);
+}
+
+template <int kWhich, class Half, class Whole>
+YE_INLINE Half half_of(const Whole& lanes) {
+    return part_of<kWhich, Half>(lanes, std::make_index_sequence<sizeof(Half) / 4>{});
+}
+#else
+template <int kWhich, class Half, class Whole>
+YE_INLINE Half half_of(const Whole& lanes) {
     Half half;
-    std::memcpy(&half, reinterpret_cast<const char*>(&lanes) + which * sizeof half, sizeof half);
+    std::memcpy(&half, reinterpret_cast<const char*>(&lanes) + kWhich * sizeof half, sizeof half);
     return half;
 }
+#endif
 
 /// What the whole numbers of one row and kLanes outputs come to. Nothing here is fused, so that all
 /// instruction sets give the same floats.
