@@ -1,4 +1,4 @@
-/// Memory that goes round, without Python, for the sanitizers: threads that lend, write and give back at
+/// Memory that is reused, without Python, for the sanitizers: threads that acquire, write and release at
 /// once, each asking for its own marks again; a child forked meanwhile does the same. `make sanitize` builds
 /// and runs it.
 #include "host/recycling.hpp"
