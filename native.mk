@@ -5,8 +5,10 @@ BUILD ?= build
 CROSS ?= aarch64-linux-gnu-
 EMULATE ?= qemu-aarch64
 OBJCOPY ?= objcopy
-NATIVE_FLAGS := -std=c++17 -O3 -fPIC -pthread -Wall -Wextra -Werror -fvisibility=hidden -fno-gnu-unique \
-	-ffp-contract=off -Iruntime/csrc -Iruntime/csrc/c_api
+# Clang makes no unique symbols and does not know the option.
+NO_UNIQUE := $(shell $(CXX) -fno-gnu-unique -E -x c++ /dev/null > /dev/null 2>&1 && echo -fno-gnu-unique)
+NATIVE_FLAGS := -std=c++17 -O3 -fPIC -pthread -Wall -Wextra -Werror -fvisibility=hidden $(NO_UNIQUE) \
+	-falign-loops=32 -ffp-contract=off -Iruntime/csrc -Iruntime/csrc/c_api
 NATIVE_SOURCES := $(filter-out runtime/csrc/c_api/%,$(wildcard runtime/csrc/*/*.cpp))
 NATIVE_HEADERS := native.mk $(wildcard runtime/csrc/*/*.hpp runtime/csrc/c_api/*.h)
 KERNEL_OBJECTS := $(NATIVE_SOURCES:runtime/csrc/%.cpp=%.o)
@@ -14,7 +16,9 @@ C_API_SOURCES := $(wildcard runtime/csrc/c_api/*.cpp)
 LIBRARY_OBJECTS := $(KERNEL_OBJECTS) $(C_API_SOURCES:runtime/csrc/%.cpp=%.o)
 ABI_VERSION := $(shell sed -n 's/^.define YOLOR_EDGE_ABI_VERSION //p' runtime/csrc/c_api/yolor_edge.h)
 
-.PHONY: library aarch64
+COMPILERS := $(addprefix g++-,11 12 13 14) $(addprefix clang++-,14 15 16 17 18 19)
+
+.PHONY: library aarch64 compilers
 
 library: $(BUILD)/libyolor_edge.so $(BUILD)/libyolor_edge.a  ## build the kernels as a library with a C interface
 
@@ -58,6 +62,17 @@ aarch64: $(BUILD)/native/test-kernels $(BUILD)/native/test-decoder $(BUILD)/aarc
 		$(EMULATE) -cpu $$cpu $(BUILD)/aarch64/test-decoder write $(BUILD)/aarch64/decoder-$$cpu.answers && \
 		$(BUILD)/native/test-decoder compare $(BUILD)/native/decoder.answers $(BUILD)/aarch64/decoder-$$cpu.answers || exit 1; \
 	done
+
+# Every one is to take every file without a warning.
+compilers:  ## compile the kernels with each of GCC 11 to 14 and Clang 14 to 19 that is installed
+	@missing=; for compiler in $(COMPILERS); do \
+		if ! command -v $$compiler > /dev/null; then missing="$$missing $$compiler"; continue; fi; \
+		echo $$compiler; \
+		for source in $(NATIVE_SOURCES) $(C_API_SOURCES); do \
+			$$compiler $(filter-out $(NO_UNIQUE),$(NATIVE_FLAGS)) $(CXXFLAGS) -c -o /dev/null $$source || exit 1; \
+		done; \
+	done; \
+	if [ -n "$$missing" ]; then echo "not installed:$$missing"; fi
 
 # From plain C, for `make sanitize`, whose flags these are.
 sanitize: build/sanitize/c_api

@@ -11,7 +11,16 @@ if sys.platform == "win32":
     compile_args = ["/O2"]
 else:
     # No -ffast-math, and no contraction to fused multiply-add: results are defined bit by bit and tested that way.
-    compile_args = ["-O3", "-Wall", "-Wextra", "-fvisibility=hidden", "-ffp-contract=off", "-pthread"]
+    # Loops begin on 32 bytes: where the caption kernels' short ones happen to lie makes up to 10 % otherwise.
+    compile_args = [
+        "-O3",
+        "-falign-loops=32",
+        "-Wall",
+        "-Wextra",
+        "-fvisibility=hidden",
+        "-ffp-contract=off",
+        "-pthread",
+    ]
 
 STAGES = ("train", "evaluation", "export", "runtime", "benchmarks")
 ROOMS = [path.parent.as_posix().replace("/", ".") for stage in STAGES for path in Path(stage).rglob("__init__.py")]

@@ -17,7 +17,8 @@ Sizes are (height, width); boxes are xyxy float32. Pixel i covers [i, i + 1) and
 `Letterbox.geometry`: (scale_y, scale_x, pad_top, pad_left).
 
 The inner loops are compiled for several instruction sets, of which the best that the processor has is chosen
-when the first kernel runs; the environment variable YOLOR_EDGE_SIMD or `set_simd_level` names a lower one.
+when the first kernel runs; the environment variable YOLOR_EDGE_SIMD or `set_simd_level` names a lower one (a name
+that the processor does not have is an ImportError).
 Results are the same to the bit at every level.
 
 Every kernel raises ValueError for an array of another shape or dtype and for an option out of its range,

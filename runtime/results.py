@@ -86,53 +86,30 @@ class InstanceMasks:
         """(y0, x0, crop) for each box: crop is (ch, cw) uint8 of 0 and 1, everything outside it is 0."""
         return tuple([MaskCrop(*placed) for placed in self._crops])
 
-    def full(self, canvas: MaskCanvas | None = None, out: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
+    def full(self, canvas: MaskCanvas | None = None) -> NDArray[np.bool_]:
         """(N, H, W) bool at the size of the image; row i belongs to box i. N may be 0.
 
         The array is the caller's own. New memory for N x H x W bytes costs several times what the masks do, since
-        the system clears it page by page; so from 4 MiB on, memory goes round: once the last reference to an
-        earlier array and to every view of it is gone, the next one is made where it lay. At most two such blocks of
-        at most 128 MiB each are kept meanwhile, which the system may take when it is short of memory; larger ones
-        go at once, and `_native.drop_kept_memory()` lets all go. An array holds at most four times its size.
+        the system clears it page by page; so from 4 MiB on, large arrays reuse the memory of freed ones (at most 2
+        blocks of 128 MiB, which the system may take when it is short of memory; `_native.drop_kept_memory()` frees
+        them). An array holds at most four times its size.
 
         Args:
             canvas: Memory of which only what the last masks covered is cleared, which costs least; the array returned
                 is the canvas's own and changes with the next masks written there.
-            out: (N, H, W) bool, contiguous and writable; all of it is written. It is what is returned.
-
-        Raises:
-            ValueError: If both are given, or `out` is of another kind.
         """
         if canvas is not None:
-            if out is not None:
-                raise ValueError("masks go into a canvas or into out, not into both")
             return canvas.draw(self)
-        if out is None:
-            out = _native.cleared_array((len(self), *self.image_size), np.dtype(np.bool_))
-        else:
-            _check_frames(out, (len(self), *self.image_size), np.bool_)
-            out.fill(False)
-        _native.paste_crops(out, self._crops)
-        return out
+        frames = _native.cleared_array((len(self), *self.image_size), np.dtype(np.bool_))
+        _native.paste_crops(frames, self._crops)
+        return frames
 
-    def full_bits(self, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-        """(N, H, (W + 7) // 8) uint8: `np.packbits(self.full(), axis=2)`, made without the bytes, in memory as there.
-
-        Args:
-            out: Memory to write into, contiguous and writable; all of it is written. It is what is returned.
-
-        Raises:
-            ValueError: If `out` is of another kind.
-        """
+    def full_bits(self) -> NDArray[np.uint8]:
+        """(N, H, (W + 7) // 8) uint8: `np.packbits(self.full(), axis=2)`, made without the bytes; memory as there."""
         height, width = self.image_size
-        shape = (len(self), height, (width + 7) // 8)
-        if out is None:
-            out = _native.cleared_array(shape, np.dtype(np.uint8))
-        else:
-            _check_frames(out, shape, np.uint8)
-            out.fill(0)
-        _native.paste_bits(out, self._crops, width)
-        return out
+        frames = _native.cleared_array((len(self), height, (width + 7) // 8), np.dtype(np.uint8))
+        _native.paste_bits(frames, self._crops, width)
+        return frames
 
     def areas(self) -> NDArray[np.int64]:
         """(N,) int64, pixels in each mask."""
@@ -582,14 +559,6 @@ def _is_same(one: Any, other: Any) -> bool:
 def _size_text(image_size: tuple[int, int]) -> str:
     """Width x height, as sizes are spoken of."""
     return f"{image_size[1]}x{image_size[0]}"
-
-
-def _check_frames(out: NDArray[Any], shape: tuple[int, ...], dtype: type[np.generic]) -> None:
-    if out.shape != shape or out.dtype != dtype:
-        wanted = np.dtype(dtype).name
-        raise ValueError(f"out must be {wanted} of shape {shape}, got {out.dtype} of shape {out.shape}")
-    if not (out.flags.c_contiguous and out.flags.writeable):
-        raise ValueError("out must be C-contiguous and writable; call numpy.empty for one that is")
 
 
 def _corners(quarters: NDArray[np.int32]) -> NDArray[np.int32]:

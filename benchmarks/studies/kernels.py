@@ -170,7 +170,7 @@ def detection_rows(
         raise ValueError(f"{label}: the same detections are asked of everybody, but {agreement}")
     rows = [Row(f"{label}, boxes", {"ours": lambda: decode(heads, score)}, works, goals["boxes"], agreement)]
     canvas = MaskCanvas()
-    frames, peer_frames = (np.zeros((len(ours[1]), *PICTURE), bool) for _ in range(2))
+    peer_frames = np.zeros((len(ours[1]), *PICTURE), bool)
     for kind in MASK_KINDS:
         if kind not in goals:
             continue
@@ -191,7 +191,6 @@ def detection_rows(
         if kind == "frames":
             mine = {
                 "ours": lambda: tiles(PICTURE).full(canvas),
-                "ours, all cleared": lambda: tiles(PICTURE).full(out=frames),
                 "ours, as bits": lambda: tiles(PICTURE).full_bits(),
             }
         elif kind == "own frames":

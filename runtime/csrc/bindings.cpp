@@ -315,7 +315,7 @@ py::array_t<int32_t> nms_binding(const py::array& boxes, const py::array& scores
         kept.resize(nms(sorted_boxes.data(), sorted_classes.data(), order.size(),
                         static_cast<float>(iou_threshold), limit, class_agnostic, kept.data()));
         for (int32_t& index : kept) index = order[static_cast<size_t>(index)];
-        give_back(&order, &sorted_classes, &sorted_boxes);
+        trim(&order, &sorted_classes, &sorted_boxes);
     }
     return array_of(kept, {static_cast<py::ssize_t>(kept.size())});
 }
@@ -403,8 +403,7 @@ std::vector<std::string> simd_levels() {
 void set_simd_level_binding(const std::string& name) {
     SimdLevel level;
     if (!find_simd_level(name.c_str(), &level)) {
-        throw std::invalid_argument("simd level must be one of " + text_of(py::cast(simd_levels())) +
-                                    ", got " + name);
+        throw std::invalid_argument("simd level must be one of " + simd_level_names() + ", got " + name);
     }
     set_simd_level(level);
 }
@@ -412,6 +411,7 @@ void set_simd_level_binding(const std::string& name) {
 }  // namespace
 
 PYBIND11_MODULE(_native, module) {
+    require_simd_level();  // pybind11 makes an ImportError of it
     module.doc() = "Kernels of the runtime. Arguments, results and errors are described in _native.pyi.";
     module.def("letterbox_geometry", &letterbox_geometry_binding, py::arg("image_size"),
                py::arg("input_size"));

@@ -67,15 +67,15 @@ size_t bytes_of(const std::vector<py::ssize_t>& shape, py::ssize_t item) {
     return bytes;
 }
 
-/// An array of zeros like `numpy.zeros`, a large one in memory that goes back to be used again once the last
+/// An array of zeros like `numpy.zeros`, a large one in memory that is reused once the last
 /// reference to the array and to every view of it is gone.
 py::array cleared_array_binding(const std::vector<py::ssize_t>& shape, const py::dtype& dtype) {
     const size_t bytes = bytes_of(shape, dtype.itemsize());
-    MemoryBlock* block = bytes < kLeastRecycled || dtype.kind() == 'O' ? nullptr : lend_block(bytes);
+    MemoryBlock* block = bytes < kLeastRecycled || dtype.kind() == 'O' ? nullptr : acquire_block(bytes);
     if (block == nullptr) {
         return py::module_::import("numpy").attr("zeros")(py::cast(shape), dtype).cast<py::array>();
     }
-    const py::capsule owner(block, [](void* lent) { give_back_block(static_cast<MemoryBlock*>(lent)); });
+    const py::capsule owner(block, [](void* used) { release_block(static_cast<MemoryBlock*>(used)); });
     if (!block->is_clear) {
         const py::gil_scoped_release unlocked;
         std::memset(block->data, 0, bytes);

@@ -1,4 +1,4 @@
-/// Memory that goes round, without Python, for the sanitizers: threads that lend, write and give back at
+/// Memory that is reused, without Python, for the sanitizers: threads that acquire, write and release at
 /// once, each asking for its own marks again; a child forked meanwhile does the same. `make sanitize` builds
 /// and runs it.
 #include "host/recycling.hpp"
@@ -50,11 +50,11 @@ void hammer(unsigned seed) {
         const Loan loan = loans.back();
         loans.pop_back();
         check(holds(*loan.block, loan.bytes, loan.mark), "somebody else wrote into a loan");
-        give_back_block(loan.block);
+        release_block(loan.block);
     };
     for (unsigned step = 0; step < 300; ++step) {
         const size_t bytes = (4 + dice() % 9) * kMib - dice() % 3;
-        MemoryBlock* block = lend_block(bytes);
+        MemoryBlock* block = acquire_block(bytes);
         check(block != nullptr, "no memory");
         if (block == nullptr) return;
         check(block->capacity >= bytes && block->capacity <= 4 * bytes + 3, "a block of another size");
@@ -72,7 +72,7 @@ void hammer(unsigned seed) {
 }  // namespace
 
 int main() {
-    check(lend_block(~size_t{0} - 5) == nullptr, "more memory than there is");
+    check(acquire_block(~size_t{0} - 5) == nullptr, "more memory than there is");
     std::vector<std::thread> threads;
     for (unsigned seed = 0; seed < 4; ++seed) threads.emplace_back(hammer, seed);
 #ifndef __SANITIZE_THREAD__  // which cannot follow a child of several threads
@@ -87,9 +87,9 @@ int main() {
     for (std::thread& thread : threads) thread.join();
     const size_t kept = drop_kept_blocks();
     check(kept > 0 && kept <= kKeptBlocks * 14 * kMib, "another amount of memory kept");
-    MemoryBlock* large = lend_block(kMostRecycled + 1);
+    MemoryBlock* large = acquire_block(kMostRecycled + 1);
     check(large != nullptr && large->is_clear, "no large block");
-    if (large != nullptr) give_back_block(large);
+    if (large != nullptr) release_block(large);
     check(drop_kept_blocks() == 0, "a large block is kept");
     std::puts(is_good ? "recycling: every loan alone" : "recycling: FAILED");
     return is_good ? 0 : 1;

@@ -119,30 +119,13 @@ def random_masks(seed: int) -> InstanceMasks:
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_frames_in_memory_of_the_caller_and_in_bits(seed: int) -> None:
+def test_frames_of_bits(seed: int) -> None:
     masks = random_masks(seed)
-    full = masks.full()
-    out = np.ones_like(full)
-    assert masks.full(out=out) is out
-    np.testing.assert_array_equal(out, full)
-    bits = masks.full_bits()
-    np.testing.assert_array_equal(bits, np.packbits(full, axis=2))
-    reused = np.full_like(bits, 255)
-    assert masks.full_bits(out=reused) is reused
-    np.testing.assert_array_equal(reused, bits)
+    np.testing.assert_array_equal(masks.full_bits(), np.packbits(masks.full(), axis=2))
 
 
-def test_memory_that_frames_do_not_fit() -> None:
+def test_frames_that_crops_do_not_fit() -> None:
     masks = InstanceMasks([(0, 0, np.ones((2, 2), np.uint8))], (4, 9))
-    with pytest.raises(ValueError, match=re.escape("out must be bool of shape (1, 4, 9), got bool of shape (1, 4, 8)")):
-        masks.full(out=np.zeros((1, 4, 8), bool))
-    floats: Any = np.zeros((1, 4, 2))
-    with pytest.raises(ValueError, match=re.escape("out must be uint8 of shape (1, 4, 2), got float64")):
-        masks.full_bits(out=floats)
-    with pytest.raises(ValueError, match="out must be C-contiguous and writable"):
-        masks.full(out=np.zeros((1, 4, 18), bool)[..., ::2])
-    with pytest.raises(ValueError, match="masks go into a canvas or into out, not into both"):
-        masks.full(MaskCanvas(), out=np.zeros((1, 4, 9), bool))
     with pytest.raises(ValueError, match=re.escape("frames must have shape (N, height, 2), got (1, 4, 3)")):
         _native.paste_bits(np.zeros((1, 4, 3), np.uint8), masks.crops(), 9)
     with pytest.raises(ValueError, match="every crop must lie inside the image"):

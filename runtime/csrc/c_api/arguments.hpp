@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "simd/cpu_features.hpp"
 #include "vision/heads.hpp"
 #include "vision/sampling.hpp"
 #include "yolor_edge.h"
@@ -26,9 +27,9 @@ class Failure : public std::runtime_error {
 /// Note what went wrong for this thread; returns `status`.
 yolor_edge_status fail(yolor_edge_status status, const char* what) noexcept;
 
-/// Do the work of one function; nothing is thrown past it.
+/// Do some work; nothing is thrown past it.
 template <class Work>
-yolor_edge_status guarded(const Work& work) noexcept {
+yolor_edge_status caught(const Work& work) noexcept {
     try {
         work();
         return YOLOR_EDGE_OK;
@@ -43,6 +44,15 @@ yolor_edge_status guarded(const Work& work) noexcept {
     } catch (...) {
         return fail(YOLOR_EDGE_INTERNAL, "an unknown exception");
     }
+}
+
+/// Do the work of one function, unless YOLOR_EDGE_SIMD asks for instructions that are not to be had.
+template <class Work>
+yolor_edge_status guarded(const Work& work) noexcept {
+    return caught([&] {
+        require_simd_level();
+        work();
+    });
 }
 
 constexpr int64_t kLargestSide = 1 << 20;
@@ -113,7 +123,7 @@ HeadView view_of(const char* name, const yolor_edge_head* head);
 /// A thread count as the kernels take it, checked.
 int thread_count(const char* name, int64_t threads);
 
-/// The axes of a picture on a grid of `stride` input pixels.
+/// The axes of an image on a grid of `stride` input pixels.
 struct Axes {
     AxisFrame vertical;
     AxisFrame horizontal;

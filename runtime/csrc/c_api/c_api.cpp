@@ -48,7 +48,7 @@ ImageView image_view(const yolor_edge_image* image) {
     const bool is_nv12 = image->layout == YOLOR_EDGE_NV12;
     if (image->width % 2 != 0 || (is_nv12 && image->height % 2 != 0)) {
         throw std::invalid_argument(
-            "a picture in " +
+            "an image in " +
             std::string(is_nv12 ? "NV12 must have even sides" : "YUYV must have an even width") + ", got (" +
             std::to_string(image->height) + ", " + std::to_string(image->width) + ")");
     }
@@ -124,7 +124,7 @@ void require_detections(const yolor_edge_detections* detections) {
     require_given("detections.columns", detections->columns);
 }
 
-/// Columns of a box to the picture: as Letterbox.boxes_to_image does in Python, in double.
+/// Columns of a box to the image: as Letterbox.boxes_to_image does in Python, in double.
 float to_image(float value, double pad, double scale, int64_t length) {
     const double moved = (static_cast<double>(value) - pad) / scale;
     return static_cast<float>(std::fmin(std::fmax(moved, 0.0), static_cast<double>(length)));
@@ -134,7 +134,7 @@ void require_region(const yolor_edge_region& region, int64_t image_height, int64
     const bool fits = region.y0 >= 0 && region.x0 >= 0 && region.height >= 0 && region.width >= 0 &&
                       region.y0 <= image_height - region.height && region.x0 <= image_width - region.width;
     if (fits) return;
-    throw std::invalid_argument("every region must lie inside the picture, got (" +
+    throw std::invalid_argument("every region must lie inside the image, got (" +
                                 std::to_string(region.height) + ", " + std::to_string(region.width) +
                                 ") at (" + std::to_string(region.y0) + ", " + std::to_string(region.x0) +
                                 ") of (" + std::to_string(image_height) + ", " + std::to_string(image_width) +
@@ -166,11 +166,11 @@ const char* yolor_edge_simd_level(void) {
 }
 
 yolor_edge_status yolor_edge_set_simd_level(const char* name) {
-    return guarded([&] {
+    return caught([&] {
         require_given("name", name);
         SimdLevel level;
         if (!find_simd_level(name, &level))
-            throw std::invalid_argument("name must be of instructions that this processor has, got " +
+            throw std::invalid_argument("name must be one of " + simd_level_names() + ", got " +
                                         std::string(name));
         set_simd_level(level);
     });
@@ -310,7 +310,7 @@ yolor_edge_status yolor_edge_boxes_to_image(const yolor_edge_frame* frame,
                                     to_image(box[1], top, frame->scale_y, frame->image_height),
                                     to_image(box[2], left, frame->scale_x, frame->image_width),
                                     to_image(box[3], top, frame->scale_y, frame->image_height)};
-            // A box that lay in the padding has nothing left of it inside the picture.
+            // A box that lay in the padding has nothing left of it inside the image.
             if (!(moved[2] > moved[0] && moved[3] > moved[1])) continue;
             std::copy(moved, moved + 4, detections->boxes + 4 * kept);
             detections->scores[kept] = detections->scores[i];

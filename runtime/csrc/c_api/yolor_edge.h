@@ -7,12 +7,12 @@
  *     yolor_edge_bundle_open("bundles/demo", &bundle);
  *     yolor_edge_caption_decoder_open(
  *         yolor_edge_bundle_file(bundle, "caption_weights", "int8"), NULL, &decoder);
- *     for every picture
- *         yolor_edge_frame_of(...)                             where the picture lies in the input
+ *     for every image
+ *         yolor_edge_frame_of(...)                             where the image lies in the input
  *         yolor_edge_letterbox(...)                            bytes -> input
  *         (run the network)
  *         yolor_edge_decode_boxes(...)                         boxes in pixels of the input
- *         yolor_edge_boxes_to_image(...)                       boxes in pixels of the picture
+ *         yolor_edge_boxes_to_image(...)                       boxes in pixels of the image
  *         yolor_edge_mask_coefficients, _mask_regions, _mask_crops or _full_masks, _mask_rle
  *         yolor_edge_semantic_argmax(...)
  *         yolor_edge_caption_write(...), yolor_edge_bundle_text(...)
@@ -44,7 +44,7 @@
  * this one as long as what they add is 0. Structs without `size` stay as they are.
  *
  * Units. Sizes are in pixels, (height, width); boxes are x1, y1, x2, y2. "The input" is the network's, "the
- * picture" what came from the camera.
+ * image" what came from the camera.
  */
 #ifndef YOLOR_EDGE_H
 #define YOLOR_EDGE_H
@@ -89,13 +89,15 @@ YOLOR_EDGE_API int32_t yolor_edge_abi_version(void);
 YOLOR_EDGE_API const char* yolor_edge_last_error(void);
 
 /* Vector instructions in use by the kernels, "portable", "avx2" or "avx512"; lives forever. The best there
- * are, or those that the environment variable YOLOR_EDGE_SIMD names. Answers do not depend on it. */
+ * are, or those that the environment variable YOLOR_EDGE_SIMD names. Results do not depend on it. Where it
+ * names none that this processor has, every other function that returns a status fails with INVALID_ARGUMENT,
+ * until yolor_edge_set_simd_level has named some. */
 YOLOR_EDGE_API const char* yolor_edge_simd_level(void);
 
 /* Use others, in all threads; for tests. Fails with INVALID_ARGUMENT if this processor lacks them. */
 YOLOR_EDGE_API yolor_edge_status yolor_edge_set_simd_level(const char* name);
 
-/* ---- Pictures ---------------------------------------------------------------------------------------- */
+/* ---- Images ---------------------------------------------------------------------------------------- */
 
 enum {
     YOLOR_EDGE_INTERLEAVED = 0, /* 3 bytes a pixel, B G R as cameras and OpenCV give them, or 1 byte, grey */
@@ -104,7 +106,7 @@ enum {
     YOLOR_EDGE_YUYV = 2  /* Y U Y V for two pixels; width even */
 };
 
-/* An 8-bit picture as it lies in memory. Sizes 1 to 1048576. YUV is BT.601 in its narrow range. */
+/* An 8-bit image as it lies in memory. Sizes 1 to 1048576. YUV is BT.601 in its narrow range. */
 typedef struct yolor_edge_image {
     size_t size;
     const uint8_t* data;    /* the first pixel of the top row */
@@ -120,7 +122,7 @@ typedef struct yolor_edge_image {
 /* Zeros, and 3 channels. `size` is sizeof(yolor_edge_image). */
 YOLOR_EDGE_API yolor_edge_status yolor_edge_image_init(yolor_edge_image* image, size_t size);
 
-/* Where a picture lies in the input: x_input = x_picture * scale_x + pad_left, and so for y. */
+/* Where an image lies in the input: x_input = x_image * scale_x + pad_left, and so for y. */
 typedef struct yolor_edge_frame {
     int64_t image_height;
     int64_t image_width;
@@ -132,7 +134,7 @@ typedef struct yolor_edge_frame {
     int64_t pad_left;
 } yolor_edge_frame;
 
-/* The picture in the middle of the input, as large as fits, its shape kept. All sizes 1 to 1048576. */
+/* The image in the middle of the input, as large as fits, its shape kept. All sizes 1 to 1048576. */
 YOLOR_EDGE_API yolor_edge_status yolor_edge_frame_of(int64_t image_height, int64_t image_width,
                                                      int64_t input_height, int64_t input_width,
                                                      yolor_edge_frame* frame);
@@ -141,7 +143,7 @@ typedef struct yolor_edge_letterbox_options {
     size_t size;
     int64_t input_height; /* no default: 0 */
     int64_t input_width;
-    int64_t pad_value; /* byte around the picture, 0 to 255; 114 */
+    int64_t pad_value; /* byte around the image, 0 to 255; 114 */
     int64_t swap_rb;   /* whether B G R becomes R G B; 1 */
     double scale;      /* every byte is multiplied by it; 1 / 255. Not for letterbox_u8 */
     int64_t threads;   /* at most, at least 1; 1 */
@@ -157,7 +159,7 @@ YOLOR_EDGE_API yolor_edge_status yolor_edge_letterbox(const yolor_edge_image* im
                                                       const yolor_edge_letterbox_options* options,
                                                       float* output);
 
-/* The same as bytes, of INTERLEAVED pictures.
+/* The same as bytes, of INTERLEAVED images.
  *   output  (input_height, input_width, 3) bytes, out */
 YOLOR_EDGE_API yolor_edge_status yolor_edge_letterbox_u8(const yolor_edge_image* image,
                                                          const yolor_edge_letterbox_options* options,
@@ -167,7 +169,7 @@ YOLOR_EDGE_API yolor_edge_status yolor_edge_letterbox_u8(const yolor_edge_image*
 
 enum { YOLOR_EDGE_FLOAT32 = 0, YOLOR_EDGE_FLOAT16 = 1, YOLOR_EDGE_UINT8 = 2, YOLOR_EDGE_INT8 = 3 };
 
-/* One output for one picture, (channels, rows, columns); a head over cells has one row. Worked on in float:
+/* One output for one image, (channels, rows, columns); a head over cells has one row. Worked on in float:
  * float16 widened, which is exact, bytes as (byte - zero_point) * scale. */
 typedef struct yolor_edge_head {
     size_t size;
@@ -227,7 +229,7 @@ typedef struct yolor_edge_detections {
     int32_t* columns;   /* (capacity,) the column of the heads, to find mask coefficients by */
 } yolor_edge_detections;
 
-/* Threshold, distances, order and suppression of the raw heads of one picture.
+/* Threshold, distances, order and suppression of the raw heads of one image.
  *   class_logits  (classes, 1, N), N the number of columns of the grid; fewer than 2^31 values
  *   box_bins      (4 * bins, 1, N) sides left, top, right, bottom
  *   options       NULL for the defaults
@@ -240,7 +242,7 @@ YOLOR_EDGE_API yolor_edge_status yolor_edge_decode_boxes(const yolor_edge_head* 
                                                          const yolor_edge_box_options* options,
                                                          yolor_edge_detections* detections);
 
-/* From pixels of the input to those of the picture, in place: moved, clipped to the picture, and those of
+/* From pixels of the input to those of the image, in place: moved, clipped to the image, and those of
  * which nothing is left removed, the others moving up. */
 YOLOR_EDGE_API yolor_edge_status yolor_edge_boxes_to_image(const yolor_edge_frame* frame,
                                                            yolor_edge_detections* detections);
@@ -261,7 +263,7 @@ YOLOR_EDGE_API yolor_edge_status yolor_edge_nms(const float* boxes, const float*
 
 #define YOLOR_EDGE_MASK_STRIDE 4 /* input pixels per prototype */
 
-/* The rectangle of the picture that a mask lies in; height and width are both 0 where the box is empty. */
+/* The rectangle of the image that a mask lies in; height and width are both 0 where the box is empty. */
 typedef struct yolor_edge_region {
     int64_t y0;
     int64_t x0;
@@ -277,8 +279,8 @@ typedef struct yolor_edge_region {
 YOLOR_EDGE_API yolor_edge_status yolor_edge_mask_coefficients(const yolor_edge_head* coefficients,
                                                               const int32_t* columns, int64_t n, float* rows);
 
-/* The pixels of the picture whose centres lie inside each box.
- *   boxes    (n, 4) in pixels of the picture
+/* The pixels of the image whose centres lie inside each box.
+ *   boxes    (n, 4) in pixels of the image
  *   regions  (n,) out
  *   bytes    out: what all crops take together; each begins where the one before ends */
 YOLOR_EDGE_API yolor_edge_status yolor_edge_mask_regions(const yolor_edge_frame* frame, const float* boxes,
@@ -288,7 +290,7 @@ YOLOR_EDGE_API yolor_edge_status yolor_edge_mask_regions(const yolor_edge_frame*
 /* Masks inside their boxes.
  *   prototypes  (K, h, w)
  *   rows        (n, K) coefficients
- *   regions     (n,) inside the picture, crops inside `bytes`
+ *   regions     (n,) inside the image, crops inside `bytes`
  *   threads     at most, at least 1
  *   crops       (bytes,) out: the crop of mask i is (regions[i].height, regions[i].width) bytes of 0 and 1
  *               from regions[i].offset on; what lies outside a crop is 0
@@ -298,8 +300,8 @@ YOLOR_EDGE_API yolor_edge_status yolor_edge_mask_crops(const yolor_edge_head* pr
                                                        const yolor_edge_region* regions, int64_t n,
                                                        int64_t threads, uint8_t* crops, int64_t bytes);
 
-/* The same at the size of the picture.
- *   boxes  (n, 4) in pixels of the picture
+/* The same at the size of the image.
+ *   boxes  (n, 4) in pixels of the image
  *   masks  (n, image_height, image_width) bytes out, of 0 and 1 */
 YOLOR_EDGE_API yolor_edge_status yolor_edge_full_masks(const yolor_edge_head* prototypes, const float* rows,
                                                        const yolor_edge_frame* frame, const float* boxes,
@@ -320,7 +322,7 @@ YOLOR_EDGE_API yolor_edge_status yolor_edge_mask_rle(const uint8_t* crop, int64_
 
 #define YOLOR_EDGE_SEMANTIC_STRIDE 8 /* input pixels per cell of the semantic head */
 
-/* Logits interpolated to every pixel of the picture, and the class that is highest there, exactly.
+/* Logits interpolated to every pixel of the image, and the class that is highest there, exactly.
  *   logits   (classes, h, w), 1 to 256 classes. NaN counts as lowest
  *   stride   YOLOR_EDGE_SEMANTIC_STRIDE
  *   threads  at most, at least 1
@@ -330,7 +332,7 @@ YOLOR_EDGE_API yolor_edge_status yolor_edge_semantic_argmax(const yolor_edge_hea
                                                             int64_t threads, uint8_t* map);
 
 /* Of a graph that answers with the map itself, (input_height, input_width) bytes: cut and resized to the
- * picture, each pixel with the value its centre falls on.
+ * image, each pixel with the value its centre falls on.
  *   map  (image_height, image_width) bytes out */
 YOLOR_EDGE_API yolor_edge_status yolor_edge_map_to_image(const uint8_t* input_map,
                                                          const yolor_edge_frame* frame, uint8_t* map);
@@ -356,14 +358,14 @@ typedef struct yolor_edge_caption_dims {
     size_t size;
     int64_t vocabulary; /* words it chooses from */
     int64_t positions;  /* tokens of a sentence at most, its end included */
-    int64_t memory;     /* L: vectors of a picture */
+    int64_t memory;     /* L: vectors of an image */
     int64_t width;      /* D: of a vector */
     int64_t layers;
     int64_t heads;
     int64_t feed_forward;
     int64_t hidden;  /* width of the two layers before the last one; 0 where the last one is alone */
     int64_t is_int8; /* 1 for int8 weights, 0 for float */
-    int64_t regions; /* the last so many of the L vectors are regions of the picture; 0: plain layers */
+    int64_t regions; /* the last so many of the L vectors are regions of the image; 0: plain layers */
 } yolor_edge_caption_dims;
 
 /* `size` is sizeof(yolor_edge_caption_dims); all else is out. */
@@ -417,7 +419,7 @@ typedef struct yolor_edge_captions {
 /* Zeros. */
 YOLOR_EDGE_API yolor_edge_status yolor_edge_captions_init(yolor_edge_captions* captions, size_t size);
 
-/* Sentences about one picture, on the calling thread.
+/* Sentences about one image, on the calling thread.
  *   memory   (L, D) float
  *   options  NULL for the defaults
  * Where no log-probability is a number, one sentence of no tokens. TOO_SMALL where token_capacity is below
@@ -468,7 +470,7 @@ typedef struct yolor_edge_bundle_info {
     double score_threshold; /* the model's defaults */
     double iou_threshold;
     int64_t max_detections;
-    int64_t batch;           /* pictures the graph takes at a time; 0: any number */
+    int64_t batch;           /* images the graph takes at a time; 0: any number */
     int64_t top_k;           /* cells that the graph keeps, whose numbers its output `cells` gives; 0: all */
     int64_t is_map_in_graph; /* the graph answers `semantic_map` instead of `semantic_logits` */
     int64_t word_count;      /* 0 without captions, and so below */

@@ -166,7 +166,7 @@ void CaptionDecoder::self_attention(State& state, int64_t layer, int64_t rows) c
         float* query = state.wide.get() + row * wide;
         kernels_.scale(query, shrink, width);
         for (int64_t t = 0; t <= now; ++t) {
-            where[t] = (t * state.rows + state.slots[static_cast<size_t>(t * state.rows + row)]) * width;
+            where[t] = (t * state.rows + state.rows_of[static_cast<size_t>(t * state.rows + row)]) * width;
             kernels_.head_dots(query, keys + where[t], dims_.heads, depth, scores + t, now + 1);
         }
         for (int64_t head = 0; head < dims_.heads; ++head)

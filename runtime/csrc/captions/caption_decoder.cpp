@@ -14,8 +14,6 @@
 namespace yolor_edge {
 namespace {
 
-constexpr int64_t kLargestDim = kLargestVocabulary;
-constexpr int64_t kMostInt8Inputs = 65000;  // see DecoderKernels::matmul_i8
 // Words beyond the 2 * beam_size that a search looks at whose logits are made exact as well.
 constexpr int64_t kSpareWords = 6;
 
@@ -23,12 +21,6 @@ int64_t now_ns() {
     return std::chrono::duration_cast<std::chrono::nanoseconds>(
                std::chrono::steady_clock::now().time_since_epoch())
         .count();
-}
-
-void require_dim(const char* name, int64_t value, int64_t least = 1) {
-    if (value >= least && value <= kLargestDim) return;
-    throw std::invalid_argument(std::string(name) + " must lie in " + std::to_string(least) +
-                                "..16777216, got " + std::to_string(value));
 }
 
 /// A number that at least `wanted` of `values` reach, near the highest such.
@@ -53,133 +45,15 @@ float reached_by(const float* values, int64_t n, int64_t wanted, PassingBits pas
     return lowest;
 }
 
-const DecoderDims& checked(const DecoderDims& dims) {
-    for (const auto& [name, value] : {std::pair{"vocabulary", dims.vocabulary},
-                                      {"width", dims.width},
-                                      {"layers", dims.layers},
-                                      {"heads", dims.heads},
-                                      {"feed_forward", dims.feed_forward},
-                                      {"positions", dims.positions},
-                                      {"memory", dims.memory}})
-        require_dim(name, value);
-    require_dim("hidden", dims.hidden, 0);
-    if (dims.regions < 0 || dims.regions >= dims.memory) {
-        throw std::invalid_argument("regions must be at least 0 and less than memory, got " +
-                                    std::to_string(dims.regions) + " of " + std::to_string(dims.memory));
-    }
-    if (dims.width % dims.heads != 0) {
-        throw std::invalid_argument("width must be a multiple of heads, got " + std::to_string(dims.width) +
-                                    " and " + std::to_string(dims.heads));
-    }
-    if (!(dims.norm_epsilon > 0.0 && dims.norm_epsilon < 1.0)) {
-        throw std::invalid_argument("norm_epsilon must lie between 0 and 1, got " +
-                                    std::to_string(dims.norm_epsilon));
-    }
-    return dims;
-}
-
 }  // namespace
 
-DecoderWeights collect_weights(const DecoderDims& dims, bool is_int8, const TensorSource& source) {
-    checked(dims);
-    const int64_t widest = dims.regions > 0 ? 2 * dims.width : dims.width;
-    const int64_t most_inputs = std::max({widest, dims.feed_forward, dims.hidden, dims.memory});
-    if (is_int8 && most_inputs > kMostInt8Inputs) {
-        throw std::invalid_argument(
-            "width, feed_forward, hidden and memory must be at most 65000 with int8 weights, got " +
-            std::to_string(most_inputs));
-    }
-    const auto floats = [&](const std::string& name, int64_t count) {
-        return static_cast<const float*>(source(name, "float32", count * 4));
-    };
-    const auto norm = [&](const std::string& name) {
-        return NormWeights{floats(name + ".weight", dims.width), floats(name + ".bias", dims.width)};
-    };
-    enum class Kind { kFloats, kInt8, kTwoDigits };
-    const Kind kind = is_int8 ? Kind::kInt8 : Kind::kFloats;
-    const Kind fine_kind = is_int8 ? Kind::kTwoDigits : Kind::kFloats;
-    const auto linear = [&](const std::string& name, int64_t in, int64_t out, Kind of) {
-        const int64_t outputs = whole_blocks(out);
-        PackedLinear layer{};
-        layer.bias = floats(name + ".bias", outputs);
-        layer.in = in;
-        layer.out = out;
-        if (of == Kind::kFloats) {
-            layer.weights = source(name + ".weight", "float32", outputs * in * 4);
-            return layer;
-        }
-        const int64_t digits = of == Kind::kTwoDigits ? 2 : 1, size = outputs * ((in + 3) / 4 * 4);
-        const auto* weight = static_cast<const int8_t*>(source(name + ".weight", "int8", digits * size));
-        layer.weights = weight;
-        if (of == Kind::kTwoDigits) layer.rest = weight + size;
-        layer.scales = floats(name + ".scales", outputs);
-        layer.sums = static_cast<const int32_t*>(source(name + ".sums", "int32", digits * outputs * 4));
-        return layer;
-    };
-    DecoderWeights weights{};
-    weights.words = floats("words", dims.vocabulary * dims.width);
-    weights.positions = floats("positions", dims.positions * dims.width);
-    weights.memory_positions = floats("memory_positions", dims.memory * dims.width);
-    weights.norm = norm("norm");
-    weights.memory_norm = norm("memory_norm");
-    for (int64_t i = 0; i < dims.layers; ++i) {
-        const std::string at = "layers." + std::to_string(i) + ".";
-        DecoderLayerWeights layer{};
-        layer.self_in = linear(at + "self_attention.in", dims.width, 3 * dims.width, kind);
-        layer.self_out = linear(at + "self_attention.output", dims.width, dims.width, kind);
-        layer.self_out.is_coarse = true;
-        layer.self_norm = norm(at + "norms.0");
-        const auto look = [&](const std::string& name, const std::string& norm_name) {
-            LookWeights weights{};
-            weights.query = linear(at + name + ".query", dims.width, dims.width, kind);
-            weights.query.is_coarse = true;
-            weights.key = linear(at + name + ".key", dims.width, dims.width, kind);
-            weights.value = linear(at + name + ".value", dims.width, dims.width, kind);
-            weights.out = linear(at + name + ".output", dims.width, dims.width, kind);
-            weights.norm = norm(at + norm_name);
-            return weights;
-        };
-        layer.looks[0] = look("cross_attention", "norms.1");
-        if (dims.regions > 0) {
-            layer.looks[1] = look("region_attention", "region_norm");
-            for (int64_t n = 0; n < 2; ++n) {
-                PackedLinear& gate = layer.looks[n].gate;
-                gate = linear(at + "gates." + std::to_string(n), 2 * dims.width, dims.width, kind);
-                gate.is_coarse = true;
-            }
-        }
-        layer.feed_in = linear(at + "feed_forward.in", dims.width, dims.feed_forward, kind);
-        layer.feed_out = linear(at + "feed_forward.out", dims.feed_forward, dims.width, kind);
-        // One digit where it changes the least, as measured: inputs that are never below 0 have 8 bits of it,
-        // queries meet keys of one digit, gates are flat where they are far from 0, and the last layer only
-        // finds the words that are then computed exactly.
-        layer.feed_out.is_coarse = layer.feed_out.is_positive = true;
-        layer.feed_norm = norm(at + "norms.2");
-        weights.layers.push_back(layer);
-    }
-    if (dims.hidden > 0) {
-        weights.hidden[0] = linear("output.0", dims.width, dims.hidden, fine_kind);
-        weights.hidden[1] = linear("output.1", dims.hidden, dims.hidden, fine_kind);
-    }
-    const std::string last = dims.hidden > 0 ? "output.2" : "output.0";
-    const int64_t inputs = dims.hidden > 0 ? dims.hidden : dims.width;
-    weights.output = linear(last, inputs, dims.vocabulary, kind);
-    weights.is_int8 = is_int8;
-    if (is_int8) {
-        weights.output.is_coarse = true;
-        weights.output.is_positive = dims.hidden > 0;
-        weights.exact_output = floats(last + ".exact", dims.vocabulary * inputs);
-    }
-    return weights;
-}
-
-class CaptionDecoder::Lease {
+class CaptionDecoder::HeldState {
   public:
-    Lease(const CaptionDecoder& decoder, int64_t rows, int64_t length)
-        : decoder_(decoder), state_(decoder.borrow(rows, length)) {}
-    ~Lease() { decoder_.give_back(std::move(state_)); }
-    Lease(const Lease&) = delete;
-    Lease& operator=(const Lease&) = delete;
+    HeldState(const CaptionDecoder& decoder, int64_t rows, int64_t length)
+        : decoder_(decoder), state_(decoder.acquire(rows, length)) {}
+    ~HeldState() { decoder_.release(std::move(state_)); }
+    HeldState(const HeldState&) = delete;
+    HeldState& operator=(const HeldState&) = delete;
     State& operator*() const noexcept { return *state_; }
 
   private:
@@ -203,7 +77,7 @@ CaptionDecoder::CaptionDecoder(DecoderDims dims, DecoderWeights weights, const D
 
 CaptionDecoder::~CaptionDecoder() = default;
 
-std::unique_ptr<CaptionDecoder::State> CaptionDecoder::borrow(int64_t rows, int64_t length) const {
+std::unique_ptr<CaptionDecoder::State> CaptionDecoder::acquire(int64_t rows, int64_t length) const {
     std::unique_ptr<State> state;
     {
         const std::lock_guard lock(mutex_);
@@ -215,7 +89,7 @@ std::unique_ptr<CaptionDecoder::State> CaptionDecoder::borrow(int64_t rows, int6
     if (!state) {
         state = std::make_unique<State>();
         const std::lock_guard lock(mutex_);
-        idle_.reserve(++states_);  // so that giving back, in a destructor, never has to fetch memory
+        idle_.reserve(++states_);  // so that releasing one, in a destructor, never has to fetch memory
     }
     state->rows = rows;
     state->length = length;
@@ -242,7 +116,7 @@ std::unique_ptr<CaptionDecoder::State> CaptionDecoder::borrow(int64_t rows, int6
     }
     state->keys.take(dims_.layers * length * rows * dims_.width);
     state->values.take(dims_.layers * length * rows * dims_.width);
-    state->slots.resize(static_cast<size_t>(length * rows));
+    state->rows_of.resize(static_cast<size_t>(length * rows));
     state->moved.resize(static_cast<size_t>(length * rows));
     const int64_t width = row_stride(dims_.width);
     state->x.take(rows * width);
@@ -266,7 +140,7 @@ std::unique_ptr<CaptionDecoder::State> CaptionDecoder::borrow(int64_t rows, int6
     return state;
 }
 
-void CaptionDecoder::give_back(std::unique_ptr<State> state) const {
+void CaptionDecoder::release(std::unique_ptr<State> state) const {
     const std::lock_guard lock(mutex_);
     idle_.push_back(std::move(state));
 }
@@ -382,7 +256,7 @@ void CaptionDecoder::make_best_exact(State& state, const float* hidden, float* l
 void CaptionDecoder::step(State& state, const int64_t* tokens, int64_t rows) const {
     const int64_t width = dims_.width, stride = row_stride(width);
     for (int64_t row = 0; row < rows; ++row) {
-        state.slots[static_cast<size_t>(state.position * state.rows + row)] = static_cast<int32_t>(row);
+        state.rows_of[static_cast<size_t>(state.position * state.rows + row)] = static_cast<int32_t>(row);
         float* x = state.x.get() + row * stride;
         std::memcpy(x, weights_.words + tokens[row] * width, static_cast<size_t>(width) * 4);
         kernels_.add_scaled(x, 1.0f, weights_.positions + state.position * width, width);
@@ -453,8 +327,8 @@ Writing CaptionDecoder::write(const float* memory, const CaptionOptions& options
     const int64_t started = now_ns();
     CaptionSearch search(options, dims_.vocabulary);
     require_positions("max_length", options.max_length);
-    const Lease lease(*this, options.beam_size, options.max_length);
-    State& state = *lease;
+    const HeldState held(*this, options.beam_size, options.max_length);
+    State& state = *held;
     const int64_t stride = whole_blocks(dims_.vocabulary);
     prefill(state, memory);
 
@@ -478,10 +352,10 @@ Writing CaptionDecoder::write(const float* memory, const CaptionOptions& options
             for (int64_t row = 0; row < rows; ++row) {
                 const int64_t parent = next->parents[static_cast<size_t>(row)];
                 state.moved[static_cast<size_t>(t * state.rows + row)] =
-                    state.slots[static_cast<size_t>(t * state.rows + parent)];
+                    state.rows_of[static_cast<size_t>(t * state.rows + parent)];
             }
         }
-        std::swap(state.slots, state.moved);
+        std::swap(state.rows_of, state.moved);
         next = &advance(next->tokens.data(), rows);
         ++writing.runs;
         const int64_t ended = now_ns();
@@ -500,8 +374,8 @@ void CaptionDecoder::log_probs(const float* memory, const int64_t* tokens, int64
         throw std::invalid_argument("tokens must lie in 0.." + std::to_string(dims_.vocabulary - 1) +
                                     ", got " + std::to_string(tokens[i]));
     }
-    const Lease lease(*this, 1, count);
-    State& state = *lease;
+    const HeldState held(*this, 1, count);
+    State& state = *held;
     prefill(state, memory);
     for (int64_t i = 0; i < count; ++i) {
         step(state, tokens + i, 1);

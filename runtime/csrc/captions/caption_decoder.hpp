@@ -87,6 +87,9 @@ struct DecoderWeights {
 /// Hands out the tensor `name` of `bytes` bytes, or throws std::invalid_argument.
 using TensorSource = std::function<const void*(const std::string& name, const char* dtype, int64_t bytes)>;
 
+/// The same dims; throws std::invalid_argument where they make no sense.
+const DecoderDims& checked(const DecoderDims& dims);
+
 /// All weights by name; see caption_weights.py for the names.
 DecoderWeights collect_weights(const DecoderDims& dims, bool is_int8, const TensorSource& source);
 
@@ -127,7 +130,7 @@ class CaptionDecoder {
 
   private:
     struct State;
-    class Lease;
+    class HeldState;
 
     /// A part of the memory that is looked at by itself.
     struct Part {
@@ -139,8 +142,8 @@ class CaptionDecoder {
         int64_t keys, values, outputs;
     };
 
-    std::unique_ptr<State> borrow(int64_t rows, int64_t length) const;
-    void give_back(std::unique_ptr<State> state) const;
+    std::unique_ptr<State> acquire(int64_t rows, int64_t length) const;
+    void release(std::unique_ptr<State> state) const;
     void prefill(State& state, const float* memory) const;
     int64_t looks() const noexcept { return dims_.regions > 0 ? 2 : 1; }
     Part part(int64_t look) const noexcept;
@@ -173,7 +176,7 @@ class CaptionDecoder {
     bool is_placed_[2];     // whether the vectors of each part have positions
     mutable std::mutex mutex_;
     mutable std::vector<std::unique_ptr<State>> idle_;
-    mutable size_t states_ = 0;  // idle or lent
+    mutable size_t states_ = 0;  // idle or in use
 };
 
 }  // namespace yolor_edge

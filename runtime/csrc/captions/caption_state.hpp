@@ -58,9 +58,9 @@ struct CaptionDecoder::State {
     Buffer<float> key_scales, value_scales;
     Buffer<int32_t> key_sums, value_sums;
     // (layers, length, rows, width), written once. What position t of sentence r attends to lies in row
-    // slots[t * rows + r].
+    // rows_of[t * rows + r].
     Buffer<float> keys, values;
-    std::vector<int32_t> slots, moved;
+    std::vector<int32_t> rows_of, moved;
     Buffer<int64_t> where;  // of the sentence in hand, by position
 
     Buffer<float> x, y, mixed, wide, scores, logits;  // rows of the strides below

@@ -1,15 +1,25 @@
 #include "captions/decoder_kernels.hpp"
 
+#include <cmath>
 #include <cstring>
+#include <limits>
+#include <utility>
 
+#include "captions/products.hpp"
 #include "simd/cpu_features.hpp"
-#include "simd/row_math.hpp"
+
+#if !defined(__GNUC__)
+#error "the caption decoder's kernels need the vector extensions of GCC or Clang"
+#endif
 
 namespace yolor_edge {
 namespace {
 
-YE_QUANTISE_KERNELS(4, , 0)
-YE_ROW_KERNELS(4, )
+#define YE_TARGET
+constexpr int kLanes = 4, kRegisters = 16;
+#include "captions/vectors.hpp"
+
+#include "captions/row_kernels.hpp"
 
 void matmul_f32(const float* x, int64_t rows, int64_t x_stride, const float* weights, const float* bias,
                 int64_t in, int64_t out, float* y, int64_t y_stride) {
@@ -58,8 +68,7 @@ void matmul_i8(const QuantisedRows& x, const int8_t* weights, const int32_t* sum
     }
 }
 
-constexpr DecoderKernels kPortable{"portable",   matmul_f32,        matmul_i8,
-                                   quantise_row, quantise_fine_row, YE_ROW_ENTRIES};
+constexpr DecoderKernels kPortable = table("portable", matmul_f32, matmul_i8);
 
 }  // namespace
 
@@ -68,13 +77,16 @@ const char* const kDecoderKernelNames[] = {"portable", "neon",          "neondot
 
 const DecoderKernels* decoder_kernels(const char* name) noexcept {
     if (std::strcmp(name, "portable") == 0) return &kPortable;
+#if defined(__aarch64__)
     if (std::strcmp(name, "neon") == 0) return neon_decoder_kernels();
     if (std::strcmp(name, "neondot") == 0) return neon_dot_decoder_kernels();
+#elif defined(__x86_64__)
     if (std::strcmp(name, "avx2") == 0) return avx2_decoder_kernels();
     if (std::strcmp(name, "avxvnni") == 0) return avxvnni_decoder_kernels();
     if (std::strcmp(name, "avx512") == 0) return avx512_decoder_kernels();
     if (std::strcmp(name, "avx512vnni256") == 0) return avx512vnni256_decoder_kernels();
     if (std::strcmp(name, "avx512vnni") == 0) return avx512vnni_decoder_kernels();
+#endif
     return nullptr;
 }
 

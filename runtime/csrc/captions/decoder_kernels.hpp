@@ -68,8 +68,8 @@ struct DecoderKernels {
     /// One row to two digits of base 255, nearly 16 bits.
     float (*quantise_fine)(const float* x, int64_t n, uint8_t* high, uint8_t* low);
 
-    /// Packing activations that are multiplied like weights afterwards, see row_math.hpp: a row of a matrix
-    /// to int8 with its sum, the whole numbers filled up with zeros to a multiple of four; returns its
+    /// Packing activations that are multiplied like weights afterwards, see row_kernels.hpp: a row of a
+    /// matrix to int8 with its sum, the whole numbers filled up with zeros to a multiple of four; returns its
     /// factor.
     float (*quantise_signed)(const float* x, int64_t n, int8_t* q, int32_t* sum);
 
@@ -80,7 +80,7 @@ struct DecoderKernels {
     void (*pack_columns)(const float* x, int64_t rows, int64_t stride, int8_t* packed, float* scales,
                          int32_t* sums);
 
-    /// See row_math.hpp.
+    /// See row_kernels.hpp.
     float (*dot)(const float* a, const float* b, int64_t n);
     void (*head_dots)(const float* a, const float* b, int64_t heads, int64_t depth, float* out,
                       int64_t stride);
@@ -115,84 +115,19 @@ const DecoderKernels& best_decoder_kernels() noexcept;
 /// All names, null at the end.
 extern const char* const kDecoderKernelNames[];
 
-/// Each null where the processor lacks it; defined in the file of that instruction set.
+/// Each null where the processor lacks it.
+#if defined(__x86_64__)
 const DecoderKernels* avx2_decoder_kernels() noexcept;
 const DecoderKernels* avxvnni_decoder_kernels() noexcept;
 const DecoderKernels* avx512_decoder_kernels() noexcept;
 const DecoderKernels* avx512vnni256_decoder_kernels() noexcept;
 const DecoderKernels* avx512vnni_decoder_kernels() noexcept;
-const DecoderKernels* neon_decoder_kernels() noexcept;
-const DecoderKernels* neon_dot_decoder_kernels() noexcept;
 
 /// For tests that emulate the instruction: those of "avxvnni" on any processor with AVX2.
 const DecoderKernels* avxvnni_decoder_kernels_unchecked() noexcept;
+#elif defined(__aarch64__)
+const DecoderKernels* neon_decoder_kernels() noexcept;
+const DecoderKernels* neon_dot_decoder_kernels() noexcept;
+#endif
 
 }  // namespace yolor_edge
-
-/// Define the entries of a table that are not products, for `lanes` floats at a time with the attribute
-/// `target`; `offset` is added to quantised values.
-#define YE_QUANTISE_KERNELS(lanes, target, offset)                                           \
-    target float quantise_row(const float* x, int64_t n, int32_t shift, uint8_t* q) {        \
-        return row_math::quantise<lanes>(x, n, shift, offset, q);                            \
-    }                                                                                        \
-    target float quantise_fine_row(const float* x, int64_t n, uint8_t* high, uint8_t* low) { \
-        return row_math::quantise_fine<lanes>(x, n, offset, high, low);                      \
-    }
-
-#define YE_ROW_KERNELS(lanes, target)                                                                        \
-    target float quantise_signed_row(const float* x, int64_t n, int8_t* q, int32_t* sum) {                   \
-        return row_math::quantise_signed<lanes>(x, n, q, sum);                                               \
-    }                                                                                                        \
-    target void pack_columns_block(const float* x, int64_t rows, int64_t stride, int8_t* packed,             \
-                                   float* scales, int32_t* sums) {                                           \
-        row_math::pack_columns<lanes>(x, rows, stride, packed, scales, sums);                                \
-    }                                                                                                        \
-    target float dot_row(const float* a, const float* b, int64_t n) {                                        \
-        return row_math::dot<lanes>(a, b, n);                                                                \
-    }                                                                                                        \
-    target void head_dots_row(const float* a, const float* b, int64_t heads, int64_t depth, float* out,      \
-                              int64_t stride) {                                                              \
-        row_math::head_dots<lanes>(a, b, heads, depth, out, stride);                                         \
-    }                                                                                                        \
-    target void head_sums_row(const float* factors, int64_t stride, const float* rows, const int64_t* where, \
-                              int64_t count, int64_t heads, int64_t depth, float* out) {                     \
-        row_math::head_sums<lanes>(factors, stride, rows, where, count, heads, depth, out);                  \
-    }                                                                                                        \
-    target void add_scaled_row(float* y, float factor, const float* x, int64_t n) {                          \
-        row_math::add_scaled<lanes>(y, factor, x, n);                                                        \
-    }                                                                                                        \
-    target void scale_row(float* x, float factor, int64_t n) {                                               \
-        row_math::scale<lanes>(x, factor, n);                                                                \
-    }                                                                                                        \
-    target void relu_row(float* x, int64_t n) {                                                              \
-        row_math::relu<lanes>(x, n);                                                                         \
-    }                                                                                                        \
-    target void layer_norm_row(const float* x, const float* gain, const float* shift, int64_t n,             \
-                               float epsilon, float* out) {                                                  \
-        row_math::layer_norm<lanes>(x, gain, shift, n, epsilon, out);                                        \
-    }                                                                                                        \
-    target void softmax_row(float* x, int64_t n) {                                                           \
-        row_math::softmax<lanes>(x, n);                                                                      \
-    }                                                                                                        \
-    target float softmax_fine_row(const float* x, int64_t n, int32_t offset, uint8_t* high, uint8_t* low) {  \
-        return row_math::softmax_fine<lanes>(x, n, offset, high, low);                                       \
-    }                                                                                                        \
-    target void add_gated_row(float* y, const float* gates, const float* x, int64_t n) {                     \
-        row_math::add_gated<lanes>(y, gates, x, n);                                                          \
-    }                                                                                                        \
-    target float log_sum_exp_row(const float* x, int64_t n, float most) {                                    \
-        return row_math::log_sum_exp<lanes>(x, n, most);                                                     \
-    }                                                                                                        \
-    target void peaks_row(const float* x, int64_t n, float* peaks) {                                         \
-        for (int64_t part = 0; part * kScanPart < n; ++part) {                                               \
-            const int64_t left = n - part * kScanPart;                                                       \
-            peaks[part] =                                                                                    \
-                row_math::largest<lanes>(x + part * kScanPart, left < kScanPart ? left : kScanPart);         \
-        }                                                                                                    \
-    }
-
-/// What YE_ROW_KERNELS has defined, in the order of `DecoderKernels`, where it ends a table.
-#define YE_ROW_ENTRIES                                                                                      \
-    quantise_signed_row, pack_columns_block, dot_row, head_dots_row, head_sums_row, add_scaled_row,         \
-        scale_row, relu_row, layer_norm_row, softmax_row, softmax_fine_row, add_gated_row, log_sum_exp_row, \
-        peaks_row, passing_bits

@@ -1,4 +1,4 @@
-/// Resize with padding, and the tables of a picture's size; see letterbox.hpp and sampling.hpp.
+/// Resize with padding, and the tables of an image's size; see letterbox.hpp and sampling.hpp.
 #pragma once
 
 #include "heads.cuh"
@@ -10,7 +10,7 @@ __device__ __forceinline__ int32_t index_of_thread() {
     return static_cast<int32_t>(blockIdx.x * blockDim.x + threadIdx.x);
 }
 
-/// Pixel (x, y) of a picture as BGR; grey counts three times.
+/// Pixel (x, y) of an image as BGR; grey counts three times.
 __device__ __forceinline__ void read_pixel(const LetterboxParameters& p, int32_t x, int32_t y, uint8_t* bgr) {
     const uint8_t* row = p.image + y * p.row_stride;
     if (p.layout == 1) {

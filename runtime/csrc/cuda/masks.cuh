@@ -73,7 +73,7 @@ extern "C" __global__ void __launch_bounds__(yolor_edge::cuda::kMaskThreads)
         const int32_t x0 = columns[x_begin].low;
         const int32_t window_height = rows[y_end - 1].low + step_y - y0 + 1;
         const int32_t window_width = columns[x_end - 1].low + step_x - x0 + 1;
-        // In a picture smaller than the input, pixels lie far apart on the grid, and few points serve two.
+        // In an image smaller than the input, pixels lie far apart on the grid, and few points serve two.
         const bool fits = static_cast<int64_t>(window_height) * window_width <= kWindow;
         if (fits) {
             for (int32_t k = thread; k < window_height * window_width; k += kMaskThreads) {

@@ -1,5 +1,5 @@
-/// What each CUDA kernel takes, one structure by value; runtime/cuda/kernels/kernel_parameters.py mirrors them field
-/// by field. Every pointer is to memory of the device.
+/// What each CUDA kernel takes, one structure by value; runtime/cuda/kernels/kernel_parameters.py mirrors
+/// them field by field. Every pointer is to memory of the device.
 #pragma once
 
 #include "shared/box_math.hpp"
@@ -85,7 +85,7 @@ struct CollectParameters {
     float lowest;  // the smallest logit that passes; NaN for none
 };
 
-/// What the passes of rank_candidates find out; zeros before each picture.
+/// What the passes of rank_candidates find out; zeros before each image.
 struct RankState {
     uint64_t prefix;   // the digits found so far
     uint64_t bound;    // the highest key that is let through, once it is found

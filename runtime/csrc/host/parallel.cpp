@@ -30,7 +30,10 @@ struct Job {
 
 class Workers {
   public:
-    explicit Workers(Workers* before) : before_(before) {}
+    explicit Workers(Workers* before) : before(before) {}
+
+    /// Those of the parent process, where nobody works: still reachable, so that no leak is seen.
+    Workers* const before;
 
     void run(int threads, Job* job) {
         const int seats = job->seats;
@@ -110,7 +113,6 @@ class Workers {
     std::condition_variable left_;
     Job* first_ = nullptr;
     int count_ = 0;
-    Workers* before_;  // of the parent process: still there, so that no leak is seen, but nobody works there
 };
 
 std::atomic<Workers*> the_workers{nullptr};

@@ -66,8 +66,8 @@ void offer_memory(uint8_t*, size_t) noexcept {}
 
 #endif
 
-/// Blocks that wait for a loan, the one given back last first. Whoever takes one out of its slot has it
-/// alone, so that no lock is needed, which a fork could leave locked in the child.
+/// Blocks that nobody uses, the one released last first. Whoever takes one out of its place has it alone, so
+/// that no lock is needed, which a fork could leave locked in the child.
 std::atomic<MemoryBlock*> kept_blocks[kKeptBlocks];
 
 void destroy(MemoryBlock* block) noexcept {
@@ -78,13 +78,13 @@ void destroy(MemoryBlock* block) noexcept {
 
 }  // namespace
 
-MemoryBlock* lend_block(size_t bytes) noexcept {
-    for (std::atomic<MemoryBlock*>& slot : kept_blocks) {
-        MemoryBlock* block = slot.exchange(nullptr, std::memory_order_acq_rel);
+MemoryBlock* acquire_block(size_t bytes) noexcept {
+    for (std::atomic<MemoryBlock*>& place : kept_blocks) {
+        MemoryBlock* block = place.exchange(nullptr, std::memory_order_acq_rel);
         if (block == nullptr) continue;
         if (bytes <= block->capacity && block->capacity / 4 <= bytes) return block;
         MemoryBlock* none = nullptr;
-        if (!slot.compare_exchange_strong(none, block, std::memory_order_acq_rel)) destroy(block);
+        if (!place.compare_exchange_strong(none, block, std::memory_order_acq_rel)) destroy(block);
     }
     size_t capacity = bytes;
     uint8_t* data = map_memory(&capacity);
@@ -94,12 +94,12 @@ MemoryBlock* lend_block(size_t bytes) noexcept {
     return block;
 }
 
-void give_back_block(MemoryBlock* block) noexcept {
+void release_block(MemoryBlock* block) noexcept {
     if (block->capacity > kMostRecycled) return destroy(block);
     block->is_clear = false;
     offer_memory(block->data, block->capacity);
-    for (std::atomic<MemoryBlock*>& slot : kept_blocks) {
-        block = slot.exchange(block, std::memory_order_acq_rel);
+    for (std::atomic<MemoryBlock*>& place : kept_blocks) {
+        block = place.exchange(block, std::memory_order_acq_rel);
         if (block == nullptr) return;
     }
     destroy(block);
@@ -107,8 +107,8 @@ void give_back_block(MemoryBlock* block) noexcept {
 
 size_t drop_kept_blocks() noexcept {
     size_t bytes = 0;
-    for (std::atomic<MemoryBlock*>& slot : kept_blocks) {
-        MemoryBlock* block = slot.exchange(nullptr, std::memory_order_acq_rel);
+    for (std::atomic<MemoryBlock*>& place : kept_blocks) {
+        MemoryBlock* block = place.exchange(nullptr, std::memory_order_acq_rel);
         if (block != nullptr) bytes += block->capacity;
         destroy(block);
     }

@@ -11,10 +11,9 @@ namespace yolor_edge {
 /// none comes near.
 constexpr size_t kKeptBytes = size_t{4} << 20;
 
-/// Give back the memory of buffers that a rare large call made grow beyond what is kept; for the end of a
-/// call.
+/// Free the memory of buffers that a rare large call made grow beyond what is kept; for the end of a call.
 template <class... Buffers>
-void give_back(Buffers*... buffers) {
+void trim(Buffers*... buffers) {
     const auto one = [](auto* buffer) {
         using Buffer = std::remove_pointer_t<decltype(buffer)>;
         if (buffer->capacity() * sizeof(typename Buffer::value_type) > kKeptBytes) Buffer().swap(*buffer);

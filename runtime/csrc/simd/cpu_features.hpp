@@ -8,8 +8,8 @@
 
 #include <atomic>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
+#include <string>
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #define YOLOR_EDGE_X86 1
@@ -79,48 +79,26 @@ YOLOR_EDGE_INLINE void store_low_bytes(const Ints& lanes, uint8_t* target) noexc
 /// What the compiler emits by default is `portable`: SSE2 on x86-64, NEON on aarch64.
 enum class SimdLevel : int { portable = 0, avx2 = 1, avx512 = 2 };
 
-inline const char* simd_level_name(SimdLevel level) noexcept {
-    switch (level) {
-        case SimdLevel::avx512:
-            return "avx512";
-        case SimdLevel::avx2:
-            return "avx2";
-        default:
-            return "portable";
-    }
-}
+const char* simd_level_name(SimdLevel level) noexcept;
 
 /// The highest level this processor has.
-inline SimdLevel best_simd_level() noexcept {
-#ifdef YOLOR_EDGE_X86
-    __builtin_cpu_init();
-    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("f16c")) return SimdLevel::portable;
-    const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-    return has_avx512 ? SimdLevel::avx512 : SimdLevel::avx2;
-#else
-    return SimdLevel::portable;
-#endif
-}
+SimdLevel best_simd_level() noexcept;
+
+/// The names of this processor's levels, from the lowest on, joined by ", ".
+std::string simd_level_names();
 
 /// Finds a level by name among those this processor has; false where there is none of that name.
-inline bool find_simd_level(const char* name, SimdLevel* found) noexcept {
-    for (int i = 0; i <= static_cast<int>(best_simd_level()); ++i) {
-        if (std::strcmp(name, simd_level_name(static_cast<SimdLevel>(i))) == 0) {
-            *found = static_cast<SimdLevel>(i);
-            return true;
-        }
-    }
-    return false;
-}
+bool find_simd_level(const char* name, SimdLevel* found) noexcept;
+
+/// Throws std::invalid_argument where YOLOR_EDGE_SIMD names none of this processor's levels and no
+/// `set_simd_level` has replaced it. Whoever hands out kernels asks this first; without it, the best level is
+/// in use then.
+void require_simd_level();
 
 namespace detail {
 
-inline SimdLevel first_simd_level() noexcept {
-    SimdLevel level = best_simd_level();
-    if (const char* name = std::getenv("YOLOR_EDGE_SIMD")) find_simd_level(name, &level);
-    return level;
-}
+/// What YOLOR_EDGE_SIMD says, or the best level.
+SimdLevel first_simd_level() noexcept;
 
 inline std::atomic<SimdLevel>& active_level() noexcept {
     static std::atomic<SimdLevel> level{first_simd_level()};
@@ -140,15 +118,13 @@ YOLOR_EDGE_AVX512 auto run_avx512(Args... args) {
 
 }  // namespace detail
 
-/// The level in use: the best there is, or the one the environment variable YOLOR_EDGE_SIMD names (a name the
-/// processor does not have is ignored), until `set_simd_level` changes it for all threads.
+/// The level in use: the best there is, or the one the environment variable YOLOR_EDGE_SIMD names, until
+/// `set_simd_level` changes it for all threads.
 inline SimdLevel simd_level() noexcept {
     return detail::active_level().load(std::memory_order_relaxed);
 }
 
-inline void set_simd_level(SimdLevel level) noexcept {
-    detail::active_level().store(level, std::memory_order_relaxed);
-}
+void set_simd_level(SimdLevel level) noexcept;
 
 /// `Body::run(args...)`, compiled for the active level. `run` is YOLOR_EDGE_INLINE and calls nothing that is
 /// not.

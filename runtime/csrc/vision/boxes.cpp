@@ -351,7 +351,7 @@ class CellBoxes {
 
     const float* operator[](int64_t cell) const noexcept { return boxes_.data() + 4 * cell; }
 
-    void finish() { give_back(&is_known_, &boxes_); }
+    void finish() { trim(&is_known_, &boxes_); }
 
   private:
     void decode_few(const int32_t* cells, size_t count) {
@@ -376,7 +376,7 @@ class CellBoxes {
         dispatch_lanes<ExpectDistances>(static_cast<const float*>(logits.data()), bins_,
                                         static_cast<float*>(distances));
         for (size_t i = 0; i < count; ++i) place(cells[i], distances + 4 * i);
-        give_back(&logits);
+        trim(&logits);
     }
 
     void place(int64_t cell, const float* distances) {
@@ -467,8 +467,8 @@ void decode_boxes(const HeadView& class_logits, int64_t classes, const HeadView&
         begin = end;
     }
     boxes.finish();
-    give_back(&portion_cells);
-    for (std::vector<Candidate>& part : scratch.found) give_back(&part);
+    trim(&portion_cells);
+    for (std::vector<Candidate>& part : scratch.found) trim(&part);
 }
 
 }  // namespace yolor_edge

@@ -191,9 +191,9 @@ void letterbox(const ImageView& given, int64_t input_height, int64_t input_width
                     }
                 });
         }
-        give_back(&scratch_of_thread().packed, &scratch_of_thread().blended);
+        trim(&scratch_of_thread().packed, &scratch_of_thread().blended);
     });
-    give_back(&axes.vertical, &axes.horizontal, &axes.starts, &axes.weights);
+    trim(&axes.vertical, &axes.horizontal, &axes.starts, &axes.weights);
 }
 
 void letterbox_u8(const ImageView& image, int64_t input_height, int64_t input_width, uint8_t pad_value,
@@ -227,8 +227,8 @@ void letterbox_u8(const ImageView& image, int64_t input_height, int64_t input_wi
                 }
             }
         });
-    give_back(&axes.vertical, &axes.horizontal, &axes.starts, &axes.weights, &scratch_of_thread().packed,
-              &scratch_of_thread().blended);
+    trim(&axes.vertical, &axes.horizontal, &axes.starts, &axes.weights, &scratch_of_thread().packed,
+         &scratch_of_thread().blended);
 }
 
 }  // namespace yolor_edge

@@ -286,7 +286,7 @@ void fill_mask(const Frames& frames, int64_t number, const PixelRegion& region, 
         }
         fill_row(above, below, rows.fraction[pixel], region.width, target.data + y * target.row_stride);
     }
-    give_back(&scratch.coefficients, &scratch.logits, &scratch.points, &scratch.above, &scratch.below);
+    trim(&scratch.coefficients, &scratch.logits, &scratch.points, &scratch.above, &scratch.below);
 }
 
 }  // namespace
@@ -306,7 +306,7 @@ void fill_masks(const HeadView& prototypes, int64_t channels, const HeadView& co
     const Frames frames{prototypes, channels, coefficients, &rows, &columns};
     run_parallel(threads, static_cast<int64_t>(n),
                  [&](int64_t i) { fill_mask(frames, i, regions[i], targets[i]); });
-    give_back(&rows.low, &rows.fraction, &rows.rest, &columns.low, &columns.fraction, &columns.rest);
+    trim(&rows.low, &rows.fraction, &rows.rest, &columns.low, &columns.fraction, &columns.rest);
 }
 
 }  // namespace yolor_edge

@@ -49,7 +49,7 @@ void Suppressor::restart(float iou_threshold, bool class_agnostic) {
     class_agnostic_ = class_agnostic;
     kept_ = 0;
     newest_.assign(kBuckets, kNone);
-    give_back(&blocks_);
+    trim(&blocks_);
     blocks_.clear();
 }
 

@@ -105,7 +105,7 @@ std::string rle_code(const uint8_t* crop, int64_t height, int64_t width, int64_t
     }
     const int64_t size = image_height * image_width;
     if (reached < size || positions.empty()) writer.add(size - reached);
-    give_back(&changes, &starts, &positions);
+    trim(&changes, &starts, &positions);
     return std::move(writer.text_);
 }
 

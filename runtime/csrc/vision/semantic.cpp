@@ -442,7 +442,7 @@ void fill_strip(const Frames& frames, size_t begin, size_t end) {
                                      edges);
         }
     }
-    give_back(&upper.points, &lower.points, &upper.leaders, &lower.leaders, &scratch.best, &scratch.widened);
+    trim(&upper.points, &lower.points, &upper.leaders, &lower.leaders, &scratch.best, &scratch.widened);
 }
 
 }  // namespace
@@ -466,8 +466,8 @@ void semantic_argmax(const HeadView& logits, int64_t classes, const AxisFrame& v
         fill_strip(frames, static_cast<size_t>(runs * strip / strips),
                    static_cast<size_t>(runs * (strip + 1) / strips));
     });
-    give_back(&rows.low, &rows.fraction, &rows.rest, &columns.low, &columns.fraction, &columns.rest,
-              &row_runs, &column_runs);
+    trim(&rows.low, &rows.fraction, &rows.rest, &columns.low, &columns.fraction, &columns.rest, &row_runs,
+         &column_runs);
 }
 
 }  // namespace yolor_edge

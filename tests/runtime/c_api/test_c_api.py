@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -288,14 +290,15 @@ def test_misuse(c: CLibrary) -> None:
             c.structs["frame"](), 8, 1, map_)  # fmt: skip
     refused("image_width must lie in 1..1048576, got 0", "frame_of", 3, 0, 5, 5, c.structs["frame"]())
     region = c.structs["region"](0, 0, 10, 151, 0)
-    refused("every region must lie inside the picture, got (10, 151) at (0, 0) of (70, 150)",
+    refused("every region must lie inside the image, got (10, 151) at (0, 0) of (70, 150)",
             "mask_crops", c.head(values["prototypes"]), map_, frame, region, 1, 1, map_, 9999)  # fmt: skip
     region = c.structs["region"](0, 0, 10, 10, 5)
     refused("TOO_SMALL: crop 0 of 100 bytes at 5 exceeds the 100 bytes of crops",
             "mask_crops", c.head(values["prototypes"]), map_, frame, region, 1, 1, map_, 100)  # fmt: skip
     refused("columns must lie in 0..251, got 252", "mask_coefficients", c.head(values["mask_coefficients"]),
             np.array([CELLS], np.int32), 1, np.zeros(8, np.float32))  # fmt: skip
-    refused("must be of instructions that this processor has, got mmx", "set_simd_level", "mmx")
+    levels = ", ".join(_native.simd_levels())
+    refused(f"name must be one of {levels}, got mmx", "set_simd_level", "mmx")
     image = c.made("image", data=map_, height=69, width=150, channels=1, layout=1)
     options = c.made("letterbox_options", input_height=64, input_width=64)
     output = np.zeros((3, 64, 64), np.float32)
@@ -370,3 +373,26 @@ def test_errors_are_of_their_thread(c: CLibrary) -> None:
     thread.join()
     assert seen == [""]
     assert "got mmx" in (c.text("last_error") or "")
+
+
+def test_instructions_that_the_environment_asks_for_and_are_not_there(c_library: Path) -> None:
+    code = f"""
+import ctypes
+library = ctypes.CDLL({str(c_library / "libyolor_edge.so")!r})
+library.yolor_edge_last_error.restype = library.yolor_edge_simd_level.restype = ctypes.c_char_p
+for name in (b"mmx", b"portable"):
+    print(library.yolor_edge_image_init(None, 0), library.yolor_edge_last_error().decode())
+    print(library.yolor_edge_simd_level().decode(), library.yolor_edge_set_simd_level(name))
+print(library.yolor_edge_image_init(None, 0), library.yolor_edge_last_error().decode())
+"""
+    environment = {**os.environ, "YOLOR_EDGE_SIMD": "bogus"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    levels = _native.simd_levels()
+    refusal = (
+        "1 YOLOR_EDGE_SIMD=bogus: this processor has no instructions of that name; "
+        f"set it to one of {', '.join(levels)}, or unset it for the best of them"
+    )
+    # Refused until a level is named that there is.
+    assert done.stdout.splitlines() == [
+        refusal, f"{levels[-1]} 1", refusal, f"{levels[-1]} 0", "1 image must be given, got NULL"
+    ]  # fmt: skip

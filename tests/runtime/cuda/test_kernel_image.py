@@ -46,6 +46,28 @@ def nvcc() -> str:
     return found
 
 
+def included(sources: list[Path]) -> set[Path]:
+    """The sources and what they include of ours, and what those include."""
+    found: set[Path] = set()
+    while sources:
+        path = sources.pop()
+        if path in found:
+            continue
+        found.add(path)
+        for name in re.findall(r'^#include "([^"]+)"', path.read_text(), re.MULTILINE):
+            sources += [each for each in (images.SOURCES / name, path.parent / name) if each.is_file()]
+    return found
+
+
+def test_what_the_cpu_shares_with_the_gpu_and_nothing_else_lies_in_shared():
+    shared = set((images.SOURCES / "shared").iterdir())
+    gpu = included([images.ENTRY])
+    cpu = included([path for path in images.SOURCES.glob("**/*.cpp")])
+    assert shared == {path for path in gpu & cpu if path.suffix == ".hpp" and path.parent.name != "cuda"}
+    # So an edit of the CPU's kernels alone, those of captions for one, leaves the digest as it is.
+    assert set(images.source_files()) == gpu
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_nvrtc_compiles_the_kernels_for_every_gpu(target: int):
     compiler = nvrtc()

@@ -1,4 +1,4 @@
-"""Arrays in memory that goes round: whose it is, what it holds, how much of it is kept."""
+"""Arrays in memory that is reused: whose it is, what it holds, how much of it is kept."""
 
 from __future__ import annotations
 

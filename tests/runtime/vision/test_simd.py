@@ -50,8 +50,23 @@ def test_the_environment_chooses_a_level(level):
     assert answer.stdout.strip() == level
 
 
+def test_a_level_that_is_not_there_is_refused_at_import():
+    code = """
+try:
+    import yolor_edge.runtime
+except ImportError as error:
+    print(error)
+"""
+    environment = {**os.environ, "YOLOR_EDGE_SIMD": "bogus"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == (
+        "YOLOR_EDGE_SIMD=bogus: this processor has no instructions of that name; "
+        f"set it to one of {', '.join(LEVELS)}, or unset it for the best of them\n"
+    )
+
+
 def test_refuses_a_level_the_processor_does_not_have():
-    message = f"simd level must be one of {LEVELS}, got amx"
+    message = f"simd level must be one of {', '.join(LEVELS)}, got amx"
     with pytest.raises(ValueError, match=re.escape(message)):
         _native.set_simd_level("amx")
 

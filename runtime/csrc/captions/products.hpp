@@ -1,4 +1,4 @@
-/// What a product with packed int8 weights works on, and how it is cut; see decoder_kernels.hpp.
+/// What products with packed weights work on, and how it is cut; see decoder_kernels.hpp.
 #pragma once
 
 #include <cstdint>
@@ -6,6 +6,31 @@
 #include "captions/decoder_kernels.hpp"
 
 namespace yolor_edge {
+
+struct FloatProduct {
+    const float* x;
+    int64_t x_stride;
+    const float* weights;
+    const float* bias;
+    int64_t in;
+    float* y;
+    int64_t y_stride;
+
+    FloatProduct from_row(int64_t row) const {
+        FloatProduct rest = *this;
+        rest.x += row * x_stride;
+        rest.y += row * y_stride;
+        return rest;
+    }
+
+    FloatProduct from_block(int64_t block) const {
+        FloatProduct rest = *this;
+        rest.weights += block * in * kBlock;
+        if (bias != nullptr) rest.bias += block * kBlock;
+        rest.y += block * kBlock;
+        return rest;
+    }
+};
 
 struct Int8Product {
     QuantisedRows x;

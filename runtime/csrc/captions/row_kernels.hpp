@@ -1,96 +1,42 @@
-/// Arithmetic on one row of floats, written once and compiled for every instruction set: each function takes
-/// the number of lanes of a vector register and is inlined into a caller that carries the target attribute.
-/// Vectors are passed by reference: of those by value, GCC notes that their ABI changed once, and cannot be
-/// told not to.
-#pragma once
-
-#include <cmath>
-#include <cstddef>
-#include <cstdint>
-#include <cstring>
-#include <limits>
-
-#if !defined(__GNUC__)
-#error "the caption decoder's kernels need the vector extensions of GCC or Clang"
-#endif
-
-// What the functions are compiled for, where a file has versions of its own of some; see row_math_avx2.hpp.
-#if !defined(YE_ROW_MATH_TARGET)
-#define YE_ROW_MATH_TARGET
-#endif
-#define YE_INLINE YE_ROW_MATH_TARGET static inline __attribute__((always_inline))
-#define YE_INLINE_MEMBER YE_ROW_MATH_TARGET inline __attribute__((always_inline))
-
-#if !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wpsabi"  // vectors are returned, but never from a call that is not inlined
-#endif
-
-namespace yolor_edge::row_math {
+/// Arithmetic on one row of floats, for one instruction set: see vectors.hpp. What a set has faster versions
+/// of stands beside it, row_kernels_avx512.hpp and quantise_avx2.hpp.
 
 /// 1.5 * 2^23: added to a float of at most 2^22 in size, it rounds it to a whole number and leaves that in
 /// the low bits.
 constexpr float kRound = 12582912.0f;
 
-template <int kLanes>
-struct Lanes {
-    typedef float Floats __attribute__((vector_size(kLanes * 4)));
-    typedef int32_t Integers __attribute__((vector_size(kLanes * 4)));
-    typedef uint8_t Bytes __attribute__((vector_size(kLanes)));
-};
-
-template <int kLanes>
-YE_INLINE typename Lanes<kLanes>::Floats load(const float* from) {
-    typename Lanes<kLanes>::Floats lanes;
-    std::memcpy(&lanes, from, sizeof lanes);
-    return lanes;
-}
-
-/// The first `count` lanes from memory, `fill` in the others.
-template <int kLanes>
-YE_INLINE typename Lanes<kLanes>::Floats load_part(const float* from, int64_t count, float fill) {
+/// The first `count` lanes from memory, `fill` in the others; a template, so that a plain function of the
+/// same name that an instruction set declares before is preferred.
+template <class Number>
+YE_INLINE Floats load_part(const float* from, Number count, float fill) {
     float values[kLanes];
     for (int64_t i = 0; i < kLanes; ++i) values[i] = i < count ? from[i] : fill;
-    return load<kLanes>(values);
+    return load(values);
 }
 
-template <int kLanes>
-YE_INLINE void store(float* to, const typename Lanes<kLanes>::Floats& lanes) {
-    std::memcpy(to, &lanes, sizeof lanes);
-}
-
-template <int kLanes>
-YE_INLINE void store_part(float* to, int64_t count, const typename Lanes<kLanes>::Floats& lanes) {
+template <class Number>
+YE_INLINE void store_part(float* to, Number count, const Floats& lanes) {
     float values[kLanes];
-    store<kLanes>(values, lanes);
+    store(values, lanes);
     for (int64_t i = 0; i < count; ++i) to[i] = values[i];
 }
 
-/// The lower and the upper half of a register.
-template <int kLanes>
-struct Halves {
-    typename Lanes<kLanes / 2>::Floats low, high;
-
-    YE_INLINE_MEMBER explicit Halves(const typename Lanes<kLanes>::Floats& lanes) {
-        std::memcpy(&low, &lanes, sizeof low);
-        std::memcpy(&high, reinterpret_cast<const char*>(&lanes) + sizeof low, sizeof high);
-    }
-};
-
-template <int kLanes>
-YE_INLINE float sum_of(const typename Lanes<kLanes>::Floats& lanes) {
-    if constexpr (kLanes > 2) {
-        const Halves<kLanes> halves(lanes);
-        return sum_of<kLanes / 2>(halves.low + halves.high);
+template <int kCount = kLanes>
+YE_INLINE float sum_of(const typename Vector<kCount>::Floats& lanes) {
+    if constexpr (kCount > 2) {
+        using Half = typename Vector<kCount / 2>::Floats;
+        return sum_of<kCount / 2>(half_of<0, Half>(lanes) + half_of<1, Half>(lanes));
     } else {
         return lanes[0] + lanes[1];
     }
 }
 
-template <int kLanes>
-YE_INLINE float max_of(const typename Lanes<kLanes>::Floats& lanes) {
-    if constexpr (kLanes > 2) {
-        const Halves<kLanes> halves(lanes);
-        return max_of<kLanes / 2>(halves.low > halves.high ? halves.low : halves.high);
+template <int kCount = kLanes>
+YE_INLINE float max_of(const typename Vector<kCount>::Floats& lanes) {
+    if constexpr (kCount > 2) {
+        using Half = typename Vector<kCount / 2>::Floats;
+        const Half low = half_of<0, Half>(lanes), high = half_of<1, Half>(lanes);
+        return max_of<kCount / 2>(low > high ? low : high);
     } else {
         return lanes[0] > lanes[1] ? lanes[0] : lanes[1];
     }
@@ -98,10 +44,7 @@ YE_INLINE float max_of(const typename Lanes<kLanes>::Floats& lanes) {
 
 /// e^x within two units in the last place for x in [-87, 0]; smaller x give e^-87, NaN stays. Range reduction
 /// and coefficients after Cephes' expf (S. Moshier, netlib.org/cephes).
-template <int kLanes>
-YE_INLINE typename Lanes<kLanes>::Floats exp_of(const typename Lanes<kLanes>::Floats& exponents) {
-    using Floats = typename Lanes<kLanes>::Floats;
-    using Integers = typename Lanes<kLanes>::Integers;
+YE_INLINE Floats exp_of(const Floats& exponents) {
     const Floats zero = {};
     const Floats lowest = zero - 87.0f;
     const Floats x = exponents < lowest ? lowest : exponents;
@@ -123,58 +66,52 @@ YE_INLINE typename Lanes<kLanes>::Floats exp_of(const typename Lanes<kLanes>::Fl
     return sum * scale;
 }
 
-template <int kLanes>
 YE_INLINE float dot(const float* a, const float* b, int64_t n) {
-    typename Lanes<kLanes>::Floats sums[4] = {};
+    Floats sums[4] = {};
     int64_t i = 0;
     for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
         for (int part = 0; part < 4; ++part) {
             const int64_t at = i + part * kLanes;
-            sums[part] += load<kLanes>(a + at) * load<kLanes>(b + at);
+            sums[part] += load(a + at) * load(b + at);
         }
     }
-    for (; i + kLanes <= n; i += kLanes) sums[0] += load<kLanes>(a + i) * load<kLanes>(b + i);
-    float total = sum_of<kLanes>((sums[0] + sums[1]) + (sums[2] + sums[3]));
+    for (; i + kLanes <= n; i += kLanes) sums[0] += load(a + i) * load(b + i);
+    float total = sum_of((sums[0] + sums[1]) + (sums[2] + sums[3]));
     for (; i < n; ++i) total += a[i] * b[i];
     return total;
 }
 
 /// y += factor * x
-template <int kLanes>
 YE_INLINE void add_scaled(float* y, float factor, const float* x, int64_t n) {
     int64_t i = 0;
-    for (; i + kLanes <= n; i += kLanes)
-        store<kLanes>(y + i, load<kLanes>(y + i) + load<kLanes>(x + i) * factor);
+    for (; i + kLanes <= n; i += kLanes) store(y + i, load(y + i) + load(x + i) * factor);
     for (; i < n; ++i) y[i] += x[i] * factor;
 }
 
-template <int kLanes>
 YE_INLINE void scale(float* x, float factor, int64_t n) {
     int64_t i = 0;
-    for (; i + kLanes <= n; i += kLanes) store<kLanes>(x + i, load<kLanes>(x + i) * factor);
+    for (; i + kLanes <= n; i += kLanes) store(x + i, load(x + i) * factor);
     for (; i < n; ++i) x[i] *= factor;
 }
 
 /// Of every head, the product of its parts of two rows; that of head h goes to out[h * stride].
-template <int kLanes>
 YE_INLINE void head_dots(const float* a, const float* b, int64_t heads, int64_t depth, float* out,
                          int64_t stride) {
     for (int64_t head = 0; head < heads; ++head)
-        out[head * stride] = dot<kLanes>(a + head * depth, b + head * depth, depth);
+        out[head * stride] = dot(a + head * depth, b + head * depth, depth);
 }
 
 /// Of every head, the sum of its parts of `count` rows, which begin at rows[where[t]], each times the head's
 /// factor for it, factors[h * stride + t].
-template <int kLanes>
 YE_INLINE void head_sums(const float* factors, int64_t stride, const float* rows, const int64_t* where,
                          int64_t count, int64_t heads, int64_t depth, float* out) {
     for (int64_t head = 0; head < heads; ++head) {
         const float* own = factors + head * stride;
         int64_t i = head * depth;
         for (; i + kLanes <= (head + 1) * depth; i += kLanes) {
-            typename Lanes<kLanes>::Floats sum = {};
-            for (int64_t t = 0; t < count; ++t) sum += load<kLanes>(rows + where[t] + i) * own[t];
-            store<kLanes>(out + i, sum);
+            Floats sum = {};
+            for (int64_t t = 0; t < count; ++t) sum += load(rows + where[t] + i) * own[t];
+            store(out + i, sum);
         }
         for (; i < (head + 1) * depth; ++i) {
             out[i] = 0.0f;
@@ -184,141 +121,130 @@ YE_INLINE void head_sums(const float* factors, int64_t stride, const float* rows
 }
 
 /// max(x, 0); NaN stays.
-template <int kLanes>
 YE_INLINE void relu(float* x, int64_t n) {
-    const typename Lanes<kLanes>::Floats zero = {};
+    const Floats zero = {};
     int64_t i = 0;
     for (; i + kLanes <= n; i += kLanes) {
-        const auto lanes = load<kLanes>(x + i);
-        store<kLanes>(x + i, lanes < zero ? zero : lanes);
+        const auto lanes = load(x + i);
+        store(x + i, lanes < zero ? zero : lanes);
     }
     for (; i < n; ++i) x[i] = x[i] < 0.0f ? 0.0f : x[i];
 }
 
 /// out = (x - mean) / sqrt(variance + epsilon) * gain + shift; `out` may be `x`.
-template <int kLanes>
 YE_INLINE void layer_norm(const float* x, const float* gain, const float* shift, int64_t n, float epsilon,
                           float* out) {
     // Two sums at once, since each addition waits for the one before.
-    typename Lanes<kLanes>::Floats sum = {}, other = {};
+    Floats sum = {}, other = {};
     int64_t i = 0;
     for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
-        sum += load<kLanes>(x + i);
-        other += load<kLanes>(x + i + kLanes);
+        sum += load(x + i);
+        other += load(x + i + kLanes);
     }
-    for (; i + kLanes <= n; i += kLanes) sum += load<kLanes>(x + i);
-    float total = sum_of<kLanes>(sum + other);
+    for (; i + kLanes <= n; i += kLanes) sum += load(x + i);
+    float total = sum_of(sum + other);
     for (; i < n; ++i) total += x[i];
     const float mean = total / static_cast<float>(n);
-    sum = other = typename Lanes<kLanes>::Floats{};
+    sum = other = Floats{};
     for (i = 0; i + 2 * kLanes <= n; i += 2 * kLanes) {
-        const auto low = load<kLanes>(x + i) - mean, high = load<kLanes>(x + i + kLanes) - mean;
+        const auto low = load(x + i) - mean, high = load(x + i + kLanes) - mean;
         sum += low * low;
         other += high * high;
     }
     for (; i + kLanes <= n; i += kLanes) {
-        const auto centred = load<kLanes>(x + i) - mean;
+        const auto centred = load(x + i) - mean;
         sum += centred * centred;
     }
-    total = sum_of<kLanes>(sum + other);
+    total = sum_of(sum + other);
     for (; i < n; ++i) total += (x[i] - mean) * (x[i] - mean);
     const float inverse = 1.0f / std::sqrt(total / static_cast<float>(n) + epsilon);
     for (i = 0; i + kLanes <= n; i += kLanes) {
-        const auto normal = (load<kLanes>(x + i) - mean) * inverse;
-        store<kLanes>(out + i, normal * load<kLanes>(gain + i) + load<kLanes>(shift + i));
+        const auto normal = (load(x + i) - mean) * inverse;
+        store(out + i, normal * load(gain + i) + load(shift + i));
     }
     for (; i < n; ++i) out[i] = (x[i] - mean) * inverse * gain[i] + shift[i];
 }
 
-template <int kLanes>
 YE_INLINE float largest(const float* x, int64_t n) {
     constexpr float kInfinity = std::numeric_limits<float>::infinity();
-    const typename Lanes<kLanes>::Floats zero = {};
-    typename Lanes<kLanes>::Floats most = zero - kInfinity;
+    const Floats zero = {};
+    Floats most = zero - kInfinity;
     int64_t i = 0;
     for (; i + kLanes <= n; i += kLanes) {
-        const auto lanes = load<kLanes>(x + i);
+        const auto lanes = load(x + i);
         most = lanes > most ? lanes : most;
     }
-    float result = max_of<kLanes>(most);
+    float result = max_of(most);
     for (; i < n; ++i) result = x[i] > result ? x[i] : result;
     return result;
 }
 
 /// x = e^x / sum of e^x, n at least 1; NaN throughout if one is NaN or +infinity, or all are -infinity.
-template <int kLanes>
 YE_INLINE void softmax(float* x, int64_t n) {
-    const float most = largest<kLanes>(x, n);
-    typename Lanes<kLanes>::Floats sum = {};
+    const float most = largest(x, n);
+    Floats sum = {};
     int64_t i = 0;
     for (; i + kLanes <= n; i += kLanes) {
-        const auto power = exp_of<kLanes>(load<kLanes>(x + i) - most);
-        store<kLanes>(x + i, power);
+        const auto power = exp_of(load(x + i) - most);
+        store(x + i, power);
         sum += power;
     }
-    float total = sum_of<kLanes>(sum);
+    float total = sum_of(sum);
     if (i < n) {
-        store_part<kLanes>(x + i, n - i, exp_of<kLanes>(load_part<kLanes>(x + i, n - i, most) - most));
+        store_part(x + i, n - i, exp_of(load_part(x + i, n - i, most) - most));
         for (; i < n; ++i) total += x[i];
     }
-    scale<kLanes>(x, 1.0f / total, n);
+    scale(x, 1.0f / total, n);
 }
 
 /// y += x / (1 + e^-gates). Powers of a number that is not above 0, so that none overflows.
-template <int kLanes>
 YE_INLINE void add_gated(float* y, const float* gates, const float* x, int64_t n) {
-    using Floats = typename Lanes<kLanes>::Floats;
     const Floats zero = {};
     for (int64_t i = 0; i < n; i += kLanes) {
         const int64_t count = n - i;
         const bool is_whole = count >= kLanes;
-        const Floats gate = is_whole ? load<kLanes>(gates + i) : load_part<kLanes>(gates + i, count, 0.0f);
-        const Floats from = is_whole ? load<kLanes>(x + i) : load_part<kLanes>(x + i, count, 0.0f);
-        const Floats power = exp_of<kLanes>(gate < zero ? gate : -gate);
+        const Floats gate = is_whole ? load(gates + i) : load_part(gates + i, count, 0.0f);
+        const Floats from = is_whole ? load(x + i) : load_part(x + i, count, 0.0f);
+        const Floats power = exp_of(gate < zero ? gate : -gate);
         const Floats share = (gate < zero ? power : zero + 1.0f) / (power + 1.0f) * from;
         if (is_whole) {
-            store<kLanes>(y + i, load<kLanes>(y + i) + share);
+            store(y + i, load(y + i) + share);
         } else {
-            store_part<kLanes>(y + i, count, load_part<kLanes>(y + i, count, 0.0f) + share);
+            store_part(y + i, count, load_part(y + i, count, 0.0f) + share);
         }
     }
 }
 
 /// log of the sum of e^x, or NaN if one of them is or all are -infinity. `most`: the largest that is a
 /// number.
-template <int kLanes>
 YE_INLINE float log_sum_exp(const float* x, int64_t n, float most) {
     if (!(std::abs(most) <= std::numeric_limits<float>::max()))
         return std::numeric_limits<float>::quiet_NaN();
-    typename Lanes<kLanes>::Floats sum = {};
+    Floats sum = {};
     int64_t i = 0;
-    for (; i + kLanes <= n; i += kLanes) sum += exp_of<kLanes>(load<kLanes>(x + i) - most);
-    double total = sum_of<kLanes>(sum);
+    for (; i + kLanes <= n; i += kLanes) sum += exp_of(load(x + i) - most);
+    double total = sum_of(sum);
     for (; i < n; ++i) total += std::exp(static_cast<double>(x[i]) - most);
     return static_cast<float>(most + std::log(total));
 }
 
 /// The largest |x|, or NaN if one is not finite.
-template <int kLanes>
 YE_INLINE float peak_of(const float* x, int64_t n) {
-    using Floats = typename Lanes<kLanes>::Floats;
     const Floats zero = {};
     Floats most = zero, spoilt = zero;  // 0 times what is not finite is NaN
     for (int64_t i = 0; i < n; i += kLanes) {
-        const Floats lanes = i + kLanes <= n ? load<kLanes>(x + i) : load_part<kLanes>(x + i, n - i, 0.0f);
+        const Floats lanes = i + kLanes <= n ? load(x + i) : load_part(x + i, n - i, 0.0f);
         const Floats size = lanes < zero ? -lanes : lanes;
         most = size > most ? size : most;
         spoilt += lanes * 0.0f;
     }
-    return max_of<kLanes>(most) + sum_of<kLanes>(spoilt);
+    return max_of(most) + sum_of(spoilt);
 }
 
 /// Whole numbers, as floats, of at most 2^22 in size plus `offset`, as bytes.
-template <int kLanes>
-YE_INLINE void store_bytes(const typename Lanes<kLanes>::Floats& whole, int32_t offset, int64_t count,
-                           uint8_t* to) {
-    const auto integers = __builtin_convertvector(whole, typename Lanes<kLanes>::Integers) + offset;
-    const auto bytes = __builtin_convertvector(integers, typename Lanes<kLanes>::Bytes);
+YE_INLINE void store_bytes(const Floats& whole, int32_t offset, int64_t count, uint8_t* to) {
+    const auto integers = __builtin_convertvector(whole, Integers) + offset;
+    const auto bytes = __builtin_convertvector(integers, Vector<kLanes>::Bytes);
     if (count >= kLanes) {
         std::memcpy(to, &bytes, kLanes);  // a size the compiler knows: a move, not a call
     } else {
@@ -326,72 +252,65 @@ YE_INLINE void store_bytes(const typename Lanes<kLanes>::Floats& whole, int32_t 
     }
 }
 
-/// Quantisation of one row: q = round(x * (127 + shift) / max|x|) - shift + offset, to the nearest even;
-/// returns the factor that takes q + shift - offset back to x, NaN if an x is not finite. shift is 0, or 127
+/// Quantisation of one row: q = round(x * (127 + shift) / max|x|) - shift, to the nearest even;
+/// returns the factor that takes q + shift back to x, NaN if an x is not finite. shift is 0, or 127
 /// where no x is below 0, which halves the steps. Bytes up to the next multiple of 4 are set as for zeros.
-template <int kLanes>
-YE_INLINE float quantise(const float* x, int64_t n, int32_t shift, int32_t offset, uint8_t* q) {
-    using Floats = typename Lanes<kLanes>::Floats;
+YE_INLINE float quantise(const float* x, int64_t n, int32_t shift, uint8_t* q) {
     const Floats zero = {};
-    const float peak = peak_of<kLanes>(x, n);
+    const float peak = peak_of(x, n);
     const bool is_usable = peak > 1e-30f;
     const auto steps = static_cast<float>(127 + shift);
     const float factor = is_usable ? steps / peak : 0.0f;
     const int64_t padded = (n + 3) / 4 * 4;
     for (int64_t i = 0; i < padded; i += kLanes) {
-        const Floats lanes = i + kLanes <= n ? load<kLanes>(x + i) : load_part<kLanes>(x + i, n - i, 0.0f);
+        const Floats lanes = i + kLanes <= n ? load(x + i) : load_part(x + i, n - i, 0.0f);
         const Floats shifted = (is_usable ? lanes * factor : zero) + kRound;
-        store_bytes<kLanes>(shifted - kRound, offset - shift, padded - i, q + i);
+        store_bytes(shifted - kRound, -shift, padded - i, q + i);
     }
     return is_usable ? peak / steps : peak * 0.0f;
 }
 
 /// The same for what is to be multiplied like a weight: signed, with the sum of the whole numbers.
-template <int kLanes>
 YE_INLINE float quantise_signed(const float* x, int64_t n, int8_t* q, int32_t* sum) {
-    using Floats = typename Lanes<kLanes>::Floats;
-    const float peak = peak_of<kLanes>(x, n);
+    const float peak = peak_of(x, n);
     const bool is_usable = peak > 1e-30f;
     const float factor = is_usable ? 127.0f / peak : 0.0f;
     const int64_t padded = (n + 3) / 4 * 4;
     const Floats zero = {};
     Floats total = zero;  // whole numbers of at most 127 in size: exact up to 130,000 of them in a lane
     for (int64_t i = 0; i < padded; i += kLanes) {
-        const Floats lanes = i + kLanes <= n ? load<kLanes>(x + i) : load_part<kLanes>(x + i, n - i, 0.0f);
+        const Floats lanes = i + kLanes <= n ? load(x + i) : load_part(x + i, n - i, 0.0f);
         const Floats shifted = (is_usable ? lanes * factor : zero) + kRound;
         total += shifted - kRound;
-        store_bytes<kLanes>(shifted - kRound, 0, padded - i, reinterpret_cast<uint8_t*>(q) + i);
+        store_bytes(shifted - kRound, 0, padded - i, reinterpret_cast<uint8_t*>(q) + i);
     }
-    *sum = static_cast<int32_t>(sum_of<kLanes>(total));
+    *sum = static_cast<int32_t>(sum_of(total));
     return is_usable ? peak / 127.0f : peak * 0.0f;
 }
 
 /// Columns of a matrix as a packed int8 one (see decoder_kernels.hpp) whose inputs are the rows: 16 columns
 /// from `x` on, each with a scale of its own.
-template <int kLanes>
 YE_INLINE void pack_columns(const float* x, int64_t rows, int64_t stride, int8_t* packed, float* scales,
                             int32_t* sums) {
-    using Floats = typename Lanes<kLanes>::Floats;
-    using Integers = typename Lanes<kLanes>::Integers;
     constexpr int kColumns = 16;
     const Floats zero = {};
     for (int column = 0; column < kColumns; column += kLanes) {
         Floats most = zero, spoilt = zero;  // 0 times what is not finite is NaN
         for (int64_t row = 0; row < rows; ++row) {
-            const Floats lanes = load<kLanes>(x + row * stride + column);
+            const Floats lanes = load(x + row * stride + column);
             const Floats size = lanes < zero ? -lanes : lanes;
             most = size > most ? size : most;
             spoilt += lanes * 0.0f;
         }
         const Floats least = zero + 1e-30f;
         const Floats factor = most > least ? 127.0f / most : zero;
-        store<kLanes>(scales + column, (most > least ? most * (1.0f / 127.0f) : zero) + spoilt);
+        store(scales + column, (most > least ? most * (1.0f / 127.0f) : zero) + spoilt);
         Integers total = {};
         for (int64_t row = 0; row < rows; row += 4) {
             Integers four = {};
             const int64_t count = rows - row < 4 ? rows - row : 4;
             for (int64_t i = 0; i < count; ++i) {
-                const Floats lanes = load<kLanes>(x + (row + i) * stride + column);
+                const Floats lanes = load(x + (row + i) * stride + column);
                 const Floats shifted = (spoilt == zero ? lanes * factor : zero) + kRound;
                 Integers whole;
                 std::memcpy(&whole, &shifted, sizeof whole);
@@ -406,47 +325,57 @@ YE_INLINE void pack_columns(const float* x, int64_t rows, int64_t stride, int8_t
 }
 
 /// A row in two digits of base 255, each -127..127: q = 255 * high + low = round(x * 32512 / max|x|).
-template <int kLanes>
-YE_INLINE float quantise_fine(const float* x, int64_t n, int32_t offset, uint8_t* high, uint8_t* low) {
-    using Floats = typename Lanes<kLanes>::Floats;
+YE_INLINE float quantise_fine(const float* x, int64_t n, uint8_t* high, uint8_t* low) {
     const Floats zero = {};
-    const float peak = peak_of<kLanes>(x, n);
+    const float peak = peak_of(x, n);
     const bool is_usable = peak > 1e-30f;
     const float factor = is_usable ? 32512.0f / peak : 0.0f;
     const int64_t padded = (n + 3) / 4 * 4;
     for (int64_t i = 0; i < padded; i += kLanes) {
-        const Floats lanes = i + kLanes <= n ? load<kLanes>(x + i) : load_part<kLanes>(x + i, n - i, 0.0f);
+        const Floats lanes = i + kLanes <= n ? load(x + i) : load_part(x + i, n - i, 0.0f);
         Floats shifted = (is_usable ? lanes * factor : zero) + kRound;
         const Floats whole = shifted - kRound;
         shifted = whole * (1.0f / 255.0f) + kRound;
         const Floats digit = shifted - kRound;
-        store_bytes<kLanes>(digit, offset, padded - i, high + i);
-        store_bytes<kLanes>(whole - digit * 255.0f, offset, padded - i, low + i);
+        store_bytes(digit, 0, padded - i, high + i);
+        store_bytes(whole - digit * 255.0f, 0, padded - i, low + i);
     }
     return is_usable ? peak / 32512.0f : peak * 0.0f;
 }
 
 /// e^x / sum of e^x in the form of `quantise_fine`, in two passes instead of five: the highest power is 1.
-template <int kLanes>
 YE_INLINE float softmax_fine(const float* x, int64_t n, int32_t offset, uint8_t* high, uint8_t* low) {
-    using Floats = typename Lanes<kLanes>::Floats;
     constexpr float kInfinity = std::numeric_limits<float>::infinity();
-    const float most = largest<kLanes>(x, n);
+    const float most = largest(x, n);
     const int64_t padded = (n + 3) / 4 * 4;
     Floats sum = {};
     for (int64_t i = 0; i < padded; i += kLanes) {
-        const Floats lanes =
-            i + kLanes <= n ? load<kLanes>(x + i) : load_part<kLanes>(x + i, n - i, -kInfinity);
-        const Floats power = exp_of<kLanes>(lanes - most);
+        const Floats lanes = i + kLanes <= n ? load(x + i) : load_part(x + i, n - i, -kInfinity);
+        const Floats power = exp_of(lanes - most);
         sum += power;
         Floats shifted = power * 32512.0f + kRound;
         const Floats whole = shifted - kRound;
         shifted = whole * (1.0f / 255.0f) + kRound;
         const Floats digit = shifted - kRound;
-        store_bytes<kLanes>(digit, offset, padded - i, high + i);
-        store_bytes<kLanes>(whole - digit * 255.0f, offset, padded - i, low + i);
+        store_bytes(digit, offset, padded - i, high + i);
+        store_bytes(whole - digit * 255.0f, offset, padded - i, low + i);
     }
-    return 1.0f / (32512.0f * sum_of<kLanes>(sum));
+    return 1.0f / (32512.0f * sum_of(sum));
 }
 
-}  // namespace yolor_edge::row_math
+/// The largest of each kScanPart values, of the last part as many as there are; NaN does not count.
+YE_INLINE void peaks(const float* x, int64_t n, float* out) {
+    for (int64_t part = 0; part * kScanPart < n; ++part) {
+        const int64_t left = n - part * kScanPart;
+        out[part] = largest(x + part * kScanPart, left < kScanPart ? left : kScanPart);
+    }
+}
+
+/// A table with these and the products given.
+constexpr DecoderKernels table(const char* name, decltype(DecoderKernels::matmul_f32) matmul_f32,
+                               decltype(DecoderKernels::matmul_i8) matmul_i8) {
+    return {name,         matmul_f32,  matmul_i8, quantise,     quantise_fine, quantise_signed,
+            pack_columns, dot,         head_dots, head_sums,    add_scaled,    scale,
+            relu,         layer_norm,  softmax,   softmax_fine, add_gated,     log_sum_exp,
+            peaks,        passing_bits};
+}
