@@ -18,14 +18,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import __version__
 from .spelling import as_typed, backend_name
 
 _PROGRAM = "yolor-edge"
 # Where a package is missing: the extras whose packages a command needs, others "train". What evaluate and bench need
 # hangs on what they are given: they name the one package.
 _EXTRAS = {"export": ("export",), "diff": ("export",), "demo": ("export", "bench"), "evaluate": (), "bench": ()}
-_OPTIONAL_PACKAGES = frozenset({"torch", "safetensors", "pycocotools", "onnx", "onnxscript", "onnxruntime"})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,11 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = "; continue with --resume and the folder of the run" if arguments.command == "train" else ""
         return _complain(f"interrupted{hint}", 130)
     except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package not in _OPTIONAL_PACKAGES:
-            raise
         from .runtime.environment.install import lacking_packages
+        from .runtime.environment.packages import package_of_module
 
+        package = (error.name or "").partition(".")[0]
+        if package_of_module(package) is None:
+            raise
         return _complain(lacking_packages(arguments.command, package, _EXTRAS.get(arguments.command, ("train",))), 1)
     except BrokenPipeError:  # whoever read stdout has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -76,6 +75,16 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise _Misuse(f"{message}; see {self.prog} --help")
+
+
+class _Version(argparse.Action):
+    """Prints the version, which is looked up only then."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from . import __version__
+
+        print(f"{_PROGRAM} {__version__}")
+        parser.exit()
 
 
 def _complain(what: object, code: int) -> int:
@@ -119,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="yolor-edge COMMAND --help explains a command.",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"{_PROGRAM} {__version__}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(
         title="commands", dest="command", metavar="COMMAND", required=True, parser_class=_Parser
     )

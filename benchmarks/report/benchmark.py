@@ -107,7 +107,7 @@ def bench(
     started = time.perf_counter_ns()
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     cold["bundle_open_ms"] = _milliseconds_since(started) if opened is not bundle else "unknown"
-    was_imported = backend_entry(backend).package in sys.modules
+    was_imported = backend_entry(backend).imports in sys.modules
     started = time.perf_counter_ns()
     precision = opened.choose_precision(precision, backend)
     load(opened, backend, precision, threads, caption_decoder, post_processing=post_processing).close()

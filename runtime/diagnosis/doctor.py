@@ -21,10 +21,11 @@ from ..bundle.bundle import Bundle
 from ..bundle.engines import EngineFit, build_command
 from ..cuda.kernels.kernel_image import FoundCompiler, compilers_here
 from ..environment.cuda_device import CudaDriver, cuda_driver
-from ..environment.install import install_command
-from ..environment.installed_packages import PACKAGES, Found, look_for
+from ..environment.install import install_command, package_version
+from ..environment.installed_packages import Found, look_for
 from ..environment.machine import ROOT, UNKNOWN, describe_hardware, governors, is_jetson, memory_limit
 from ..environment.opencv_build import OpencvBuild, opencv_build
+from ..environment.packages import PACKAGES, TRIED_OUT
 from ..runner.window import display_complaint
 from .checks import Check
 from .doctor_bundle import bundles_below, content_checks, engine_checks, holds_bundle, open_for_checks
@@ -166,7 +167,7 @@ def examine(bundle: str | os.PathLike[str] | None = None, root: Path = ROOT) -> 
             checks.append(Check(group, name, "problem", text, "please report this"))
 
     # Until they are found out: nothing is installed, on hardware of which nothing can be read.
-    facts = _Facts({package.name: Found(package) for package in PACKAGES}, describe_hardware(root / "nowhere"))
+    facts = _Facts({name: Found(PACKAGES[name]) for name in TRIED_OUT}, describe_hardware(root / "nowhere"))
 
     def software() -> list[Check]:
         facts.is_jetson = is_jetson(root)
@@ -224,7 +225,7 @@ def opencv_checks(build: OpencvBuild) -> list[Check]:
     if build.has_ffmpeg:
         checks.append(Check("software", "video files", "ok", "through FFMPEG; so are RTSP and HTTP"))
     else:
-        cure = "pip install opencv-python-headless brings it"
+        cure = f"{install_command('opencv')} brings it"
         checks.append(Check("software", "video files", "missing", "this OpenCV has no FFMPEG", cure))
     if build.has_gstreamer:
         checks.append(Check("software", "GStreamer", "ok", "pipelines can be opened"))
@@ -239,10 +240,8 @@ def opencv_checks(build: OpencvBuild) -> list[Check]:
 
 
 def _own_checks() -> list[Check]:
-    from yolor_edge import __version__
-
     return [
-        Check("software", "yolor-edge", "ok", f"{__version__}, Python {platform.python_version()}"),
+        Check("software", "yolor-edge", "ok", f"{package_version()}, Python {platform.python_version()}"),
         Check("software", "numpy", "ok", np.__version__),
     ]
 

@@ -5,13 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-# Every distribution that brings the module cv2; two of them in one environment overwrite each other's files.
-DISTRIBUTIONS = (
-    "opencv-python-headless",
-    "opencv-python",
-    "opencv-contrib-python-headless",
-    "opencv-contrib-python",
-)
+from .packages import PACKAGES
 
 
 @dataclass(frozen=True)
@@ -77,7 +71,7 @@ def _installed() -> tuple[str, ...]:
     import importlib.metadata  # here, since it takes longer to import than all the rest of this
 
     found = []
-    for name in DISTRIBUTIONS:
+    for name in PACKAGES["opencv"].distributions:
         try:
             importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -229,7 +229,7 @@ def test_a_missing_package_is_named_with_what_installs_it(
     package: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in list(sys.modules):
-        if name.startswith(("yolor_edge.train", "yolor_edge.export")):
+        if name.startswith(("yolor_edge.train", "yolor_edge.export", "yolor_edge.evaluation")):
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
     line = "train --data x --out y"

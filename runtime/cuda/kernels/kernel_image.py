@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from ...environment.install import install_command
+from ...environment.install import cuda_extra, install_command
 from ...errors import BackendError, BackendMissingError
 from ...files import write_atomically
 
@@ -122,7 +122,7 @@ def find_compiler() -> Compiler:
         return Nvcc(nvcc)
     raise BackendMissingError(
         "the GPU's kernels are compiled when first used, and there is neither NVRTC nor nvcc: "
-        f"{install_command('cuda')}, or install the CUDA toolkit; post-processing on the CPU does without "
+        f"{install_command(cuda_extra())}, or install the CUDA toolkit; post-processing on the CPU does without "
         '(--post-processing cpu, or load(..., post_processing="cpu"))'
     )
 

@@ -148,7 +148,7 @@ def test_the_cache_is_where_caches_are(monkeypatch: pytest.MonkeyPatch):
 def test_without_a_compiler_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(images, "_nvrtc_libraries", lambda: iter(["/no/such/libnvrtc.so"]))
     monkeypatch.setattr(images, "find_nvcc", lambda: None)
-    with pytest.raises(BackendMissingError, match=r'neither NVRTC nor nvcc: pip install "cuda-bindings>=12\.6"'):
+    with pytest.raises(BackendMissingError, match=r'neither NVRTC nor nvcc: pip install "cuda-bindings>=12\.8,<13"'):
         images.find_compiler()
 
 
