@@ -44,14 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         hint = "; continue with --resume and the folder of the run" if arguments.command == "train" else ""
         return _complain(f"interrupted{hint}", 130)
-    except ModuleNotFoundError as error:
-        from .runtime.environment.install import lacking_packages
-        from .runtime.environment.packages import package_of_module
-
-        package = (error.name or "").partition(".")[0]
-        if package_of_module(package) is None:
+    except ImportError as error:
+        text = _import_error_text(error, arguments.command)
+        if text is None:
             raise
-        return _complain(lacking_packages(arguments.command, package, _EXTRAS.get(arguments.command, ("train",))), 1)
+        return _complain(text, 1)
     except BrokenPipeError:  # whoever read stdout has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -104,6 +101,22 @@ def _exit_code_of(error: Exception) -> int | None:
     if isinstance(error, FloatingPointError) or type(error).__name__ == "SafetensorError":
         return 1
     return None
+
+
+def _import_error_text(error: ImportError, command: str) -> str | None:
+    """What is missing or broken and what cures it; None where that is a mistake in the program."""
+    from .runtime.environment.install import lacking_packages
+    from .runtime.environment.opencv import require_opencv
+    from .runtime.environment.packages import package_of_module
+
+    module = (error.name or "").partition(".")[0]
+    try:
+        require_opencv()  # which the other stages import as it comes
+    except ImportError as of_opencv:
+        return str(of_opencv)
+    if not isinstance(error, ModuleNotFoundError) or package_of_module(module) is None:
+        return None
+    return lacking_packages(command, module, _EXTRAS.get(command, ("train",)))
 
 
 def _os_error_text(error: OSError, out: str | None) -> str:

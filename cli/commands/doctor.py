@@ -30,7 +30,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
     try:
         from ..runtime.diagnosis.doctor import examine
-    except ImportError as error:  # of what the runtime itself stands on: numpy, OpenCV or the extension
+    except ImportError as error:  # of what the runtime itself stands on: numpy or the extension
         return _tell_of_the_runtime(error, arguments.json)
     found = examine(arguments.bundle)
     cli._print(arguments, found.to_json(), found.table())
@@ -48,9 +48,8 @@ def _tell_of_the_runtime(error: ImportError, as_json: bool) -> int:
         )
     elif module == "numpy" or "numpy" in reason:
         name, cure = "numpy", "pip install --force-reinstall numpy"
-    else:  # most often libGL.so.1 or libgthread-2.0.so.0, which only the OpenCV with windows wants
-        name = "OpenCV"
-        cure = "pip uninstall -y opencv-python opencv-contrib-python, then pip install opencv-python-headless"
+    else:
+        name, cure = "yolor-edge", "in a clone, pip install --force-reinstall ."
     check = {"group": "software", "name": name, "state": "problem", "found": f"does not load: {reason}", "cure": cure}
     if as_json:
         print(json.dumps({"passed": False, "checks": [check], "next": [cure]}, indent=2))

@@ -5,6 +5,7 @@ Nothing here raises: whatever cannot be looked at becomes a line that says so.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shlex
@@ -26,6 +27,7 @@ from ..environment.installed_packages import Found, look_for
 from ..environment.machine import ROOT, UNKNOWN, describe_hardware, governors, is_jetson, memory_limit
 from ..environment.opencv_build import OpencvBuild, opencv_build
 from ..environment.packages import PACKAGES, TRIED_OUT
+from ..errors import PackageError
 from ..runner.window import display_complaint
 from .checks import Check
 from .doctor_bundle import bundles_below, content_checks, engine_checks, holds_bundle, open_for_checks
@@ -179,7 +181,7 @@ def examine(bundle: str | os.PathLike[str] | None = None, root: Path = ROOT) -> 
         return _computer_checks(facts.hardware, root)
 
     look("software", "python", _own_checks)
-    look("software", "opencv", lambda: opencv_checks(opencv_build()))
+    look("software", "opencv", _opencv_checks)
     look("software", "packages", software)
     look("computer", "computer", computer)
 
@@ -194,7 +196,8 @@ def examine(bundle: str | os.PathLike[str] | None = None, root: Path = ROOT) -> 
     def sources() -> list[Check]:
         facts.cameras, found = _camera_checks(root)
         display = _display_check()
-        facts.can_show = display.state == "ok" and opencv_build().windows is not None
+        with contextlib.suppress(PackageError):
+            facts.can_show = display.state == "ok" and opencv_build().windows is not None
         return [*found, display]
 
     def about_bundle() -> list[Check]:
@@ -237,6 +240,15 @@ def opencv_checks(build: OpencvBuild) -> list[Check]:
         cure = _HEADLESS_CURE.format(distributions=" ".join(build.distributions) or "this one")
         checks.append(Check("software", "windows", "missing", "this OpenCV has none", cure))
     return checks
+
+
+def _opencv_checks() -> list[Check]:
+    try:
+        build = opencv_build()
+    except PackageError as error:
+        found, _, cure = str(error).partition("; ")
+        return [Check("software", "OpenCV", "problem", found, cure)]
+    return opencv_checks(build)
 
 
 def _own_checks() -> list[Check]:

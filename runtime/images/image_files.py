@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from ..environment.opencv import require_opencv
 from ..errors import ImageError, UsageError
 from ..files import write_atomically
 from .preprocess import PixelLayout, kernel_view
@@ -78,6 +79,7 @@ def decode_image(data: bytes, name: str, apply_orientation: bool = True) -> NDAr
     if not data:
         raise ImageError(f"{name}: the file is empty (0 bytes); copy or download it again")
     _check_complete(data, name)
+    require_opencv()
     import cv2
 
     flags = cv2.IMREAD_COLOR if apply_orientation else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
@@ -142,6 +144,7 @@ def to_bgr(image: NDArray[np.uint8], layout: PixelLayout = "interleaved") -> NDA
     pixels, kernel_layout = kernel_view(image, layout)
     if kernel_layout == "interleaved":
         return np.ascontiguousarray(pixels)
+    require_opencv()
     import cv2
 
     code = cv2.COLOR_YUV2BGR_NV12 if kernel_layout == "nv12" else cv2.COLOR_YUV2BGR_YUY2
@@ -160,6 +163,7 @@ def write_image(path: str | os.PathLike[str], image: NDArray[np.uint8], quality:
         UsageError: If the suffix names no format that can be written, or the picture does not fit the format.
         OSError: If the disk refuses.
     """
+    require_opencv()
     import cv2
 
     path = Path(path)
@@ -195,6 +199,7 @@ def quiet_opencv() -> Iterator[None]:
     leaves. A level that the user set for FFMPEG stays.
     """
     global _quiet_depth, _loud_level, _sets_ffmpeg
+    require_opencv()
     import cv2
 
     logging: Any = cv2.utils.logging if hasattr(cv2.utils, "logging") else cv2  # OpenCV 5, else 4

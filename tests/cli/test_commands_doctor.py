@@ -35,7 +35,6 @@ def test_lines_and_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("module", "name", "cure"),
     [
-        ("cv2", "OpenCV", "then pip install opencv-python-headless"),
         ("numpy", "numpy", "pip install --force-reinstall numpy"),
         ("yolor_edge.runtime._native", "extension", "in a clone, pip install --force-reinstall --no-deps ."),
     ],
