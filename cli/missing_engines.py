@@ -33,7 +33,7 @@ def build_as_asked(arguments: argparse.Namespace, say: Callable[[str], None]) ->
         )
     if arguments.backend is None or arguments.precision is None:
         raise UsageError("--build-if-missing needs to know what for: give --backend and --precision as well")
-    from .benchmarks.studies.caption_choice import choose_after_build, is_choice_open
+    from .benchmarks.report.caption_choice import choose_after_build, is_choice_open
     from .export.engines.to_tensorrt import build_missing
     from .runtime.backends.missing_engines import build_if_missing
     from .runtime.backends.registry import backend_entry

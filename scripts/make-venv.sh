@@ -51,7 +51,7 @@ fi
 # A cv2 that the system brings stays what it is, and so does the numpy that it was built for.
 numpy=
 if "$venv/bin/python" -c 'import cv2; cv2.imdecode' 2>/dev/null; then
-    "$venv/bin/python" -c 'import numpy, sys; sys.exit(numpy.__version__[0] != "1")' && numpy="numpy<2"
+    "$venv/bin/python" -c 'import numpy, sys; sys.exit(numpy.__version__[0] != "1")' && numpy="numpy>=1.22,<2"
 else
     extras=$extras,opencv
 fi

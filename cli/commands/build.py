@@ -79,7 +79,7 @@ def _build(arguments: argparse.Namespace) -> int:
 
 def _choose_captions(built: Sequence[BuiltEngine], arguments: argparse.Namespace, say: Callable[[str], None]) -> None:
     """Find out which caption decoder is fastest on the GPU here, if there is one and anything new was built."""
-    from ..benchmarks.studies.caption_choice import choose_after_build
+    from ..benchmarks.report.caption_choice import choose_after_build
     from ..runtime.backends.registry import backend_of_flavour
     from ..runtime.bundle.bundle import Bundle
 

@@ -31,7 +31,7 @@ def require_opencv() -> None:
         if error.name != "cv2":
             raise PackageError(_broken(error, said.getvalue())) from error
         raise PackageError(f"OpenCV (cv2) is missing; {_cure_of_missing()}") from error
-    except (ImportError, OSError, AttributeError) as error:
+    except Exception as error:  # an ImportError; with too old a numpy a TypeError
         raise PackageError(_broken(error, said.getvalue())) from error
     if not hasattr(cv2, "imdecode"):  # a folder that pip left behind
         raise PackageError(f"OpenCV (cv2) is an empty folder, {cv2.__file__ or 'without code'}; {_cure_of_missing()}")
@@ -57,7 +57,7 @@ def _broken(error: BaseException, said: str) -> str:
         text = f"OpenCV (cv2) was built for another numpy than {numpy.__version__}"
         if wheels:
             return f"{text}; install a newer one: pip install --upgrade {wheels[0]}"
-        return f'{text}; install that numpy: pip install "numpy<2"'
+        return f'{text}; install that numpy: pip install "numpy>=1.22,<2"'
     text = f"OpenCV (cv2) is installed but does not load ({reason})"
     if not wheels:
         return f"{text}; install it again where it came from (apt install --reinstall python3-opencv)"

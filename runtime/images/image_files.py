@@ -82,7 +82,10 @@ def decode_image(data: bytes, name: str, apply_orientation: bool = True) -> NDAr
     require_opencv()
     import cv2
 
-    flags = cv2.IMREAD_COLOR if apply_orientation else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    # OpenCV 5 turns WebP by its EXIF data, 4.8 does not, so that is done here for both.
+    is_webp = _is_webp(data)
+    ignored = is_webp or not apply_orientation
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION if ignored else cv2.IMREAD_COLOR
     buffer = np.frombuffer(data, np.uint8)
     try:
         with quiet_opencv():
@@ -91,7 +94,16 @@ def decode_image(data: bytes, name: str, apply_orientation: bool = True) -> NDAr
         raise ImageError(f"{name}: cannot be decoded ({_reason(error)})") from error
     if image is None:
         raise ImageError(f"{name}: damaged, or not a picture in a format that is read (JPEG, PNG, BMP, TIFF, WebP)")
+    if is_webp and apply_orientation:
+        image = upright(np.asarray(image), _webp_orientation(data))
     return np.ascontiguousarray(image, np.uint8)
+
+
+def upright(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """A view of (h, w, c) pixels that are stored in an EXIF orientation, 1 to 8, turned as the picture is to be seen."""
+    image = image.swapaxes(0, 1) if orientation >= 5 else image
+    image = image[::-1] if orientation in (3, 4, 7, 8) else image
+    return image[:, ::-1] if orientation in (2, 3, 6, 7) else image
 
 
 def check_image(image: object, layout: PixelLayout = "interleaved") -> None:
@@ -228,6 +240,39 @@ def _reason(error: cv2.error) -> str:
     return " ".join(str(text).split())
 
 
+def _is_webp(data: bytes) -> bool:
+    return data.startswith(b"RIFF") and data[8:12] == b"WEBP"
+
+
+def _webp_orientation(data: bytes) -> int:
+    """The orientation in the EXIF chunk of a whole WebP, 1 (upright) where there is none."""
+    position = 12
+    while position + 8 <= len(data):
+        kind, length = struct.unpack_from("<4sI", data, position)
+        position += 8
+        if kind == b"EXIF":
+            return _exif_orientation(data[position : position + length].removeprefix(b"Exif\0\0"))
+        position += length + length % 2
+    return 1
+
+
+def _exif_orientation(exif: bytes) -> int:
+    """The orientation in the first directory of EXIF data, 1 where it is not to be found."""
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    if order is None:
+        return 1
+    try:
+        (start,) = struct.unpack_from(f"{order}I", exif, 4)
+        (entries,) = struct.unpack_from(f"{order}H", exif, start)
+        for entry in range(entries):
+            tag, kind, _, value = struct.unpack_from(f"{order}HHIH", exif, start + 2 + 12 * entry)
+            if (tag, kind) == (0x0112, 3):  # orientation, 16 bits
+                return value if 1 <= value <= 8 else 1
+    except struct.error:  # it ends early
+        return 1
+    return 1
+
+
 def _check_complete(data: bytes, name: str) -> None:
     """Refuse a file that ends before its format says it does.
 
@@ -238,7 +283,7 @@ def _check_complete(data: bytes, name: str) -> None:
         complaint = _jpeg_complaint(data)
     elif data.startswith(_PNG_SIGNATURE):
         complaint = _png_complaint(data)
-    elif data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+    elif _is_webp(data):
         complaint = _size_complaint(struct.unpack("<I", data[4:8])[0] + 8, data)
     elif data.startswith(b"BM") and len(data) >= 6:
         complaint = _size_complaint(struct.unpack("<I", data[2:6])[0], data)

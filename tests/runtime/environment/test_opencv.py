@@ -55,7 +55,7 @@ def test_one_of_the_system_built_for_another_numpy(tmp_path: Path) -> None:
     noise = "import sys\nsys.stderr.write('A module that was compiled using NumPy 1.x cannot be run in NumPy 2')\n"
     line = said(broken(tmp_path, f"{noise}raise ImportError('numpy.core.multiarray failed to import')"))
     assert line.startswith("OpenCV (cv2) was built for another numpy than ")
-    assert line.endswith('; install that numpy: pip install "numpy<2"')
+    assert line.endswith('; install that numpy: pip install "numpy>=1.22,<2"')
 
 
 def test_one_with_windows_on_a_machine_without(tmp_path: Path) -> None:
