@@ -290,7 +290,7 @@ def load(
         threads: CPU threads; None for as many as this process may run on. The native caption decoder uses one.
         caption_decoder: What writes captions: "native", the extension with float32 weights; "native-int8", the
             same with int8 weights, faster and now and then of another word; "graph", the backend with the bundle's
-            decoder graphs. None for what `benchmarks.report.caption_choice` found fastest on this GPU, else "native" where
+            decoder graphs. None for what `yolor-edge build` found fastest on this GPU, else "native" where
             the bundle holds its weights, else "graph".
         build_if_missing: Builds the engines that a TensorRT backend needs and that are not there; without it, nothing
             is built.

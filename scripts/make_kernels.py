@@ -1,4 +1,4 @@
-"""Compiles the GPU's kernels beforehand, for every GPU at once, into the package: `make kernels`, which `make wheels` runs.
+"""Compiles the GPU's kernels beforehand, for every GPU at once, into the package, where `make wheels` takes them from.
 
 python scripts/make_kernels.py
 

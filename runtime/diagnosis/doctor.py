@@ -20,8 +20,8 @@ from .. import _native
 from ..backends.registry import BACKENDS, backend_of_flavour
 from ..bundle.bundle import Bundle
 from ..bundle.engines import EngineFit, build_command
-from ..cuda.kernels.kernel_image import FoundCompiler, compilers_here
-from ..environment.cuda_device import CudaDriver, cuda_driver
+from ..cuda.kernels.kernel_image import FoundCompiler, compilers_here, misfit
+from ..environment.cuda_device import CudaDriver, cuda_driver, driver_cuda
 from ..environment.install import install_command, package_version
 from ..environment.installed_packages import Found, look_for
 from ..environment.machine import ROOT, UNKNOWN, describe_hardware, governors, is_jetson, memory_limit
@@ -32,10 +32,10 @@ from ..runner.window import display_complaint
 from .checks import Check
 from .doctor_bundle import bundles_below, content_checks, engine_checks, holds_bundle, open_for_checks
 from .doctor_gpu import (
-    can_compile,
     compiler_check,
     gpu_checks,
     has_cuda_provider,
+    has_kernels,
     package_cure,
     suiting_flavours,
     too_old,
@@ -106,6 +106,7 @@ class _Facts:
     is_jetson: bool = False
     driver: CudaDriver | None = None
     compilers: Sequence[FoundCompiler] = ()
+    misfit: str = "there is no GPU"  # why the kernels that were compiled beforehand cannot be used
     bundle: Bundle | None = None
     fitting: Sequence[EngineFit] = ()
     cameras: Sequence[Path] = ()
@@ -191,7 +192,9 @@ def examine(bundle: str | os.PathLike[str] | None = None, root: Path = ROOT) -> 
 
     def compiler() -> list[Check]:
         facts.compilers = compilers_here()
-        return [compiler_check(facts.compilers, facts.has_gpu)]
+        if facts.driver is not None and facts.driver.devices:
+            facts.misfit = misfit(facts.driver.devices[0][0].compute_capability, driver_cuda())
+        return [compiler_check(facts.compilers, facts.has_gpu, facts.misfit)]
 
     def sources() -> list[Check]:
         facts.cameras, found = _camera_checks(root)
@@ -400,7 +403,7 @@ def _to_another_bundle(asked: str) -> list[str]:
 def _backend_options(facts: _Facts, on_cpu: Sequence[str], is_to_be_built: bool) -> list[str]:
     """The options that choose what runs the bundle best here: an engine that fits or is about to, else the CPU."""
     visions = [fit.record for fit in facts.fitting if fit.record is not None and fit.record.part == "vision"]
-    on_cpu_behind = [] if can_compile(facts.compilers) else ["--post-processing", "cpu"]
+    on_cpu_behind = [] if has_kernels(facts.compilers, facts.misfit) else ["--post-processing", "cpu"]
     if visions:
         backend = backend_of_flavour(visions[0].flavour)
         return ["--backend", backend, "--precision", visions[0].precision, *on_cpu_behind]

@@ -67,33 +67,37 @@ def has_cuda_provider(onnxruntime: Found) -> bool:
     return _PROVIDER in onnxruntime.offers and onnxruntime.error is None
 
 
-def can_compile(compilers: Sequence[FoundCompiler]) -> bool:
-    """Whether the kernels of post-processing on the GPU can be had here, compiled here or elsewhere."""
+def has_kernels(compilers: Sequence[FoundCompiler], misfit: str) -> bool:
+    """Whether the kernels of post-processing on the GPU can be had here, compiled here or elsewhere; see below."""
     given = os.environ.get(GIVEN)
-    return os.access(given, os.R_OK) if given else bool(compilers)
+    return os.access(given, os.R_OK) if given else not misfit or bool(compilers)
 
 
-def compiler_check(compilers: Sequence[FoundCompiler], has_gpu: bool) -> Check:
-    """The line about what compiles the GPU's kernels for pre- and post-processing.
+def compiler_check(compilers: Sequence[FoundCompiler], has_gpu: bool, misfit: str) -> Check:
+    """The line about where the GPU's kernels for pre- and post-processing come from.
 
     Args:
         compilers: Those found, the one that is used first.
         has_gpu: Whether there is a GPU to compile for.
+        misfit: Why the kernels that were compiled beforehand cannot be used on it; empty if they can.
     """
     name, without = "kernel compiler", "--post-processing cpu does without"
     given = os.environ.get(GIVEN)
-    if given and can_compile(compilers):
+    if given and has_kernels(compilers, misfit):
         return Check(_GROUP, name, "ok", f"not needed: {GIVEN} names {given}")
     if given:
         return Check(_GROUP, name, "problem", f"{GIVEN} names {given}, which cannot be read", f"unset it; {without}")
+    if not misfit:
+        return Check(_GROUP, name, "ok", "not needed: the kernels that were compiled beforehand fit the GPU and driver")
+    beforehand = f"; the kernels that were compiled beforehand are not used: {misfit}" if has_gpu else ""
     if compilers:
         text = "; ".join(f"{compiler.name} in {compiler.path}" for compiler in compilers)
-        return Check(_GROUP, name, "ok", text)
+        return Check(_GROUP, name, "ok", text + beforehand)
     text = "neither NVRTC nor nvcc, one of which compiles the kernels for post-processing on the GPU"
     if not has_gpu:
         return Check(_GROUP, name, "none", "neither NVRTC nor nvcc; only for NVIDIA GPUs")
     cure = f"{install_command(cuda_extra())} brings NVRTC, or install the CUDA toolkit; {without}"
-    return Check(_GROUP, name, "missing", text, cure)
+    return Check(_GROUP, name, "missing", text + beforehand, cure)
 
 
 def package_cure(name: str, is_jetson: bool) -> str:

@@ -100,7 +100,7 @@ def decode_image(data: bytes, name: str, apply_orientation: bool = True) -> NDAr
 
 
 def upright(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """A view of (h, w, c) pixels that are stored in an EXIF orientation, 1 to 8, turned as the picture is to be seen."""
+    """A view of (h, w, c) pixels, stored in an EXIF orientation from 1 to 8, turned as they are to be seen."""
     image = image.swapaxes(0, 1) if orientation >= 5 else image
     image = image[::-1] if orientation in (3, 4, 7, 8) else image
     return image[:, ::-1] if orientation in (2, 3, 6, 7) else image

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from yolor_edge.runtime.bundle.bundle import Bundle
+from yolor_edge.runtime.cuda.kernels import kernel_image
 from yolor_edge.runtime.cuda.kernels.kernel_image import GIVEN, FoundCompiler, compilers_here
 from yolor_edge.runtime.diagnosis import doctor
 from yolor_edge.runtime.diagnosis.checks import Check
@@ -21,6 +22,7 @@ from yolor_edge.runtime.environment.opencv_build import OpencvBuild
 from yolor_edge.runtime.environment.packages import PACKAGES, TRIED_OUT
 
 from ..bundle.test_engines import add_engine
+from ..cuda.test_kernel_image import ship_kernels
 from ..fake_cuda import FakeDriver
 
 VERSIONS = {"onnxruntime": "1.32.0", "tensorrt": "10.3.0", "tensorrt_rtx": "1.7.1"}
@@ -54,6 +56,7 @@ def no_driver_and_no_display(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(ctypes, "CDLL", missing)
     monkeypatch.setattr(doctor, "compilers_here", lambda: (FoundCompiler("NVRTC 12.9", "/lib/libnvrtc.so.12"),))
+    monkeypatch.setattr(kernel_image, "RECORD", Path("/nowhere/kernels.json"))
     monkeypatch.delenv(GIVEN, raising=False)
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
@@ -309,6 +312,7 @@ def test_the_compiler_of_the_gpu_s_kernels(
     one = check(examine(root=tmp_path), name)
     assert one.state == "missing"
     assert one.found.startswith("neither NVRTC nor nvcc, one of which compiles the kernels")
+    assert one.found.endswith("; the kernels that were compiled beforehand are not used: there are none")
     assert one.cure.startswith('pip install "cuda-bindings>=12.8,<13"') and " brings NVRTC, or" in one.cure
     assert one.cure.endswith("; --post-processing cpu does without")
     monkeypatch.setenv(GIVEN, str(tmp_path / "kernels.fatbin"))
@@ -316,6 +320,22 @@ def test_the_compiler_of_the_gpu_s_kernels(
     assert (one.state, one.found) == ("problem", f"{GIVEN} names {tmp_path}/kernels.fatbin, which cannot be read")
     write(tmp_path, "kernels.fatbin")
     assert check(examine(root=tmp_path), name).found == f"not needed: {GIVEN} names {tmp_path}/kernels.fatbin"
+
+
+def test_kernels_compiled_beforehand(packages: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ship_kernels(tmp_path, monkeypatch, {"sm_87": 12})
+    install_driver(monkeypatch, FakeDriver())
+    one = check(examine(root=tmp_path), "kernel compiler")
+    assert (one.state, one.found) == (
+        "ok",
+        "not needed: the kernels that were compiled beforehand fit the GPU and driver",
+    )
+    ship_kernels(tmp_path, monkeypatch, {"sm_87": 13})
+    one = check(examine(root=tmp_path), "kernel compiler")
+    assert one.found == (
+        "NVRTC 12.9 in /lib/libnvrtc.so.12; the kernels that were compiled beforehand are not used: "
+        "they are of CUDA 13 for sm_87, the driver runs 12.6"
+    )
 
 
 def test_compilers_are_found_for_real() -> None:
