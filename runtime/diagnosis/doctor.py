@@ -53,9 +53,6 @@ _RUNS_BUNDLES = tuple(name for name, entry in BACKENDS.items() if not entry.need
 # Where bundles lie after `make demo` and after the README's commands.
 _BUNDLES_HERE = (Path("demo-out/bundle"), Path("bundles"))
 _FLAVOURS = tuple(entry.flavour for entry in BACKENDS.values() if entry.flavour)
-_HEADLESS_CURE = (
-    "for run --show: the system's python3-opencv, or pip uninstall -y {distributions} && pip install opencv-python"
-)
 _GSTREAMER_CURE = (
     "for pipelines: the system's python3-opencv in a virtual environment with --system-site-packages (on a Jetson "
     "JetPack's), or gst-launch-1.0 ... ! fdsink | yolor-edge run BUNDLE - --camera-size WIDTHxHEIGHT"
@@ -240,7 +237,8 @@ def opencv_checks(build: OpencvBuild) -> list[Check]:
     if build.windows:
         checks.append(Check("software", "windows", "ok", build.windows))
     else:
-        cure = _HEADLESS_CURE.format(distributions=" ".join(build.distributions) or "this one")
+        replace = f", or pip uninstall -y {' '.join(build.distributions)} && pip install opencv-python"
+        cure = f"for run --show: the system's python3-opencv{replace if build.distributions else ''}"
         checks.append(Check("software", "windows", "missing", "this OpenCV has none", cure))
     return checks
 

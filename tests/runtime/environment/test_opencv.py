@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from yolor_edge.runtime.environment import opencv
 from yolor_edge.runtime.environment.install import install_command
 
 INSTALL = install_command("opencv")
@@ -43,6 +44,19 @@ def test_one_that_is_missing(tmp_path: Path) -> None:
     line = said(broken(tmp_path, "raise ModuleNotFoundError(\"No module named 'cv2'\", name='cv2')"))
     assert line.startswith("OpenCV (cv2) is missing; ")
     assert line.endswith(f"install it: {INSTALL}")
+
+
+def test_one_of_the_system_that_the_environment_does_not_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cv2.so").touch()
+    monkeypatch.setattr(opencv, "_SYSTEM_FOLDERS", (str(tmp_path),))
+    monkeypatch.setattr(sys, "base_prefix", "/usr")
+    monkeypatch.setattr(sys, "prefix", "/home/me/env")
+    assert opencv._cure_of_missing() == (
+        f"to use the system's ({tmp_path}/cv2.so): python3 -m venv --system-site-packages /home/me/env; "
+        f"or install it: {INSTALL}"
+    )
+    monkeypatch.setattr(sys, "base_prefix", "/opt/another/python")  # for which the system's is not
+    assert opencv._cure_of_missing() == f"install it: {INSTALL}"
 
 
 def test_one_of_which_a_folder_was_left(tmp_path: Path) -> None:
