@@ -1,10 +1,11 @@
 """Maps the four stage folders to their import names and builds the native extension; the rest is in pyproject.toml."""
 
+import os
 import sys
 from glob import glob
 from pathlib import Path
 
-from pybind11.setup_helpers import Pybind11Extension
+from pybind11.setup_helpers import ParallelCompile, Pybind11Extension
 from setuptools import setup
 
 if sys.platform == "win32":
@@ -13,6 +14,7 @@ else:
     # No -ffast-math, and no contraction to fused multiply-add: results are defined bit by bit and tested that way.
     compile_args = ["-O3", "-Wall", "-Wextra", "-fvisibility=hidden", "-ffp-contract=off", "-pthread"]
 
+ParallelCompile(default=min(4, os.cpu_count() or 1)).install()
 STAGES = ("train", "evaluation", "export", "runtime", "benchmarks")
 ROOMS = [path.parent.as_posix().replace("/", ".") for stage in STAGES for path in Path(stage).rglob("__init__.py")]
 # They measure this repository, and are run from a clone.

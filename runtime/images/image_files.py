@@ -31,6 +31,8 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".t
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Inside a JPEG scan 0xFF is no marker when 0x00 (stuffing), a restart number or another 0xFF (fill) follows.
 _JPEG_MARKER_AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+# Of binary grey (P5) and colour (P6): width, height, largest value, each after white space or comments.
+_PNM_HEADER = re.compile(rb"P([56])" + 3 * rb"(?:\s|#[^\n]*\n)+(\d+)" + rb"\s")
 
 
 def read_image(path: str | os.PathLike[str], apply_orientation: bool = True) -> NDArray[np.uint8]:
@@ -287,6 +289,9 @@ def _check_complete(data: bytes, name: str) -> None:
         complaint = _size_complaint(struct.unpack("<I", data[4:8])[0] + 8, data)
     elif data.startswith(b"BM") and len(data) >= 6:
         complaint = _size_complaint(struct.unpack("<I", data[2:6])[0], data)
+    elif pnm := _PNM_HEADER.match(data):  # OpenCV 4.8 fills up what is missing
+        channels, pixels = 3 if pnm[1] == b"6" else 1, int(pnm[2]) * int(pnm[3])
+        complaint = _size_complaint(pnm.end() + pixels * channels * (2 if int(pnm[4]) > 255 else 1), data)
     else:
         complaint = None
     if complaint:
