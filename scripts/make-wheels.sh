@@ -4,8 +4,8 @@
 # The compilers are g++ and Debian's cross compiler (apt install g++-aarch64-linux-gnu). libstdc++ goes into the extension
 # (what nothing calls is dropped, with its needs), so that the C library alone decides where a wheel runs: built on Debian 12,
 # on glibc 2.34 and newer, which JetPack 6 has; auditwheel checks that. Python's headers are those of the Python at hand: on
-# 64-bit Linux they say the same on both
-# processors. WHEEL_ARCHS="x86_64 aarch64" chooses, PIP_FLAGS are handed to pip. What is missing is told in one line.
+# 64-bit Linux they say the same on both processors. WHEEL_ARCHS="x86_64 aarch64" chooses, PIP_FLAGS are handed to pip.
+# What is missing is told in one line.
 set -eu
 out=$1
 shift
