@@ -85,7 +85,7 @@ wheels: $(VENV)/.made-for-dev  ## build wheels for x86-64 and 64-bit ARM into di
 pythons:  ## run the runtime's tests with each of PYTHONS="python3.10 python3.13 ..."
 	for python in $(PYTHONS); do scripts/test-runtime.sh $(BUILD)/pythons/$$(basename $$python) $$python || exit 1; done
 
-bounds:  ## run the runtime's tests with the oldest numpy, OpenCV and ONNX Runtime that are allowed
+bounds:  ## run the runtime's tests with the oldest numpy, OpenCV, ONNX and ONNX Runtime that are allowed
 	@mkdir -p $(BUILD)
-	$(PYTHON) scripts/lowest.py opencv onnxruntime > $(BUILD)/bounds.txt
+	$(PYTHON) scripts/lowest.py opencv onnxruntime export > $(BUILD)/bounds.txt
 	scripts/test-runtime.sh $(BUILD)/bounds $(PYTHON) $(BUILD)/bounds.txt

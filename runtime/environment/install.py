@@ -73,7 +73,8 @@ def no_wheel(name: str) -> str:
 
 def cuda_extra() -> str:
     """The extra for the driver's CUDA; without a driver that of CUDA 12, whose packages run on newer drivers too."""
-    return "cuda13" if (driver_cuda() or (12, 0)) >= (13, 0) else "cuda12"
+    cuda = driver_cuda()
+    return "cuda13" if cuda is not None and cuda >= (13, 0) else "cuda12"
 
 
 def has_wheel(package: Package) -> bool:

@@ -97,7 +97,7 @@ def decode_image(data: bytes, name: str, apply_orientation: bool = True) -> NDAr
     if image is None:
         raise ImageError(f"{name}: damaged, or not a picture in a format that is read (JPEG, PNG, BMP, TIFF, WebP)")
     if is_webp and apply_orientation:
-        image = upright(np.asarray(image), _webp_orientation(data))
+        image = upright(np.asarray(image, np.uint8), _webp_orientation(data))
     return np.ascontiguousarray(image, np.uint8)
 
 
