@@ -1,5 +1,5 @@
 # make demo   sets everything up and shows the whole chain      make test   sets everything up and runs the tests
-# PYTHON=python3.12 chooses another Python, PIP_FLAGS=... is handed to pip install.
+# PYTHON=python3.12 chooses another Python, PIP_FLAGS=... is handed to pip install, VENV_FLAGS=--system-site-packages to venv.
 
 PYTHON ?= python3
 VENV ?= .venv
