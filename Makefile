@@ -1,5 +1,5 @@
 # make demo   sets everything up and shows the whole chain      make test   sets everything up and runs the tests
-# PYTHON=python3.12 chooses another Python, PIP_FLAGS=... is handed to pip install.
+# PYTHON=python3.12 chooses another Python, PIP_FLAGS=... is handed to pip install, VENV_FLAGS=--system-site-packages to venv.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,7 +12,7 @@ STAGES := train evaluation export runtime benchmarks
 PYTHON_CODE := setup.py cli $(STAGES) tests
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format typecheck sanitize wheel clean distclean
+.PHONY: help venv demo test lint format typecheck sanitize clean distclean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -43,11 +43,8 @@ typecheck: $(VENV)/.made-for-dev build/typing  ## check types with pyright
 sanitize: $(foreach what,address thread,build/sanitize/$(what) build/sanitize/captions-$(what) build/sanitize/recycling-$(what))  ## run the kernels under address, undefined and thread sanitizers
 	for run in $^; do echo $$run && $$run || exit 1; done
 
-wheel: $(VENV)/.made-for-dev  ## build a wheel into dist
-	$(BIN)/python -m pip wheel --disable-pip-version-check --no-deps --wheel-dir dist .
-
 clean:  ## remove what was built
-	rm -rf build dist demo-out *.egg-info runtime/_native*.so .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist demo-out *.egg-info runtime/_native*.so runtime/cuda/kernels/kernels.* .pytest_cache .ruff_cache .hypothesis
 	rm -f $(VENV)/.made-for-*
 
 distclean: clean  ## remove .venv too

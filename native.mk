@@ -81,3 +81,26 @@ build/sanitize/c_api: tests/native/c_api.c $(CPP_FILES)
 	@mkdir -p $(@D)
 	$(CC) -std=c99 -pedantic -O1 -g -Wall -Wextra -Werror -fsanitize=address,undefined -Iruntime/csrc/c_api -c -o $@.o $<
 	$(SANITIZE) -fsanitize=address,undefined -o $@ $@.o $(NATIVE) $(wildcard runtime/csrc/c_api/*.cpp)
+
+# What is built beforehand: the GPU's kernels for every GPU, and wheels for Linux on x86-64 and 64-bit ARM.
+# PYTHONS="python3.10 python3.12" chooses the Pythons, WHEEL_ARCHS=aarch64 the processors.
+
+PYTHONS ?= $(PYTHON)
+
+.PHONY: kernels wheels pythons bounds
+
+kernels: $(VENV)/.made-for-dev  ## compile the GPU's kernels for every GPU, to be shipped in wheels; needs nvcc
+	$(BIN)/python scripts/make_kernels.py
+
+wheels: $(VENV)/.made-for-dev  ## build wheels for x86-64 and 64-bit ARM into dist, for PYTHONS="python3.10 ..."
+	$(BIN)/python scripts/make_kernels.py || echo "make: without nvcc the wheels go without compiled kernels"
+	scripts/make-wheels.sh dist $(PYTHONS)
+
+# The runtime's tests where the versions of what it stands on are others than in .venv.
+pythons:  ## run the runtime's tests with each of PYTHONS="python3.10 python3.13 ..."
+	for python in $(PYTHONS); do scripts/test-runtime.sh $(BUILD)/pythons/$$(basename $$python) $$python || exit 1; done
+
+bounds:  ## run the runtime's tests with the oldest numpy, OpenCV, ONNX and ONNX Runtime that are allowed
+	@mkdir -p $(BUILD)
+	$(PYTHON) scripts/lowest.py opencv onnxruntime export > $(BUILD)/bounds.txt
+	scripts/test-runtime.sh $(BUILD)/bounds $(PYTHON) $(BUILD)/bounds.txt

@@ -16,9 +16,6 @@ from dataclasses import dataclass
 from .output import quiet_imports
 
 _OWN = __name__.partition(".")[0]
-_OPENCV = "opencv-python-headless"
-# The Debian packages of the libraries that OpenCV's wheel with windows wants, and a container lacks.
-_DEBIAN = {"libGL.so.1": "libgl1", "libgthread-2.0.so.0": "libglib2.0-0", "libxcb.so.1": "libxcb1"}
 _OTHER_NUMPY = ("multiarray failed to import", "_ARRAY_API", "binary incompatibility", "compiled using NumPy")
 
 
@@ -41,18 +38,18 @@ def check_opencv() -> None:
     """Import numpy and OpenCV before anything is begun, so that one that does not load is told in one line.
 
     Raises:
-        ImportError: With `name` set, if it does not load.
+        ImportError: With `name` set, if numpy does not load; a `PackageError` for OpenCV, whose message is the line.
     """
-    for module in ("numpy", "cv2"):
-        try:
-            with quiet_imports():
-                loaded = importlib.import_module(module)
-            if module == "cv2" and not hasattr(loaded, "imdecode"):  # what an interrupted or a second install leaves
-                raise ImportError("the module cv2 is empty", name=module)
-        except ModuleNotFoundError:
-            raise
-        except Exception as error:  # a broken package may raise anything
-            raise ImportError(str(error), name=module) from error
+    try:
+        with quiet_imports():
+            importlib.import_module("numpy")
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # a broken package may raise anything
+        raise ImportError(str(error), name="numpy") from error
+    from .runtime.environment.opencv import require_opencv
+
+    require_opencv()
 
 
 def is_of_an_import(error: Exception) -> bool:
@@ -66,11 +63,13 @@ def trouble_of(error: Exception) -> Trouble | None:
     where = (isinstance(error, ImportError) and error.name) or _importing(error.__traceback__)
     package = where.partition(".")[0]
     if package == _OWN:
+        if "YOLOR_EDGE_SIMD" in reason:
+            return Trouble("extension", f"does not load: {reason}", "unset YOLOR_EDGE_SIMD to have the best one chosen")
         if "_native" not in reason + where:
             return None
         cure = "it was not built for this Python: in a clone, pip install --force-reinstall --no-deps ."
         return Trouble("extension", f"does not load: {reason}", cure)
-    name = "OpenCV" if package == "cv2" else package or "a package"
+    name = package or "a package"
     of = _distribution(package)
     if isinstance(error, ModuleNotFoundError) and where == package:
         return Trouble(name, "is not installed", f"pip install {of}")
@@ -78,7 +77,8 @@ def trouble_of(error: Exception) -> Trouble | None:
         return _built_for_another_numpy(name, package, of)
     library = re.match(r"(\S+\.so[.\d]*): cannot open shared object file", reason)
     if library is not None:
-        return Trouble(name, f"does not load: the library {library[1]} is not there", _library_cure(library[1], of))
+        cure = f"install that library, or pip install --force-reinstall --no-deps {of}"
+        return Trouble(name, f"does not load: the library {library[1]} is not there", cure)
     if not package:
         return None
     how = "--force-reinstall --no-deps" if isinstance(error, ImportError) else "--upgrade --force-reinstall"
@@ -94,7 +94,7 @@ def missing_line(command: str, trouble: Trouble, error: Exception, extras: tuple
         error: What was raised.
         extras: Those of this package that the command needs; what else of them is missing is told as well.
     """
-    if isinstance(error, ModuleNotFoundError) and trouble.name not in ("OpenCV", "numpy", "extension"):
+    if isinstance(error, ModuleNotFoundError) and trouble.name not in ("numpy", "extension"):
         from .runtime.environment.install import lacking_packages
 
         return lacking_packages(command, trouble.name, extras)
@@ -115,19 +115,10 @@ def _built_for_another_numpy(name: str, package: str, of: str) -> Trouble:
     return Trouble(name, found, 'pip install "numpy<2"' if not version.startswith("1.") else 'pip install "numpy>=2"')
 
 
-def _library_cure(library: str, of: str) -> str:
-    headless = of.replace("-python", "-python-headless") if of.startswith("opencv") and "headless" not in of else of
-    if headless != of:
-        return f"pip uninstall -y {of} && pip install --force-reinstall --no-deps {headless}"
-    debian = f" (Debian, Ubuntu: apt install {_DEBIAN[library]})" if library in _DEBIAN else ""
-    other = f", or pip install --force-reinstall --no-deps {of}" if of else ""
-    return f"install it{debian}{other}"
-
-
 def _distribution(package: str) -> str:
     """What a package is installed as, or would be."""
     names = importlib.metadata.packages_distributions().get(package, [])
-    return names[0] if names else _OPENCV if package == "cv2" else package.replace("_", "-")
+    return names[0] if names else package.replace("_", "-")
 
 
 def _is_installed(distribution: str) -> bool:

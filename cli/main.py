@@ -11,8 +11,8 @@ import argparse
 import errno
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
-from . import __version__
 from .commands import bench, build, compare, demo, diff, doctor, evaluate, export, inspect, run, scenes, train, verify
 from .imports import check_opencv, is_of_an_import, missing_line, trouble_of
 from .output import complain, flush, prepare_streams
@@ -61,7 +61,7 @@ def make_parser() -> Parser:
         epilog="yolor-edge COMMAND --help explains a command. Start with: yolor-edge doctor",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     added = parser.add_subparsers(
         title="commands",
         dest="command",
@@ -90,8 +90,22 @@ def _run(typed: Sequence[str], arguments: argparse.Namespace) -> int:
     return arguments.run(arguments)
 
 
+class _Version(argparse.Action):
+    """Prints the version, which is looked up only then."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from . import __version__
+
+        print(f"{PROGRAM} {__version__}")
+        parser.exit()
+
+
 def _told(error: Exception, arguments: argparse.Namespace) -> tuple[str, int] | None:
     """The line and the exit code for an error; None for one that is a mistake in the program."""
+    from .runtime.errors import PackageError, YolorEdgeError
+
+    if isinstance(error, PackageError):
+        return str(error), error.exit_code
     if is_of_an_import(error):
         trouble = trouble_of(error)
         if trouble is None:
@@ -104,8 +118,6 @@ def _told(error: Exception, arguments: argparse.Namespace) -> tuple[str, int] | 
     # A loss that is no number; and the error that safetensors raises where others raise an OSError.
     if isinstance(error, FloatingPointError) or type(error).__name__ == "SafetensorError":
         return str(error), 1
-    from .runtime.errors import YolorEdgeError
-
     if isinstance(error, YolorEdgeError):
         return error.spelled(lambda name: _as_typed(name, arguments)), error.exit_code
     return None

@@ -85,6 +85,10 @@ class BackendMissingError(BackendError):
     """An inference backend whose package is not installed."""
 
 
+class PackageError(YolorEdgeError, ImportError):
+    """A package that everything stands on, such as OpenCV, and that is missing or does not load."""
+
+
 class ParityError(YolorEdgeError):
     """Two stages of the chain that should agree and do not."""
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from . import _native
 from .arguments import check_number, described, nearest
+from .environment.opencv import require_opencv
 from .errors import NotHereError, UsageError
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ class InstanceMasks:
 
     def polygons(self) -> list[list[NDArray[np.float32]]]:
         """For each mask its outer outlines in pixels of the image, (P, 2) float32 x, y each; holes are left out."""
+        require_opencv()
         import cv2  # here, since results are read without it too
 
         found = []
@@ -137,6 +139,7 @@ class InstanceMasks:
         They run along the edges of the pixels, so that pycocotools makes the same mask of them again, but for
         holes, which such lists cannot hold and which are filled. A mask without pixels has an empty list.
         """
+        require_opencv()
         import cv2  # here, since results are read without it too
 
         found = []

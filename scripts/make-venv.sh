@@ -1,7 +1,9 @@
 #!/bin/sh
 # Makes a virtual environment and installs this package into it, editable, with the extras named.
 #   scripts/make-venv.sh FOLDER PYTHON EXTRAS      e.g.  scripts/make-venv.sh .venv python3 train,export,onnxruntime
-# PIP_FLAGS are handed to pip install. What is missing is told in one line.
+# PIP_FLAGS are handed to pip install, VENV_FLAGS to venv; --system-site-packages is what a Jetson needs, whose TensorRT
+# and OpenCV come with JetPack, and is taken there by itself. Where no OpenCV is to be had so, its wheel is installed too.
+# What is missing is told in one line.
 set -eu
 venv=$1
 python=$2
@@ -41,10 +43,21 @@ if [ ! -e "$include/Python.h" ]; then
     export CPATH
 fi
 
-"$python" -m venv "$venv"
+if [ -z "${VENV_FLAGS:-}" ] && [ -e /etc/nv_tegra_release ]; then
+    VENV_FLAGS=--system-site-packages
+fi
+# shellcheck disable=SC2086  # words, as PIP_FLAGS are
+"$python" -m venv ${VENV_FLAGS:-} "$venv"
+# A cv2 that the system brings stays what it is, and so does the numpy that it was built for.
+numpy=
+if "$venv/bin/python" -c 'import cv2; cv2.imdecode' 2>/dev/null; then
+    "$venv/bin/python" -c 'import numpy, sys; sys.exit(numpy.__version__[0] != "1")' && numpy="numpy>=1.22,<2"
+else
+    extras=$extras,opencv
+fi
 # shellcheck disable=SC2086  # PIP_FLAGS are words
 "$venv/bin/python" -m pip install --disable-pip-version-check --prefer-binary --constraint constraints.txt \
-    ${PIP_FLAGS:-} --editable ".[$extras]" ||
+    ${PIP_FLAGS:-} --editable ".[$extras]" ${numpy:+"$numpy"} ||
     fail "pip could not install yolor-edge[$extras]; what it said stands above"
 
 # The stubs of TensorRT would have TensorRT itself installed, which builds only beside an NVIDIA driver; types need none.

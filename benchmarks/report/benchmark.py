@@ -98,7 +98,7 @@ def bench(
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     cold["bundle_open_ms"] = _milliseconds_since(started) if opened is not bundle else "unknown"
     backend = backend_name(load.backend)
-    was_imported = backend_entry(backend).package in sys.modules
+    was_imported = backend_entry(backend).imports in sys.modules
     started = time.perf_counter_ns()
     precision = opened.choose_precision(load.precision, backend)
     load = replace(load, backend=backend, precision=precision)

@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from ..imports import check_opencv, is_of_an_import, trouble_of
+from ..imports import is_of_an_import, trouble_of
 from ..options import add_json
 from ..output import print_result, quiet_imports
 from ..parsing import add_command
@@ -32,7 +32,6 @@ def add(commands: Any) -> None:
 
 def _doctor(arguments: argparse.Namespace) -> int:
     try:
-        check_opencv()
         with quiet_imports():
             from ..runtime.diagnosis.doctor import examine
     except Exception as error:  # of what the runtime itself stands on: numpy, OpenCV or the extension

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ...runtime.bundle.engines import is_compute_capability
 from ...runtime.environment.cuda_device import CudaDevice, cuda_device
-from ...runtime.environment.install import install_command
+from ...runtime.environment.install import package_hint
 from ...runtime.environment.tensorrt_package import (
     FLAVOURS,
     as_stubs_say,
@@ -113,7 +113,7 @@ def load_toolkit(flavour: str | None = None) -> Toolkit:
     if flavour is None or flavour not in installed:
         missing = f"flavour {flavour!r} needs the package {flavour}" if flavour else "no TensorRT is installed"
         choices = "; ".join(
-            f"for {entry.devices}: {install_command(entry.extra)} (flavour {name})"
+            f"for {entry.devices}, {package_hint(name)} (flavour {name})"
             for name, entry in FLAVOURS.items()
             if flavour in (None, name)
         )

@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from ..environment.install import install_command
+from ..environment.install import package_hint
 from ..errors import BackendError
 from .base import Array, TensorInfo, checked_feed
 from .onnxruntime_backend import _first_line, _info
 
 PROVIDER = "CUDAExecutionProvider"
-_CURE = f"{install_command('onnxruntime-gpu')} in place of onnxruntime; yolor-edge doctor says what this machine has"
 
 
 class OnnxRuntimeCudaGraph:
@@ -37,7 +36,8 @@ class OnnxRuntimeCudaGraph:
         if PROVIDER not in onnxruntime.get_available_providers():
             raise BackendError(
                 f"the installed onnxruntime {onnxruntime.__version__} has no CUDA provider, and this backend runs on "
-                f"nothing else: {_CURE}"
+                f"nothing else, in place of onnxruntime; {package_hint('onnxruntime-gpu')}; yolor-edge doctor says "
+                "what this machine has"
             )
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # what goes wrong is raised, not logged

@@ -13,7 +13,8 @@ from typing import Protocol, cast
 from ..bundle.bundle import Bundle
 from ..bundle.engines import graph_kind
 from ..environment.cores import usable_cores
-from ..environment.install import install_command
+from ..environment.install import package_hint
+from ..environment.packages import PACKAGES
 from ..errors import BackendError, BackendMissingError, UsageError
 from .base import Graph
 
@@ -25,8 +26,7 @@ class BackendEntry:
     Attributes:
         module: Imported when the backend is asked for; has `open_graph(path, threads)`, or for one that runs engines
             `open_parts(bundle, parts, precision, flavour)`.
-        package: Imported by it.
-        extra: What to install for it.
+        package: Imported by it, by its name in `environment.packages`.
         int8_dialect: Of `bundle.INT8_DIALECTS`, the one it runs fast.
         flavour: Of the engines it runs, "tensorrt" or "tensorrt-rtx"; empty for one that reads graphs as they are.
         needs_gpu: Whether it runs on a GPU, and on nothing else.
@@ -34,25 +34,25 @@ class BackendEntry:
 
     module: str
     package: str
-    extra: str
     int8_dialect: str
     flavour: str = ""
     needs_gpu: bool = False
+
+    @property
+    def imports(self) -> str:
+        """The module that its package is imported as."""
+        return PACKAGES[self.package].module if self.package in PACKAGES else self.package
 
 
 # More than this on fewer cores wait for each other so long that a run seems to hang.
 MOST_THREADS = 64
 
 BACKENDS = {
-    "onnxruntime": BackendEntry(".onnxruntime_backend", "onnxruntime", "onnxruntime", "u8s8"),
-    "openvino": BackendEntry(".openvino_backend", "openvino", "openvino", "s8s8"),
-    "onnxruntime-cuda": BackendEntry(
-        ".onnxruntime_cuda_backend", "onnxruntime", "onnxruntime-gpu", "s8s8", needs_gpu=True
-    ),
-    "tensorrt": BackendEntry(".tensorrt.backend", "tensorrt", "tensorrt", "s8s8", "tensorrt", needs_gpu=True),
-    "tensorrt-rtx": BackendEntry(
-        ".tensorrt.backend", "tensorrt_rtx", "tensorrt-rtx", "s8s8", "tensorrt-rtx", needs_gpu=True
-    ),
+    "onnxruntime": BackendEntry(".onnxruntime_backend", "onnxruntime", "u8s8"),
+    "openvino": BackendEntry(".openvino_backend", "openvino", "s8s8"),
+    "onnxruntime-cuda": BackendEntry(".onnxruntime_cuda_backend", "onnxruntime-gpu", "s8s8", needs_gpu=True),
+    "tensorrt": BackendEntry(".tensorrt.backend", "tensorrt", "s8s8", "tensorrt", needs_gpu=True),
+    "tensorrt-rtx": BackendEntry(".tensorrt.backend", "tensorrt-rtx", "s8s8", "tensorrt-rtx", needs_gpu=True),
 }
 
 
@@ -158,7 +158,7 @@ def open_graphs(
         if error.name is None or error.name.startswith(__name__.partition(".")[0]):
             raise
         raise BackendMissingError(
-            f'backend "{backend}" needs the package {error.name}; install it: {install_command(entry.extra)}'
+            f'backend "{backend}" needs the package {error.name}; {package_hint(entry.package)}'
         ) from error
     except (ImportError, OSError) as error:
         raise BackendError(

@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 from typing import Protocol, cast
 
-from ..environment.install import install_command
+from ..environment.install import package_hint
 from ..errors import BackendError, BackendMissingError, UsageError
 from .device import Device
 from .driver import NO_DEVICE, CudaError, Driver
@@ -45,8 +45,7 @@ def open_device(index: int = 0, binding: str | None = None) -> Device:
     chosen = binding or (installed[0] if installed else None)
     if chosen is None or chosen not in installed:
         raise BackendMissingError(
-            f"running on a GPU needs {chosen or 'PyCUDA or cuda-python'}; "
-            f"install it: {install_command('cuda')} (on a Jetson rather {install_command('pycuda')})"
+            f"running on a GPU needs {chosen or 'PyCUDA or cuda-python'}; {package_hint(chosen or 'cuda-python')}"
         )
     try:
         module = cast(_DriverModule, importlib.import_module(BINDINGS[chosen][1], __package__))

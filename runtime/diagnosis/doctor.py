@@ -5,6 +5,7 @@ Nothing here raises: whatever cannot be looked at becomes a line that says so.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shlex
@@ -19,20 +20,22 @@ from .. import _native
 from ..backends.registry import BACKENDS, backend_of_flavour
 from ..bundle.bundle import Bundle
 from ..bundle.engines import EngineFit, build_command
-from ..cuda.kernels.kernel_image import FoundCompiler, compilers_here
-from ..environment.cuda_device import CudaDriver, cuda_driver
+from ..cuda.kernels.kernel_image import FoundCompiler, compilers_here, misfit
+from ..environment.cuda_device import CudaDriver, cuda_driver, driver_cuda
 from ..environment.display import display_complaint
-from ..environment.install import install_command
-from ..environment.installed_packages import PACKAGES, Found, look_for
+from ..environment.install import install_command, package_version
+from ..environment.installed_packages import Found, look_for
 from ..environment.machine import ROOT, UNKNOWN, describe_hardware, governors, is_jetson, memory_limit
 from ..environment.opencv_build import OpencvBuild, opencv_build
+from ..environment.packages import PACKAGES, TRIED_OUT
+from ..errors import PackageError
 from .checks import Check
 from .doctor_bundle import bundles_below, content_checks, engine_checks, holds_bundle, open_for_checks
 from .doctor_gpu import (
-    can_compile,
     compiler_check,
     gpu_checks,
     has_cuda_provider,
+    has_kernels,
     package_cure,
     suiting_flavours,
     too_old,
@@ -50,9 +53,6 @@ _RUNS_BUNDLES = tuple(name for name, entry in BACKENDS.items() if not entry.need
 # Where bundles lie after `make demo` and after the README's commands.
 _BUNDLES_HERE = (Path("demo-out/bundle"), Path("bundles"))
 _FLAVOURS = tuple(entry.flavour for entry in BACKENDS.values() if entry.flavour)
-_HEADLESS_CURE = (
-    "for run --show: the system's python3-opencv, or pip uninstall -y {distributions} && pip install opencv-python"
-)
 _GSTREAMER_CURE = (
     "for pipelines: the system's python3-opencv in a virtual environment with --system-site-packages (on a Jetson "
     "JetPack's), or gst-launch-1.0 ... ! fdsink | yolor-edge run BUNDLE - --camera-size WIDTHxHEIGHT"
@@ -103,6 +103,7 @@ class _Facts:
     is_jetson: bool = False
     driver: CudaDriver | None = None
     compilers: Sequence[FoundCompiler] = ()
+    misfit: str = "there is no GPU"  # why the kernels that were compiled beforehand cannot be used
     bundle: Bundle | None = None
     fitting: Sequence[EngineFit] = ()
     cameras: Sequence[Path] = ()
@@ -166,7 +167,7 @@ def examine(bundle: str | os.PathLike[str] | None = None, root: Path = ROOT) -> 
             checks.append(Check(group, name, "problem", text, "please report this"))
 
     # Until they are found out: nothing is installed, on hardware of which nothing can be read.
-    facts = _Facts({package.name: Found(package) for package in PACKAGES}, describe_hardware(root / "nowhere"))
+    facts = _Facts({name: Found(PACKAGES[name]) for name in TRIED_OUT}, describe_hardware(root / "nowhere"))
 
     def software() -> list[Check]:
         facts.is_jetson = is_jetson(root)
@@ -178,7 +179,7 @@ def examine(bundle: str | os.PathLike[str] | None = None, root: Path = ROOT) -> 
         return _computer_checks(facts.hardware, root)
 
     look("software", "python", _own_checks)
-    look("software", "opencv", lambda: opencv_checks(opencv_build()))
+    look("software", "opencv", _opencv_checks)
     look("software", "packages", software)
     look("computer", "computer", computer)
 
@@ -188,12 +189,15 @@ def examine(bundle: str | os.PathLike[str] | None = None, root: Path = ROOT) -> 
 
     def compiler() -> list[Check]:
         facts.compilers = compilers_here()
-        return [compiler_check(facts.compilers, facts.has_gpu)]
+        if facts.driver is not None and facts.driver.devices:
+            facts.misfit = misfit(facts.driver.devices[0][0].compute_capability, driver_cuda())
+        return [compiler_check(facts.compilers, facts.has_gpu, facts.misfit)]
 
     def sources() -> list[Check]:
         facts.cameras, found = _camera_checks(root)
         display = _display_check()
-        facts.can_show = display.state == "ok" and opencv_build().windows is not None
+        with contextlib.suppress(PackageError):
+            facts.can_show = display.state == "ok" and opencv_build().windows is not None
         return [*found, display]
 
     def about_bundle() -> list[Check]:
@@ -224,7 +228,7 @@ def opencv_checks(build: OpencvBuild) -> list[Check]:
     if build.has_ffmpeg:
         checks.append(Check("software", "video files", "ok", "through FFMPEG; so are RTSP and HTTP"))
     else:
-        cure = "pip install opencv-python-headless brings it"
+        cure = f"{install_command('opencv')} brings it"
         checks.append(Check("software", "video files", "missing", "this OpenCV has no FFMPEG", cure))
     if build.has_gstreamer:
         checks.append(Check("software", "GStreamer", "ok", "pipelines can be opened"))
@@ -233,16 +237,24 @@ def opencv_checks(build: OpencvBuild) -> list[Check]:
     if build.windows:
         checks.append(Check("software", "windows", "ok", build.windows))
     else:
-        cure = _HEADLESS_CURE.format(distributions=" ".join(build.distributions) or "this one")
+        replace = f", or pip uninstall -y {' '.join(build.distributions)} && pip install opencv-python"
+        cure = f"for run --show: the system's python3-opencv{replace if build.distributions else ''}"
         checks.append(Check("software", "windows", "missing", "this OpenCV has none", cure))
     return checks
 
 
-def _own_checks() -> list[Check]:
-    from yolor_edge import __version__
+def _opencv_checks() -> list[Check]:
+    try:
+        build = opencv_build()
+    except PackageError as error:
+        found, _, cure = str(error).partition("; ")
+        return [Check("software", "OpenCV", "problem", found, cure)]
+    return opencv_checks(build)
 
+
+def _own_checks() -> list[Check]:
     return [
-        Check("software", "yolor-edge", "ok", f"{__version__}, Python {platform.python_version()}"),
+        Check("software", "yolor-edge", "ok", f"{package_version()}, Python {platform.python_version()}"),
         Check("software", "numpy", "ok", np.__version__),
     ]
 
@@ -389,7 +401,7 @@ def _to_another_bundle(asked: str) -> list[str]:
 def _backend_options(facts: _Facts, on_cpu: Sequence[str], is_to_be_built: bool) -> list[str]:
     """The options that choose what runs the bundle best here: an engine that fits or is about to, else the CPU."""
     visions = [fit.record for fit in facts.fitting if fit.record is not None and fit.record.part == "vision"]
-    on_cpu_behind = [] if can_compile(facts.compilers) else ["--processing", "cpu"]
+    on_cpu_behind = [] if has_kernels(facts.compilers, facts.misfit) else ["--processing", "cpu"]
     if visions:
         backend = backend_of_flavour(visions[0].flavour)
         return ["--backend", backend, "--precision", visions[0].precision, *on_cpu_behind]

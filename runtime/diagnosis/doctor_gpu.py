@@ -10,7 +10,7 @@ from typing import Any
 
 from ..cuda.kernels.kernel_image import GIVEN, FoundCompiler
 from ..environment.cuda_device import CudaDriver
-from ..environment.install import install_command
+from ..environment.install import cuda_extra, install_command, no_wheel, package_command, release_of
 from ..environment.installed_packages import Found
 from ..environment.machine import UNKNOWN, text_of
 from .checks import Check
@@ -57,7 +57,7 @@ def gpu_checks(
         suiting = suiting_flavours(device.compute_capability, hardware["cpu"]["architecture"], is_jetson)
         checks.append(_flavour_check(device.compute_capability, suiting, packages, is_jetson))
     if driver is not None and driver.devices:
-        checks.append(_binding_check(packages, is_jetson))
+        checks.append(_binding_check(packages, driver))
         checks.append(_provider_check(packages["onnxruntime"]))
     return checks
 
@@ -67,57 +67,58 @@ def has_cuda_provider(onnxruntime: Found) -> bool:
     return _PROVIDER in onnxruntime.offers and onnxruntime.error is None
 
 
-def can_compile(compilers: Sequence[FoundCompiler]) -> bool:
-    """Whether the kernels of post-processing on the GPU can be had here, compiled here or elsewhere."""
+def has_kernels(compilers: Sequence[FoundCompiler], misfit: str) -> bool:
+    """Whether the kernels of post-processing on the GPU can be had here, compiled here or elsewhere; see below."""
     given = os.environ.get(GIVEN)
-    return os.access(given, os.R_OK) if given else bool(compilers)
+    return os.access(given, os.R_OK) if given else not misfit or bool(compilers)
 
 
-def compiler_check(compilers: Sequence[FoundCompiler], has_gpu: bool) -> Check:
-    """The line about what compiles the GPU's kernels for pre- and post-processing.
+def compiler_check(compilers: Sequence[FoundCompiler], has_gpu: bool, misfit: str) -> Check:
+    """The line about where the GPU's kernels for pre- and post-processing come from.
 
     Args:
         compilers: Those found, the one that is used first.
         has_gpu: Whether there is a GPU to compile for.
+        misfit: Why the kernels that were compiled beforehand cannot be used on it; empty if they can.
     """
     name, without = "kernel compiler", "--processing cpu does without"
     given = os.environ.get(GIVEN)
-    if given and can_compile(compilers):
+    if given and has_kernels(compilers, misfit):
         return Check(_GROUP, name, "ok", f"not needed: {GIVEN} names {given}")
     if given:
         return Check(_GROUP, name, "problem", f"{GIVEN} names {given}, which cannot be read", f"unset it; {without}")
+    if not misfit:
+        return Check(_GROUP, name, "ok", "not needed: the kernels that were compiled beforehand fit the GPU and driver")
+    beforehand = f"; the kernels that were compiled beforehand are not used: {misfit}" if has_gpu else ""
     if compilers:
         text = "; ".join(f"{compiler.name} in {compiler.path}" for compiler in compilers)
-        return Check(_GROUP, name, "ok", text)
+        return Check(_GROUP, name, "ok", text + beforehand)
     text = "neither NVRTC nor nvcc, one of which compiles the kernels for post-processing on the GPU"
     if not has_gpu:
         return Check(_GROUP, name, "none", "neither NVRTC nor nvcc; only for NVIDIA GPUs")
-    cure = f"{install_command('cuda')} brings NVRTC, or install the CUDA toolkit; {without}"
-    return Check(_GROUP, name, "missing", text, cure)
+    cure = f"{install_command(cuda_extra())} brings NVRTC, or install the CUDA toolkit; {without}"
+    return Check(_GROUP, name, "missing", text + beforehand, cure)
 
 
 def package_cure(name: str, is_jetson: bool) -> str:
-    """What installs a package that runs on NVIDIA devices."""
+    """What installs a package that runs on NVIDIA devices; empty where there is no wheel of it for this machine."""
     if name == "tensorrt" and is_jetson:
         return "it comes with JetPack: make the virtual environment with --system-site-packages"
-    # The extra "cuda" brings the compiler of the GPU's kernels as well.
-    return install_command("cuda" if name == "cuda-python" else name)
+    return package_command(name)
 
 
 def too_old(found: Found) -> str:
     """Why this TensorRT cannot be used; empty if it can."""
-    numbers = tuple(int(n) for n in re.findall(r"\d+", found.version)[:2])
-    if found.package.name != "tensorrt" or not numbers or numbers >= _OLDEST_TENSORRT:
+    if found.package.name != "tensorrt" or (release_of(found.version) or _OLDEST_TENSORRT) >= _OLDEST_TENSORRT:
         return ""
     return f"{found.version} is older than 10.3, the first that builds strongly typed engines"
 
 
 def _jetson_checks(hardware: dict[str, Any]) -> list[Check]:
     l4t, jetpack, mode = hardware["l4t"], hardware["jetpack"], hardware["nvpmodel"]
-    numbers = tuple(int(n) for n in re.findall(r"\d+", l4t)[:2])
     text = f"{hardware['board']}, L4T {l4t}, JetPack {jetpack}"
     checks = [Check(_GROUP, "Jetson", "ok", text)]
-    if numbers and numbers < _OLDEST_L4T:
+    if (release_of(l4t.removeprefix("R")) or _OLDEST_L4T) < _OLDEST_L4T:
         checks = [Check(_GROUP, "Jetson", "problem", f"{text}: its TensorRT is too old", _JETPACK_CURE)]
     if mode == UNKNOWN:
         cure = "sudo nvpmodel -q says what the clocks are limited to"
@@ -172,15 +173,19 @@ def _flavour_check(
     return Check(_GROUP, name, "missing", f"{text}; not installed", package_cure(suiting[0], is_jetson))
 
 
-def _binding_check(packages: dict[str, Found], is_jetson: bool) -> Check:
+def _binding_check(packages: dict[str, Found], driver: CudaDriver) -> Check:
     """What leads to the GPU's memory and streams; one of the two is enough."""
+    name, cure = "CUDA in Python", package_command("cuda-python")
     usable = [name for name in _BINDINGS if packages[name].is_installed and packages[name].error is None]
-    if usable:
-        return Check(_GROUP, "CUDA in Python", "ok", f"through {usable[0]}")
-    text = f"neither {' nor '.join(_BINDINGS)}, one of which TensorRT's engines need to run"
-    return Check(
-        _GROUP, "CUDA in Python", "missing", text, package_cure("pycuda" if is_jetson else "cuda-python", False)
-    )
+    if not usable:
+        text = f"neither {' nor '.join(_BINDINGS)}, one of which TensorRT's engines need to run"
+        return Check(_GROUP, name, "missing", text, cure)
+    version = packages[usable[0]].version
+    # PyCUDA is compiled for the CUDA that is here; bindings of an older CUDA run on a newer driver.
+    if usable[0] == "cuda-python" and release_of(version)[:1] > release_of(driver.cuda or "")[:1] != ():
+        text = f"cuda-python {version} is of a newer CUDA than the driver, which runs {driver.cuda}"
+        return Check(_GROUP, name, "problem", text, cure)
+    return Check(_GROUP, name, "ok", f"through {usable[0]} {version}")
 
 
 def _provider_check(onnxruntime: Found) -> Check:
@@ -190,7 +195,10 @@ def _provider_check(onnxruntime: Found) -> Check:
         text = f"{onnxruntime.version} has its CUDA provider, for --backend onnxruntime-cuda"
         return Check(_GROUP, name, "ok", text)
     text = "without its CUDA provider, which --backend onnxruntime-cuda needs"
+    install = package_command("onnxruntime-gpu")
+    if not install:
+        return Check(_GROUP, name, "none", f"{text}; {no_wheel('onnxruntime-gpu')}")
     if not onnxruntime.is_installed:
-        return Check(_GROUP, name, "missing", "not installed", install_command("onnxruntime-gpu"))
+        return Check(_GROUP, name, "missing", "not installed", install)
     remove = f"pip uninstall -y {onnxruntime.package.distributions[0]}"
-    return Check(_GROUP, name, "missing", text, f"{remove} && {install_command('onnxruntime-gpu')}")
+    return Check(_GROUP, name, "missing", text, f"{remove} && {install}")

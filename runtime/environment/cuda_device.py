@@ -29,6 +29,12 @@ def cuda_device(index: int = 0) -> CudaDevice | None:
     return None if driver is None else _ask(driver, index)
 
 
+def driver_cuda() -> tuple[int, int] | None:
+    """The newest CUDA that the driver runs, such as (12, 6); None where there is no driver, or it does not say."""
+    driver = load_driver_library()
+    return None if driver is None else _cuda_of(driver)
+
+
 def load_driver_library() -> ctypes.CDLL | None:
     """NVIDIA's driver, or None where there is none."""
     for library in _LIBRARIES:
@@ -77,15 +83,21 @@ def cuda_driver() -> CudaDriver | None:
 
 
 def _driver_and_devices(driver: ctypes.CDLL) -> CudaDriver:
-    number, count = ctypes.c_int(), ctypes.c_int()
-    cuda = None
-    if driver.cuDriverGetVersion(ctypes.byref(number)) == 0:  # 12060 for 12.6
-        cuda = f"{number.value // 1000}.{number.value % 1000 // 10}"
+    count = ctypes.c_int()
+    version = _cuda_of(driver)
+    cuda = None if version is None else f"{version[0]}.{version[1]}"
     failed = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
     if failed:
         return CudaDriver(cuda, error=_error_name(driver, failed))
     asked = ((_ask(driver, index), _memory(driver, index)) for index in range(count.value))
     return CudaDriver(cuda, tuple((device, memory) for device, memory in asked if device is not None))
+
+
+def _cuda_of(driver: ctypes.CDLL) -> tuple[int, int] | None:
+    number = ctypes.c_int()
+    if driver.cuDriverGetVersion(ctypes.byref(number)) != 0:
+        return None
+    return number.value // 1000, number.value % 1000 // 10  # 12060 for 12.6
 
 
 def _memory(driver: ctypes.CDLL, index: int) -> int | None:

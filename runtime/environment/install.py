@@ -1,4 +1,4 @@
-"""What to type to get what an extra of this package needs.
+"""What to type to get what an extra of this package needs, and which version of this package is installed.
 
 The package lies on no index, so `pip install "yolor-edge[openvino]"` would find nothing. What an extra needs does lie
 on one, and the metadata of the installed package lists it.
@@ -6,34 +6,31 @@ on one, and the metadata of the installed package lists it.
 
 from __future__ import annotations
 
-import operator
 import platform
 import re
 import shlex
-import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .cuda_device import driver_cuda
+from .packages import PACKAGES, Package, package_of_module
+
+if TYPE_CHECKING:
+    from packaging.requirements import (
+        Requirement,
+    )  # imported where it is needed, as importlib.metadata is: both are slow
 
 DISTRIBUTION = "yolor-edge"
-# Other distributions that bring the same module: with one of them, nothing is missing.
-_SAME_MODULE = {
-    "onnxruntime": ("onnxruntime-gpu", "onnxruntime-openvino"),
-    "cuda-bindings": ("cuda-python",),
-    "tensorrt": ("tensorrt-cu12", "tensorrt-cu13"),
-    "tensorrt-rtx-cu13": ("tensorrt-rtx", "tensorrt-rtx-cu12"),
-    "nvidia-cuda-nvrtc-cu12": ("nvidia-cuda-nvrtc",),
-}
-_EXTRA = re.compile(r"""\s*(?:\band\b)?\s*\bextra\s*==\s*["']([^"']+)["']\s*""")
-_COMPARISON = re.compile(r"""^(sys_platform|platform_machine|python_version)\s*(==|!=|<=?|>=?)\s*["']([^"']+)["']$""")
 
-_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
-    "==": operator.eq,
-    "!=": operator.ne,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-}
+
+def package_version() -> str:
+    """Of this package, as pyproject.toml states it; "unknown" where it is not installed."""
+    import importlib.metadata
+
+    try:
+        return importlib.metadata.version(DISTRIBUTION)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def install_command(*extras: str) -> str:
@@ -48,6 +45,45 @@ def install_command(*extras: str) -> str:
     return pip_install(wanted)
 
 
+def package_command(name: str) -> str:
+    """The command that installs a package, empty where there is no wheel of it for this machine.
+
+    Args:
+        name: A key of `PACKAGES`; any other is taken for the name of a distribution.
+    """
+    package = PACKAGES.get(name)
+    if package is None:
+        return pip_install((name,))
+    if not has_wheel(package):
+        return ""
+    return install_command(cuda_extra() if package.name == "cuda-python" else package.extras[0])
+
+
+def package_hint(name: str) -> str:
+    """For the end of a message that a package is missing: "install it: ...", or that there is no wheel of it here."""
+    command = package_command(name)
+    return f"install it: {command}" if command else no_wheel(name)
+
+
+def no_wheel(name: str) -> str:
+    """That there is no wheel of a package for this machine."""
+    version = ".".join(platform.python_version_tuple()[:2])
+    return f"there is no wheel of {PACKAGES[name].distributions[0]} for {platform.machine()} and Python {version}"
+
+
+def cuda_extra() -> str:
+    """The extra for the driver's CUDA; without a driver that of CUDA 12, whose packages run on newer drivers too."""
+    cuda = driver_cuda()
+    return "cuda13" if cuda is not None and cuda >= (13, 0) else "cuda12"
+
+
+def has_wheel(package: Package) -> bool:
+    """Whether pip finds a wheel of it for this machine."""
+    from packaging.markers import Marker
+
+    return not package.wheels or Marker(package.wheels).evaluate(_here())
+
+
 def pip_install(requirements: Sequence[str]) -> str:
     """The command that installs these requirements, quoted for a shell and as people write it."""
     return " ".join(["pip install", *(_quoted(one) for one in requirements)])
@@ -55,31 +91,24 @@ def pip_install(requirements: Sequence[str]) -> str:
 
 def requirements_of(*extras: str) -> tuple[str, ...]:
     """What these extras need on this machine, each once: ("torch>=2.6", "onnx>=1.16"). The stricter bound counts."""
-    import importlib.metadata  # here, since it would double the time that importing the runtime takes
+    import importlib.metadata
+
+    from packaging.requirements import Requirement
 
     try:
         listed = importlib.metadata.requires(DISTRIBUTION) or ()
     except importlib.metadata.PackageNotFoundError:
         return ()
-    wanted = {extra.lower().replace("_", "-") for extra in extras}
-    found: dict[str, str] = {}
-    for line in listed:
-        requirement, _, marker = (part.strip() for part in line.partition(";"))
-        extra = _EXTRA.search(marker)
-        if extra is None or extra[1].lower().replace("_", "-") not in wanted:
+    wanted = [extra.replace("_", "-") for extra in extras]
+    found: dict[str, Requirement] = {}
+    for one in map(Requirement, listed):
+        marker = one.marker
+        # What is needed without any extra is there already.
+        if marker is None or marker.evaluate(_here("")) or not any(marker.evaluate(_here(e)) for e in wanted):
             continue
-        rest = _EXTRA.sub("", marker).strip().strip("()").strip()
-        if not _holds_here(rest):
-            continue
-        name = name_of(requirement)
-        if name not in found or _version(found[name]) < _version(requirement):
-            found[name] = requirement.replace(" ", "")
-    return tuple(found.values())
-
-
-def missing_of(*extras: str) -> tuple[str, ...]:
-    """Of what these extras need, the requirements that nothing installed fulfils by name."""
-    return tuple(one for one in requirements_of(*extras) if not _is_installed(name_of(one)))
+        if one.name not in found or _least(found[one.name]) < _least(one):
+            found[one.name] = one
+    return tuple(f"{one.name}{_bounds(one)}" for one in found.values())
 
 
 def lacking_packages(what: str, package: str, extras: tuple[str, ...]) -> str:
@@ -87,13 +116,15 @@ def lacking_packages(what: str, package: str, extras: tuple[str, ...]) -> str:
 
     Args:
         what: What needs them, a command for example.
-        package: As it is imported, which for these is as it is installed.
+        package: As it is imported.
         extras: Whose packages `what` needs; none for this package alone.
     """
-    of_all = requirements_of(*(extras or ("export", "bench", "train")))
-    lacking = [one for one in of_all if name_of(one) == package]
-    lacking = lacking or [package]
-    lacking += [one for one in missing_of(*extras) if name_of(one) != package]
+    row = package_of_module(package)
+    name = package if row is None else row.distributions[0]
+    needed = requirements_of(*extras)
+    alone = () if row is None else requirements_of(*row.extras)
+    lacking = [one for one in (*needed, *alone) if name_of(one) == name][:1] or [name]
+    lacking += [one for one in needed if name_of(one) != name and not _is_installed(name_of(one))]
     names = [name_of(one) for one in lacking]
     if len(names) == 1:
         return f"{what} needs the package {names[0]}; install it: {pip_install(lacking)}"
@@ -101,46 +132,53 @@ def lacking_packages(what: str, package: str, extras: tuple[str, ...]) -> str:
     return f"{what} needs the packages {listed}; install them: {pip_install(lacking)}"
 
 
+def release_of(version: str) -> tuple[int, ...]:
+    """The numbers of a version to compare: (12, 9, 4) of "12.9.4"; none of what is no version."""
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        return Version(version).release
+    except InvalidVersion:
+        return ()
+
+
 def name_of(requirement: str) -> str:
     """The distribution that a requirement names: "torch" of "torch>=2.6"."""
-    return re.split(r"[\s<>=!~\[;(]", requirement.strip(), maxsplit=1)[0].lower().replace("_", "-")
+    from packaging.requirements import Requirement
+
+    return Requirement(requirement).name
+
+
+def _here(extra: str = "") -> dict[str, str]:
+    """What markers are told of this machine."""
+    python = ".".join(platform.python_version_tuple()[:2])
+    return {"extra": extra, "platform_machine": platform.machine(), "python_version": python}
+
+
+def _least(requirement: Requirement) -> tuple[int, ...]:
+    """The smallest version that a requirement allows."""
+    from packaging.version import Version
+
+    return max((Version(one.version).release for one in requirement.specifier if one.operator == ">="), default=())
+
+
+def _bounds(requirement: Requirement) -> str:
+    """Its bounds as people write them, the lower one first."""
+    return ",".join(sorted(map(str, requirement.specifier), key=lambda bound: (bound[0] != ">", bound)))
 
 
 def _is_installed(name: str) -> bool:
+    """Whether a distribution is installed, or another one that brings the same module."""
     import importlib.metadata
 
-    for one in (name, *_SAME_MODULE.get(name, ())):
+    row = next((package for package in PACKAGES.values() if name in package.distributions), None)
+    for one in (name,) if row is None else row.distributions:
         try:
             importlib.metadata.version(one)
         except importlib.metadata.PackageNotFoundError:
             continue
         return True
     return False
-
-
-def _holds_here(marker: str) -> bool:
-    """Whether a marker of plain comparisons joined by "and" holds; one that says more is taken to hold."""
-    values: dict[str, str] = {
-        "sys_platform": sys.platform,
-        "platform_machine": platform.machine(),
-        "python_version": f"{sys.version_info[0]}.{sys.version_info[1]}",
-    }
-    for part in re.split(r"\s+and\s+", marker):
-        found = _COMPARISON.match(part.strip().strip("()").strip())
-        if found is not None and not _compares(found[2], values[found[1]], found[3], found[1] == "python_version"):
-            return False
-    return True
-
-
-def _compares(sign: str, own: str, other: str, is_version: bool) -> bool:
-    a, b = (_version(own), _version(other)) if is_version else (own, other)
-    return bool(_OPERATORS[sign](a, b))
-
-
-def _version(text: str) -> tuple[int, ...]:
-    """The numbers of a version, or of the bound of a requirement."""
-    bound = re.search(r"[<>=~]=?\s*([\d.]+)", text)
-    return tuple(int(number) for number in re.findall(r"\d+", bound[1] if bound else text))
 
 
 def _quoted(requirement: str) -> str:

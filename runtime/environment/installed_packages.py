@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from .packages import PACKAGES, TRIED_OUT, Package
+
 _SECONDS = 60
 # Run in the child: the search path of this process, then the import; the answer is the last line.
 _PROBE = """
@@ -30,29 +32,6 @@ print("\\n" + json.dumps(answer))
 """
 
 
-@dataclass(frozen=True)
-class Package:
-    """An optional package.
-
-    Attributes:
-        name: For people, and what doctor calls it.
-        module: What is imported.
-        distributions: What it may be installed as; those that bring the same module overwrite each other.
-    """
-
-    name: str
-    module: str
-    distributions: tuple[str, ...]
-
-
-PACKAGES = (
-    Package("onnxruntime", "onnxruntime", ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino")),
-    Package("openvino", "openvino", ("openvino",)),
-    Package("tensorrt", "tensorrt", ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")),
-    Package("tensorrt-rtx", "tensorrt_rtx", ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12")),
-    Package("pycuda", "pycuda.driver", ("pycuda",)),
-    Package("cuda-python", "cuda.bindings.driver", ("cuda-python", "cuda-bindings")),
-)
 # Distributions that are but a name for others, and lie beside them in a whole installation.
 _NAMES_FOR_OTHERS = frozenset({"tensorrt", "tensorrt-rtx", "cuda-python"})
 
@@ -81,7 +60,9 @@ class Found:
         return bool(self.version) or self.error is not None
 
 
-def look_for(packages: Iterable[Package] = PACKAGES, seconds: float = _SECONDS) -> tuple[Found, ...]:
+def look_for(
+    packages: Iterable[Package] = tuple(PACKAGES[name] for name in TRIED_OUT), seconds: float = _SECONDS
+) -> tuple[Found, ...]:
     """Find and try out packages, all at once.
 
     Args:

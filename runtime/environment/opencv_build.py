@@ -5,13 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-# Every distribution that brings the module cv2; two of them in one environment overwrite each other's files.
-DISTRIBUTIONS = (
-    "opencv-python-headless",
-    "opencv-python",
-    "opencv-contrib-python-headless",
-    "opencv-contrib-python",
-)
+from .opencv import installed_distributions, require_opencv
 
 
 @dataclass(frozen=True)
@@ -40,9 +34,10 @@ class OpencvBuild:
 
 def opencv_build() -> OpencvBuild:
     """The OpenCV of this process."""
+    require_opencv()
     import cv2  # here, since the runtime is imported without it
 
-    return build_from_text(cv2.__version__, cv2.getBuildInformation(), _installed())
+    return build_from_text(cv2.__version__, cv2.getBuildInformation(), installed_distributions())
 
 
 def build_from_text(version: str, information: str, distributions: tuple[str, ...] = ()) -> OpencvBuild:
@@ -71,16 +66,3 @@ def _windows(information: str) -> str | None:
 def _entry(information: str, name: str) -> str:
     found = re.search(rf"^ *{re.escape(name)}: *(\S.*)$", information, re.MULTILINE)
     return found[1].strip() if found else ""
-
-
-def _installed() -> tuple[str, ...]:
-    import importlib.metadata  # here, since it takes longer to import than all the rest of this
-
-    found = []
-    for name in DISTRIBUTIONS:
-        try:
-            importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        found.append(name)
-    return tuple(found)

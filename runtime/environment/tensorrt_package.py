@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from ..errors import BackendError, BackendMissingError
-from .install import install_command
+from .install import package_hint
 
 if TYPE_CHECKING:
     import tensorrt  # as its stubs describe it
@@ -22,22 +22,16 @@ class FlavourEntry:
 
     Attributes:
         package: As it is imported.
-        extra: What to install for it.
         devices: What it is for, for people.
     """
 
     package: str
-    extra: str
     devices: str
 
 
 FLAVOURS = {
-    "tensorrt": FlavourEntry(
-        "tensorrt", "tensorrt", "Jetson (comes with JetPack) and any NVIDIA GPU, built on that very device"
-    ),
-    "tensorrt-rtx": FlavourEntry(
-        "tensorrt_rtx", "tensorrt-rtx", "desktop and laptop RTX GPUs, built on any Linux x86-64 machine"
-    ),
+    "tensorrt": FlavourEntry("tensorrt", "Jetson (comes with JetPack) and any NVIDIA GPU, built on that very device"),
+    "tensorrt-rtx": FlavourEntry("tensorrt_rtx", "desktop and laptop RTX GPUs, built on any Linux x86-64 machine"),
 }
 
 
@@ -60,8 +54,7 @@ def import_flavour(flavour: str) -> ModuleType:
     entry = FLAVOURS[flavour]
     if flavour not in installed_flavours():
         raise BackendMissingError(
-            f"engines of {flavour} need the package {entry.package}, for {entry.devices}: "
-            f"{install_command(entry.extra)}"
+            f"engines of {flavour} need the package {entry.package}, for {entry.devices}; {package_hint(entry.package)}"
         )
     try:
         return importlib.import_module(entry.package)

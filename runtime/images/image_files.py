@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from ..environment.opencv import require_opencv
 from ..errors import ImageError, UsageError
 from ..files import write_atomically
 from .preprocess import PixelLayout, kernel_view
@@ -30,6 +31,8 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".t
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Inside a JPEG scan 0xFF is no marker when 0x00 (stuffing), a restart number or another 0xFF (fill) follows.
 _JPEG_MARKER_AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+# Of binary grey (P5) and colour (P6): width, height, largest value, each after white space or comments.
+_PNM_HEADER = re.compile(rb"P([56])" + 3 * rb"(?:\s|#[^\n]*\n)+(\d+)" + rb"\s")
 
 
 def read_image(path: str | os.PathLike[str], apply_orientation: bool = True) -> NDArray[np.uint8]:
@@ -78,9 +81,13 @@ def decode_image(data: bytes, name: str, apply_orientation: bool = True) -> NDAr
     if not data:
         raise ImageError(f"{name}: the file is empty (0 bytes); copy or download it again")
     _check_complete(data, name)
+    require_opencv()
     import cv2
 
-    flags = cv2.IMREAD_COLOR if apply_orientation else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    # OpenCV 5 turns WebP by its EXIF data, 4.8 does not, so that is done here for both.
+    is_webp = _is_webp(data)
+    ignored = is_webp or not apply_orientation
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION if ignored else cv2.IMREAD_COLOR
     buffer = np.frombuffer(data, np.uint8)
     try:
         with quiet_opencv():
@@ -89,7 +96,16 @@ def decode_image(data: bytes, name: str, apply_orientation: bool = True) -> NDAr
         raise ImageError(f"{name}: cannot be decoded ({_reason(error)})") from error
     if image is None:
         raise ImageError(f"{name}: damaged, or not a picture in a format that is read (JPEG, PNG, BMP, TIFF, WebP)")
+    if is_webp and apply_orientation:
+        image = upright(np.asarray(image, np.uint8), _webp_orientation(data))
     return np.ascontiguousarray(image, np.uint8)
+
+
+def upright(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """A view of (h, w, c) pixels, stored in an EXIF orientation from 1 to 8, turned as they are to be seen."""
+    image = image.swapaxes(0, 1) if orientation >= 5 else image
+    image = image[::-1] if orientation in (3, 4, 7, 8) else image
+    return image[:, ::-1] if orientation in (2, 3, 6, 7) else image
 
 
 def check_image(image: object, layout: PixelLayout = "bgr") -> None:
@@ -147,6 +163,7 @@ def to_bgr(image: NDArray[np.uint8], layout: PixelLayout = "bgr") -> NDArray[np.
     pixels, kernel_layout = kernel_view(image, layout)
     if kernel_layout == "interleaved":
         return np.ascontiguousarray(pixels)
+    require_opencv()
     import cv2
 
     code = cv2.COLOR_YUV2BGR_NV12 if kernel_layout == "nv12" else cv2.COLOR_YUV2BGR_YUY2
@@ -165,6 +182,7 @@ def write_image(path: str | os.PathLike[str], image: NDArray[np.uint8], quality:
         UsageError: If the suffix names no format that can be written, or the picture does not fit the format.
         OSError: If the disk refuses.
     """
+    require_opencv()
     import cv2
 
     path = Path(path)
@@ -200,6 +218,7 @@ def quiet_opencv() -> Iterator[None]:
     leaves. A level that the user set for FFMPEG stays.
     """
     global _quiet_depth, _loud_level, _sets_ffmpeg
+    require_opencv()
     import cv2
 
     logging: Any = cv2.utils.logging if hasattr(cv2.utils, "logging") else cv2  # OpenCV 5, else 4
@@ -228,6 +247,39 @@ def _reason(error: cv2.error) -> str:
     return " ".join(str(text).split())
 
 
+def _is_webp(data: bytes) -> bool:
+    return data.startswith(b"RIFF") and data[8:12] == b"WEBP"
+
+
+def _webp_orientation(data: bytes) -> int:
+    """The orientation in the EXIF chunk of a whole WebP, 1 (upright) where there is none."""
+    position = 12
+    while position + 8 <= len(data):
+        kind, length = struct.unpack_from("<4sI", data, position)
+        position += 8
+        if kind == b"EXIF":
+            return _exif_orientation(data[position : position + length].removeprefix(b"Exif\0\0"))
+        position += length + length % 2
+    return 1
+
+
+def _exif_orientation(exif: bytes) -> int:
+    """The orientation in the first directory of EXIF data, 1 where it is not to be found."""
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    if order is None:
+        return 1
+    try:
+        (start,) = struct.unpack_from(f"{order}I", exif, 4)
+        (entries,) = struct.unpack_from(f"{order}H", exif, start)
+        for entry in range(entries):
+            tag, kind, _, value = struct.unpack_from(f"{order}HHIH", exif, start + 2 + 12 * entry)
+            if (tag, kind) == (0x0112, 3):  # orientation, 16 bits
+                return value if 1 <= value <= 8 else 1
+    except struct.error:  # it ends early
+        return 1
+    return 1
+
+
 def _check_complete(data: bytes, name: str) -> None:
     """Refuse a file that ends before its format says it does.
 
@@ -238,10 +290,13 @@ def _check_complete(data: bytes, name: str) -> None:
         complaint = _jpeg_complaint(data)
     elif data.startswith(_PNG_SIGNATURE):
         complaint = _png_complaint(data)
-    elif data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+    elif _is_webp(data):
         complaint = _size_complaint(struct.unpack("<I", data[4:8])[0] + 8, data)
     elif data.startswith(b"BM") and len(data) >= 6:
         complaint = _size_complaint(struct.unpack("<I", data[2:6])[0], data)
+    elif pnm := _PNM_HEADER.match(data):  # OpenCV 4.8 fills up what is missing
+        channels, pixels = 3 if pnm[1] == b"6" else 1, int(pnm[2]) * int(pnm[3])
+        complaint = _size_complaint(pnm.end() + pixels * channels * (2 if int(pnm[4]) > 255 else 1), data)
     else:
         complaint = None
     if complaint:

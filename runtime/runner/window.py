@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -63,6 +62,8 @@ class Window:
 
     def __exit__(self, *_: object) -> None:
         if self._is_open:
+            import cv2
+
             cv2.destroyWindow(self._title)
 
     def show(self, drawing: NDArray[np.uint8]) -> bool:
@@ -71,6 +72,8 @@ class Window:
         Raises:
             NotHereError: If the display refuses.
         """
+        import cv2  # here, since doctor asks this file about the display where there is no OpenCV
+
         try:
             with quiet_opencv():
                 if not self._is_open:
@@ -90,4 +93,6 @@ class Window:
         return key & 0xFF not in _QUIT_KEYS
 
     def _is_visible(self) -> bool:
+        import cv2
+
         return cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) >= 1

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from ..environment.opencv import require_opencv
 from ..environment.opencv_build import opencv_build
 from ..errors import ImageError, UsageError
 from ..images.image_files import quiet_opencv
@@ -110,6 +111,7 @@ def open_capture(address: Path | int | str, options: CameraOptions | None = None
         UsageError: If this OpenCV cannot open such a thing at all, or standard input is given without a size.
         ImageError: If it cannot be opened.
     """
+    require_opencv()
     import cv2  # here and below, since the runtime is imported without it where nothing is to be opened
 
     options = options or CameraOptions()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ..environment.opencv import require_opencv
 from ..images.preprocess import PixelLayout, kernel_view
 
 # Rows and columns of the grid that a picture is reduced to.
@@ -70,6 +71,7 @@ def grid_of(image: NDArray[np.uint8], layout: PixelLayout = "bgr") -> NDArray[np
 
 
 def _means(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    require_opencv()
     import cv2  # here, since the runtime is imported without it where no pictures are compared
 
     rows, columns = (max(1, side // _LOOKED_AT) for side in image.shape[:2])

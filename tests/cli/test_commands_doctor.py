@@ -34,7 +34,6 @@ def test_lines_and_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("module", "name", "found", "cure"),
     [
-        ("cv2", "OpenCV", "is not installed; ", "pip install opencv-python-headless"),
         ("numpy", "numpy", "is not installed; ", "pip install numpy"),
         (
             *("yolor_edge.runtime._native", "extension", "does not load: "),

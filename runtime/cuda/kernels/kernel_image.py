@@ -1,10 +1,11 @@
-"""The CUDA kernels compiled for one GPU: at first use, by the compiler that is there, and kept for the next time.
+"""The CUDA kernels for one GPU: compiled beforehand, or else at first use by the compiler that is there.
 
-The wheel holds their source. What a GPU runs is made by NVRTC, the compiler as a library, which comes with the CUDA
+A wheel holds them compiled for every GPU (`make kernels`: kernels.fatbin, and kernels.json that says of what). They are
+used where they are of the very sources beside them, for this GPU, and of a CUDA that the driver runs. Elsewhere, as
+after an install from source, what a GPU runs is made by NVRTC, the compiler as a library, which comes with the CUDA
 toolkit, with JetPack and as a package of PyPI, or by nvcc where there is no NVRTC. That takes a second or two once; the
-result lies in a cache under the digest of the source, the GPU's architecture and the compiler's version. So no build
-has to be chosen among those for every CUDA version and GPU, and a new GPU needs no new wheel. For devices without any
-compiler, YOLOR_EDGE_CUDA_KERNELS names a cubin, fatbin or PTX made elsewhere:
+result lies in a cache under the digest of the source, the GPU's architecture and the compiler's version. For devices
+that have neither, YOLOR_EDGE_CUDA_KERNELS names a cubin, fatbin or PTX made elsewhere:
 nvcc -fatbin --fmad=false -std=c++17 -arch=sm_87 -Iruntime/csrc -o kernels.fatbin runtime/csrc/cuda/kernels.cu
 """
 
@@ -15,6 +16,7 @@ import ctypes
 import glob
 import hashlib
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -26,7 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from ...environment.install import install_command
+from ...environment.cuda_device import driver_cuda
+from ...environment.install import cuda_extra, install_command
 from ...errors import BackendError, BackendMissingError
 from ...files import write_atomically
 
@@ -34,7 +37,9 @@ SOURCES = Path(__file__).resolve().parents[2] / "csrc"
 ENTRY = SOURCES / "cuda" / "kernels.cu"
 # No multiplication is fused with an addition, so that results are those of the CPU's kernels.
 OPTIONS = ("--fmad=false", "--std=c++17")
-
+# What `make kernels` writes; neither is tracked, and a source install has none.
+COMPILED = Path(__file__).with_name("kernels.fatbin")
+RECORD = COMPILED.with_suffix(".json")
 
 GIVEN = "YOLOR_EDGE_CUDA_KERNELS"
 
@@ -57,12 +62,12 @@ class Compiler(Protocol):
 
 
 def kernel_image(compute_capability: str, cache: Path | None = None, compiler: Compiler | None = None) -> bytes:
-    """The kernels for a GPU, from the cache or compiled into it.
+    """The kernels for a GPU: compiled beforehand, from the cache, or compiled into it.
 
     Args:
         compute_capability: Such as "sm_87".
         cache: The folder; None for `cache_folder()`. Where it cannot be written, nothing is kept.
-        compiler: None for the one that is there.
+        compiler: None for what was compiled beforehand, or else for the one that is there.
 
     Raises:
         BackendMissingError: If there is no compiler.
@@ -74,6 +79,8 @@ def kernel_image(compute_capability: str, cache: Path | None = None, compiler: C
             return Path(given).read_bytes()
         except OSError as error:
             raise BackendError(f"{GIVEN}={given}: cannot be read ({error.strerror})") from error
+    if compiler is None and not misfit(compute_capability, driver_cuda()):
+        return COMPILED.read_bytes()
     chosen = compiler or find_compiler()
     folder = cache or cache_folder()
     key = hashlib.sha256(f"{source_digest()} {' '.join(OPTIONS)} {chosen.name}".encode()).hexdigest()[:16]
@@ -85,6 +92,37 @@ def kernel_image(compute_capability: str, cache: Path | None = None, compiler: C
     with contextlib.suppress(OSError):  # a home that cannot be written costs a second at every start, and no more
         write_atomically(path, hashlib.sha256(image).digest() + image)
     return image
+
+
+def misfit(compute_capability: str, cuda: tuple[int, int] | None) -> str:
+    """Why the kernels that were compiled beforehand cannot be used; empty if they can.
+
+    Args:
+        compute_capability: Of the GPU, such as "sm_87".
+        cuda: The newest that the driver runs; None if that is not known.
+    """
+    try:
+        record = json.loads(RECORD.read_text(encoding="utf-8"))
+        is_whole = hashlib.sha256(COMPILED.read_bytes()).hexdigest() == record["sha256"]
+        made_for: dict[str, int] = record["cuda_majors"]  # of the compiler, by target; that of the PTX under "ptx"
+        newest = max(int(target.removeprefix("sm_")) for target in made_for if target != "ptx")
+        is_of_these_sources = record["sources"] == source_digest() and record["options"] == list(OPTIONS)
+    except FileNotFoundError:
+        return "there are none"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"{RECORD} is damaged"
+    if not is_whole:
+        return f"{COMPILED} was altered"
+    if not is_of_these_sources:
+        return "they are of other sources"
+    is_newer = int(compute_capability.removeprefix("sm_")) > newest
+    major = made_for.get("ptx" if is_newer else compute_capability)
+    if major is None:
+        return f"they are not for {compute_capability}"
+    if cuda is None or cuda < (major, 0):
+        runs = "none" if cuda is None else f"{cuda[0]}.{cuda[1]}"
+        return f"they are of CUDA {major} for {compute_capability}, the driver runs {runs}"
+    return ""
 
 
 def cache_folder() -> Path:
@@ -122,7 +160,7 @@ def find_compiler() -> Compiler:
         return Nvcc(nvcc)
     raise BackendMissingError(
         "the GPU's kernels are compiled when first used, and there is neither NVRTC nor nvcc: "
-        f"{install_command('cuda')}, or install the CUDA toolkit; post-processing on the CPU does without "
+        f"{install_command(cuda_extra())}, or install the CUDA toolkit; post-processing on the CPU does without "
         '(<processing> "cpu")',
         argument="processing",
     )

@@ -259,10 +259,10 @@ def test_a_missing_package_says_what_suits_which_device(monkeypatch: pytest.Monk
         load_toolkit()
     assert str(raised.value) == (
         "no TensorRT is installed; "
-        "for Jetson (comes with JetPack) and any NVIDIA GPU, built on that very device: "
-        'pip install "tensorrt>=10.3" (flavour tensorrt); '
-        "for desktop and laptop RTX GPUs, built on any Linux x86-64 machine: "
-        'pip install "tensorrt-rtx-cu13>=1.7" (flavour tensorrt-rtx)'
+        "for Jetson (comes with JetPack) and any NVIDIA GPU, built on that very device, "
+        'install it: pip install "tensorrt>=10.3" (flavour tensorrt); '
+        "for desktop and laptop RTX GPUs, built on any Linux x86-64 machine, "
+        'install it: pip install "tensorrt-rtx-cu13>=1.7" (flavour tensorrt-rtx)'
     )
 
 

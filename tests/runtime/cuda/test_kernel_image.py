@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from yolor_edge.runtime.cuda.kernels import kernel_image as images
 from yolor_edge.runtime.cuda.kernels.kernel_image import Compiler, Nvcc, Nvrtc, find_nvcc
 from yolor_edge.runtime.errors import BackendError, BackendMissingError
 
-TARGETS = (75, 80, 86, 87, 89, 90, 100, 120)
+TARGETS = (75, 80, 86, 87, 89, 90, 100, 103, 110, 120, 121)
 # Each kernel, and the threads of a block of it.
 KERNELS = {
     "fill_taps": 256,
@@ -170,7 +173,7 @@ def test_the_cache_is_where_caches_are(monkeypatch: pytest.MonkeyPatch):
 def test_without_a_compiler_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(images, "_nvrtc_libraries", lambda: iter(["/no/such/libnvrtc.so"]))
     monkeypatch.setattr(images, "find_nvcc", lambda: None)
-    with pytest.raises(BackendMissingError, match=r'neither NVRTC nor nvcc: pip install "cuda-bindings>=12\.6"'):
+    with pytest.raises(BackendMissingError, match=r'neither NVRTC nor nvcc: pip install "cuda-bindings>=12\.8,<13"'):
         images.find_compiler()
 
 
@@ -188,6 +191,63 @@ def test_source_that_does_not_compile_is_told_in_one_line(tmp_path: Path, monkey
     assert "\n" not in str(error.value)
     with pytest.raises(BackendError, match=r'cannot compile the kernels for sm_87: .*"nonsense" is undefined'):
         Nvcc(nvcc()).compile("sm_87")
+
+
+def ship_kernels(folder: Path, monkeypatch: pytest.MonkeyPatch, made_for: dict[str, int], **changed: Any) -> None:
+    """Kernels compiled beforehand in a folder, as `make kernels` records them."""
+    image = b"image of all"
+    record = {"sources": images.source_digest(), "options": list(images.OPTIONS), "cuda_majors": made_for}
+    record |= {"sha256": hashlib.sha256(image).hexdigest(), **changed}
+    (folder / "kernels.fatbin").write_bytes(image)
+    (folder / "kernels.json").write_text(json.dumps(record))
+    monkeypatch.setattr(images, "COMPILED", folder / "kernels.fatbin")
+    monkeypatch.setattr(images, "RECORD", folder / "kernels.json")
+
+
+def test_kernels_compiled_beforehand_are_used_where_they_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    ship_kernels(tmp_path, monkeypatch, {"sm_75": 12, "sm_87": 12, "sm_110": 13, "ptx": 13})
+    monkeypatch.delenv(images.GIVEN, raising=False)
+    monkeypatch.setattr(images, "find_compiler", lambda: pytest.fail("nothing is to be compiled"))
+    monkeypatch.setattr(images, "driver_cuda", lambda: (12, 6))
+    assert images.kernel_image("sm_87", tmp_path / "cache") == b"image of all"
+    assert not (tmp_path / "cache").exists()
+    counting = Counting()
+    monkeypatch.setattr(images, "find_compiler", lambda: counting)
+    assert images.kernel_image("sm_86", tmp_path / "cache") == b"image of sm_86"
+    assert images.misfit("sm_86", (12, 6)) == "they are not for sm_86"
+    assert images.misfit("sm_110", (12, 6)) == "they are of CUDA 13 for sm_110, the driver runs 12.6"
+    assert images.misfit("sm_110", (13, 0)) == ""
+    assert images.misfit("sm_130", (13, 2)) == ""  # newer than all, which the driver compiles the PTX for
+    assert images.misfit("sm_130", (12, 9)) == "they are of CUDA 13 for sm_130, the driver runs 12.9"
+    assert images.misfit("sm_87", None) == "they are of CUDA 12 for sm_87, the driver runs none"
+
+
+def test_kernels_compiled_beforehand_of_other_sources_are_never_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(images, "driver_cuda", lambda: (13, 0))
+    monkeypatch.delenv(images.GIVEN, raising=False)
+    monkeypatch.setattr(images, "find_compiler", Counting)
+    for changed, reason in (
+        ({"sources": "of last week"}, "they are of other sources"),
+        ({"options": []}, "they are of other sources"),
+        ({"sha256": "0"}, f"{tmp_path}/kernels.fatbin was altered"),
+        ({"cuda_majors": []}, f"{tmp_path}/kernels.json is damaged"),
+    ):
+        ship_kernels(tmp_path, monkeypatch, {"sm_87": 12}, **changed)
+        assert images.misfit("sm_87", (13, 0)) == reason
+        assert images.kernel_image("sm_87", tmp_path / "cache") == b"image of sm_87"
+    (tmp_path / "kernels.json").unlink()
+    assert images.misfit("sm_87", (13, 0)) == "there are none"
+
+
+def test_kernels_that_were_really_compiled_beforehand_are_whole():
+    if not images.RECORD.exists():
+        pytest.skip("make kernels was not run")
+    if "other sources" in images.misfit("sm_87", (13, 0)):
+        pytest.skip("make kernels was run before the sources were changed")
+    assert images.misfit("sm_87", (13, 0)) == ""
+    assert images.misfit("sm_999", (13, 0)) == ""
+    packed = images.COMPILED.read_bytes()
+    assert packed.startswith(b"\x50\xed\x55\xba")  # of a fat binary
 
 
 def test_an_image_made_elsewhere_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

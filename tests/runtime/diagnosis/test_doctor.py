@@ -10,15 +10,19 @@ from typing import Any
 
 import pytest
 from yolor_edge.runtime.bundle.bundle import Bundle
+from yolor_edge.runtime.cuda.kernels import kernel_image
 from yolor_edge.runtime.cuda.kernels.kernel_image import GIVEN, FoundCompiler, compilers_here
 from yolor_edge.runtime.diagnosis import doctor
 from yolor_edge.runtime.diagnosis.checks import Check
 from yolor_edge.runtime.diagnosis.doctor import Diagnosis, examine, opencv_checks
 from yolor_edge.runtime.diagnosis.doctor_gpu import suiting_flavours
-from yolor_edge.runtime.environment.installed_packages import PACKAGES, Found
+from yolor_edge.runtime.environment.install import install_command
+from yolor_edge.runtime.environment.installed_packages import Found
 from yolor_edge.runtime.environment.opencv_build import OpencvBuild
+from yolor_edge.runtime.environment.packages import PACKAGES, TRIED_OUT
 
 from ..bundle.test_engines import add_engine
+from ..cuda.test_kernel_image import ship_kernels
 from ..fake_cuda import FakeDriver
 
 VERSIONS = {"onnxruntime": "1.32.0", "tensorrt": "10.3.0", "tensorrt-rtx": "1.7.1"}
@@ -41,7 +45,7 @@ def jetson(root: Path, release: str = "R36 (release), REVISION: 4.3", package: s
 def packages(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
     """What the fakes of packages say; a test may change it. Only ONNX Runtime is there."""
     said: dict[str, dict[str, Any]] = {"onnxruntime": {"version": "1.32.0", "offers": ("CPUExecutionProvider",)}}
-    monkeypatch.setattr(doctor, "look_for", lambda: tuple(Found(p, **said.get(p.name, {})) for p in PACKAGES))
+    monkeypatch.setattr(doctor, "look_for", lambda: tuple(Found(PACKAGES[n], **said.get(n, {})) for n in TRIED_OUT))
     return said
 
 
@@ -52,6 +56,7 @@ def no_driver_and_no_display(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(ctypes, "CDLL", missing)
     monkeypatch.setattr(doctor, "compilers_here", lambda: (FoundCompiler("NVRTC 12.9", "/lib/libnvrtc.so.12"),))
+    monkeypatch.setattr(kernel_image, "RECORD", Path("/nowhere/kernels.json"))
     monkeypatch.delenv(GIVEN, raising=False)
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
@@ -141,11 +146,26 @@ def test_a_jetson_with_all_that_it_needs(
     assert check(found, "TensorRT").found == "for sm_87: tensorrt; installed: tensorrt"
     assert (check(found, "CUDA in Python").state, check(found, "CUDA in Python").cure) == (
         "missing",
-        'pip install "pycuda>=2022.2"',
+        install_command("cuda12"),
     )
     assert found.exit_code == 0
-    packages["cuda-python"] = {"version": "12.6.0"}
-    assert check(examine(root=tmp_path), "CUDA in Python").found == "through cuda-python"
+    packages["cuda-python"] = {"version": "12.9.4"}
+    assert check(examine(root=tmp_path), "CUDA in Python").found == "through cuda-python 12.9.4"
+    packages["cuda-python"] = {"version": "13.5.0"}  # what pip takes without an upper bound
+    one = check(examine(root=tmp_path), "CUDA in Python")
+    assert (one.state, one.cure) == ("problem", install_command("cuda12"))
+    assert one.found == "cuda-python 13.5.0 is of a newer CUDA than the driver, which runs 12.6"
+
+
+def test_on_a_jetson_nothing_is_advised_that_has_no_wheel(
+    packages: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(platform, "python_version_tuple", lambda: ("3", "10", "12"))
+    install_driver(monkeypatch, FakeDriver())
+    one = check(examine(root=jetson(tmp_path)), "ONNX Runtime")
+    assert (one.state, one.cure) == ("none", "")
+    assert one.found.endswith("; there is no wheel of onnxruntime-gpu for aarch64 and Python 3.10")
 
 
 def test_a_jetson_without_tensorrt_in_its_environment(
@@ -292,13 +312,30 @@ def test_the_compiler_of_the_gpu_s_kernels(
     one = check(examine(root=tmp_path), name)
     assert one.state == "missing"
     assert one.found.startswith("neither NVRTC nor nvcc, one of which compiles the kernels")
-    assert one.cure.startswith('pip install "cuda-bindings>=12.6"') and " brings NVRTC, or" in one.cure
+    assert one.found.endswith("; the kernels that were compiled beforehand are not used: there are none")
+    assert one.cure.startswith('pip install "cuda-bindings>=12.8,<13"') and " brings NVRTC, or" in one.cure
     assert one.cure.endswith("; --processing cpu does without")
     monkeypatch.setenv(GIVEN, str(tmp_path / "kernels.fatbin"))
     one = check(examine(root=tmp_path), name)
     assert (one.state, one.found) == ("problem", f"{GIVEN} names {tmp_path}/kernels.fatbin, which cannot be read")
     write(tmp_path, "kernels.fatbin")
     assert check(examine(root=tmp_path), name).found == f"not needed: {GIVEN} names {tmp_path}/kernels.fatbin"
+
+
+def test_kernels_compiled_beforehand(packages: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ship_kernels(tmp_path, monkeypatch, {"sm_87": 12})
+    install_driver(monkeypatch, FakeDriver())
+    one = check(examine(root=tmp_path), "kernel compiler")
+    assert (one.state, one.found) == (
+        "ok",
+        "not needed: the kernels that were compiled beforehand fit the GPU and driver",
+    )
+    ship_kernels(tmp_path, monkeypatch, {"sm_87": 13})
+    one = check(examine(root=tmp_path), "kernel compiler")
+    assert one.found == (
+        "NVRTC 12.9 in /lib/libnvrtc.so.12; the kernels that were compiled beforehand are not used: "
+        "they are of CUDA 13 for sm_87, the driver runs 12.6"
+    )
 
 
 def test_compilers_are_found_for_real() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from yolor_edge.runtime.environment.installed_packages import Found, Package, look_for
 
-OURS = Package("ours", "ours_yy", ("ours-yy", "ours-yy-gpu"))
+OURS = Package("ours", "ours_yy", ("ours-yy", "ours-yy-gpu"), ("ours",))
 
 
 @pytest.fixture

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import struct
 import threading
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,32 @@ def test_cmyk_jpeg_becomes_bgr() -> None:
 def test_exif_orientation_is_applied_or_left_alone() -> None:
     assert read_image(DATA / "orientation6.jpg").shape == (16, 8, 3)
     assert read_image(DATA / "orientation6.jpg", apply_orientation=False).shape == (8, 16, 3)
+
+
+@pytest.mark.parametrize("prefix", [b"", b"Exif\0\0"])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("orientation", range(10))
+def test_every_orientation_of_a_webp_is_that_of_a_png(orientation: int, order: str, prefix: bytes) -> None:
+    """OpenCV turns PNG in every version and WebP only in new ones, so that WebP is turned here."""
+    mark = b"II*\0" if order == "<" else b"MM\0*"
+    exif = mark + struct.pack(f"{order}IHHHIHHI", 8, 1, 0x0112, 3, 1, orientation, 0, 0)
+    image = picture(24, 40)
+    png = encoded(".png", image)
+    chunk = struct.pack(">I", len(exif)) + b"eXIf" + exif + struct.pack(">I", zlib.crc32(b"eXIf" + exif))
+    webp = encoded(".webp", image, cv2.IMWRITE_WEBP_QUALITY, 101)  # without loss
+    exif = prefix + exif
+    extended = struct.pack("<4sIIHBHB", b"VP8X", 10, 8, 39, 0, 23, 0) + webp[12:]
+    body = b"WEBP" + extended + struct.pack("<4sI", b"EXIF", len(exif)) + exif
+    turned = b"RIFF" + struct.pack("<I", len(body)) + body
+    assert np.array_equal(decode_image(turned, "a"), decode_image(png[:33] + chunk + png[33:], "a"))
+    assert np.array_equal(decode_image(turned, "a", apply_orientation=False), image)
+
+
+@pytest.mark.parametrize("exif", [b"", b"II*\0", b"II*\0\xff\0\0\0", b"MM\0*\0\0\0\x08\0\x09", b"none at all"])
+def test_damaged_exif_data_of_a_webp_is_no_error(exif: bytes) -> None:
+    webp = encoded(".webp", picture())
+    body = webp[8:] + struct.pack("<4sI", b"EXIF", len(exif)) + exif + b"\0" * (len(exif) % 2)
+    assert decode_image(b"RIFF" + struct.pack("<I", len(body)) + body, "a").shape == picture().shape
 
 
 @pytest.mark.parametrize("size", [(1, 1), (10, 20000)])

@@ -270,7 +270,7 @@ def only_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("yolor_edge.runtime.verification.replay._GPU_DEVICES", ())
     for name in [name for name in BACKENDS if name != "onnxruntime"]:
         monkeypatch.delitem(BACKENDS, name)
-    monkeypatch.setitem(BACKENDS, "abacus", BackendEntry("package_of_abacus", "abacus", "abacus", "s8s8"))
+    monkeypatch.setitem(BACKENDS, "abacus", BackendEntry("package_of_abacus", "abacus", "s8s8"))
 
 
 @pytest.fixture
@@ -283,7 +283,7 @@ def abacus_module(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     monkeypatch.setattr("yolor_edge.runtime.verification.replay._GPU_DEVICES", ())
     for name in [name for name in BACKENDS if name != "onnxruntime"]:
         monkeypatch.delitem(BACKENDS, name)
-    monkeypatch.setitem(BACKENDS, "abacus", BackendEntry(".abacus", "abacus", "abacus", "s8s8"))
+    monkeypatch.setitem(BACKENDS, "abacus", BackendEntry(".abacus", "abacus", "s8s8"))
     monkeypatch.setitem(sys.modules, "yolor_edge.runtime.backends.abacus", module)
     return module
 
@@ -343,8 +343,7 @@ def test_what_is_not_replayed_is_told(three_precisions: Path) -> None:
     assert [(one.what, one.why) for one in replay.skipped] == [
         (
             "abacus",
-            'backend "abacus" needs the package package_of_abacus; '
-            'install it: pip install ".[abacus]" in a clone of yolor-edge',
+            'backend "abacus" needs the package package_of_abacus; install it: pip install abacus',
         ),
         ("engines/vision.fp16.sm_86.engine", "needs a GPU, and there is none here"),
     ]

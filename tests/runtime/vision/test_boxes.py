@@ -104,8 +104,9 @@ def far_apart(cells: int) -> np.ndarray:
 @pytest.mark.parametrize("score_threshold", [0.5, 0.25, 0.001, 0.3, 1e-30])
 def test_threshold_is_strict_and_applied_to_logits(score_threshold):
     limit = np.log(score_threshold / (1 - score_threshold))
-    logits = np.array([limit], dtype=np.float32)
-    logits = np.array([[np.nextafter(logits[0], -np.inf), logits[0], np.nextafter(logits[0], np.inf), 0]], np.float32)
+    near = np.array([limit], dtype=np.float32)  # arrays, since numpy 1 makes float64 of a scalar and a number
+    infinity = np.array([np.inf], np.float32)
+    logits = np.concatenate([np.nextafter(near, -infinity), near, np.nextafter(near, infinity), near])[None]
     logits[0, 3] = np.nan
     _, _, _, cells = _native.decode_boxes(logits, far_apart(4), [16], (32, 32), score_threshold)
     expected = [i for i in (2, 1, 0) if float(logits[0, i]) > limit]
