@@ -30,8 +30,8 @@ ALLOWED: dict[str, set[str]] = {
 FLOORS: tuple[set[str], ...] = (
     {"errors", "lazy", "_native"},
     {"arguments", "json_files"},
-    {"files", "environment", "drawing"},
-    {"images"},
+    {"files", "environment"},
+    {"drawing", "images"},
     {"results"},
     {"bundle", "sources"},
     {"cuda"},
