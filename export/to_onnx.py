@@ -319,7 +319,7 @@ def _region_margins(network: Network, images: NDArray[np.float32]) -> NDArray[np
 
 
 def check_top_k(spec: ModelSpec, name: str, expected: Answers) -> None:
-    """Refuse a `top_k` that already loses candidates on a golden image.
+    """Refuse a `top_k` that already loses candidates on a reference image.
 
     Raises:
         UsageError: Saying how many there are.

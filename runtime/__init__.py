@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .bundle.bundle import Bundle
     from .bundle.spec import ModelSpec
     from .captions.captioning import CaptionOptions
-    from .diagnosis.doctor import Diagnosis
+    from .diagnosis.examination import Diagnosis, doctor
     from .drawing import DrawOptions, draw
     from .errors import (
         BackendError,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from .sources.sources import Frame, Source, open_source
     from .stream.scene_change import SceneChange
     from .stream.stream import Stream, StreamOptions
-    from .stream.stream_results import Answer, StreamStatistics
+    from .stream.stream_results import StreamResult, StreamStatistics
     from .verification.replay import Replay, Verification, verify, verify_everything
 
 __getattr__, __dir__ = lazily(
@@ -45,7 +45,7 @@ __getattr__, __dir__ = lazily(
         ".bundle.bundle": ("Bundle",),
         ".bundle.spec": ("ModelSpec",),
         ".captions.captioning": ("CaptionOptions",),
-        ".diagnosis.doctor": ("Diagnosis",),
+        ".diagnosis.examination": ("Diagnosis", "doctor"),
         ".drawing": ("DrawOptions", "draw"),
         ".errors": (
             "BackendError",

@@ -71,7 +71,7 @@ def letterbox(
     swap_rb: bool = True,
     out: NDArray[np.float32] | None = None,
     scale: float = ...,
-    layout: Literal["interleaved", "nv12", "yuyv"] = "interleaved",
+    layout: Literal["bgr", "nv12", "yuyv"] = "bgr",
     threads: int = 1,
 ) -> NDArray[np.float32]:
     """Resize an image with padding into the tensor a network takes.
@@ -85,7 +85,7 @@ def letterbox(
         swap_rb: Whether channels 0 and 2 change places: BGR in, RGB out.
         out: (3, height, width) float32 to write into, contiguous, apart from `image`; a new array where None.
         scale: Every byte is multiplied by this in float32; 1/255 unless given.
-        layout: "interleaved" as above. Of a camera, "nv12": (h * 3 / 2, w), the rows of Y, then those of U and V
+        layout: "bgr" as above. Of a camera, "nv12": (h * 3 / 2, w), the rows of Y, then those of U and V
             alternating; or "yuyv": (h, w, 2). Both are narrow-range BT.601, rows packed, even lengths, and are
             first converted to BGR as OpenCV does, a row at a time.
         threads: Used at most.

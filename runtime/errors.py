@@ -49,7 +49,7 @@ class UsageError(YolorEdgeError, ValueError):
     exit_code = 2
 
 
-class NotHereError(UsageError):
+class UnavailableError(UsageError):
     """A request that makes sense and that this machine cannot serve: it has no display, or no such device."""
 
     exit_code = 1
@@ -94,7 +94,7 @@ class ParityError(YolorEdgeError):
 
 
 class CalibrationError(YolorEdgeError):
-    """Pictures or scales that an int8 calibration cannot use."""
+    """Images or scales that an int8 calibration cannot use."""
 
     exit_code = 2
 

@@ -22,7 +22,7 @@ from .captions.captioning import CaptionDecoder, CaptionOptions, CaptionWriter
 from .captions.native_captioning import NativeCaptionDecoder
 from .errors import BackendError, BundleError, UsageError
 from .execution.graph_check import graph_complaints
-from .execution.parts import ModelParts, SlotPool, Stopwatch
+from .execution.parts import ContextPool, ModelParts, Stopwatch
 from .images.image_files import check_image, read_image
 from .images.preprocess import PixelLayout
 from .options import LoadOptions, PredictOptions, chosen
@@ -36,7 +36,7 @@ CAPTION_DECODERS = {"native": "fp32", "native-int8": "int8", "graph": None}
 
 
 class Model:
-    """A network ready to answer. Threads may share it: each call at a time has memory of its own for its picture.
+    """A network ready to answer. Threads may share it: each call at a time has memory of its own for its image.
 
     A model works only in the process that loaded it, not in a fork. An interrupted call (Ctrl-C) leaves it usable.
 
@@ -88,10 +88,10 @@ class Model:
         return model
 
     def _own(self, parts: ModelParts) -> None:
-        parts.shared.hold()
+        parts.shared.acquire()
         self.spec = parts.spec
         self._parts = parts
-        self._slots = SlotPool(parts)
+        self._contexts = ContextPool(parts)
         self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
         self._is_closed = False
 
@@ -118,7 +118,7 @@ class Model:
 
     @property
     def processing(self) -> str:
-        """Where pictures are letterboxed and heads turned into answers: "gpu" or "cpu"."""
+        """Where images are letterboxed and heads turned into answers: "gpu" or "cpu"."""
         return self._parts.processing
 
     def __reduce__(self) -> NoReturn:
@@ -128,7 +128,7 @@ class Model:
         )
 
     def close(self) -> None:
-        """Stop the model's streams and let go of the graphs; it cannot predict afterwards. Closing twice is harmless.
+        """Stop the model's streams and released the graphs; it cannot predict afterwards. Closing twice is harmless.
 
         Graphs are freed when the last of the model and its clones is closed, and no call in another thread is at work
         any more. In a fork of the process that loaded the model nothing is freed.
@@ -140,14 +140,14 @@ class Model:
             return
         for stream in list(self._streams):
             stream.end_with_model(f"{self.spec.name}: the model was closed while its stream ran")
-        self._slots.close()
-        self._parts.shared.let_go()
+        self._contexts.close()
+        self._parts.shared.release()
 
     def clone(self) -> Model:
         """Another model of the same network, for another camera or thread.
 
         It shares weights, sessions or engine, and the caption decoder's mapped weights, and has the memory for its
-        pictures to itself. It is closed for itself; what is shared lives until the last is closed.
+        images to itself. It is closed for itself; what is shared lives until the last is closed.
 
         Raises:
             UsageError: In a fork of the process that loaded the model.
@@ -209,8 +209,8 @@ class Model:
             stages.lap("decode")
         check_image(image, layout)
         self._check_usable()
-        with self._parts.shared.held(), self._slots.lent() as slot:
-            return self._parts.answer(slot, image, request, stages, layout=layout)
+        with self._parts.shared.held(), self._contexts.acquired() as context:
+            return self._parts.answer(context, image, request, stages, layout=layout)
 
     __call__ = predict
 
@@ -243,7 +243,7 @@ class Model:
             options, stream_options: All of these as two values; what is given beside them goes before.
 
         Returns:
-            An iterator over `Answer`; a context manager that stops it.
+            An iterator over `StreamResult`; a context manager that stops it.
 
         Raises:
             UsageError: If an argument is not as described, or nothing is at the source. It is a ValueError as well.
@@ -269,7 +269,7 @@ class Model:
         )
         request = Request.of(self.spec, asked)
         self._check_usable()
-        stream = Stream(self._parts, self._slots, source, request, how)
+        stream = Stream(self._parts, self._contexts, source, request, how)
         self._streams.add(stream)
         return stream
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from . import _native
 from .arguments import check_number, described, nearest
 from .environment.opencv import require_opencv
-from .errors import NotHereError, UsageError
+from .errors import UnavailableError, UsageError
 
 if TYPE_CHECKING:
     from supervision import Detections
@@ -519,7 +519,7 @@ class Result:
         try:
             import supervision
         except ImportError as error:
-            raise NotHereError(
+            raise UnavailableError(
                 f"to_supervision needs the package supervision ({error}); install it: pip install supervision"
             ) from None
         return supervision.Detections(

@@ -76,7 +76,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def scenes_with_one_caption(scenes: Path, tmp_path: Path) -> Path:
-    """A copy of `scenes` in which one picture has one caption, and the others none."""
+    """A copy of `scenes` in which one image has one caption, and the others none."""
     copy = tmp_path / "scenes"
     shutil.copytree(scenes, copy)
     path = copy / "annotations" / "captions_train.json"

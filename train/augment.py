@@ -1,7 +1,7 @@
-"""The two views of a picture that a training step sees (asymmetric augmentation, arXiv 2309.16921).
+"""The two views of an image that a training step sees (asymmetric augmentation, arXiv 2309.16921).
 
 The strong view (mosaic, mixup, zoom, shift, flip, colour) serves boxes, masks and semantic map, whose labels move with
-the pixels. The weak view, letterbox only, serves the caption, which speaks of the whole picture and its left and right.
+the pixels. The weak view, letterbox only, serves the caption, which speaks of the whole image and its left and right.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class View:
         classes: (n,) int64.
         masks: (n, H / 4, W / 4) uint8, covered share of each prototype cell, 255 is all of it.
         semantic: (H / 4, W / 4) uint8 class ids, 255 is unknown.
-        has_boxes: False if the picture has no box annotations, so that nothing may be learnt from their absence.
+        has_boxes: False if the image has no box annotations, so that nothing may be learnt from their absence.
         has_masks: False if it has no masks.
     """
 
@@ -49,7 +49,7 @@ class View:
 
 @dataclass(frozen=True)
 class _Placement:
-    """x_input = x * scale_x + shift_x (scale_x < 0 mirrors), and the part of the input that the picture may fill."""
+    """x_input = x * scale_x + shift_x (scale_x < 0 mirrors), and the part of the input that the image may fill."""
 
     scale_x: float
     scale_y: float
@@ -68,7 +68,7 @@ class _Placement:
 
 
 def weak_view(truth: Truth, read: Reader, rule: PreprocessRule, rng: np.random.Generator, dense: bool = True) -> View:
-    """The picture exactly as the runtime prepares it; `dense=False` leaves the dense truth out."""
+    """The image exactly as the runtime prepares it; `dense=False` leaves the dense truth out."""
     image = read(truth)
     height, width = rule.input_size
     pixels = _native.letterbox_u8(image, height, width, rule.pad_value, swap_rb=True)
@@ -95,11 +95,11 @@ def strong_view(
     rng: np.random.Generator,
     plain: bool = False,
 ) -> View:
-    """A strongly augmented picture with its dense truth.
+    """A strongly augmented image with its dense truth.
 
     Args:
-        truth: The picture that the step asked for.
-        others: Draws further pictures for mosaic and mixup.
+        truth: The image that the step asked for.
+        others: Draws further images for mosaic and mixup.
         plain: Leave out mosaic and mixup, as in the last epochs.
     """
     view = _composed(truth, others, read, rule, config, rng, plain)
@@ -126,7 +126,7 @@ def _composed(
         order = rng.permutation(4)
         truths = [truths[i] for i in order]
         windows = [(0, 0, cx, cy), (cx, 0, width, cy), (0, cy, cx, height), (cx, cy, width, height)]
-        anchors = [(1, 1), (0, 1), (1, 0), (0, 0)]  # which corner of the picture touches the centre
+        anchors = [(1, 1), (0, 1), (1, 0), (0, 0)]  # which corner of the image touches the centre
     view = _blank(rule)
     for one, window, anchor in zip(truths, windows, anchors, strict=True):
         placement = _random_placement(one.size, rule.input_size, window, anchor, config, rng)
@@ -183,7 +183,7 @@ def _blank(rule: PreprocessRule) -> View:
 
 
 def _place_labels(truth: Truth, placement: _Placement, view: View, rng: np.random.Generator) -> View:
-    """Add the dense truth of a picture that `placement` puts into `view`."""
+    """Add the dense truth of an image that `placement` puts into `view`."""
     x1, y1, x2, y2 = placement.window
     height, width = view.image.shape[:2]
     cells = (width // PROTOTYPE_STRIDE, height // PROTOTYPE_STRIDE)  # OpenCV's order
@@ -238,7 +238,7 @@ def _place_labels(truth: Truth, placement: _Placement, view: View, rng: np.rando
 
 
 def _mixed(a: View, b: View, rng: np.random.Generator) -> View:
-    """Both pictures on top of each other, with the objects of both; what a pixel shows is then unknown."""
+    """Both images on top of each other, with the objects of both; what a pixel shows is then unknown."""
     share = rng.beta(32.0, 32.0)
     return View(
         image=np.asarray(cv2.addWeighted(a.image, share, b.image, 1 - share, 0), np.uint8),

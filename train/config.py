@@ -31,7 +31,7 @@ class TrainConfig:
         amp: "auto" uses bfloat16 or float16 where the device computes it natively, "off" float32.
         augment: "asymmetric" sees a strong view for the dense tasks and a weak one for the caption; "none" one weak
             view for all.
-        mosaic: Probability that a strong view is made of four pictures.
+        mosaic: Probability that a strong view is made of four images.
         mixup: Probability that a strong view is mixed with another one.
         flip: Probability that a strong view is mirrored, left to right.
         scale_range: The strong view's zoom lies within 1 - scale_range and 1 + scale_range.

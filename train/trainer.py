@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..runtime.bundle.tokenizer import PAD_ID
-from ..runtime.errors import NotHereError, UsageError, YolorEdgeError
+from ..runtime.errors import UnavailableError, UsageError, YolorEdgeError
 from .batches import Batch
 from .config import TrainConfig
 from .losses import DenseLoss, caption_loss
@@ -34,7 +34,7 @@ def choose_device(name: str) -> torch.device:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise NotHereError(
+        raise UnavailableError(
             f"device {name!r} cannot be used here ({reason}); choose auto, cpu or cuda:N", argument="device"
         ) from None
     return device

@@ -33,9 +33,9 @@ from .report_page import save
 Progress = Callable[[str, int, int], None]
 
 _NO_TRANSFERS = "none, everything runs on the CPU"
-_HEADS_BACK = "the letterboxed picture to the GPU and raw heads back, in the stage network"
+_HEADS_BACK = "the letterboxed image to the GPU and raw heads back, in the stage network"
 _ANSWERS_BACK = (
-    "the picture's bytes to the GPU, in the stage preprocess; boxes, masks, semantic map and caption memory back, each "
+    "the image's bytes to the GPU, in the stage preprocess; boxes, masks, semantic map and caption memory back, each "
     "in its own stage"
 )
 
@@ -61,7 +61,7 @@ def bench(
     Args:
         bundle: A bundle folder, or one already opened.
         out: Folder of the report, made if missing.
-        images: A picture, a folder of pictures or a glob; None for those of `data`, else the bundle's golden
+        images: An image, a folder of images or a glob; None for those of `data`, else the bundle's golden
             inputs.
         runs: How many runs count.
         data: A data set in COCO's layout to score the same bundle on; None for no accuracy.
@@ -150,7 +150,7 @@ def bench(
         },
         machine=describe_machine(),
         protocol={
-            "scenario": "single stream: the next picture when the last is done",
+            "scenario": "single stream: the next image when the last is done",
             "batch": 1,
             "tasks": list(spec.choose_tasks(predict.tasks)),
             "input_size": list(spec.input_size),
@@ -172,7 +172,7 @@ def bench(
             "caption_decoder": caption_decoder_name(opened, load),
             "caption_budget_ms": "none" if caption.budget_ms is None else caption.budget_ms,
             "seed": "none, nothing is drawn at random",
-            "timed": "from the path of a picture file, in the file cache, to the result in memory",
+            "timed": "from the path of an image file, in the file cache, to the result in memory",
             "clock": "time.perf_counter_ns",
             "post_processing": ran_on,
             "transfers": _transfers(backend, ran_on),
@@ -207,12 +207,12 @@ def _pictures(
         yield files, {"origin": "data set", "path": str(dataset.root), "split": dataset.split}
     else:
         with tempfile.TemporaryDirectory(prefix="yolor-edge-bench-") as folder:
-            files = _golden_pictures(bundle, Path(folder))
-            yield files, {"origin": "golden inputs of the bundle, written as JPEG", "path": "golden"}
+            files = _reference_images(bundle, Path(folder))
+            yield files, {"origin": "reference inputs of the bundle, written as JPEG", "path": "golden"}
 
 
-def _golden_pictures(bundle: Bundle, folder: Path) -> list[Path]:
-    """The pictures of the bundle's golden inputs, written as files.
+def _reference_images(bundle: Bundle, folder: Path) -> list[Path]:
+    """The images of the bundle's reference inputs, written as files.
 
     Raises:
         UsageError: If there are none.
@@ -258,7 +258,7 @@ def _accuracy(
 
 
 def _transfers(backend: str, processing: str) -> str:
-    """What crosses the bus for a picture."""
+    """What crosses the bus for an image."""
     if not backend_entry(backend).needs_gpu:
         return _NO_TRANSFERS
     return _ANSWERS_BACK if processing == "gpu" else _HEADS_BACK

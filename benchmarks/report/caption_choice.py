@@ -71,7 +71,7 @@ def choose_caption_decoder(
     beam_size: int = CaptionOptions.beam_size,
     progress: Callable[[str], None] | None = None,
 ) -> CaptionChoice | None:
-    """Time captions of the golden pictures with every decoder in turn, and keep the fastest in the bundle's cache.
+    """Time captions of the reference images with every decoder in turn, and keep the fastest in the bundle's cache.
 
     Args:
         bundle: With engines of all its parts for this device.
@@ -85,7 +85,7 @@ def choose_caption_decoder(
         The choice, which `load` follows from now on; None where there is nothing to choose.
 
     Raises:
-        BundleError: If the bundle holds no golden pictures.
+        BundleError: If the bundle holds no reference images.
         BackendError: If there is no GPU, or a decoder fails.
         EngineMismatchError: If an engine is missing.
     """
@@ -97,7 +97,7 @@ def choose_caption_decoder(
         raise BackendError("there is no GPU here to measure captions on")
     names = sorted(name for name in bundle.files if name.startswith(f"{GOLDEN_FOLDER}/"))
     if not names:
-        raise BundleError(f"{bundle.path}: holds no golden pictures to measure captions on; export it again")
+        raise BundleError(f"{bundle.path}: holds no reference images to measure captions on; export it again")
     pictures = [read_golden(bundle.path / name)[0] for name in names]
     options = CaptionOptions(beam_size=beam_size)
     chosen = bundle.choose_precision(precision, backend)

@@ -1,8 +1,8 @@
 """Two latency reports beside each other: what differs between them, and which differences are more than noise.
 
 The interval of a ratio comes from a block bootstrap: whole stretches of consecutive runs are drawn again, since
-neighbouring runs share what the machine was doing, and every stretch covers all pictures, since a run's time depends on
-its picture. Source: Kuensch, The jackknife and the bootstrap for general stationary observations, 1989.
+neighbouring runs share what the machine was doing, and every stretch covers all images, since a run's time depends on
+its image. Source: Kuensch, The jackknife and the bootstrap for general stationary observations, 1989.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class Comparison:
             lines += ["", *_columns(rows)]
         if self.differences:
             lines += ["", "what differs", *_columns([["", "A", "B"], *map(list, self.differences)])[1:]]
-        lines += ["", *(f"beware: {text}" for text in self.cautions)]
+        lines += ["", *(f"warning: {text}" for text in self.cautions)]
         return "\n".join(lines).rstrip()
 
 
@@ -155,7 +155,7 @@ def compare(reports: Sequence[str | os.PathLike[str]]) -> Comparison:
 
     Raises:
         UsageError: If one is no report, their number is odd, or they were not measured in the same way: other tasks,
-            thresholds, input size, scenario or pictures. Every such field is named.
+            thresholds, input size, scenario or images. Every such field is named.
     """
     if len(reports) < 2 or len(reports) % 2:
         raise UsageError(
@@ -175,7 +175,7 @@ def ratio_interval(
 
     Args:
         pairs: (N,) samples of A and of B, each in the order they were taken.
-        block: Consecutive samples drawn together, those of a round over all pictures.
+        block: Consecutive samples drawn together, those of a round over all images.
 
     Returns:
         None where a side of a pair has fewer than ten blocks, or a drawn ratio is no finite number.
@@ -231,11 +231,11 @@ def _require_alike(a: Report, b: Report) -> None:
     ]
     pictures = [[(picture.name, picture.size) for picture in report.measurement.pictures] for report in (a, b)]
     if pictures[0] != pictures[1]:
-        wrong.append(f"pictures ({len(pictures[0])} v {len(pictures[1])} of other names or sizes)")
+        wrong.append(f"images ({len(pictures[0])} v {len(pictures[1])} of other names or sizes)")
     if wrong:
         raise UsageError(
             f"the reports were not measured in the same way and cannot be compared: {', '.join(wrong)}; measure both "
-            "with the same options and pictures"
+            "with the same options and images"
         )
 
 
@@ -263,7 +263,7 @@ def _cautions(a: Sequence[Report], b: Sequence[Report]) -> list[str]:
             spread, busy = report.spread, report.protocol["state_before"]["cpu_busy_share"]
             when = f"{letter} of {report.identity['date']}"
             if spread.deviation is not None and spread.is_noisy:
-                found.append(f"{when}: runs on the same picture spread by {spread.deviation:.0%}")
+                found.append(f"{when}: runs on the same image spread by {spread.deviation:.0%}")
             if isinstance(busy, int | float) and busy > IDLE_SHARE:
                 found.append(f"{when}: others used {busy:.0%} of the machine's cores before it")
     if a[0].is_cpu_only != b[0].is_cpu_only:

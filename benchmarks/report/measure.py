@@ -1,4 +1,4 @@
-"""Timing a model on pictures: every run kept as it was, the warm-up apart."""
+"""Timing a model on images: every run kept as it was, the warm-up apart."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class WarmUp:
     """When a model counts as warm: after a time, once it has become steady; not after a fixed count of runs.
 
     Steady means that the median of the last runs differs from that of as many before by at most `tolerance`,
-    where "the last runs" are one pass over the pictures, but at least 5 and at most 50 runs.
+    where "the last runs" are one pass over the images, but at least 5 and at most 50 runs.
 
     Attributes:
         minimum_seconds: Never shorter.
@@ -45,7 +45,7 @@ class Run:
     """One prediction, from the path of a file to its result.
 
     Attributes:
-        picture: Which one, as an index into the pictures measured.
+        picture: Which one, as an index into the images measured.
         started_s: Seconds since the first run of the warm-up.
         end_to_end_ms: Around the whole call, taken outside of it.
         stages_ms: By name, of `STAGES` and `DETAILS`, those that ran. "caption_per_token" is there from the
@@ -67,7 +67,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Picture:
+class MeasuredImage:
     """A file that was measured with; its size is (height, width) in pixels."""
 
     name: str
@@ -87,7 +87,7 @@ class Measurement:
         states: Clocks, temperature and load at the start, in the middle and at the end.
     """
 
-    pictures: tuple[Picture, ...]
+    pictures: tuple[MeasuredImage, ...]
     warmup: tuple[Run, ...]
     runs: tuple[Run, ...]
     is_steady: bool
@@ -112,14 +112,14 @@ def measure(
     maximum_seconds: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Measurement:
-    """Predict pictures one after the other, each as soon as the last is done, and keep every time.
+    """Predict images one after the other, each as soon as the last is done, and keep every time.
 
-    A run begins with the path of a picture and ends with its result in memory; on the CPU nothing is left to
+    A run begins with the path of an image and ends with its result in memory; on the CPU nothing is left to
     wait for then. The masks are the crops that a result holds, not blown up to whole images.
 
     Args:
         model: What to measure.
-        pictures: Picture files, taken in turn from the first on; at most the first `runs` are used.
+        pictures: Image files, taken in turn from the first on; at most the first `runs` are used.
         runs: How many runs count, at least 1.
         predict: What is asked of each image.
         warmup: When to begin counting; None for the defaults.
@@ -131,14 +131,14 @@ def measure(
 
     Raises:
         UsageError: If an argument makes no sense.
-        ImageError: If a picture cannot be read; before anything is timed.
+        ImageError: If an image cannot be read; before anything is timed.
     """
     if runs < 1:
         raise UsageError(f"<runs> must be at least 1, got {runs}", argument="runs")
     if maximum_seconds is not None and not 0 <= maximum_seconds < float("inf"):
         raise UsageError(f"<maximum_seconds> must be at least 0, got {maximum_seconds:g}", argument="maximum_seconds")
     if not pictures:
-        raise UsageError("there is no picture to measure with")
+        raise UsageError("there is no image to measure with")
     paths = [Path(path) for path in pictures[:runs]]
     # Looked at beforehand, so that a bad file is not met in the middle; it also brings the files into memory.
     described = tuple(_describe(path) for path in paths)
@@ -202,6 +202,6 @@ def _is_steady(runs: Sequence[Run], window: int, tolerance: float) -> bool:
     return abs(medians[1] - medians[0]) <= tolerance * medians[0]
 
 
-def _describe(path: Path) -> Picture:
+def _describe(path: Path) -> MeasuredImage:
     height, width = read_image(path).shape[:2]
-    return Picture(path.name, (height, width), path.stat().st_size)
+    return MeasuredImage(path.name, (height, width), path.stat().st_size)

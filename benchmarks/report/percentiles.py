@@ -124,14 +124,14 @@ def interval_ranks(count: int, share: float, confidence: float = 0.95) -> tuple[
 
 @dataclass(frozen=True)
 class Spread:
-    """How steady repeated runs on the same picture were.
+    """How steady repeated runs on the same image were.
 
     Attributes:
         deviation: Half the distance from the 16th to the 84th percentile of the runs, each divided by the median of
             its picture: the standard deviation where they are normal, but blind to the few in `slow_runs`. None below
             10 runs.
-        slow_runs: Positions of the runs that took more than `SLOW_FACTOR` times the median of their picture.
-        runs: How many were judged: those of pictures with at least 3 runs.
+        slow_runs: Positions of the runs that took more than `SLOW_FACTOR` times the median of their image.
+        runs: How many were judged: those of images with at least 3 runs.
     """
 
     deviation: float | None

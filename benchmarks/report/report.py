@@ -10,7 +10,7 @@ from typing import Any
 
 from ...runtime.errors import UsageError
 from ...runtime.json_files import read_json
-from .measure import DETAILS, STAGES, Measurement, Picture, Run
+from .measure import DETAILS, STAGES, MeasuredImage, Measurement, Run
 from .percentiles import NOISY_SPREAD, RULE, SLOW_FACTOR, Spread, Summary, needed_samples, spread_of, summarize
 from .report_text import TOO_FEW, aligned, listed, percentile_text
 
@@ -110,7 +110,7 @@ class Report:
 
     @property
     def spread(self) -> Spread:
-        """How steady runs on the same picture were."""
+        """How steady runs on the same image were."""
         runs = self.measurement.runs
         return spread_of([run.end_to_end_ms for run in runs], [run.picture for run in runs])
 
@@ -120,19 +120,19 @@ class Report:
         found = []
         if spread.deviation is None:
             found.append(
-                "too few runs of the same picture to judge how steady they were (3 of a picture, 10 in "
-                "all); take more runs or fewer pictures"
+                "too few runs of the same image to judge how steady they were (3 of an image, 10 in "
+                "all); take more runs or fewer images"
             )
         elif spread.is_noisy:
             found.append(
-                f"noisy: runs on the same picture spread by {spread.deviation:.0%} either way, "
+                f"noisy: runs on the same image spread by {spread.deviation:.0%} either way, "
                 f"more than {NOISY_SPREAD:.0%}; repeat on an idle machine"
             )
         if spread.slow_runs:
             moments = [f"{measured.runs[i].started_s:.1f} s" for i in spread.slow_runs]
             found.append(
                 f"{len(spread.slow_runs)} of {spread.runs} runs took more than {SLOW_FACTOR} times the "
-                f"median of their picture, at {listed(moments)} after the beginning"
+                f"median of their image, at {listed(moments)} after the beginning"
             )
         if not measured.is_steady:
             found.append("the warm-up ended before the model had become steady")
@@ -174,7 +174,7 @@ class Report:
         lines = [self.title(), "", *aligned(self.stage_table())]
         if self.accuracy is not None:
             lines += ["", str(self.accuracy["table"])]
-        lines += [f"beware: {text}" for text in self.warnings()]
+        lines += [f"warning: {text}" for text in self.warnings()]
         return "\n".join(lines)
 
 
@@ -193,7 +193,7 @@ def _measurement_to_json(measured: Measurement) -> dict[str, Any]:
 def _measurement_from_json(data: Mapping[str, Any]) -> Measurement:
     return Measurement(
         pictures=tuple(
-            Picture(str(one["name"]), (int(one["size"][0]), int(one["size"][1])), int(one["bytes"]))
+            MeasuredImage(str(one["name"]), (int(one["size"][0]), int(one["size"][1])), int(one["bytes"]))
             for one in data["pictures"]
         ),
         warmup=_runs_from_json(data["warmup"]),

@@ -25,12 +25,12 @@ from .report_text import (
 
 MARKDOWN_FILE = "report.md"
 MEANINGS = {
-    "decode": "reading the picture file from disk and decoding it to BGR, turned upright",
+    "decode": "reading the image file from disk and decoding it to BGR, turned upright",
     "preprocess": "letterbox to the input size, scaling, order of channels",
     "network": "the vision graph: image to raw heads and caption memory, copies in and out included",
-    "boxes": "threshold, box decoding, NMS, back to pixels of the picture",
-    "masks": "prototypes times coefficients inside each box, at the picture's resolution",
-    "semantic": "upsampling to the picture's resolution and argmax",
+    "boxes": "threshold, box decoding, NMS, back to pixels of the image",
+    "masks": "prototypes times coefficients inside each box, at the image's resolution",
+    "semantic": "upsampling to the image's resolution and argmax",
     "caption": "the whole search with the caption decoder",
     "caption_first_token": "part of caption: first decoder run with its choice",
     "caption_per_token": "part of caption: mean of every later decoder run with its choice",
@@ -78,8 +78,8 @@ def _headline(report: Report) -> str:
         kind = "This was measured on a CPU; it says nothing about a GPU or an accelerator. "
     threads = report.protocol["threads"]
     return (
-        f"From the path of a picture file to its result: {', '.join(figures)} in {whole.count} runs, "
-        f"{1000 / whole.mean:.2f} pictures a second one after the other, on {cpu['model']} "
+        f"From the path of an image file to its result: {', '.join(figures)} in {whole.count} runs, "
+        f"{1000 / whole.mean:.2f} images a second one after the other, on {cpu['model']} "
         f"with {threads} thread{'s' if threads != 1 else ''}. {kind}"
         f"Tasks: {', '.join(report.protocol['tasks'])}; "
         f"input {size_text(report.protocol['input_size'])} (height x width)."
@@ -99,7 +99,7 @@ def _end_to_end_table(report: Report) -> str:
     rows.append(["maximum", ms_text(whole.maximum), ""])
     rows.append(["jitter (p99 - median)", TOO_FEW if jitter is None else ms_text(jitter), ""])
     spread = report.spread.deviation
-    rows.append(["spread on the same picture", TOO_FEW if spread is None else f"{spread:.1%}", ""])
+    rows.append(["spread on the same image", TOO_FEW if spread is None else f"{spread:.1%}", ""])
     return markdown_table(rows)
 
 
@@ -156,7 +156,7 @@ def _protocol_table(report: Report) -> str:
     rows = [["what", "value"]]
     rows.append(["scenario", f"{protocol['scenario']}; batch {protocol['batch']}"])
     rows.append(["timed", f"{protocol['timed']}; clock {protocol['clock']}"])
-    if "processing" in protocol:  # older reports do not say
+    if "post_processing" in protocol:  # older reports do not say
         rows.append(["pre- and post-processing", f"on the {protocol['processing'].upper()}"])
     rows.append(["transfers", protocol["transfers"]])
     rows.append(["pictures", f"{len(measured.pictures)}, {shown}, in turn; {where}"])

@@ -1,8 +1,8 @@
-"""The pipeline on a GPU beside its engine alone, and each of its stages beside the CPU's kernels, on real pictures.
+"""The pipeline on a GPU beside its engine alone, and each of its stages beside the CPU's kernels, on real images.
 
     python -m yolor_edge.benchmarks.studies.device_pipeline BUNDLE --images DIR --precision fp16 --out report.json
 
-Engine and pipeline take turns on one picture after the other, so that clocks and heat hit them alike. A stage's time on
+Engine and pipeline take turns on one image after the other, so that clocks and heat hit them alike. A stage's time on
 the GPU is that between two events around many launches of it; on the CPU it is that of `HostVision` on the very same
 heads, on one thread. Both sides' answers are compared, and the report counts what differs: nothing should.
 """
@@ -30,8 +30,8 @@ from ...runtime.errors import UsageError, YolorEdgeError
 from ...runtime.files import write_atomically
 from ...runtime.images.image_files import read_image
 from ...runtime.options import PredictOptions
-from ...runtime.vision.contexts import Request, Slot
-from ...runtime.vision.device_context import DeviceSlot
+from ...runtime.vision.contexts import ExecutionContext, Request
+from ...runtime.vision.device_context import DeviceContext
 from ...runtime.vision.device_vision import DeviceVision
 from ...runtime.vision.host_vision import HostVision
 from ..report.machine import describe_machine, describe_state, source_commit
@@ -58,7 +58,7 @@ def measure(
         pictures: (h, w, 3) BGR by name.
         backend: One whose graphs run on the GPU.
         precision: Of the engine.
-        runs: Of the pipeline, over all pictures in turn.
+        runs: Of the pipeline, over all images in turn.
         warmup: Runs before, which are not counted.
         score_threshold: None for the model's.
 
@@ -66,11 +66,11 @@ def measure(
         "end_to_end", "engine" and "prepare" to "finish" in milliseconds, "ratio", "stages", "differences" and "memory".
 
     Raises:
-        UsageError: If there are no pictures, or the backend's graphs are not on a GPU.
+        UsageError: If there are no images, or the backend's graphs are not on a GPU.
         BackendError: If there is no GPU, no engine, or it fails.
     """
     if not pictures:
-        raise UsageError("there are no pictures to measure on")
+        raise UsageError("there are no images to measure on")
     with open_device() as device:
         free_before, total = _memory(device)
         graph = open_graphs(bundle, backend, precision, parts=("vision",))["vision"]
@@ -79,14 +79,14 @@ def measure(
             raise UsageError(f"backend {backend!r} hands its graph's memory to nobody; choose tensorrt")
         vision = DeviceVision(bundle.spec, graph)
         try:
-            slot = vision.slot()
+            context = vision.context()
             tasks = tuple(task for task in bundle.spec.tasks if task != "caption")
             request = Request.of(bundle.spec, PredictOptions(tasks, score_threshold))
             report = {
                 "device": vars(device.info) | {"binding": device.binding},
                 "tasks": list(tasks),
-                **_pipeline(slot, graph, list(pictures.values()), request, runs, warmup),
-                **_stages(bundle, slot, pictures, request),
+                **_pipeline(context, graph, list(pictures.values()), request, runs, warmup),
+                **_stages(bundle, context, pictures, request),
             }
             free_after, _ = _memory(device)
         finally:
@@ -96,29 +96,29 @@ def measure(
 
 
 def _pipeline(
-    slot: DeviceSlot,
+    context: DeviceContext,
     graph: DeviceGraph,
     pictures: Sequence[NDArray[np.uint8]],
     request: Request,
     runs: int,
     warmup: int,
 ) -> dict[str, Any]:
-    """One picture after the other, and the engine alone in between."""
-    engine = slot.stages(request)["network"]
+    """One image after the other, and the engine alone in between."""
+    engine = context.stages(request)["network"]
     samples: dict[str, list[float]] = {name: [] for name in ("end_to_end", "prepare", "infer", "finish", "engine")}
     for i in range(warmup + runs):
         image = pictures[i % len(pictures)]
         moments = [time.perf_counter_ns()]
         for step in (
-            lambda image=image: slot.prepare(image),
-            lambda: slot.infer(request.tasks),
-            lambda: slot.finish(request, lambda stage: None),
+            lambda image=image: context.prepare(image),
+            lambda: context.infer(request.tasks),
+            lambda: context.finish(request, lambda stage: None),
         ):
             step()
             moments.append(time.perf_counter_ns())
         started = time.perf_counter_ns()
         engine()
-        slot.stream.synchronize()
+        context.stream.synchronize()
         alone = time.perf_counter_ns() - started
         if i < warmup:
             continue
@@ -134,21 +134,21 @@ def _pipeline(
 
 
 def _stages(
-    bundle: Bundle, slot: DeviceSlot, pictures: Mapping[str, NDArray[np.uint8]], request: Request
+    bundle: Bundle, context: DeviceContext, pictures: Mapping[str, NDArray[np.uint8]], request: Request
 ) -> dict[str, Any]:
-    """Each stage on both sides on every picture, and where their answers differ."""
+    """Each stage on both sides on every image, and where their answers differ."""
     recorded = _Recorded(bundle)
     host = HostVision(bundle.spec, recorded)
-    twin = host.slot()
+    twin = host.context()
     gpu: dict[str, list[float]] = {}
     cpu: dict[str, list[float]] = {}
     differences: list[str] = []
     for name, image in pictures.items():
-        _answers(slot, image, request)
-        found = _answers(slot, image, request)  # captured; what follows is launched
-        recorded.heads = {head: value.astype(value.dtype) for head, value in slot.heads().items()}
-        for stage, put in slot.stages(request).items():
-            gpu.setdefault(stage, []).append(_device_ms(slot, put))
+        _answers(context, image, request)
+        found = _answers(context, image, request)  # captured; what follows is launched
+        recorded.heads = {head: value.astype(value.dtype) for head, value in context.heads().items()}
+        for stage, put in context.stages(request).items():
+            gpu.setdefault(stage, []).append(_device_ms(context, put))
         expected: dict[str, Any] = {}
         for _ in range(3):
             laps: list[tuple[str, int]] = [("", time.perf_counter_ns())]
@@ -187,25 +187,28 @@ class _Recorded:
 
 
 def _answers(
-    slot: Slot, image: NDArray[np.uint8], request: Request, lap: Callable[[str], None] = lambda stage: None
+    context: ExecutionContext,
+    image: NDArray[np.uint8],
+    request: Request,
+    lap: Callable[[str], None] = lambda stage: None,
 ) -> dict[str, Any]:
-    slot.prepare(image)
+    context.prepare(image)
     lap("letterbox")
-    slot.infer(request.tasks)
+    context.infer(request.tasks)
     lap("network")
-    return slot.finish(request, lap)
+    return context.finish(request, lap)
 
 
-def _device_ms(slot: DeviceSlot, put: Callable[[], object]) -> float:
+def _device_ms(context: DeviceContext, put: Callable[[], object]) -> float:
     """Of one launch among many in a row."""
-    device = slot.stream.device
+    device = context.stream.device
     with device.event() as start, device.event() as end:
         put()
-        start.record(slot.stream)
+        start.record(context.stream)
         for _ in range(LAUNCHES):
             put()
-        end.record(slot.stream)
-        slot.stream.synchronize()
+        end.record(context.stream)
+        context.stream.synchronize()
         return end.elapsed_ms(start) / LAUNCHES
 
 
@@ -244,7 +247,7 @@ def report_text(report: Mapping[str, Any]) -> str:
     medians = report["median_ms"]
     lines = [
         f"{report['device']['name']}, {report['backend']} {report['precision']}: "
-        f"{medians['end_to_end']:.3f} ms a picture, the engine alone {medians['engine']:.3f} ms, "
+        f"{medians['end_to_end']:.3f} ms an image, the engine alone {medians['engine']:.3f} ms, "
         f"ratio {report['ratio']:.3f}; {report['memory']['used_bytes'] / (1 << 20):.0f} MiB of GPU memory",
         "",
         "| stage | GPU, ms | CPU, one thread, ms |",
@@ -263,7 +266,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m yolor_edge.benchmarks.studies.device_pipeline", description=__doc__
     )
     parser.add_argument("bundle", type=Path, help="with an engine for this GPU, see yolor-edge build")
-    parser.add_argument("--images", type=Path, required=True, help="a folder of pictures")
+    parser.add_argument("--images", type=Path, required=True, help="a folder of images")
     parser.add_argument("--backend", default="tensorrt", help="one whose graphs run on the GPU")
     parser.add_argument("--precision", default="fp16")
     parser.add_argument("--runs", type=int, default=200)

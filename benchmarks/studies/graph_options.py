@@ -3,7 +3,7 @@
     python -m yolor_edge.benchmarks.studies.graph_options CHECKPOINT --images DIR --out report.json
 
 Every variant's vision graph is exported as `yolor-edge export` would, without its proofs. Then the whole pipeline runs
-on one picture after the other, all variants in turn, so that whatever else the machine does hits them alike.
+on one image after the other, all variants in turn, so that whatever else the machine does hits them alike.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def measure_variants(
         network: In evaluation mode.
         pictures: BGR images by name.
         variants: Those whose heads the network lacks are left out.
-        runs: Of the pipeline for each variant, over the pictures in turn.
+        runs: Of the pipeline for each variant, over the images in turn.
         threads: Of ONNX Runtime.
 
     Returns:
@@ -252,7 +252,7 @@ def main() -> None:
     """The command in this file's first lines."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("checkpoint", metavar="CHECKPOINT")
-    parser.add_argument("--images", required=True, metavar="DIR", help="pictures to answer for")
+    parser.add_argument("--images", required=True, metavar="DIR", help="images to answer for")
     parser.add_argument("--out", required=True, type=output_file, metavar="FILE", help="the JSON to write")
     parser.add_argument("--input-size", metavar="HxW", help="of all variants that name none")
     parser.add_argument("--runs", type=int, default=30)

@@ -31,7 +31,7 @@ class Heads:
 
 
 def draw_heads(seed: int, objects: int, candidates: int) -> Heads:
-    """Heads that show `objects` objects in a 1280 x 720 picture, with `candidates` cells above 0.25 between them.
+    """Heads that show `objects` objects in a 1280 x 720 image, with `candidates` cells above 0.25 between them.
 
     Every object holds the free cells nearest to its centre, all of which give its box and class; boxes have sides
     of 24 to 240 pixels. Everything else stays below a score of 0.001.
@@ -80,7 +80,7 @@ def draw_semantic(seed: int, knots: int) -> NDArray[np.float32]:
     return noise + 3 * smooth_planes(generator, 173, 80, knots) if knots else noise
 
 
-def draw_picture(seed: int, height: int, width: int) -> NDArray[np.uint8]:
+def draw_image(seed: int, height: int, width: int) -> NDArray[np.uint8]:
     """(height, width, 3) uint8 of random bytes."""
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 

@@ -22,7 +22,7 @@ Found = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
 """Boxes (n, 4) xyxy in pixels of the input, scores (n,), class ids (n,)."""
 
 CONTENT = (0.0, 140 / SIZE, 1.0, 500 / SIZE)
-"""Where a 1280 x 720 picture lies in the input, as fractions of it."""
+"""Where a 1280 x 720 image lies in the input, as fractions of it."""
 
 
 def optional(name: str) -> ModuleType | None:
@@ -193,7 +193,7 @@ class EdgeFirst:
         return decode
 
     def masks(self, decode: Callable[[], Any], size: tuple[int, int]) -> Callable[[], Any]:
-        """A function that decodes and makes tiles as large as their boxes, in a picture of (height, width)."""
+        """A function that decodes and makes tiles as large as their boxes, in an image of (height, width)."""
         height, width = size
         resolution = self._image.MaskResolution.Scaled(width, height)
         region = None if size == (SIZE, SIZE) else CONTENT

@@ -1,4 +1,4 @@
-"""A picture of what each kernel costs against the number of objects and the size of the picture, as SVG."""
+"""An image of what each kernel costs against the number of objects and the size of the image, as SVG."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def plot(points: Sequence[Mapping[str, Any]], title: str) -> str:
     ]
     panels = [
         Panel(name, [(x, label) for x, label, _ in measured], _curves_of([(x, point) for x, _, point in measured]))
-        for name, measured in (("number of objects", by_objects), ("size of the picture", by_size))
+        for name, measured in (("number of objects", by_objects), ("size of the image", by_size))
         if measured
     ]
     times = [time for panel in panels for curve in panel.curves.values() for _, time in curve]

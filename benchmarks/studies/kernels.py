@@ -30,7 +30,7 @@ from ...runtime.results import InstanceMasks, MaskCanvas
 from ..report.machine import describe_machine, describe_state
 from ..report.report_files import output_folder
 from . import kernel_peers as peers
-from .kernel_inputs import SIZE, STRIDES, Heads, draw_heads, draw_picture, draw_semantic, with_weak_candidates
+from .kernel_inputs import SIZE, STRIDES, Heads, draw_heads, draw_image, draw_semantic, with_weak_candidates
 from .kernel_plot import plot
 
 INPUT = (SIZE, SIZE)
@@ -43,7 +43,7 @@ MASK_KINDS = {
     "frames": "masks 720x1280, frames in memory used again",
     "own frames": "masks 720x1280, frames in an array of their own",
 }
-"""Forms of masks and what they are called. Peers who give an array of its own for every picture take new memory, which
+"""Forms of masks and what they are called. Peers who give an array of its own for every image take new memory, which
 the system clears; ours lies where the array before lay, which is gone by then, and is cleared by us. Who keeps every
 array pays for new memory every time, as our first call does."""
 NOTE = (
@@ -120,7 +120,7 @@ def decode(heads: Heads, score: float, limit: int = 300) -> tuple[NDArray[Any], 
 
 
 def make_masks(heads: Heads, found: tuple[NDArray[Any], ...], size: tuple[int, int]) -> InstanceMasks:
-    """Our masks of boxes found, in a picture of `size`."""
+    """Our masks of boxes found, in an image of `size`."""
     letterbox = Letterbox.of(size, INPUT)
     coefficients = heads.coefficients[:, found[3]].T
     boxes = letterbox.boxes_to_image(found[0])
@@ -129,7 +129,7 @@ def make_masks(heads: Heads, found: tuple[NDArray[Any], ...], size: tuple[int, i
 
 
 def letterbox_row() -> Row:
-    image = draw_picture(0, *PICTURE)
+    image = draw_image(0, *PICTURE)
     ours, theirs = np.empty((3, *INPUT), np.float32), np.empty((3, *INPUT), np.float32)
     difference = np.abs(
         _native.letterbox(image, *INPUT, out=ours) - peers.letterbox_opencv(image, theirs)
@@ -242,7 +242,7 @@ def semantic_row(name: str, logits: NDArray[np.float32], goal: float) -> Row:
 
 
 def curves(rounds: int) -> list[dict[str, Any]]:
-    """Our medians against the number of objects and the size of the picture, at the level in use."""
+    """Our medians against the number of objects and the size of the image, at the level in use."""
     points = []
     canvas = MaskCanvas()
     for objects in (1, 10, 100, 300):
@@ -265,7 +265,7 @@ def curves(rounds: int) -> list[dict[str, Any]]:
     heads = draw_heads(4, 50, 687)
     found = decode(heads, 0.25)
     for size in ((360, 640), (720, 1280), (1080, 1920), (2160, 3840)):
-        image, geometry = draw_picture(0, *size), Letterbox.of(size, INPUT).geometry
+        image, geometry = draw_image(0, *size), Letterbox.of(size, INPUT).geometry
         nv12, yuyv = (np.ascontiguousarray(image.ravel()[: size[0] * size[1] * k // 2]) for k in (3, 4))
         nv12, yuyv = nv12.reshape(-1, size[1]), yuyv.reshape(*size, 2)
         out = np.empty(size, np.uint8)
@@ -342,7 +342,7 @@ def report_text(report: Mapping[str, Any]) -> str:
         others = ", ".join(f"{n} {v}" for n, v in times.items() if not n.startswith("ours"))
         ratio = f"{row['ratio']:.2f} ({row['ratio_of_minima']:.2f})"
         lines.append(f"| {row['work']} | {ours} | {others} | {ratio} | {row['goal']:.2f} |")
-    lines += ["", "| objects or picture | milliseconds, median |", "| --- | --- |"]
+    lines += ["", "| objects or image | milliseconds, median |", "| --- | --- |"]
     for point in report["curves"]:
         name = f"{point['objects']} objects" if "objects" in point else "{1} x {0}".format(*point["picture"])
         lines.append(f"| {name} | {', '.join(f'{n} {v:.3g}' for n, v in point['median_ms'].items())} |")
@@ -362,7 +362,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--rounds", type=int, default=15, help="rounds of three calls each")
     parser.add_argument(
-        "--sweep", action="store_true", help="measure our own cost against objects and picture size alone"
+        "--sweep", action="store_true", help="measure our own cost against objects and image size alone"
     )
     options = parser.parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "1")

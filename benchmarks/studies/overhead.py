@@ -3,7 +3,7 @@
     python -m yolor_edge.benchmarks.studies.overhead BUNDLE --images demo/images --out benchmarks/results/overhead-demo
 
 The bare call is an inference session of ONNX Runtime's own on the same vision graph, threads and input, which knows
-nothing of this package. Every round takes the next picture, read beforehand, and runs each row once on it. Writes
+nothing of this package. Every round takes the next image, read beforehand, and runs each row once on it. Writes
 OUT.json and OUT.md.
 """
 
@@ -42,11 +42,11 @@ def measure(bundle: Bundle, images: str, rounds: int, threads: int) -> list[dict
         round by round, and "samples_ms".
 
     Raises:
-        UsageError: If there is no picture.
+        UsageError: If there is no image.
     """
     frames = [frame.image for frame in open_source(images) if frame.image is not None]
     if not frames:
-        raise UsageError(f"{images}: holds no picture that can be read")
+        raise UsageError(f"{images}: holds no image that can be read")
     spec = bundle.spec
     inputs = [np.ascontiguousarray(preprocess(image, spec.preprocess)[0][np.newaxis]) for image in frames]
     options = onnxruntime.SessionOptions()
@@ -112,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     parser = argparse.ArgumentParser(description="Time predict beside the bare ONNX Runtime call on this CPU.")
     parser.add_argument("bundle", help="folder of a bundle")
-    parser.add_argument("--images", required=True, help="pictures to take in turn")
+    parser.add_argument("--images", required=True, help="images to take in turn")
     parser.add_argument("--rounds", type=int, default=60, help="runs of each row (default: 60)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the network (default: 1)")
     parser.add_argument("--out", type=output_stem, required=True, help="what to write, without .json and .md")

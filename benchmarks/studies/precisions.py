@@ -3,7 +3,7 @@
     python -m yolor_edge.benchmarks.studies.precisions --sizes n,s --out benchmarks/results/precisions-cpu
 
 The networks have random weights and the classes of COCO: speed does not depend on what they learnt. Every graph runs on
-the same picture in turn, so that whatever else the machine does hits them alike; writes OUT.json and OUT.md.
+the same image in turn, so that whatever else the machine does hits them alike; writes OUT.json and OUT.md.
 """
 
 from __future__ import annotations

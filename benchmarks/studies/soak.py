@@ -1,8 +1,8 @@
-"""A stream for a long time: does its memory stay, do its threads stay, does every picture get its answer?
+"""A stream for a long time: does its memory stay, do its threads stay, does every image get its answer?
 
     python -m yolor_edge.benchmarks.studies.soak bundles/demo --frames 100000 --out benchmarks/results/soak.json
 
-Pictures of changing sizes are drawn once and given again and again, now and then one that cannot be read, while the
+Images of changing sizes are drawn once and given again and again, now and then one that cannot be read, while the
 memory of the process is looked at a hundred times. Memory counts as steady when the median of the last tenth of the run
 is at most `--allowed-mib` above that of the second tenth; the first is for warming up. The exit code says so. What is
 in use is looked at too, as Python and as malloc count it: where the process grows and that does not, it is memory that
@@ -41,8 +41,8 @@ LOOKS = 100
 UNREADABLE_EVERY = 1000
 
 
-def drawn_pictures(count: int, seed: int = 0) -> list[NDArray[np.uint8]]:
-    """Grey pictures with rectangles in pure colours, of sizes that change from one to the next."""
+def drawn_images(count: int, seed: int = 0) -> list[NDArray[np.uint8]]:
+    """Grey images with rectangles in pure colours, of sizes that change from one to the next."""
     rng = np.random.default_rng(seed)
     pictures = []
     for i in range(count):
@@ -106,12 +106,12 @@ def soak(
     caption_every: int | str = 1,
     beam_size: int = 1,
 ) -> dict[str, Any]:
-    """Run a stream of so many pictures, or until the time is over.
+    """Run a stream of so many images, or until the time is over.
 
     Returns:
         What was asked for, the figures of the stream, the looks at the memory and what they say.
     """
-    pictures = drawn_pictures(len(SIZES) * 4)
+    pictures = drawn_images(len(SIZES) * 4)
     until = time.monotonic() + (seconds if seconds is not None else float("inf"))
 
     def source() -> Iterator[Frame]:

@@ -1,10 +1,10 @@
-"""What a stream gains over one picture after the other, and what it costs a picture in latency.
+"""What a stream gains over one image after the other, and what it costs an image in latency.
 
     python -m yolor_edge.benchmarks.studies.streams bundles/demo SOURCE --out benchmarks/results/streams.json
 
-`predict` in a loop, and streams with 1, 2 and more pictures in flight, take the same source in turns, in one process
+`predict` in a loop, and streams with 1, 2 and more images in flight, take the same source in turns, in one process
 with one model; what counts is the ratio within a round, of which the median is reported with the smallest and largest.
-Latency is from the start of work on a picture to its answer ("total"), and from the picture read to its answer taken.
+Latency is from the start of work on an image to its answer ("total"), and from the image read to its answer taken.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ..report.report_files import output_file
 
 
 def one_by_one(model: Model, source: Path, caption: CaptionOptions) -> dict[str, float]:
-    """`predict` for every picture of the source."""
+    """`predict` for every image of the source."""
     latencies, totals = [], []
     started = time.perf_counter()
     for frame in open_source(source):
@@ -91,10 +91,10 @@ def main(arguments: list[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="streams", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("source", type=Path, help="a folder of pictures or a video")
+    parser.add_argument("source", type=Path, help="a folder of images or a video")
     parser.add_argument("--backend", default="onnxruntime")
     parser.add_argument("--precision", default="fp32")
-    parser.add_argument("--threads", type=int, default=1, help="of the network, for each picture in flight")
+    parser.add_argument("--threads", type=int, default=1, help="of the network, for each image in flight")
     parser.add_argument("--in-flight", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--caption-every", type=int, default=5)
     parser.add_argument("--beam-size", type=int, default=1)
@@ -107,7 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
     for row in rows:
         print(
             f"{row['way']:45} {row['frames_per_second']:8.1f} frames/s, {row['gain']:.2f} of predict "
-            f"({row['gain_spread'][0]:.2f} to {row['gain_spread'][1]:.2f}); a picture {row['total_ms']:.2f} ms, "
+            f"({row['gain_spread'][0]:.2f} to {row['gain_spread'][1]:.2f}); an image {row['total_ms']:.2f} ms, "
             f"read to answer {row['latency_ms']:.2f} ms"
         )
     if chosen.out is not None:

@@ -33,10 +33,10 @@ def add(commands: Any) -> None:
 def _doctor(arguments: argparse.Namespace) -> int:
     try:
         with quiet_imports():
-            from ..runtime.diagnosis.doctor import examine
+            from ..runtime.diagnosis.examination import doctor
     except Exception as error:  # of what the runtime itself stands on: numpy, OpenCV or the extension
         return _tell_of_the_runtime(error, arguments.json)
-    found = examine(arguments.bundle)
+    found = doctor(arguments.bundle)
     print_result(arguments, found.to_json(), found.table())
     return found.exit_code
 

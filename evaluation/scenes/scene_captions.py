@@ -1,13 +1,13 @@
 """The language of the drawn scenes: captions written from a scene's facts, and captions judged against them.
 
-Writing and judging share one description of a picture, `SceneFacts`, which is read from nothing but the truth
+Writing and judging share one description of an image, `SceneFacts`, which is read from nothing but the truth
 of a data set (boxes, areas, colours, semantic map). So a caption is judged the same whoever wrote it, and
 whichever reader loaded the data. What the words mean:
 
 - "left of", "right of", "above", "below" tell of box centres, along the axis on which they are further apart.
 - "on GROUND" and "in a SKY" speak of what lies under the bottom edge of the object.
 - "under a SKY" is true of objects that are on the ground, "above GROUND" of objects that are in the sky.
-- "small" is an object of at most `SMALL_AT_MOST` of the area of the picture's largest object.
+- "small" is an object of at most `SMALL_AT_MOST` of the area of the image's largest object.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SMALL_AT_MOST = 0.6
 
 
 class SceneTruth(Protocol):
-    """What is read of a picture's truth; `train.coco.Truth` has it."""
+    """What is read of an image's truth; `train.coco.Truth` has it."""
 
     @property
     def image_id(self) -> int: ...
@@ -67,7 +67,7 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class SceneFacts:
-    """A picture in words: objects by falling visible area, and the stuff seen (None where there is none)."""
+    """An image in words: objects by falling visible area, and the stuff seen (None where there is none)."""
 
     objects: tuple[SceneObject, ...]
     ground: str | None
@@ -80,7 +80,7 @@ class CaptionFacts:
 
     names_largest: the first object it names has the shape and colour of the largest object by visible area.
     states_true_relation: it is a sentence of this language, every statement of it is true, and it relates two
-        objects of the picture, or, where the picture has a single object, that object to ground or sky.
+        objects of the image, or, where the image has a single object, that object to ground or sky.
     """
 
     names_largest: bool
@@ -95,7 +95,7 @@ def scene_facts(
     semantic_map: np.ndarray,
     semantic_names: Sequence[str],
 ) -> SceneFacts:
-    """Describe a picture from its truth.
+    """Describe an image from its truth.
 
     Args:
         boxes: (N, 4), xyxy in image pixels. N may be 0.
@@ -123,10 +123,10 @@ def scene_facts(
 
 
 def facts_from_truth(truth: SceneTruth, class_names: Sequence[str], semantic_names: Sequence[str]) -> SceneFacts:
-    """Describe a picture of a data set that `yolor-edge scenes` wrote.
+    """Describe an image of a data set that `yolor-edge scenes` wrote.
 
     Args:
-        truth: The picture's truth, with `attributes` holding one {"color": ...} per box.
+        truth: The image's truth, with `attributes` holding one {"color": ...} per box.
         class_names: Of the data set, indexed by `truth.class_ids`.
         semantic_names: Of the data set, indexed by the semantic map.
 
@@ -166,12 +166,12 @@ def relation_between(subject: SceneObject, other: SceneObject) -> tuple[str, flo
 
 
 def write_captions(facts: SceneFacts) -> tuple[str, ...]:
-    """Five captions of a picture, each naming its largest object first, all true by the rules of this module.
+    """Five captions of an image, each naming its largest object first, all true by the rules of this module.
 
     With two objects or more the largest is related to the second largest; a single one to its ground and sky.
 
     Raises:
-        ValueError: If the picture has no object, or lacks ground or sky.
+        ValueError: If the image has no object, or lacks ground or sky.
     """
     if not facts.objects or facts.ground is None or facts.sky is None:
         raise ValueError("a caption needs at least one object, a ground and a sky")
@@ -192,7 +192,7 @@ def caption_facts(
 
 
 def check_caption(caption: str, facts: SceneFacts) -> CaptionFacts:
-    """Judge a caption against a picture's facts. Case, punctuation and runs of spaces do not matter."""
+    """Judge a caption against an image's facts. Case, punctuation and runs of spaces do not matter."""
     text = " ".join(re.findall(r"[a-z0-9']+", caption.lower()))
     named = _FIRST_NAMED.search(text)
     names_largest = False
@@ -242,7 +242,7 @@ _SENTENCE = re.compile(
 
 
 def _is_true(sentence: re.Match[str], facts: SceneFacts) -> bool:
-    """Whether some object, or pair of objects, of the picture makes everything in the sentence true."""
+    """Whether some object, or pair of objects, of the image makes everything in the sentence true."""
     said = sentence.groupdict()
     subjects = [thing for thing in facts.objects if _fits(thing, "subject", said, facts)]
     if said["relation"] is None:
@@ -348,7 +348,7 @@ def _place_of(box: np.ndarray, semantic_map: np.ndarray, semantic_names: Sequenc
     stuff = [index for index, name in enumerate(semantic_names) if name in GROUNDS or name in SKIES]
     reach = 4
     while stuff:
-        # At the lower border of the picture nothing is left below the object: what is beside its foot counts.
+        # At the lower border of the image nothing is left below the object: what is beside its foot counts.
         top = min(bottom, height - 4)
         around = semantic_map[max(0, top) : bottom + reach, max(0, left - reach) : right + reach]
         counts = np.bincount(around.ravel(), minlength=256)[stuff]

@@ -1,7 +1,7 @@
 """Drawing one scene: ground under a sky, coloured shapes on and above it, and what each pixel shows.
 
-A scene depends on nothing but the seed, its index and its size. Lengths below are for a picture of 224 x 288
-and grow with the picture; colours are RGB, 0 to 255; the image comes out BGR, as OpenCV writes it.
+A scene depends on nothing but the seed, its index and its size. Lengths below are for an image of 224 x 288
+and grow with the image; colours are RGB, 0 to 255; the image comes out BGR, as OpenCV writes it.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ LEAST_VISIBLE_SHARE = 0.35
 LEAST_LEAD = 1.2  # visible area of the largest object over the second's, and of the second's over the third's
 LEAST_DISTANCE = 24.0  # between the centres of the two largest, along the axis of their relation
 LEAST_DOMINANCE = 1.5  # of that distance over the one on the other axis
-OBJECT_COUNT_SHARES = (0.18, 0.26, 0.22, 0.16, 0.1, 0.08)  # of pictures with 1, 2, ... 6 objects
+OBJECT_COUNT_SHARES = (0.18, 0.26, 0.22, 0.16, 0.1, 0.08)  # of images with 1, 2, ... 6 objects
 
 Texture = Callable[[np.random.Generator, np.ndarray, int, int, float], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A drawn picture and its truth.
+    """A drawn image and its truth.
 
     image: (H, W, 3) uint8, BGR.
     instance_map: (H, W) uint8: 0 for stuff, i + 1 where object i is what one sees.
@@ -149,7 +149,7 @@ def visible_boxes(instance_map: np.ndarray, count: int) -> tuple[np.ndarray, np.
 def _lay_out(
     rng: np.random.Generator, horizon: np.ndarray, stuff_map: np.ndarray, size: tuple[int, int], unit: float
 ) -> tuple[list[_Placed], SceneFacts]:
-    """Place objects until the picture can be told in words without a doubt: see `_is_clear`."""
+    """Place objects until the image can be told in words without a doubt: see `_is_clear`."""
     count = 1 + int(rng.choice(len(OBJECT_COUNT_SHARES), p=OBJECT_COUNT_SHARES))
     for attempt in range(400):
         if attempt % 40 == 39:
@@ -167,7 +167,7 @@ def _lay_out(
         facts = scene_facts(boxes, areas, shapes, colors, semantic_map, STUFF)
         if _is_clear(facts, placed, unit):
             return placed, facts
-    raise RuntimeError(f"no layout found for a picture of {size[0]} x {size[1]}")  # not reached for the sizes allowed
+    raise RuntimeError(f"no layout found for an image of {size[0]} x {size[1]}")  # not reached for the sizes allowed
 
 
 def _is_clear(facts: SceneFacts, placed: list[_Placed], unit: float) -> bool:
@@ -279,7 +279,7 @@ def _rasterised(
     size: tuple[int, int],
     on_ground: bool,
 ) -> _Placed:
-    """Rasterise outlines; the patch is cut at the borders of the picture."""
+    """Rasterise outlines; the patch is cut at the borders of the image."""
     coverage = _filled(points, int(extent[1]), int(extent[0]))
     left, top = int(corner[0]), int(corner[1])
     cut_left, cut_top = max(0, -left), max(0, -top)
@@ -594,7 +594,7 @@ def _draw_shadow(canvas: np.ndarray, thing: _Placed, toward: np.ndarray, unit: f
 
 
 def _light(rng: np.random.Generator, canvas: np.ndarray) -> None:
-    """Brighten one side of the picture and darken the other."""
+    """Brighten one side of the image and darken the other."""
     height, width = canvas.shape[:2]
     across, down = rng.uniform(-0.09, 0.09, 2).astype(np.float32)
     x = np.linspace(-1, 1, width, dtype=np.float32)[None, :] * across

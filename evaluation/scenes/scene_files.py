@@ -24,7 +24,7 @@ from ...runtime.errors import UsageError
 from .scene_captions import SHAPES
 from .scene_drawing import STUFF, Scene, draw_scene, visible_boxes
 
-# Names what a seed stands for: to be raised with every change that alters a picture, a mask or a caption.
+# Names what a seed stands for: to be raised with every change that alters an image, a mask or a caption.
 VERSION = 1
 
 DESCRIPTION = "yolor-edge scenes"
@@ -48,8 +48,8 @@ def write_scenes(
 ) -> Path:
     """Draw scenes and write them as one split of a data set in COCO's layout.
 
-    The same arguments give the same files, byte for byte; picture i depends on the seed, i and the size
-    alone, so a longer run begins with the pictures of a shorter one. The split appears whole, its annotations
+    The same arguments give the same files, byte for byte; image i depends on the seed, i and the size
+    alone, so a longer run begins with the images of a shorter one. The split appears whole, its annotations
     last, or not at all.
 
     Args:
@@ -57,7 +57,7 @@ def write_scenes(
         count: How many images to draw, at least 1.
         seed: Names the series of scenes, at least 0; each split of a data set needs its own.
         split: Name of the folder with the images, and last part of the annotation files' names.
-        size: (height, width) of every picture, each 64 to 2048.
+        size: (height, width) of every image, each 64 to 2048.
         progress: Called with (images done, count) after each.
 
     Returns:
@@ -248,7 +248,7 @@ def _segments_of(scene: Scene, objects: list[dict[str, Any]]) -> tuple[np.ndarra
 
 
 def _category_color(name: str) -> list[int]:
-    """RGB that stands for a category in the panoptic pictures."""
+    """RGB that stands for a category in the panoptic images."""
     if name in SHAPES:
         rank = SHAPES.index(name)
         return [255 - 24 * rank, 20 + 28 * rank, 40]

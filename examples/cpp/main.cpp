@@ -1,4 +1,4 @@
-/// From a picture and a bundle to boxes, masks, a semantic map and a caption, without Python: what a robot's
+/// From an image and a bundle to boxes, masks, a semantic map and a caption, without Python: what a robot's
 /// program does, once instead of in a loop. README.md says how to build and run it.
 #include <yolor_edge.h>
 
@@ -79,7 +79,7 @@ yolor_edge_head head_of(const Heads& heads, const std::string& name, int64_t row
     if (count == 0 || count % (rows * columns) != 0) {
         throw std::runtime_error(name + " holds " + std::to_string(count) +
                                  " numbers, expected a multiple of " + std::to_string(rows) + " x " +
-                                 std::to_string(columns) + "; is it of this bundle and of one picture?");
+                                 std::to_string(columns) + "; is it of this bundle and of one image?");
     }
     yolor_edge_head head;
     check(yolor_edge_head_init(&head, sizeof head, values.data(), count / (rows * columns), rows, columns));

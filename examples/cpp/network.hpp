@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-/// The network's outputs for one picture by name, each row-major.
+/// The network's outputs for one image by name, each row-major.
 using Heads = std::map<std::string, std::vector<float>>;
 
 /// NAME.f32 of every head in `names` that lies in `folder`.

@@ -1,4 +1,4 @@
-/// Pictures in the simplest formats there are, PPM and PGM: every viewer and OpenCV read and write them.
+/// Images in the simplest formats there are, PPM and PGM: every viewer and OpenCV read and write them.
 #pragma once
 
 #include <cstdint>

@@ -180,7 +180,7 @@ def profile_ranges(bundle: Bundle, part: str, batches: Sequence[int], one_profil
     Args:
         bundle: Says what each axis counts.
         part: One of its parts.
-        batches: Pictures at once (vision), or the largest beam (caption step).
+        batches: Images at once (vision), or the largest beam (caption step).
         one_profile: One profile from the smallest to the largest batch, instead of one for each.
     """
     spans: list[dict[str, tuple[int, int, int]]] = [{}]  # prefill is for one image and has nothing free

@@ -28,7 +28,7 @@ ALGEBRA_TOLERANCE = 1e-9
 # rounding alone is more than this, and then the fold may differ by a few times what the network's own rounding is.
 FLOAT32_TOLERANCE = 1e-5
 ROUNDING_FACTOR = 4.0
-# The algebra is that of one pixel, so the comparison in float64, which is slow, needs no full-sized picture.
+# The algebra is that of one pixel, so the comparison in float64, which is slow, needs no full-sized image.
 _ALGEBRA_SIDE = 128
 # How far logits that regions are chosen by may be off where they are not among the outputs.
 _SLACK = 1e-3
@@ -152,7 +152,7 @@ def cost_line(before: VisionCost, after: VisionCost) -> str:
 def unfolded_cost(network: Network) -> VisionCost:
     """Of `network` as it was trained, with every norm and implicit vector still in its graph."""
     with quietly():
-        # Neither names nor weights depend on the size of the picture, and a small one is traced fastest.
+        # Neither names nor weights depend on the size of the image, and a small one is traced fastest.
         program = torch.onnx.export(
             VisionPart(network).eval(),
             (torch.zeros(1, 3, 32, 64),),

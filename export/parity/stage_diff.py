@@ -1,4 +1,4 @@
-"""Where two precisions of one network part: every stage of both on the golden inputs, and the first one too far away.
+"""Where two precisions of one network part: every stage of both on reference inputs, and the first one too far away.
 
 Noise is the root mean square of the difference relative to that of the signal; in decibels it is the signal-to-noise
 ratio (SQNR) by which quantisation is usually judged. It adds up along the network, so beside what has gathered at a
@@ -110,7 +110,7 @@ class Diff:
     Attributes:
         a, b: What was compared.
         tolerance: Noise that a stage may have.
-        images: How many golden inputs were run.
+        images: How many reference inputs were run.
         stages: In the order of the network.
         first: The first stage over the tolerance; None if there is none.
         layers: Of the first stage.
@@ -147,7 +147,7 @@ class Diff:
             figures = (_range(d.range_a), _range(d.range_b), f"{d.worst:.1e}", f"{d.noise:.1e}")
             ratios = (f"{d.sqnr_db:.1f} dB", f"{decibels(one.own_noise):.1f} dB", "ok" if one.passed else "OVER")
             rows.append((one.stage, str(one.layers), *figures, *ratios))
-        lines = [f"A: {self.a}", f"B: {self.b}", f"{self.images} golden inputs", "", *_aligned(rows, "<>>>>>>><")]
+        lines = [f"A: {self.a}", f"B: {self.b}", f"{self.images} reference inputs", "", *_aligned(rows, "<>>>>>>><")]
         if self.missing:
             lines.append(f"only in one of the two: {', '.join(self.missing)}")
         lines += ["", *_LEGEND]
@@ -178,20 +178,20 @@ def diff(
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Diff:
-    """Compare two graphs of one network on the golden inputs of the first.
+    """Compare two graphs of one network on the reference inputs of the first.
 
     Args:
         a, b: Bundles, or "BUNDLE:PRECISION"; without a precision its fp32 graph. For int8 the dialect may be named as
             in `bundle.GRAPH_KINDS`; else it is the one that ONNX Runtime runs, if the bundle holds it.
         tolerance: Noise that a stage may have; by default by the coarser of the two precisions, see `TOLERANCES`.
         threads: CPU threads; None for as many as this process may run on.
-        progress: Called with how many golden inputs are done, and of how many.
+        progress: Called with how many reference inputs are done, and of how many.
 
     Returns:
         The differences stage by stage.
 
     Raises:
-        BundleError: If a bundle cannot be opened, or the first holds no golden inputs.
+        BundleError: If a bundle cannot be opened, or the first holds no reference inputs.
         UsageError: If a precision is not there, the two are no graphs of one network, or the tolerance is no number
             above 0.
         BackendError: If ONNX Runtime cannot run one.
@@ -342,7 +342,7 @@ def _measure(
     """Differences of layers and exits as they gather, and of layers on the other graph's values, by tensor."""
     files = graph_a.golden
     if not files:
-        raise BundleError(f"{graph_a.bundle.path}: holds no golden inputs to compare on; export it again")
+        raise BundleError(f"{graph_a.bundle.path}: holds no reference inputs to compare on; export it again")
     batches = [_shape(value)[0] for body in (body_a, body_b) for value in body.model.graph.input]
     batch = max(1, *batches)  # -1 where it is free
     tensors = list(dict.fromkeys([*(layer.tensor for layer in layers), *(n for names in seen.values() for n in names)]))

@@ -114,7 +114,7 @@ def meet_budget(
         model: The fp32 graph.
         ranges: From `calibrate`.
         dialect: "s8s8" or "u8s8".
-        inputs: A few calibration pictures as the network's input, to measure the layers' noise on.
+        inputs: A few calibration images as the network's input, to measure the layers' noise on.
         score: Scores a graph; None to quantise without a budget, and without measuring the layers.
         reference: Scores of the fp32 graph.
         max_drop: Largest drop of any score, absolute.
@@ -237,7 +237,7 @@ def _with_all_cells(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def convolution_flops(model: onnx.ModelProto) -> dict[str, int]:
-    """FLOPs (twice the multiply-accumulates) of every convolution for one picture."""
+    """FLOPs (twice the multiply-accumulates) of every convolution for one image."""
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     shapes = {
         value.name: [axis.dim_value for axis in value.type.tensor_type.shape.dim]
@@ -280,7 +280,7 @@ def _with_layers(
         elif name in asked:
             why = "asked for"
         else:
-            why = "reads the picture, whose lowest bit symmetric int8 cannot hold"
+            why = "reads the image, whose lowest bit symmetric int8 cannot hold"
         precision = "int8" if name in quantized.int8 else "float"
         layers.append(LayerReport(name, round(own / total, 6), _rounded(noise.get(name, {})), precision, why))
     share = sum(flops[name] for name in quantized.int8) / total

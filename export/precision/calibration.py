@@ -1,4 +1,4 @@
-"""Calibration: which range every tensor of the network has on the user's own pictures.
+"""Calibration: which range every tensor of the network has on the user's own images.
 
 One calibration serves both dialects of int8: it says between which values a tensor lies, a dialect makes scales of
 that.
@@ -32,7 +32,7 @@ METHODS: tuple[Method, ...] = get_args(Method)
 FEW_IMAGES = 200
 SCALES_VERSION = 1
 _BINS = 2048
-# Values of one tensor that one picture adds to its histogram: evenly spaced ones of a larger tensor tell as much.
+# Values of one tensor that one image adds to its histogram: evenly spaced ones of a larger tensor tell as much.
 _SAMPLES = 1 << 15
 _PERCENTILE = 99.99
 
@@ -44,7 +44,7 @@ class Calibration:
     Attributes:
         ranges: (low, high) by tensor; low <= 0 <= high, so that zero is always a value of its own.
         method: How outliers were treated.
-        images: Digests of the pictures, in order.
+        images: Digests of the images, in order.
         preprocess_sha256: Of the preprocessing rule.
         weights_sha256: Of the fp32 graph.
     """
@@ -107,42 +107,40 @@ class Calibration:
 
 
 def calibration_files(source: str | Path) -> list[Path]:
-    """The pictures named by a folder, a glob, a picture, or a text file with one path a line.
+    """The images named by a folder, a glob, an image, or a text file with one path a line.
 
     Paths in a list are taken relative to the list; empty lines and lines that start with # are passed over.
 
     Raises:
-        UsageError: If there is no such thing, or it names no picture.
+        UsageError: If there is no such thing, or it names no image.
     """
     path = Path(source)
     if path.is_file() and path.suffix.lower() in ("", ".txt", ".lst", ".list"):
         try:
             lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
         except UnicodeDecodeError:
-            raise UsageError(f"{path}: is not a text file; expected one path of a picture per line") from None
+            raise UsageError(f"{path}: is not a text file; expected one path of an image per line") from None
         files = [path.parent / line for line in lines if line and not line.startswith("#")]
         if not files:
-            raise UsageError(f"{path}: lists no pictures; expected one path per line")
+            raise UsageError(f"{path}: lists no images; expected one path per line")
         return files
     found = open_source(str(source))
     if found.kind != "images":
-        raise UsageError(
-            f"{found.name}: is a video or a camera; calibration needs pictures, a folder or a list of them"
-        )
+        raise UsageError(f"{found.name}: is a video or a camera; calibration needs images, a folder or a list of them")
     return list(found.files)
 
 
 class CalibrationSet:
-    """Pictures to calibrate on, read again at every pass so that any number of them fits into memory.
+    """Images to calibrate on, read again at every pass so that any number of them fits into memory.
 
     Args:
-        files: The pictures.
+        files: The images.
         rule: How they become the network's input.
-        held_out: Digests of the pictures that the result will be scored on; none of them may be among `files`.
-        batch: Images that the graph takes at once; a picture is repeated to fill it.
+        held_out: Digests of the images that the result will be scored on; none of them may be among `files`.
+        batch: Images that the graph takes at once; an image is repeated to fill it.
 
     Raises:
-        CalibrationError: If a picture cannot be read, is one that is scored on, or all are the same.
+        CalibrationError: If an image cannot be read, is one that is scored on, or all are the same.
     """
 
     def __init__(
@@ -153,7 +151,7 @@ class CalibrationSet:
         batch: int = 1,
     ) -> None:
         if not files:
-            raise CalibrationError("calibration gave no pictures; pass at least one")
+            raise CalibrationError("calibration gave no images; pass at least one")
         self.files, self.rule, self.batch = list(files), rule, batch
         digests = []
         for file in self.files:
@@ -163,7 +161,7 @@ class CalibrationSet:
         refuse_held_out(digests, held_out or {})
         if len(self.files) > 1 and len(set(digests)) == 1:
             raise CalibrationError(
-                f"{self.files[0]}: all {len(self.files)} calibration pictures are the same; "
+                f"{self.files[0]}: all {len(self.files)} calibration images are the same; "
                 "pass different ones, as varied as what the network will see"
             )
         self.digests = tuple(digests)
@@ -172,7 +170,7 @@ class CalibrationSet:
         return len(self.files)
 
     def require_readable(self) -> None:
-        """Decode every picture once, so that one which is damaged is told before anything else is done.
+        """Decode every image once, so that one which is damaged is told before anything else is done.
 
         Raises:
             CalibrationError: About the first that cannot be decoded, with how many more cannot.
@@ -188,7 +186,7 @@ class CalibrationSet:
             raise CalibrationError(f"{failures[0]}{more}; correct the list of <calibration>", "calibration")
 
     def tensors(self) -> Iterator[NDArray[np.float32]]:
-        """The network's input (batch, 3, H, W) for every picture, in order."""
+        """The network's input (batch, 3, H, W) for every image, in order."""
         for file in self.files:
             try:
                 image = read_image(file)
@@ -211,11 +209,11 @@ def calibrate(
         method: "minmax" takes the extremes; "percentile" leaves out one value in 10,000 at either end; "entropy" clips
             where the clipped distribution tells the least about another (Kullback-Leibler, as TensorRT 8 calibrated:
             Migacz, "8-bit inference with TensorRT", GTC 2017).
-        progress: Called with the pictures done and all, over both passes.
+        progress: Called with the images done and all, over both passes.
 
     Raises:
         UsageError: If the method is unknown.
-        CalibrationError: If a picture cannot be read, or the network gives the same for all of them.
+        CalibrationError: If an image cannot be read, or the network gives the same for all of them.
     """
     if method not in METHODS:
         raise UsageError(f"<method> must be one of {', '.join(METHODS)}, got {method!r}", argument="method")
@@ -235,7 +233,7 @@ def calibrate(
     with open_probe(model, probed) as probe:
         extremes = _extremes(names, values())
         if len(pictures) > 1 and all(spread == 0 for *_, spread in extremes.values()):
-            raise CalibrationError("the calibration pictures are all alike to the network; pass different ones")
+            raise CalibrationError("the calibration images are all alike to the network; pass different ones")
         ranges = {name: (low, high) for name, (low, high, _) in extremes.items()}
         if method != "minmax":
             histograms = _histograms(ranges, values())
@@ -281,13 +279,13 @@ def digest_of_rule(rule: PreprocessRule) -> str:
 
 
 def _extremes(names: Sequence[str], batches: Iterable[Mapping[str, Array]]) -> dict[str, tuple[float, float, float]]:
-    """Lowest and highest value of each tensor, and how far these moved between pictures."""
+    """Lowest and highest value of each tensor, and how far these moved between images."""
     found: dict[str, tuple[float, float, float]] = {}
     for values in batches:
         for name in names:
             low, high = float(values[name].min()), float(values[name].max())
             if not np.isfinite(low) or not np.isfinite(high):
-                raise CalibrationError(f"{name}: is not finite on a calibration picture; the network is broken")
+                raise CalibrationError(f"{name}: is not finite on a calibration image; the network is broken")
             before = found.get(name)
             if before is not None:
                 spread = max(before[2], abs(high - before[1]), abs(low - before[0]))
@@ -358,18 +356,18 @@ def refuse_held_out(digests: Sequence[str], held_out: Mapping[str, Path]) -> Non
     """Refuse to calibrate on what is scored.
 
     Raises:
-        CalibrationError: Naming the first picture that is, and how many are.
+        CalibrationError: Naming the first image that is, and how many are.
     """
     shared = [held_out[digest] for digest in digests if digest in held_out]
     if shared:
         raise CalibrationError(
-            f"{shared[0]}: is one of the pictures that the result is scored on ({len(shared)} of {len(digests)} are); "
+            f"{shared[0]}: is one of the images that the result is scored on ({len(shared)} of {len(digests)} are); "
             "calibrate on others, such as the training split"
         )
 
 
 def held_out_digests(files: Iterable[Path]) -> dict[str, Path]:
-    """SHA-256 of the pictures that a result is scored on, for `CalibrationSet` to keep apart."""
+    """SHA-256 of the images that a result is scored on, for `CalibrationSet` to keep apart."""
     return {sha256_of(file): file for file in files if file.is_file()}
 
 

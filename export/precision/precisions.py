@@ -1,6 +1,6 @@
 """The cheaper precisions of a bundle, each written only after it was held against fp32.
 
-FP16 has to give the same answers on the golden pictures. INT8 is accepted on task scores, not on the distance between
+FP16 has to give the same answers on the reference images. INT8 is accepted on task scores, not on the distance between
 tensors: within a budget for every task where an evaluation split is given, and unscored, which the bundle says, where
 none is.
 """
@@ -45,7 +45,7 @@ from .calibration import (
 from .to_fp16 import halve_around_int8, nodes_out_of_range, to_fp16
 
 SCALES_FILE = "calibration.json"
-# Pictures that layers' noise is measured on: a ranking needs no more.
+# Images that layers' noise is measured on: a ranking needs no more.
 _NOISE_IMAGES = 8
 _CAPTION_STEPS = 6
 _TIMED_RUNS = 15
@@ -62,9 +62,9 @@ class PrecisionOptions:
     Attributes:
         precisions: Of "fp16", "int8", "auto". "auto" writes both, drops int8 where it misses the budget or is not
             faster than fp32 in ONNX Runtime on one thread of this machine, and records which of the two is.
-        calibration: Pictures for int8: a folder, a glob or a text file with one path a line.
+        calibration: Images for int8: a folder, a glob or a text file with one path a line.
         method: How int8 ranges treat outliers, see `calibrate`.
-        scales: The `calibration.json` of another export of the same weights, instead of pictures.
+        scales: The `calibration.json` of another export of the same weights, instead of images.
         data: Folder of a data set in COCO's layout that int8 is scored on.
         split: Its split; by default the first whose name starts with "val".
         max_drop: Largest drop of box AP, mask AP, mIoU and CIDEr that int8 may cost, absolute.
@@ -181,13 +181,13 @@ def add_precisions(
         folder: Of a bundle in the making, with its fp32 graphs.
         graphs: Files by part and kind; added to.
         spec: What the model is.
-        images: The golden pictures, (h, w, 3) uint8 BGR by name.
+        images: The reference images, (h, w, 3) uint8 BGR by name.
         options: What to write.
         say: Called with one line per step.
 
     Raises:
         ParityError: If fp16 answers otherwise than fp32.
-        CalibrationError: If the pictures or scales cannot be used.
+        CalibrationError: If the images or scales cannot be used.
         AccuracyError: If int8 cannot meet the budget.
     """
     added = Added()
@@ -347,17 +347,17 @@ def _calibration(
         calibration = Calibration.load(options.scales)
         calibration.require_fresh(options.scales, model, rule)
         refuse_held_out(calibration.images, held_out)
-        say(f"{options.scales}: ranges of {len(calibration.ranges)} tensors from {len(calibration.images)} pictures")
+        say(f"{options.scales}: ranges of {len(calibration.ranges)} tensors from {len(calibration.images)} images")
         tensors = (preprocess(image, rule)[0][np.newaxis] for image in images)
         return calibration, [np.repeat(tensor, spec.graph.batch or 1, axis=0) for tensor in tensors]
     pictures = CalibrationSet(calibration_files(options.calibration), rule, held_out, spec.graph.batch or 1)
     if len(pictures) < FEW_IMAGES:
-        say(f"warning: {len(pictures)} calibration pictures are few, {FEW_IMAGES} or more make ranges that hold")
-    say(f"calibrating int8 on {len(pictures)} pictures ...")
+        say(f"warning: {len(pictures)} calibration images are few, {FEW_IMAGES} or more make ranges that hold")
+    say(f"calibrating int8 on {len(pictures)} images ...")
     started = time.perf_counter()
     calibration = calibrate(model, pictures, options.method)
     say(
-        f"calibrated {len(calibration.ranges)} tensors on {len(pictures)} pictures by {options.method}, "
+        f"calibrated {len(calibration.ranges)} tensors on {len(pictures)} images by {options.method}, "
         f"{time.perf_counter() - started:.1f} s"
     )
     inputs = []
@@ -406,7 +406,7 @@ def _require_layers(folder: Path, graphs: Graphs, layers: Sequence[str]) -> None
 def _feeds(
     graphs: Mapping[str, Graph], spec: ModelSpec, images: Sequence[NDArray[np.uint8]]
 ) -> dict[str, list[Mapping[str, Array]]]:
-    """Real inputs of every part: the pictures, their memory, and the words of a greedy caption."""
+    """Real inputs of every part: the images, their memory, and the words of a greedy caption."""
     feeds: dict[str, list[Mapping[str, Array]]] = {part: [] for part in graphs}
     for image in images:
         tensor, _ = preprocess(image, spec.preprocess)

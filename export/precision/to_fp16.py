@@ -1,6 +1,6 @@
-"""FP16 as a typed graph: every float tensor in 16 bits, but where the values seen on real pictures do not fit.
+"""FP16 as a typed graph: every float tensor in 16 bits, but where the values seen on real images do not fit.
 
-What stays in fp32 is found by looking. Every tensor of the fp32 graph is read on real pictures: one that comes near the
+What stays in fp32 is found by looking. Every tensor of the fp32 graph is read on real images: one that comes near the
 largest fp16 number, or lies altogether where fp16 has lost its precision, keeps the node that gives it and the nodes
 that read it in fp32. What is fed and what leaves the graph stays float32, so that all precisions have one contract.
 
@@ -22,7 +22,7 @@ from ...runtime.backends.base import Array
 from ..onnx_graphs.graph_view import GraphView
 from ..onnx_graphs.probe import open_probe
 
-# Other pictures than those looked at go further: one more bit of room below 65504, where fp16 ends.
+# Other images than those looked at go further: one more bit of room below 65504, where fp16 ends.
 LARGEST = 65504 / 2
 # Under 2^-14 fp16 counts in steps of 2^-24: a tensor that reaches no higher than this keeps fewer than 8 bits.
 SMALLEST = 2.0**-17

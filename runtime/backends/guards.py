@@ -106,7 +106,7 @@ class Shared:
         self._is_freed = False
         self._lock = threading.Lock()
 
-    def hold(self) -> None:
+    def acquire(self) -> None:
         """Use it until `let_go`.
 
         Raises:
@@ -117,7 +117,7 @@ class Shared:
                 raise BackendError(f"{self._name}: the model is closed")
             self._holders += 1
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Stop using it, and free it if nobody else does."""
         with self._lock:
             self._holders -= 1
@@ -133,8 +133,8 @@ class Shared:
         Raises:
             BackendError: If it is freed.
         """
-        self.hold()
+        self.acquire()
         try:
             yield
         finally:
-            self.let_go()
+            self.release()

@@ -46,7 +46,7 @@ class EngineRecord:
         gpu: Name of the GPU it was built on; None if it was built without one.
         system: Operating system, in the words of `platform.system`.
         architecture: Of the machine, in the words of `platform.machine`.
-        batches: Batches of pictures it takes (vision), or the largest number of sentences (caption step).
+        batches: Batches of images it takes (vision), or the largest number of sentences (caption step).
         settings: What the builder was told, JSON values only.
         profiles: The shapes it takes; none if its inputs are fixed. This and what follows is known once it is built.
         engine_sha256: Digest of the engine.
@@ -173,7 +173,7 @@ def find_engine(
         version: Full version of the package that will load it.
         compute_capability: Of the device that will run it, such as "sm_86".
         gpu: Name of that device, if known.
-        batch: Pictures at once (vision) or sentences at once (caption step); None for any.
+        batch: Images at once (vision) or sentences at once (caption step); None for any.
         settings: What the builder must have been told; None for anything.
 
     Returns:

@@ -184,7 +184,7 @@ class CaptionDecoder:
             UsageError: If an option makes no sense for this decoder.
             BackendError: If the decoder's probabilities lead nowhere (all NaN).
         """
-        with self._lent() as (prefill, step):
+        with self._acquired() as (prefill, step):
             return self._write(prefill, step, memory, options)
 
     def close(self) -> None:
@@ -194,7 +194,7 @@ class CaptionDecoder:
         self._clones, self._idle = [], []
 
     @contextlib.contextmanager
-    def _lent(self) -> Iterator[tuple[Graph, Graph]]:
+    def _acquired(self) -> Iterator[tuple[Graph, Graph]]:
         """Both graphs; where they take one call at a time, for no other thread as long."""
         if not all(isinstance(graph, ClonableGraph) for graph in self._graphs):
             yield self._graphs

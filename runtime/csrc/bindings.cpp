@@ -68,11 +68,11 @@ ImageView yuv_view(const py::array& image, const std::string& layout) {
         is_nv12 ? PixelLayout::nv12 : PixelLayout::yuyv};
 }
 
-ImageView image_view(const py::array& image, const std::string& layout = "interleaved") {
+ImageView image_view(const py::array& image, const std::string& layout = "bgr") {
     require_dtype<uint8_t>("image", image);
     if (layout == "nv12" || layout == "yuyv") return yuv_view(image, layout);
-    if (layout != "interleaved") {
-        throw std::invalid_argument("layout must be interleaved, nv12 or yuyv, got " + layout);
+    if (layout != "bgr") {
+        throw std::invalid_argument("layout must be bgr, nv12 or yuyv, got " + layout);
     }
     if (!(image.ndim() == 2 || (image.ndim() == 3 && (image.shape(2) == 3 || image.shape(2) == 1)))) {
         refuse_shape("image", "(height, width, 3) or (height, width)", image);
@@ -417,7 +417,7 @@ PYBIND11_MODULE(_native, module) {
                py::arg("input_size"));
     module.def("letterbox", &letterbox_binding, py::arg("image"), py::arg("height"), py::arg("width"),
                py::arg("pad_value") = 114, py::arg("swap_rb") = true, py::arg("out") = py::none(),
-               py::arg("scale") = 1.0 / 255.0, py::arg("layout") = "interleaved", py::arg("threads") = 1);
+               py::arg("scale") = 1.0 / 255.0, py::arg("layout") = "bgr", py::arg("threads") = 1);
     module.def("letterbox_u8", &letterbox_u8_binding, py::arg("image"), py::arg("height"), py::arg("width"),
                py::arg("pad_value") = 114, py::arg("swap_rb") = true, py::arg("out") = py::none());
     module.def("decode_boxes", &decode_boxes_binding, py::arg("class_logits"), py::arg("box_bins"),

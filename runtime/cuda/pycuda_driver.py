@@ -55,7 +55,7 @@ class PycudaDriver:
             cuda.Context.pop()
             before = self._graphs.current_context()
             context.detach()
-            # PyCUDA makes the context current to let go of it, and leaves it so.
+            # PyCUDA makes the context current to released it, and leaves it so.
             if self._graphs.current_context() != before:
                 self._graphs.pop_context()
 

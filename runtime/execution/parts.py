@@ -16,7 +16,7 @@ from ..captions.captioning import CaptionOptions, CaptionWriter
 from ..errors import BackendError
 from ..images.preprocess import PixelLayout, image_size_of, kernel_view
 from ..results import Caption, Result
-from ..vision.contexts import Request, Slot, Vision
+from ..vision.contexts import ExecutionContext, Request, Vision
 
 
 class Stopwatch:
@@ -60,7 +60,7 @@ class ModelParts:
         self.spec = spec
         self.facts = facts
         self.home = HomeProcess(spec.name, (vision, captions, free))
-        self.shared = Shared(spec.name, free)  # let go of only where it was loaded
+        self.shared = Shared(spec.name, free)  # released only where it was loaded
         self._vision = vision
         self._captions = captions
 
@@ -69,24 +69,24 @@ class ModelParts:
         """Where the vision part turns pixels into a tensor and heads into answers: "gpu" or "cpu"."""
         return self._vision.processing
 
-    def slot(self) -> Slot:
-        """Memory for one more picture in flight.
+    def context(self) -> ExecutionContext:
+        """Memory for one more image in flight.
 
         Raises:
             BackendError: If the device has none left.
         """
-        return self._vision.slot()
+        return self._vision.context()
 
     def answer(
         self,
-        slot: Slot,
+        context: ExecutionContext,
         image: NDArray[np.uint8],
         request: Request,
         stages: Stopwatch,
         take_memory: Callable[[NDArray[np.float32]], None] | None = None,
         layout: PixelLayout = "bgr",
     ) -> Result:
-        """Take one picture through a slot, from pixels to all answers asked for.
+        """Take one image through an execution context, from pixels to all answers asked for.
 
         Args:
             slot: In use by nobody else.
@@ -102,15 +102,15 @@ class ModelParts:
         """
         answers: dict[str, Any] = {}
         if request.tasks:
-            slot.prepare(*kernel_view(image, layout))
+            context.prepare(*kernel_view(image, layout))
             stages.lap("preprocess")
-            slot.infer(request.tasks)
+            context.infer(request.tasks)
             stages.lap("network")
-            answers = slot.finish(request, stages.lap)
+            answers = context.finish(request, stages.lap)
         if "caption" in request.tasks and take_memory is not None:
-            take_memory(slot.caption_memory)
+            take_memory(context.caption_memory)
         elif "caption" in request.tasks:
-            answers["caption"], times = self.caption(slot.caption_memory, request.caption)
+            answers["caption"], times = self.caption(context.caption_memory, request.caption)
             stages.lap("caption")
             stages.ms.update(times)
         return Result(
@@ -138,19 +138,19 @@ class ModelParts:
         }
 
 
-class SlotPool:
-    """The slots of one model, lent to one call at a time and kept from call to call.
+class ContextPool:
+    """The contexts of one model, lent to one call at a time and kept from call to call.
 
     As many are made as there were calls at once. One whose call failed or was interrupted is not used again.
     """
 
     def __init__(self, parts: ModelParts):
         self._parts = parts
-        self._idle: list[Slot] = []
+        self._idle: list[ExecutionContext] = []
         self._is_closed = False
 
-    def take(self) -> Slot:
-        """A slot that nobody else is using.
+    def acquire(self) -> ExecutionContext:
+        """An execution context that nobody else is using.
 
         Raises:
             BackendError: If the device has no memory left for one.
@@ -158,31 +158,31 @@ class SlotPool:
         try:
             return self._idle.pop()  # atomic, like append below
         except IndexError:
-            return self._parts.slot()
+            return self._parts.context()
 
-    def give_back(self, slot: Slot) -> None:
-        """Take back a slot that is ready for the next picture."""
-        self._idle.append(slot)
+    def release(self, context: ExecutionContext) -> None:
+        """Take back an execution context that is ready for the next image."""
+        self._idle.append(context)
         if self._is_closed:
             self.close()
 
     @contextlib.contextmanager
-    def lent(self) -> Iterator[Slot]:
-        """A slot for the block.
+    def acquired(self) -> Iterator[ExecutionContext]:
+        """An execution context for the block.
 
         Raises:
             BackendError: If the device has no memory left for one.
         """
-        slot = self.take()
+        context = self.acquire()
         try:
-            yield slot
+            yield context
         except BaseException:
-            slot.close()
+            context.close()
             raise
-        self.give_back(slot)
+        self.release(context)
 
     def close(self) -> None:
-        """Free the slots that are back, and from now on each that comes back."""
+        """Free the contexts that are back, and from now on each that comes back."""
         self._is_closed = True
         while self._idle:
             with contextlib.suppress(IndexError):  # another thread was faster

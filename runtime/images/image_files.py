@@ -1,4 +1,4 @@
-"""Reading, checking and writing pictures: any file OpenCV knows becomes BGR uint8, or one clear line says why not."""
+"""Reading, checking and writing images: any file OpenCV knows becomes BGR uint8, or one clear line says why not."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from ..files import write_atomically
 from .preprocess import PixelLayout, kernel_view
 
 if TYPE_CHECKING:
-    import cv2  # otherwise with the first picture: a program that hands over arrays never loads it
+    import cv2  # otherwise with the first image: a program that hands over arrays never loads it
 
-# For pictures of so many channels, the layouts that they may be.
+# For images of so many channels, the layouts that they may be.
 _LAYOUTS_OF_CHANNELS = {4: 'layout="bgra" or layout="rgba"', 2: 'layout="yuyv"'}
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
@@ -36,18 +36,18 @@ _PNM_HEADER = re.compile(rb"P([56])" + 3 * rb"(?:\s|#[^\n]*\n)+(\d+)" + rb"\s")
 
 
 def read_image(path: str | os.PathLike[str], apply_orientation: bool = True) -> NDArray[np.uint8]:
-    """Read one picture as BGR.
+    """Read one image as BGR.
 
     Args:
-        path: A picture file. 16 bits are scaled to 8, grey and CMYK become colour, an alpha channel is
+        path: An image file. 16 bits are scaled to 8, grey and CMYK become colour, an alpha channel is
             dropped.
-        apply_orientation: Turn the picture upright as its EXIF orientation says.
+        apply_orientation: Turn the image upright as its EXIF orientation says.
 
     Returns:
         (height, width, 3) uint8, BGR.
 
     Raises:
-        ImageError: If the file is missing, empty, cut short, or not a picture.
+        ImageError: If the file is missing, empty, cut short, or not an image.
     """
     path = Path(path)
     try:
@@ -55,14 +55,14 @@ def read_image(path: str | os.PathLike[str], apply_orientation: bool = True) -> 
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file") from None
     except IsADirectoryError:
-        raise ImageError(f"{path}: is a folder, expected a picture file") from None
+        raise ImageError(f"{path}: is a folder, expected an image file") from None
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror or error})") from error
     return decode_image(data, str(path), apply_orientation)
 
 
 def decode_image(data: bytes, name: str, apply_orientation: bool = True) -> NDArray[np.uint8]:
-    """Decode the bytes of one picture file as BGR, like `read_image`.
+    """Decode the bytes of one image file as BGR, like `read_image`.
 
     A file that ends early is refused rather than filled up with grey. Damage inside the pixel data of a JPEG
     that is otherwise whole cannot be told from content and passes.
@@ -70,13 +70,13 @@ def decode_image(data: bytes, name: str, apply_orientation: bool = True) -> NDAr
     Args:
         data: The whole file.
         name: What to call it in an error message.
-        apply_orientation: Turn the picture upright as its EXIF orientation says.
+        apply_orientation: Turn the image upright as its EXIF orientation says.
 
     Returns:
         (height, width, 3) uint8, BGR.
 
     Raises:
-        ImageError: If the data is empty, cut short, or not a picture.
+        ImageError: If the data is empty, cut short, or not an image.
     """
     if not data:
         raise ImageError(f"{name}: the file is empty (0 bytes); copy or download it again")
@@ -95,7 +95,7 @@ def decode_image(data: bytes, name: str, apply_orientation: bool = True) -> NDAr
     except cv2.error as error:
         raise ImageError(f"{name}: cannot be decoded ({_reason(error)})") from error
     if image is None:
-        raise ImageError(f"{name}: damaged, or not a picture in a format that is read (JPEG, PNG, BMP, TIFF, WebP)")
+        raise ImageError(f"{name}: damaged, or not an image in a format that is read (JPEG, PNG, BMP, TIFF, WebP)")
     if is_webp and apply_orientation:
         image = upright(np.asarray(image, np.uint8), _webp_orientation(data))
     return np.ascontiguousarray(image, np.uint8)
@@ -109,14 +109,14 @@ def upright(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 
 
 def check_image(image: object, layout: PixelLayout = "bgr") -> None:
-    """Refuse anything but a uint8 picture in this layout.
+    """Refuse anything but a uint8 image in this layout.
 
     Raises:
         UsageError: Saying what it is instead.
     """
     if not isinstance(image, np.ndarray):
         raise UsageError(
-            f"<image> must be a numpy array or the path of a picture, got {type(image).__name__}", argument="image"
+            f"<image> must be a numpy array or the path of an image, got {type(image).__name__}", argument="image"
         )
     if image.dtype != np.uint8:
         raise UsageError(f"<image> must be uint8 with values 0 to 255, got {image.dtype}", argument="image")
@@ -154,14 +154,14 @@ def check_image(image: object, layout: PixelLayout = "bgr") -> None:
 
 
 def to_bgr(image: NDArray[np.uint8], layout: PixelLayout = "bgr") -> NDArray[np.uint8]:
-    """A picture to look at: (h, w, 3) uint8 BGR, or (h, w) grey; itself where it is that already.
+    """An image to look at: (h, w, 3) uint8 BGR, or (h, w) grey; itself where it is that already.
 
     Args:
         image: As `check_image` wants it in this layout.
         layout: Of the image.
     """
     pixels, kernel_layout = kernel_view(image, layout)
-    if kernel_layout == "interleaved":
+    if kernel_layout == "bgr":
         return np.ascontiguousarray(pixels)
     require_opencv()
     import cv2
@@ -171,7 +171,7 @@ def to_bgr(image: NDArray[np.uint8], layout: PixelLayout = "bgr") -> NDArray[np.
 
 
 def write_image(path: str | os.PathLike[str], image: NDArray[np.uint8], quality: int = 92) -> None:
-    """Write a BGR (or grey) uint8 picture so that a reader sees the whole file or none.
+    """Write a BGR (or grey) uint8 image so that a reader sees the whole file or none.
 
     Args:
         path: Where to; the suffix chooses the format.
@@ -179,7 +179,7 @@ def write_image(path: str | os.PathLike[str], image: NDArray[np.uint8], quality:
         quality: Of JPEG and WebP, 1 to 100.
 
     Raises:
-        UsageError: If the suffix names no format that can be written, or the picture does not fit the format.
+        UsageError: If the suffix names no format that can be written, or the image does not fit the format.
         OSError: If the disk refuses.
     """
     require_opencv()
@@ -190,7 +190,7 @@ def write_image(path: str | os.PathLike[str], image: NDArray[np.uint8], quality:
     options[".webp"] = [cv2.IMWRITE_WEBP_QUALITY, quality]
     suffix = path.suffix.lower()
     if suffix not in IMAGE_SUFFIXES:
-        raise UsageError(f"{path}: pictures are written as {', '.join(sorted(IMAGE_SUFFIXES))}")
+        raise UsageError(f"{path}: images are written as {', '.join(sorted(IMAGE_SUFFIXES))}")
     try:
         with quiet_opencv():
             done, encoded = cv2.imencode(suffix, image, options.get(suffix, []))

@@ -107,7 +107,7 @@ PixelLayout = Literal["bgr", "rgb", "bgra", "rgba", "grey", "nv12", "yuyv"]
 "rgba", (h, w, 4), the fourth is not looked at; a camera's "nv12", (h * 3 / 2, w), and "yuyv", (h, w, 2), are of narrow
 range, BT.601."""
 
-KernelLayout = Literal["interleaved", "nv12", "yuyv"]
+KernelLayout = Literal["bgr", "nv12", "yuyv"]
 """What kernels take: bytes of one or three channels side by side, of which all but a camera's layouts are views."""
 
 
@@ -119,22 +119,22 @@ def kernel_view(image: NDArray[np.uint8], layout: PixelLayout) -> tuple[NDArray[
         layout: Of the image.
     """
     if layout == "rgb":
-        return image[:, :, ::-1], "interleaved"
+        return image[:, :, ::-1], "bgr"
     if layout == "bgra":
-        return image[:, :, :3], "interleaved"
+        return image[:, :, :3], "bgr"
     if layout == "rgba":
-        return image[:, :, 2::-1], "interleaved"
-    return image, layout if layout in ("nv12", "yuyv") else "interleaved"
+        return image[:, :, 2::-1], "bgr"
+    return image, layout if layout in ("nv12", "yuyv") else "bgr"
 
 
 def image_size_of(image: NDArray[np.uint8], layout: PixelLayout = "bgr") -> tuple[int, int]:
-    """(height, width) in pixels of an image of some layout: an NV12 picture has half as many rows again."""
+    """(height, width) in pixels of an image of some layout: an NV12 image has half as many rows again."""
     height, width = image.shape[0], image.shape[1]
     return (height * 2 // 3 if layout == "nv12" else height), width
 
 
 def shape_of(image_size: tuple[int, int], layout: PixelLayout) -> tuple[int, ...]:
-    """The shape of an array that holds a picture of (height, width) pixels in a layout; NV12's height is even."""
+    """The shape of an array that holds an image of (height, width) pixels in a layout; NV12's height is even."""
     height, width = image_size
     if layout == "grey":
         return height, width

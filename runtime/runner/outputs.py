@@ -1,4 +1,4 @@
-"""What a run writes: annotated pictures or one video, JSON lines, and a window to look at meanwhile."""
+"""What a run writes: annotated images or one video, JSON lines, and a window to look at meanwhile."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..files import replacing_file, writing_lines
 from ..images.image_files import to_bgr, write_image
 from ..results import Caption, Result
 from ..sources.sources import Frame, Source
-from ..stream.stream_results import Answer
+from ..stream.stream_results import StreamResult
 from .overlay import Overlay, time_of_day
 from .video_file import VideoFile
 from .window import Window
@@ -149,7 +149,7 @@ class OutputWriter:
         elif not isinstance(options.jsonl, bool | str | os.PathLike):
             self._lines = options.jsonl
 
-    def write(self, answer: Answer, result: Result) -> bool:
+    def write(self, answer: StreamResult, result: Result) -> bool:
         """Write and show one frame's answers; False if whoever looks at the window wants no more.
 
         Args:
@@ -168,17 +168,17 @@ class OutputWriter:
         self._write_line({**line, **self._drops(answer), **result.to_json(), **self._caption_beside(answer, result)})
         return self._window is None or drawing is None or self._window.show(drawing)
 
-    def write_failure(self, answer: Answer) -> None:
+    def write_failure(self, answer: StreamResult) -> None:
         """Write down that a frame could not be read."""
         frame = answer.frame
         line = {"source": frame.name, "index": frame.index, **_times(frame), **self._drops(answer)}
         self._write_line({**line, "error": answer.error})
 
-    def _drops(self, answer: Answer) -> dict[str, int]:
+    def _drops(self, answer: StreamResult) -> dict[str, int]:
         """Frames that were dropped directly before this one, of a source where that can be."""
         return {"dropped": answer.dropped} if self._source.is_live else {}
 
-    def _caption_beside(self, answer: Answer, result: Result) -> dict[str, Any]:
+    def _caption_beside(self, answer: StreamResult, result: Result) -> dict[str, Any]:
         """A new caption that was written beside and is not in the result: under "caption" if it is this frame's own."""
         if answer.caption is None or answer.caption_frame == self._caption_frame:
             return {}
@@ -190,7 +190,7 @@ class OutputWriter:
             return {"caption": caption}
         return {"earlier_caption": {"index": answer.caption_frame, **caption}}
 
-    def _drawing(self, answer: Answer, result: Result) -> NDArray[np.uint8]:
+    def _drawing(self, answer: StreamResult, result: Result) -> NDArray[np.uint8]:
         frame = answer.frame
         if frame.image is None:  # a stream has no result without an image
             raise ValueError(f"{frame.name}: there is nothing to draw on")
@@ -238,7 +238,7 @@ def _times(frame: Frame) -> dict[str, float]:
 
 
 def _drawing_name(name: str) -> str:
-    """The name of a drawing: that of its picture, with .png added where the format is not for viewing."""
+    """The name of a drawing: that of its image, with .png added where the format is not for viewing."""
     return name if Path(name).suffix.lower() in _PICTURE_SUFFIXES else name + ".png"
 
 

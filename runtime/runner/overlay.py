@@ -68,7 +68,7 @@ class Overlay:
         for row, (text, colour) in enumerate(texts):
             size = float(letter_height)
             while size > 5 and text_width(text, size) > width - 2 * letter_height:
-                size -= 0.5  # long names of stages on a narrow picture
+                size -= 0.5  # long names of stages on a narrow image
             top = letter_height // 2 + row * line_height + (line_height - letter_height) // 2
             write_text(strip, text, (letter_height, top), size, colour)
         return np.vstack([strip, drawing])

@@ -1,4 +1,4 @@
-"""`yolor-edge run`: a whole source through a bundle, into annotated pictures or a video and JSON lines."""
+"""`yolor-edge run`: a whole source through a bundle, into annotated images or a video and JSON lines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..options import LoadOptions, PredictOptions
 from ..results import Result
 from ..sources.capture import CameraOptions
 from ..sources.sources import Source, open_source
-from ..stream.stream_results import Answer
+from ..stream.stream_results import StreamResult
 from ..vision.open_vision import check_processing
 from .outputs import OutputWriter, RunOptions
 from .window import check_window
@@ -30,7 +30,7 @@ class RunSummary:
         out: The folder written to.
         done: Frames answered.
         failed: (name, reason) of each that could not be read.
-        files: What was written: pictures or a video, and the JSON lines.
+        files: What was written: images or a video, and the JSON lines.
         seconds: From the first frame to the last file.
         dropped: Frames of a live source that came while others were at work.
         stages_ms: Median milliseconds of each stage, as in `StreamStatistics`.
@@ -190,12 +190,12 @@ class _Progress:
         self._last: float | None = None
         self._untold: tuple[int, str, Result] | None = None
 
-    def failed(self, answer: Answer) -> None:
+    def failed(self, answer: StreamResult) -> None:
         if self._report is not None:
             word = "ended" if self._is_live and answer.frame.image is None else "skipped"
             self._report(f"[{answer.frame.index + 1}{self._total}] {word}: {answer.error}")
 
-    def answered(self, answer: Answer, result: Result) -> None:
+    def answered(self, answer: StreamResult, result: Result) -> None:
         now = time.perf_counter()
         self._untold = (answer.frame.index, answer.frame.name, result)
         if self._last is None or now - self._last >= self._seconds:

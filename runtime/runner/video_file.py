@@ -39,7 +39,7 @@ class VideoFile:
         with quiet_opencv():
             writer = cv2.VideoWriter(os.fspath(temporary), fourcc, fps, (width, height))
         if not writer.isOpened():
-            raise ImageError(f"{path}: this OpenCV cannot write MP4 video; write pictures of single frames instead")
+            raise ImageError(f"{path}: this OpenCV cannot write MP4 video; write images of single frames instead")
         video = cls(writer, (width, height))
         try:
             yield video

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..environment.display import display_complaint
 from ..environment.opencv_build import opencv_build
-from ..errors import NotHereError
+from ..errors import UnavailableError
 from ..images.image_files import quiet_opencv
 
 _QUIT_KEYS = (ord("q"), 27)  # and Esc
@@ -25,7 +25,7 @@ def check_window() -> None:
     build = opencv_build()
     if build.windows is None:
         packages = " ".join(build.distributions) or "this one"
-        raise NotHereError(
+        raise UnavailableError(
             f"a window needs an OpenCV with windows, and OpenCV {build.title} has none; use the system's "
             f"python3-opencv, or pip uninstall -y {packages} && pip install opencv-python; or leave out <show> and "
             "look at what is written",
@@ -33,7 +33,7 @@ def check_window() -> None:
         )
     # Asked for here, because a toolkit without a display ends the process instead of raising.
     if platform.system() == "Linux" and (complaint := display_complaint()):
-        raise NotHereError(
+        raise UnavailableError(
             f"a window needs a display, and {complaint}; run this on the machine's own desktop or through ssh -X, or "
             "leave out <show> and look at what is written",
             argument="show",
@@ -45,7 +45,7 @@ class Window:
 
     Args:
         title: Its title.
-        waits: Wait for a key after each drawing, as for single pictures.
+        waits: Wait for a key after each drawing, as for single images.
 
     Raises:
         NotHereError: If it cannot be opened.
@@ -89,7 +89,7 @@ class Window:
                     return False
         except cv2.error as error:
             reason: Any = getattr(error, "err", None) or error
-            raise NotHereError(f"the display refuses a window ({' '.join(str(reason).split())})") from error
+            raise UnavailableError(f"the display refuses a window ({' '.join(str(reason).split())})") from error
         return key & 0xFF not in _QUIT_KEYS
 
     def _is_visible(self) -> bool:

@@ -1,4 +1,4 @@
-"""Where pictures come from: files, folders, globs, videos, cameras, streams and pipelines, as one stream of frames."""
+"""Where images come from: files, folders, globs, videos, cameras, streams and pipelines, as one stream of frames."""
 
 from __future__ import annotations
 
@@ -42,21 +42,21 @@ _LAST_CAMERA = 9999  # OpenCV's numbers hold the driver in front of the camera, 
 
 @dataclass(frozen=True, repr=False)
 class Frame:
-    """One picture of a source, or why it could not be read.
+    """One image of a source, or why it could not be read.
 
     Attributes:
         name: A file name relative to the source; for a video or a camera, its name.
         image: (h, w, 3) uint8 BGR; from standard input, or an iterable of the caller's, in the layout that was named
             for it; None when `error` is set.
         error: One line; None when `image` is set.
-        index: Number of the frame from 0 on; 0 for the only picture of an image. A stream numbers one below 0.
+        index: Number of the frame from 0 on; 0 for the only image of an image. A stream numbers one below 0.
         captured_ns: Of a live source: when the frame was captured, in nanoseconds of `time.monotonic_ns()`, as near to
             the grab as can be had; it is never set back, and compares with other readings of this machine. None for
             files.
         captured_unix_ns: The same moment in nanoseconds since 1970, as `time.time_ns()` tells it, for pairing with what
             other machines and logs say, such as the stamps of ROS; it jumps when the clock is set. None for files.
         position_s: Of a video file: seconds from its beginning, as the file says, or else `index` divided by the
-            frames per second. None for pictures and live sources.
+            frames per second. None for images and live sources.
 
     Whoever makes frames may fill in times of their own; they are handed over as they are.
     """
@@ -70,7 +70,7 @@ class Frame:
     position_s: float | None = None
 
     def __repr__(self) -> str:
-        """One line with the shape of the picture in its place, and the times that there are."""
+        """One line with the shape of the image in its place, and the times that there are."""
         what = f"error={self.error!r}" if self.image is None else f"image of shape {np.shape(self.image)}"
         times = ((name, getattr(self, name)) for name in ("captured_ns", "captured_unix_ns", "position_s"))
         told = "".join(f", {name}={value}" for name, value in times if value is not None)
@@ -250,12 +250,12 @@ def open_source(
         source: An image file, a folder of images (not its sub-folders), a glob pattern, a video file; a camera by its
             index (a number or digits) or its device, such as /dev/video0; the URL of a stream or a video; a GStreamer
             pipeline, which has " ! " in it or begins with "gst:"; or "-" for bare frames on standard input. Or several
-            files that are pictures.
+            files that are images.
         options: What is asked of a camera or a stream; None for its own ways.
         report: Called with one line when a camera or a stream is lost, and when it is back.
 
     Raises:
-        UsageError: If nothing is there, nothing in it is a picture, or this OpenCV cannot open such a thing.
+        UsageError: If nothing is there, nothing in it is an image, or this OpenCV cannot open such a thing.
         ImageError: If a video, camera or stream cannot be opened.
     """
     options = options or CameraOptions()
@@ -284,7 +284,7 @@ def _opened(
             argument="layout",
         )
     if not isinstance(source, str | os.PathLike | int):
-        return _open_pictures(source)
+        return _open_images(source)
     if isinstance(source, int):
         return _open_camera(source, options, report)
     text = os.fspath(source)
@@ -300,7 +300,7 @@ def _opened(
     if os.path.isdir(text):  # unlike Path's, it takes a pipeline that is too long for a name
         files = tuple(sorted(x for x in path.iterdir() if x.suffix.lower() in IMAGE_SUFFIXES and x.is_file()))
         if not files:
-            raise UsageError(f"{path}: the folder holds no pictures ({', '.join(sorted(IMAGE_SUFFIXES))})")
+            raise UsageError(f"{path}: the folder holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
         return Source("images", str(path), files, path, len(files))
     if os.path.isfile(text):
         if path.suffix.lower() in VIDEO_SUFFIXES:
@@ -324,26 +324,26 @@ def _opened(
     raise UsageError(f"{shown(text)}: no such file or folder; give {_SOURCES}")
 
 
-def _open_pictures(names: Sequence[str | os.PathLike[str]]) -> Source:
+def _open_images(names: Sequence[str | os.PathLike[str]]) -> Source:
     """Several files, as a shell makes of a pattern without quotes."""
     files = tuple(dict.fromkeys(Path(name) for name in names))
     for file in files:
         if not file.is_file():
             what = "is no file" if file.exists() else "no such file"
-            raise UsageError(f"{shown(str(file))}: {what}; several sources at once must be picture files")
+            raise UsageError(f"{shown(str(file))}: {what}; several sources at once must be image files")
         if file.suffix.lower() in VIDEO_SUFFIXES:
-            raise UsageError(f"{file}: is a video; several sources at once must be picture files")
+            raise UsageError(f"{file}: is a video; several sources at once must be image files")
     if not files:
         raise UsageError(f"the source is empty; give {_SOURCES}")
     root = Path(os.path.commonpath([file.parent.absolute() for file in files]))
-    return Source("images", f"{len(files)} pictures", tuple(file.absolute() for file in files), root, len(files))
+    return Source("images", f"{len(files)} images", tuple(file.absolute() for file in files), root, len(files))
 
 
 def _open_glob(pattern: str) -> Source:
     found = (Path(name) for name in glob.glob(pattern, recursive=True))
     files = tuple(sorted(x for x in found if x.suffix.lower() in IMAGE_SUFFIXES and x.is_file()))
     if not files:
-        raise UsageError(f"{pattern}: matches no picture ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        raise UsageError(f"{pattern}: matches no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
     root = Path(os.path.commonpath([x.parent for x in files]))
     return Source("images", pattern, files, root, len(files))
 

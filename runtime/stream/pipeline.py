@@ -1,9 +1,9 @@
-"""The threads behind a stream: one reads, some take a picture each through the network, one may write captions.
+"""The threads behind a stream: one reads, some take an image each through the network, one may write captions.
 
-What waits between them is bounded: a few pictures that were read, and as many answers as pictures may be in flight.
-Each worker has a slot and takes one picture at a time through all its stages, so that while one picture is with the
-network, others are letterboxed, decoded from heads, or captioned; backends that cannot run two pictures at once keep
-them apart themselves. Answers leave in the order in which the pictures were taken.
+What waits between them is bounded: a few images that were read, and as many answers as images may be in flight. Each
+worker has an execution context and takes one image at a time through all its stages, so that while one image is with
+the network, others are letterboxed, decoded from heads, or captioned; backends that cannot run two images at once keep
+them apart themselves. Answers leave in the order in which the images were taken.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from numpy.typing import NDArray
 
 from ..arguments import described
 from ..errors import BackendError, ImageError, UsageError
-from ..execution.parts import ModelParts, SlotPool, Stopwatch
+from ..execution.parts import ContextPool, ModelParts, Stopwatch
 from ..images.image_files import check_image, read_image
 from ..images.preprocess import PixelLayout
 from ..results import Caption, Result
 from ..sources.sources import Frame
-from ..vision.contexts import Request, Slot
+from ..vision.contexts import ExecutionContext, Request
 from .scene_change import SceneChange, grid_of
-from .stream_results import Answer, StreamFigures, StreamStatistics
+from .stream_results import StreamFigures, StreamResult, StreamStatistics
 
-# How long a stop waits for a picture at work, and for a source that does not give its next picture. What has not ended
+# How long a stop waits for an image at work, and for a source that does not give its next image. What has not ended
 # by then is left to end by itself, and holds what it needs until then.
 WORKERS_STOP_SECONDS, READER_STOP_SECONDS = 10.0, 2.0
 
 
 @dataclass(frozen=True)
 class PipelinePlan:
-    """How pictures go through.
+    """How images go through.
 
     Attributes:
-        in_flight: Pictures worked on at once.
-        drops: Leave out the oldest waiting picture rather than let the source wait.
-        caption_every: Pictures from one caption to the next; None for when the scene changes.
-        waits_for_captions: Answers of captioned pictures wait for their captions.
-        layout: How the bytes of the source's pictures mean pixels.
+        in_flight: Images worked on at once.
+        drops: Leave out the oldest waiting image rather than let the source wait.
+        caption_every: Images from one caption to the next; None for when the scene changes.
+        waits_for_captions: Answers of captioned images wait for their captions.
+        layout: How the bytes of the source's images mean pixels.
     """
 
     in_flight: int
@@ -56,18 +56,18 @@ class PipelinePlan:
 
     @property
     def waiting(self) -> int:
-        """Pictures that may wait to be worked on: only the newest where the others are left out anyway."""
+        """Images that may wait to be worked on: only the newest where the others are left out anyway."""
         return 1 if self.drops else self.in_flight
 
     @property
     def taken(self) -> int:
-        """Pictures that may be taken and not yet answered to the consumer: spare ones would only grow old if live."""
+        """Images that may be taken and not yet answered to the consumer: spare ones would only grow old if live."""
         return self.in_flight if self.drops else 2 * self.in_flight
 
 
 @dataclass
 class _Waiting:
-    """A picture that was read."""
+    """An image that was read."""
 
     frame: Frame
     error: str | None
@@ -80,27 +80,29 @@ class _Waiting:
 
 @dataclass
 class _Done:
-    """A picture that was worked on."""
+    """An image that was worked on."""
 
     picture: _Waiting
     result: Result | None
 
 
 class Pipeline:
-    """Takes pictures through the parts of a model.
+    """Takes images through the parts of a model.
 
     Args:
         parts: Held while a thread works for it.
-        slots: Lends a slot for each picture in flight.
-        source: Gives `Frame`s, pictures or paths of pictures; `source.stop()`, where there is such a method, is called
+        slots: Lends an execution context for each image in flight.
+        source: Gives `Frame`s, images or paths of images; `source.stop()`, where there is such a method, is called
             when the pipeline is stopped before the source has ended.
         request: What to answer.
-        plan: How pictures go through.
+        plan: How images go through.
     """
 
-    def __init__(self, parts: ModelParts, slots: SlotPool, source: Iterable[Any], request: Request, plan: PipelinePlan):
+    def __init__(
+        self, parts: ModelParts, contexts: ContextPool, source: Iterable[Any], request: Request, plan: PipelinePlan
+    ):
         self._parts = parts
-        self._slots = slots
+        self._contexts = contexts
         self._source = source
         self._request = request
         self._without_caption = replace(request, tasks=tuple(task for task in request.tasks if task != "caption"))
@@ -130,7 +132,7 @@ class Pipeline:
         """Begin to read.
 
         Raises:
-            BackendError: If there is not memory for so many pictures in flight, the system gives no more threads, or
+            BackendError: If there is not memory for so many images in flight, the system gives no more threads, or
                 the model is closed. Threads that had begun by then end with `stop`.
         """
         if self._is_stopped:
@@ -142,9 +144,9 @@ class Pipeline:
             for i in range(self._plan.in_flight):
                 owned.append(undo.enter_context(contextlib.ExitStack()))
                 self._hold(owned[-1])
-                slot = self._slots.take()
-                owned[-1].callback(self._slots.give_back, slot)
-                self._workers.append(self._thread(f"work-{i}", self._work, slot))
+                context = self._contexts.acquire()
+                owned[-1].callback(self._contexts.release, context)
+                self._workers.append(self._thread(f"work-{i}", self._work, context))
             if "caption" in self._request.tasks and not self._plan.waits_for_captions:
                 owned.append(undo.enter_context(contextlib.ExitStack()))
                 self._hold(owned[-1])
@@ -155,17 +157,17 @@ class Pipeline:
                 except RuntimeError as error:
                     raise BackendError(
                         f"{self._parts.spec.name}: the system gives a stream no further thread ({error}); end other "
-                        "programs or streams, or ask for fewer pictures in flight"
+                        "programs or streams, or ask for fewer images in flight"
                     ) from error
                 own.pop_all()
 
-    def next(self) -> Answer | None:
+    def next(self) -> StreamResult | None:
         """The next answer, as soon as it is there; None when there are no more.
 
         Raises:
-            BackendError: If the network or the decoder failed, after the answers for the pictures before; or if the
+            BackendError: If the network or the decoder failed, after the answers for the images before; or if the
                 model was closed.
-            Exception: Whatever the source raised, after the answers for the pictures before.
+            Exception: Whatever the source raised, after the answers for the images before.
         """
         with self._lock:
             while True:
@@ -221,8 +223,8 @@ class Pipeline:
         return threading.Thread(target=work, args=arguments, name=f"yolor-edge-{name}", daemon=True)
 
     def _hold(self, undo: contextlib.ExitStack) -> None:
-        self._parts.shared.hold()
-        undo.callback(self._parts.shared.let_go)
+        self._parts.shared.acquire()
+        undo.callback(self._parts.shared.release)
 
     def _wake_all(self) -> None:
         for condition in (self._has_room, self._has_pictures, self._has_memory, self._has_answers):
@@ -230,7 +232,7 @@ class Pipeline:
 
     def _leave(self) -> None:
         """A thread that worked for the parts ends."""
-        self._parts.shared.let_go()
+        self._parts.shared.release()
         with self._lock:
             self._wake_all()
 
@@ -278,7 +280,7 @@ class Pipeline:
         return _Waiting(item, error, grid, read_at)
 
     def _frame(self, item: object, index: int) -> Frame:
-        """Whatever the source gave as a frame; with an error where it is no picture."""
+        """Whatever the source gave as a frame; with an error where it is no image."""
         if isinstance(item, Frame):
             return item
         name = f"frame {index}"
@@ -286,7 +288,7 @@ class Pipeline:
             return Frame(name, item, None, index)
         if not isinstance(item, str | os.PathLike):
             return Frame(
-                name, None, f"{name}: expected a picture as an array or a path, or a Frame, got {described(item)}"
+                name, None, f"{name}: expected an image as an array or a path, or a Frame, got {described(item)}"
             )
         name = os.fspath(item)
         if self._plan.layout != "bgr":
@@ -297,7 +299,7 @@ class Pipeline:
             return Frame(name, None, str(error), index)
 
     def _put(self, picture: _Waiting, decode_ms: float) -> bool:
-        """Let a picture wait to be worked on; False when the pipeline is stopped."""
+        """Let an image wait to be worked on; False when the pipeline is stopped."""
         with self._lock:
             self._figures.read += 1
             self._figures.add("decode", decode_ms)
@@ -312,7 +314,7 @@ class Pipeline:
             return True
 
     def _drop_oldest(self, newest: _Waiting) -> bool:
-        """Leave out the oldest picture that waits; an error is never left out."""
+        """Leave out the oldest image that waits; an error is never left out."""
         for i, oldest in enumerate(self._waiting):
             if oldest.error is None:
                 del self._waiting[i]
@@ -324,26 +326,26 @@ class Pipeline:
 
     # The workers.
 
-    def _work(self, slot: Slot) -> None:
+    def _work(self, context: ExecutionContext) -> None:
         try:
             while (picture := self._take()) is not None:
                 try:
-                    done = _Done(picture, self._answer(picture, slot))
+                    done = _Done(picture, self._answer(picture, context))
                 except BaseException as error:
                     self._fail(picture.number, error)
-                    slot.close()
+                    context.close()
                     return
                 with self._lock:
                     if not self._is_stopped:
                         self._done[picture.number] = done
                     self._has_answers.notify_all()
                 del picture, done  # not to hold their memory while waiting for the next
-            self._slots.give_back(slot)
+            self._contexts.release(context)
         finally:
             self._leave()
 
     def _take(self) -> _Waiting | None:
-        """The next picture to work on, or None when there is no more work."""
+        """The next image to work on, or None when there is no more work."""
         with self._lock:
             while True:
                 if self._is_stopped or self._failure is not None or (self._is_read and not self._waiting):
@@ -369,15 +371,15 @@ class Pipeline:
         self._captionable += 1
         return (self._captionable - 1) % (self._plan.caption_every or 1) == 0
 
-    def _answer(self, picture: _Waiting, slot: Slot) -> Result | None:
+    def _answer(self, picture: _Waiting, context: ExecutionContext) -> Result | None:
         image = picture.frame.image
         if picture.error is not None or image is None:
             return None
         request = self._request if picture.is_captioned else self._without_caption
         if self._plan.waits_for_captions:
-            return self._parts.answer(slot, image, request, Stopwatch(), layout=self._plan.layout)
+            return self._parts.answer(context, image, request, Stopwatch(), layout=self._plan.layout)
         return self._parts.answer(
-            slot, image, request, Stopwatch(), lambda memory: self._offer(picture, memory), self._plan.layout
+            context, image, request, Stopwatch(), lambda memory: self._offer(picture, memory), self._plan.layout
         )
 
     def _fail(self, number: int, error: BaseException) -> None:
@@ -387,11 +389,11 @@ class Pipeline:
                 self._failure = (number, error)
             self._wake_all()
 
-    # Captions beside the pictures that follow.
+    # Captions beside the images that follow.
 
     def _offer(self, picture: _Waiting, memory: NDArray[np.float32]) -> None:
         """Let a memory wait for its caption; it takes the place of an older one that waits."""
-        own = np.array(memory)  # the slot writes over it with the next picture
+        own = np.array(memory)  # the context writes over it with the next image
         with self._lock:
             newest = self._memory_taken if self._memory is None else self._memory[0]
             if picture.number > newest:
@@ -429,7 +431,7 @@ class Pipeline:
 
     # The consumer.
 
-    def _hand_over(self, done: _Done) -> Answer:
+    def _hand_over(self, done: _Done) -> StreamResult:
         picture, result = done.picture, done.result
         number, self._handed_over = self._handed_over, self._handed_over + 1
         self._has_pictures.notify()
@@ -441,7 +443,7 @@ class Pipeline:
             self._caption = (index, caption)
         index, caption = self._caption or (None, None)
         latency_ms = (time.perf_counter() - picture.read_at) * 1e3
-        answer = Answer(picture.frame, result, picture.error, picture.dropped, caption, index, latency_ms)
+        answer = StreamResult(picture.frame, result, picture.error, picture.dropped, caption, index, latency_ms)
         self._figures.hand_over(answer)
         return answer
 

@@ -1,4 +1,4 @@
-"""Whether a picture shows another scene than one before, in a few hundred comparisons."""
+"""Whether an image shows another scene than one before, in a few hundred comparisons."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from numpy.typing import NDArray
 from ..environment.opencv import require_opencv
 from ..images.preprocess import PixelLayout, kernel_view
 
-# Rows and columns of the grid that a picture is reduced to.
+# Rows and columns of the grid that an image is reduced to.
 GRID = (9, 12)
-# A cell is another when its mean colour moved by more than this, of 255, in any channel, beyond what the whole picture
+# A cell is another when its mean colour moved by more than this, of 255, in any channel, beyond what the whole image
 # moved by.
 CELL_LEVELS = 24.0
-# The scene is another when more than this share of the cells is: what covers a sixteenth of the picture.
+# The scene is another when more than this share of the cells is: what covers a sixteenth of the image.
 CHANGED_SHARE = 1 / 16
-# Pixels a side looked at; of larger pictures every n-th row and column.
+# Pixels a side looked at; of larger images every n-th row and column.
 _LOOKED_AT = 160
 # From Y - 16, U - 128 and V - 128 of narrow-range BT.601 to B, G and R. A mean goes through as a pixel does.
 _BGR_OF_YUV = np.array([[1.164, 2.018, 0.0], [1.164, -0.391, -0.813], [1.164, 0.0, 1.596]], np.float32)
 
 
 class SceneChange:
-    """Compares pictures with the one that was taken last.
+    """Compares images with the one that was taken last.
 
-    A picture becomes a grid of 9 x 12 mean colours, whatever its size. What all cells have in common, the median
+    An image becomes a grid of 9 x 12 mean colours, whatever its size. What all cells have in common, the median
     difference in each channel, is taken for light or exposure and does not count; what moves slowly adds up, since the
-    picture compared with stays the same until another is taken. The constants were chosen on 100 photographs of COCO:
+    image compared with stays the same until another is taken. The constants were chosen on 100 photographs of COCO:
     every other photograph is another scene, and so are 95 of 100 with something else over a tenth of them, 70 with
     something over a sixteenth; noise, strong JPEG compression and a shift by 4 of 640 pixels never are, light 30
     of 255 levels up or down is in 4 of 100, a shift by 8 pixels in 64 and by 16 in nearly all.
@@ -36,7 +36,7 @@ class SceneChange:
         self._taken: NDArray[np.float32] | None = None
 
     def is_new(self, grid: NDArray[np.float32]) -> bool:
-        """Whether the picture of this grid shows another scene than the one taken last; if so it is taken instead.
+        """Whether the image of this grid shows another scene than the one taken last; if so it is taken instead.
 
         Args:
             grid: From `grid_of`. The first of all is new.
@@ -48,7 +48,7 @@ class SceneChange:
 
 
 def grid_of(image: NDArray[np.uint8], layout: PixelLayout = "bgr") -> NDArray[np.float32]:
-    """The mean colours of a picture's cells.
+    """The mean colours of an image's cells.
 
     Args:
         image: (h, w, 3) or (h, w) uint8, at least one pixel; or as its layout says.
@@ -58,7 +58,7 @@ def grid_of(image: NDArray[np.uint8], layout: PixelLayout = "bgr") -> NDArray[np
         (9, 12, 3) float32 of 0 to 255, blue, green and red.
     """
     image, kernel_layout = kernel_view(image, layout)
-    if kernel_layout == "interleaved":
+    if kernel_layout == "bgr":
         return _means(image)
     if kernel_layout == "nv12":
         height = image.shape[0] * 2 // 3
@@ -72,7 +72,7 @@ def grid_of(image: NDArray[np.uint8], layout: PixelLayout = "bgr") -> NDArray[np
 
 def _means(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     require_opencv()
-    import cv2  # here, since the runtime is imported without it where no pictures are compared
+    import cv2  # here, since the runtime is imported without it where no images are compared
 
     rows, columns = (max(1, side // _LOOKED_AT) for side in image.shape[:2])
     small = np.ascontiguousarray(image[::rows, ::columns])
@@ -81,7 +81,7 @@ def _means(image: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def changed_share(before: NDArray[np.float32], after: NDArray[np.float32]) -> float:
-    """Share of the cells, 0 to 1, whose colour is another, when the light of the whole picture does not count."""
+    """Share of the cells, 0 to 1, whose colour is another, when the light of the whole image does not count."""
     moved = after - before
     moved -= np.median(moved, axis=(0, 1))
     return float(np.mean((np.abs(moved) > CELL_LEVELS).any(axis=2)))

@@ -1,4 +1,4 @@
-"""Answers for a source that goes on: a camera, a video, a folder, or pictures from anywhere, in a `with` block.
+"""Answers for a source that goes on: a camera, a video, a folder, or images from anywhere, in a `with` block.
 
 >>> with model.stream("rtsp://camera/live", caption_every="scene-change") as stream:  # doctest: +SKIP
 ...     for answer in stream:
@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from ..arguments import check_flag
 from ..errors import UsageError
-from ..execution.parts import ModelParts, SlotPool
+from ..execution.parts import ContextPool, ModelParts
 from ..images.preprocess import PixelLayout
 from ..sources.sources import Frame, Source, open_source
 from ..vision.contexts import Request
 from .pipeline import Pipeline, PipelinePlan
-from .stream_results import Answer, StreamStatistics
+from .stream_results import StreamResult, StreamStatistics
 
 StreamSource = str | os.PathLike[str] | int | Source | Iterable[Frame | NDArray[np.uint8] | str | os.PathLike[str]]
 
@@ -43,7 +43,7 @@ class StreamOptions:
             lets the source wait, "auto" is "oldest" for what is live (a camera or an address) and "none" for files and
             iterables.
         caption_every: Caption every so many images, or those that show another scene than the one captioned last
-            ("scene-change", see `SceneChange`). Others carry the last caption, see `Answer`.
+            ("scene-change", see `SceneChange`). Others carry the last caption, see `StreamResult`.
         wait_for_captions: If false, captions run in the background and arrive with a later frame; at most one waits, a
             newer one replaces it. None to wait where every image is captioned or none may be dropped.
         layout: Of the images of an iterable, as for `Model.predict`; sources that are opened have their own.
@@ -86,15 +86,15 @@ class StreamOptions:
 
 
 class Stream:
-    """Answers in the order of their pictures; made by `Model.stream`, iterated over once.
+    """Answers in the order of their images; made by `Model.stream`, iterated over once.
 
     It starts with its `with` block or the first answer asked for. It stops, and its threads end, with the block, an
     error, the last answer, `close`, or the model's `close`; the first also when the loop is left by `break` or Ctrl-C.
-    Stopping waits for pictures at work, and for the source to give the picture it is about to give, but no longer than
+    Stopping waits for images at work, and for the source to give the image it is about to give, but no longer than
     seconds: a source that is stuck keeps one sleeping thread, without any part of the model, until it moves again.
 
-    One picture that cannot be read, or is none, has an `Answer` with an error. What ends the stream is raised where its
-    answer would have come: `BackendError` where the network fails, and whatever the source raises.
+    One image that cannot be read, or is none, has a `StreamResult` with an error. What ends the stream is raised
+    where its answer would have come: `BackendError` where the network fails, and whatever the source raises.
 
     Args:
         parts: Of the model.
@@ -109,18 +109,18 @@ class Stream:
     """
 
     def __init__(
-        self, parts: ModelParts, slots: SlotPool, source: StreamSource, request: Request, options: StreamOptions
+        self, parts: ModelParts, contexts: ContextPool, source: StreamSource, request: Request, options: StreamOptions
     ):
         is_to_be_opened = isinstance(source, str | os.PathLike | int) and not isinstance(source, bool)
         if options.layout != "bgr" and (is_to_be_opened or isinstance(source, Source)):
             raise UsageError(
                 f"layout {options.layout!r} is for an iterable of arrays; files, cameras and "
-                "addresses give pictures in colour by themselves"
+                "addresses give images in colour by themselves"
             )
         frames: Any = open_source(source) if is_to_be_opened else source  # type: ignore[arg-type]
         if not isinstance(frames, Iterable) or isinstance(frames, np.ndarray | bytes):
             raise UsageError(
-                "<source> must be a path, an address, the index of a camera, or an iterable of pictures, "
+                "<source> must be a path, an address, the index of a camera, or an iterable of images, "
                 f"got {type(source).__name__}",
                 argument="source",
             )
@@ -129,7 +129,7 @@ class Stream:
         is_live = getattr(frames, "is_live", getattr(frames, "kind", None) == "camera")
         self.source = frames
         self._home = parts.home
-        self._pipeline = Pipeline(parts, slots, frames, request, options.plan(bool(is_live)))
+        self._pipeline = Pipeline(parts, contexts, frames, request, options.plan(bool(is_live)))
         self._is_started = False
         # Threads know the pipeline, not the stream: one that nobody holds any more stops, at the latest at exit.
         weakref.finalize(self, self._pipeline.stop)
@@ -145,7 +145,7 @@ class Stream:
         self._start()
         return self
 
-    def __next__(self) -> Answer:
+    def __next__(self) -> StreamResult:
         self._start()
         try:
             answer = self._pipeline.next()

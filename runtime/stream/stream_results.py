@@ -1,4 +1,4 @@
-"""What a stream gives: an answer for each picture, and figures of how it is doing."""
+"""What a stream gives: an answer for each image, and figures of how it is doing."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ WINDOW = 256
 
 
 @dataclass(frozen=True, repr=False)
-class Answer:
-    """What a stream says about one picture.
+class StreamResult:
+    """What a stream says about one image.
 
-    `result.caption` is only ever the picture's own. `caption` is the last one there is, and `caption_frame` says whose:
-    a picture is described as it was `frame.index - caption_frame` pictures ago.
+    `result.caption` is only ever the image's own. `caption` is the last one there is, and `caption_frame` says whose:
+    an image is described as it was `frame.index - caption_frame` images ago.
 
     Attributes:
-        frame: The picture, and its number in the source.
+        frame: The image, and its number in the source.
         result: The answers; None when `error` is set.
         error: Why there are none, in one line; the stream goes on.
-        dropped: Pictures left out between the answer before and this one.
-        caption: The picture's own, or else the last one of a picture before; None while there is none, or without the
+        dropped: Images left out between the answer before and this one.
+        caption: The image's own, or else the last one of an image before; None while there is none, or without the
             task.
         caption_frame: `index` of the frame that `caption` describes.
-        latency_ms: From when the picture was read until its answer was handed over.
+        latency_ms: From when the image was read until its answer was handed over.
     """
 
     frame: Frame
@@ -52,7 +52,7 @@ class Answer:
 
     @property
     def captured_ns(self) -> int | None:
-        """When the picture was captured, on the clock of `time.monotonic_ns()`; see `Frame`."""
+        """When the image was captured, on the clock of `time.monotonic_ns()`; see `Frame`."""
         return self.frame.captured_ns
 
     @property
@@ -62,7 +62,7 @@ class Answer:
 
     @property
     def position_s(self) -> float | None:
-        """Where the picture lies in its video file, in seconds; see `Frame`."""
+        """Where the image lies in its video file, in seconds; see `Frame`."""
         return self.frame.position_s
 
 
@@ -71,16 +71,16 @@ class StreamStatistics:
     """How a stream is doing.
 
     Attributes:
-        read: Pictures that came from the source, readable or not.
+        read: Images that came from the source, readable or not.
         answered: Answers with a result.
         failed: Answers with an error.
-        dropped: Pictures left out.
+        dropped: Images left out.
         captioned: Captions written.
         seconds: From the start until now, or until the stream ended.
         fps: Answers per second over the last `WINDOW`; 0 before the second.
         stages_ms: Median milliseconds over the last `WINDOW` answers by stage: "decode" is what the source took, with
-            waiting for a live one; "wait" is from there until work on the picture began; then the stages of
-            `Result.timings_ms` with their "total"; "latency" is from the picture read to its answer handed over. A
+            waiting for a live one; "wait" is from there until work on the image began; then the stages of
+            `Result.timings_ms` with their "total"; "latency" is from the image read to its answer handed over. A
             caption written beside is "caption".
     """
 
@@ -105,10 +105,10 @@ class StreamFigures:
         self._stages: dict[str, deque[float]] = {}
 
     def add(self, stage: str, ms: float) -> None:
-        """One picture took so long for a stage."""
+        """One image took so long for a stage."""
         self._stages.setdefault(stage, deque(maxlen=WINDOW)).append(ms)
 
-    def hand_over(self, answer: Answer) -> None:
+    def hand_over(self, answer: StreamResult) -> None:
         """An answer leaves the stream."""
         self._handed_over.append(time.perf_counter())
         self.add("latency", answer.latency_ms)

@@ -1,4 +1,4 @@
-"""Golden inputs: an image with everything the training network answered for it, kept in one file of the bundle."""
+"""Reference inputs: an image with everything the training network answered for it, kept in one file of the bundle."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def unproven(expected: Iterable[Answers]) -> tuple[str, ...]:
     if not empty:
         return ()
     return (
-        f"the network finds no {' and no '.join(empty)} in the golden pictures, so {' and '.join(empty)} were compared "
-        "with nothing and are not proven; export again with images in which it finds some",
+        f"the network finds no {' and no '.join(empty)} in the reference images, so {' and '.join(empty)} were "
+        "compared with nothing and are not proven; export again with images in which it finds some",
     )
 
 

@@ -1,4 +1,4 @@
-"""Replaying a bundle's golden inputs on this machine, through one backend or through all that run here."""
+"""Replaying a bundle's reference inputs on this machine, through one backend or through all that run here."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def verify(
     threads: int | None = None,
     processing: str | None = None,
 ) -> Verification:
-    """Replay a bundle's golden inputs on this machine and compare every stage.
+    """Replay a bundle's reference inputs on this machine and compare every stage.
 
     Args:
         bundle: A bundle or its folder.
@@ -177,7 +177,7 @@ def verify(
         All comparisons; `passed` says whether every one is within the bundle's tolerances.
 
     Raises:
-        BundleError: If the bundle cannot be opened or holds no golden inputs.
+        BundleError: If the bundle cannot be opened or holds no reference inputs.
         UsageError: If the backend is unknown or cannot have the post-processing asked for, or the bundle lacks the
             precision.
         BackendError: If the backend is not installed or cannot run the graphs.
@@ -219,7 +219,7 @@ def verify_everything(
     threads: int | None = None,
     processing: str | None = None,
 ) -> Replay:
-    """Replay the golden inputs through every backend and precision that this machine can run.
+    """Replay the reference inputs through every backend and precision that this machine can run.
 
     Args:
         bundle: A bundle or its folder.
@@ -232,7 +232,7 @@ def verify_everything(
         A verification each, and what was skipped. Graphs that do not load or run are a failed verification.
 
     Raises:
-        BundleError: If the bundle cannot be opened or holds no golden inputs.
+        BundleError: If the bundle cannot be opened or holds no reference inputs.
         UsageError: If the backend is unknown or cannot have the post-processing asked for, or the precision is not in
             the bundle.
         BackendError: If the backend asked for is not installed, or none is.
@@ -315,7 +315,7 @@ def _cached_engines(bundle: Bundle, verifications: Iterable[Verification]) -> li
 def _golden_files(bundle: Bundle) -> list[Path]:
     names = sorted(name for name in bundle.files if name.startswith(f"{GOLDEN_FOLDER}/"))
     if not names:
-        raise BundleError(f"{bundle.path}: holds no golden inputs to replay; export it again")
+        raise BundleError(f"{bundle.path}: holds no reference inputs to replay; export it again")
     return [bundle.path / name for name in names]
 
 

@@ -20,7 +20,7 @@ class BoxMemory:
         max_detections: At most.
         found: Where the boxes come out.
         detections: The same, for the kernels.
-        cleared: Address of what is zero before each picture.
+        cleared: Address of what is zero before each image.
         cleared_bytes: Its size.
     """
 

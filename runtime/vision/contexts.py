@@ -1,9 +1,9 @@
-"""One picture on its way through a model: what it is asked for, and the memory and stages it passes.
+"""One image on its way through a model: what it is asked for, and the memory and stages it passes.
 
 A `Vision` is the part of a network from pixels to boxes, masks and semantic map, wherever it is computed. It gives
-slots. A slot holds the memory of one picture in flight, and its stages are called in their order; by one thread at a
-time, not always the same. Several slots of one vision may be at work at once, which is what a stream overlaps; where
-the network takes one picture at a time, they take turns.
+contexts. An execution context holds the memory of one image in flight, and its stages are called in their order; by
+one thread at a time, not always the same. Several contexts of one vision may be at work at once, which is what a
+stream overlaps; where the network takes one image at a time, they take turns.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class Request:
         return cls(tasks, limits, options.class_agnostic, search)
 
 
-class Slot(Protocol):
-    """The memory of one picture in flight. Stages: `prepare`, `infer`, `finish`; then the next picture."""
+class ExecutionContext(Protocol):
+    """The memory of one image in flight. Stages: `prepare`, `infer`, `finish`; then the next image."""
 
     @property
     def caption_memory(self) -> NDArray[np.float32]:
@@ -72,8 +72,8 @@ class Slot(Protocol):
         """
         ...
 
-    def prepare(self, image: NDArray[np.uint8], layout: KernelLayout = "interleaved") -> None:
-        """Take a picture, as `kernel_view` gives it, into the network's input; it is not looked at later.
+    def prepare(self, image: NDArray[np.uint8], layout: KernelLayout = "bgr") -> None:
+        """Take an image, as `kernel_view` gives it, into the network's input; it is not looked at later.
 
         Raises:
             BackendError: If the device cannot hold it.
@@ -89,7 +89,7 @@ class Slot(Protocol):
         ...
 
     def finish(self, request: Request, lap: Callable[[str], None]) -> dict[str, Any]:
-        """The answers but for the caption, by the names of `Result`, in pixels of the picture; owned by the caller.
+        """The answers but for the caption, by the names of `Result`, in pixels of the image; owned by the caller.
 
         Args:
             request: With no task that `infer` was not told of.
@@ -114,8 +114,8 @@ class Vision(Protocol):
 
     processing: ClassVar[str]
 
-    def slot(self) -> Slot:
-        """Memory for one more picture in flight.
+    def context(self) -> ExecutionContext:
+        """Memory for one more image in flight.
 
         Raises:
             BackendError: If the device has none left, or the model is closed.
@@ -123,5 +123,5 @@ class Vision(Protocol):
         ...
 
     def close(self) -> None:
-        """Free everything; slots are of no use afterwards. Closing twice is harmless."""
+        """Free everything; contexts are of no use afterwards. Closing twice is harmless."""
         ...

@@ -1,4 +1,4 @@
-"""One picture in flight on a GPU: what it needs is put into one stream, and then waited for in turn."""
+"""One image in flight on a GPU: what it needs is put into one stream, and then waited for in turn."""
 
 from __future__ import annotations
 
@@ -22,35 +22,37 @@ from ..results import InstanceMasks
 from .box_memory import BoxMemory
 from .contexts import Request
 from .host_vision import MAX_CANDIDATES
-from .kernel_set import Exchange, KernelSet, PictureTables
+from .kernel_set import Exchange, ImageTables, KernelSet
 
-_MOST_CAPTURED = 24  # graphs of a slot; more kinds of request than that are started again
+_MOST_CAPTURED = 24  # graphs of an execution context; more kinds of request than that are started again
 _BLOCKS_PER_MULTIPROCESSOR = 8  # of the masks' kernel
 
 
-class DeviceSlot:
-    """One picture in flight; see `slots.Slot`.
+class DeviceContext:
+    """One image in flight; see `slots.Slot`.
 
     Args:
         spec: What the model is.
-        graph: For this slot alone.
-        kernels: Shared by all slots.
-        let_go: Called with the slot when it is closed, also if it could not be made.
+        graph: For this context alone.
+        kernels: Shared by all contexts.
+        let_go: Called with the context when it is closed, also if it could not be made.
     """
 
-    def __init__(self, spec: ModelSpec, graph: DeviceGraph, kernels: KernelSet, let_go: Callable[[DeviceSlot], None]):
+    def __init__(
+        self, spec: ModelSpec, graph: DeviceGraph, kernels: KernelSet, release: Callable[[DeviceContext], None]
+    ):
         self._spec = spec
         self._graph = graph
         self._kernels = kernels
-        self._let_go: Callable[[DeviceSlot], None] | None = let_go
+        self._released: Callable[[DeviceContext], None] | None = release
         self._device = device = graph.device
         self._owned: list[Any] = []
         self._stages: dict[Hashable, CapturedGraph | None] = {}
         self._outputs: Mapping[str, DeviceTensor] = {}
-        # Of the last picture: its layout, its channels and the bytes of a row.
-        self._pixels: tuple[KernelLayout, int, int] = ("interleaved", 3, 0)
+        # Of the last image: its layout, its channels and the bytes of a row.
+        self._pixels: tuple[KernelLayout, int, int] = ("bgr", 3, 0)
         self._placed: Letterbox | None = None
-        self._tables: PictureTables | None = None
+        self._tables: ImageTables | None = None
         self._picture: Exchange | None = None
         self._memory: Exchange | None = None
         self._work: BoxMemory | None = None
@@ -83,21 +85,21 @@ class DeviceSlot:
         nbytes = int(np.prod(shape)) * np.dtype(tensor.dtype).itemsize
         return self._memory.host[:nbytes].view(tensor.dtype).reshape(shape).astype(np.float32, copy=False)
 
-    def prepare(self, image: NDArray[np.uint8], layout: KernelLayout = "interleaved") -> None:
-        """Copy the picture to where the device reads it, and put its letterbox into the stream."""
+    def prepare(self, image: NDArray[np.uint8], layout: KernelLayout = "bgr") -> None:
+        """Copy the image to where the device reads it, and put its letterbox into the stream."""
         with self._device.current():
-            # Whatever the last picture left undone, such as after an error, still reads what is written now.
+            # Whatever the last image left undone, such as after an error, still reads what is written now.
             self._stream.synchronize()
             self._outputs = {}
             placed = Letterbox.of(image_size_of(image, layout), self._spec.input_size)
             if placed != self._placed or self._tables is None:
                 self._resize(placed)
-            picture = self._picture = self._at_least(self._picture, image.size, "the picture")
+            picture = self._picture = self._at_least(self._picture, image.size, "the image")
             np.copyto(picture.host[: image.size].reshape(image.shape), image)
             picture.send(image.size, self._stream)
             self._pixels = (
                 layout,
-                1 if image.ndim == 2 and layout == "interleaved" else 3,
+                1 if image.ndim == 2 and layout == "bgr" else 3,
                 image.size // image.shape[0],
             )
             self._put_letterbox()
@@ -105,7 +107,7 @@ class DeviceSlot:
     def infer(self, tasks: tuple[str, ...]) -> None:
         """Put the graph into the stream, and the way of the caption memory to the host."""
         if self._placed is None:
-            raise BackendError(f"{self._spec.name}: no picture was prepared")
+            raise BackendError(f"{self._spec.name}: no image was prepared")
         with self._device.current():
             self._outputs = self._graph.run_on_device(self._stream, {"images": self._input})
             if "caption" not in tasks:
@@ -120,7 +122,7 @@ class DeviceSlot:
         """The answers but for the caption: everything is put into the stream first, and then waited for in turn."""
         placed = self._placed
         if placed is None or not self._outputs:
-            raise BackendError(f"{self._spec.name}: no picture was prepared")
+            raise BackendError(f"{self._spec.name}: no image was prepared")
         missing = [n for t in request.tasks for n in outputs_of(self._spec, t) if n not in self._outputs]
         if missing:
             raise BackendError(f"{self._spec.name}: the graph gave no {', '.join(missing)}")
@@ -145,7 +147,7 @@ class DeviceSlot:
         return answers
 
     def close(self) -> None:
-        """Free the memory, and let the next slot have the graph."""
+        """Free the memory, and let the next context have the graph."""
         with contextlib.suppress(BackendError), self._device.current():  # a device that failed frees nothing any more
             if hasattr(self, "_stream"):
                 with contextlib.suppress(BackendError):
@@ -158,9 +160,9 @@ class DeviceSlot:
                 thing.close()
         self._tables = self._picture = self._memory = self._work = self._tiles = self._map = self._leaders = None
         self._owned, self._outputs, self._placed = [], {}, None
-        let_go, self._let_go = self._let_go, None
-        if let_go is not None:
-            let_go(self)
+        release, self._released = self._released, None
+        if release is not None:
+            release(self)
 
     # For those who measure.
 
@@ -170,7 +172,7 @@ class DeviceSlot:
         return self._stream
 
     def stages(self, request: Request) -> dict[str, Callable[[], object]]:
-        """What a picture in colour, once it has been through, puts into the stream: each stage by itself, by name."""
+        """What an image in colour, once it has been through, puts into the stream: each stage by itself, by name."""
         found: dict[str, Callable[[], object]] = {
             "letterbox": self._put_letterbox,
             "network": lambda: self._graph.run_on_device(self._stream, {"images": self._input}),
@@ -184,7 +186,7 @@ class DeviceSlot:
         return found
 
     def heads(self) -> dict[str, Array]:
-        """The network's outputs for the last picture, brought to the host."""
+        """The network's outputs for the last image, brought to the host."""
         found: dict[str, Array] = {}
         for name, tensor in self._outputs.items():
             found[name] = np.empty(tensor.shape, tensor.dtype)
@@ -243,7 +245,7 @@ class DeviceSlot:
     def _put_masks(self) -> None:
         placed = self._placed
         assert placed is not None
-        if self._tiles is None:  # room for masks of four whole pictures, to begin with
+        if self._tiles is None:  # room for masks of four whole images, to begin with
             self._tiles = Exchange(self._device, 4 * placed.image_size[0] * placed.image_size[1], "masks")
         tiles, work, tables = self._tiles, self._work, self._tables
         assert work is not None
@@ -370,13 +372,13 @@ class DeviceSlot:
         self._stages = {}
 
     def _resize(self, placed: Letterbox) -> None:
-        """Be ready for pictures of another size."""
-        launches.check_picture(placed.image_size)
+        """Be ready for images of another size."""
+        launches.check_image_size(placed.image_size)
         self._forget_stages()
         if self._tables is not None:
             self._tables.close()
             self._tables = None
-        self._tables = PictureTables(self._kernels, self._stream, placed)
+        self._tables = ImageTables(self._kernels, self._stream, placed)
         self._placed = placed
 
     def _at_least(self, memory: Exchange | None, nbytes: int, purpose: str) -> Exchange:

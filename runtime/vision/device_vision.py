@@ -1,7 +1,7 @@
-"""The vision part with pre- and post-processing on the GPU that runs its graph: pictures go there, answers come back.
+"""The vision part with pre- and post-processing on the GPU that runs its graph: images go there, answers come back.
 
-The bus carries the picture's bytes, the caption memory, the boxes, the masks inside them and the semantic map, and no
-head. What a picture needs is put into one stream without waiting for anything; post-processing is captured into CUDA
+The bus carries the image's bytes, the caption memory, the boxes, the masks inside them and the semantic map, and no
+head. What an image needs is put into one stream without waiting for anything; post-processing is captured into CUDA
 graphs, a short one for the boxes, the masks and the map each, when the same was asked for once before. On a GPU that
 shares its memory with the CPU nothing is copied over at all. Answers are those of `HostVision`, bit for bit.
 """
@@ -15,7 +15,7 @@ from ..bundle.spec import ModelSpec
 from ..bundle.tensors import outputs_of
 from ..cuda.kernels import kernel_parameters
 from ..errors import BackendError
-from .device_context import DeviceSlot
+from .device_context import DeviceContext
 from .kernel_set import KernelSet
 
 _FLOATS = ("float32", "float16")
@@ -61,11 +61,11 @@ class DeviceVision:
         self._graph: DeviceGraph | None = graph
         self._clones: list[DeviceGraph] = []
         self._idle = [graph]
-        self._slots: set[DeviceSlot] = set()
+        self._contexts: set[DeviceContext] = set()
         self._kernels = KernelSet(graph.device, image)
 
-    def slot(self) -> DeviceSlot:
-        """Memory for one more picture in flight."""
+    def context(self) -> DeviceContext:
+        """Memory for one more image in flight."""
         graph = self._graph
         if graph is None:
             raise BackendError(f"{self._spec.name}: the model is closed")
@@ -75,21 +75,21 @@ class DeviceVision:
             own = graph.clone()
             self._clones.append(own)
 
-        def let_go(slot: DeviceSlot) -> None:
-            self._slots.discard(slot)
+        def release(context: DeviceContext) -> None:
+            self._contexts.discard(context)
             self._idle.append(own)
 
-        slot = DeviceSlot(self._spec, own, self._kernels, let_go)
-        self._slots.add(slot)
-        return slot
+        context = DeviceContext(self._spec, own, self._kernels, release)
+        self._contexts.add(context)
+        return context
 
     def close(self) -> None:
-        """Free the slots, the graph, its clones and the kernels."""
+        """Free the contexts, the graph, its clones and the kernels."""
         graph, self._graph = self._graph, None
         if graph is None:
             return
-        for slot in list(self._slots):
-            slot.close()
+        for context in list(self._contexts):
+            context.close()
         self._kernels.close()
         for one in (*self._clones, graph):
             one.close()

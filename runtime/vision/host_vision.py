@@ -38,28 +38,28 @@ class HostVision:
         self._graph: Graph | None = graph
         self._clones: list[Graph] = []
         self._idle = [graph] if isinstance(graph, ClonableGraph) else []
-        self._slots: weakref.WeakSet[HostSlot] = weakref.WeakSet()
+        self._contexts: weakref.WeakSet[HostContext] = weakref.WeakSet()
 
-    def slot(self) -> HostSlot:
-        """Memory for one more picture in flight."""
+    def context(self) -> HostContext:
+        """Memory for one more image in flight."""
         graph = self._graph
         if graph is None:
             raise BackendError(f"{self._spec.name}: the model is closed")
         if not isinstance(graph, ClonableGraph):
-            return HostSlot(self._spec, graph)
+            return HostContext(self._spec, graph)
         try:
             own = self._idle.pop()
         except IndexError:
             own = graph.clone()
             self._clones.append(own)
-        slot = HostSlot(self._spec, own, free=lambda: self._idle.append(own))
-        self._slots.add(slot)
-        return slot
+        context = HostContext(self._spec, own, free=lambda: self._idle.append(own))
+        self._contexts.add(context)
+        return context
 
     def close(self) -> None:
         """Free the graph and its clones."""
-        for slot in list(self._slots):
-            slot.close()  # its memory may be the graph's
+        for context in list(self._contexts):
+            context.close()  # its memory may be the graph's
         for graph in (self._graph, *self._clones):
             if graph is not None:
                 graph.close()
@@ -67,14 +67,14 @@ class HostVision:
         self._clones = []
 
 
-class HostSlot:
-    """One picture in flight; see `slots.Slot`."""
+class HostContext:
+    """One image in flight; see `slots.Slot`."""
 
     def __init__(self, spec: ModelSpec, graph: Graph, free: Callable[[], None] | None = None):
         self._spec = spec
         self._graph = graph
         self._free = free
-        self._tensor: NDArray[np.float32] | None = _input_memory(spec, graph)  # written anew for every picture
+        self._tensor: NDArray[np.float32] | None = _input_memory(spec, graph)  # written anew for every image
         self._letterbox: Letterbox | None = None
         self._heads: Mapping[str, Array] = {}
 
@@ -83,8 +83,8 @@ class HostSlot:
         """(1, L, D) float32."""
         return self._heads["caption_memory"]
 
-    def prepare(self, image: NDArray[np.uint8], layout: KernelLayout = "interleaved") -> None:
-        """Letterbox the picture."""
+    def prepare(self, image: NDArray[np.uint8], layout: KernelLayout = "bgr") -> None:
+        """Letterbox the image."""
         self._heads = {}
         if self._tensor is None:
             raise BackendError(f"{self._spec.name}: the model is closed")
@@ -101,7 +101,7 @@ class HostSlot:
         """The answers but for the caption."""
         letterbox = self._letterbox
         if letterbox is None:
-            raise BackendError(f"{self._spec.name}: no picture was prepared")
+            raise BackendError(f"{self._spec.name}: no image was prepared")
         answers: dict[str, Any] = {}
         if "boxes" in request.tasks:
             found, columns = self._boxes(letterbox, request)
@@ -116,7 +116,7 @@ class HostSlot:
         return answers
 
     def close(self) -> None:
-        """Free the memory, and let the next slot have the graph."""
+        """Free the memory, and let the next context have the graph."""
         self._heads = {}
         self._tensor = None
         free, self._free = self._free, None
@@ -170,7 +170,7 @@ class HostSlot:
 
 
 def _input_memory(spec: ModelSpec, graph: Graph) -> NDArray[np.float32]:
-    """(3, H, W) float32: the graph's own, where it has one for a single picture, so that nothing is copied there."""
+    """(3, H, W) float32: the graph's own, where it has one for a single image, so that nothing is copied there."""
     if isinstance(graph, StagedGraph) and spec.graph.batch in (None, 1):
         memory = graph.host_input("images", (1, 3, *spec.input_size))
         if memory.dtype == np.float32:

@@ -1,4 +1,4 @@
-"""The compiled kernels on a device, and the tables they read for a picture of some size."""
+"""The compiled kernels on a device, and the tables they read for an image of some size."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ class KernelSet:
         self._module.close()
 
 
-class PictureTables:
-    """What depends on the size of a picture alone: where the letterbox reads, and where heads are sampled.
+class ImageTables:
+    """What depends on the size of an image alone: where the letterbox reads, and where heads are sampled.
 
     Args:
         kernels: Fill the tables, in `stream`.
         stream: Where they are used.
-        placed: The picture's letterbox.
+        placed: The image's letterbox.
 
     Attributes:
         rows, columns: Addresses of the letterbox's taps.
@@ -68,7 +68,7 @@ class PictureTables:
         sizes += [AxisTables.size(pixels, n) for grid in grids for pixels, n in zip((height, width), grid, strict=True)]
         sizes += [4 * height, 4 * width]
         starts = np.cumsum([0, *(-(-size // 16) * 16 for size in sizes)])
-        self._memory = kernels.device.allocate(int(starts[-1]), "tables of a picture's size")
+        self._memory = kernels.device.allocate(int(starts[-1]), "tables of an image's size")
         address = [self._memory.address + int(start) for start in starts]
         self.rows, self.columns = address[0], address[1]
         (mask_h, mask_w), (semantic_h, semantic_w) = grids

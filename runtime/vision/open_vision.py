@@ -38,7 +38,7 @@ def check_processing(backend: str, processing: str | None) -> None:
 
 
 def open_vision(spec: ModelSpec, graph: Graph, processing: str | None = None) -> Vision:
-    """A graph between the kernels that prepare its pictures and read its heads.
+    """A graph between the kernels that prepare its images and read its heads.
 
     Args:
         spec: What the model is.

@@ -19,7 +19,7 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with three pictures, one of them twice as large."""
+    """A folder with three images, one of them twice as large."""
     folder = tmp_path_factory.mktemp("pictures")
     for i, colour in enumerate(COLOURS):
         scale = 1 + i // 2

@@ -127,7 +127,7 @@ def test_a_build_measures_captions_and_load_follows(bundle: Bundle, pretended_dr
     assert done.returncode == 0, done.stderr
     report = json.loads((out / "report.json").read_text())
     assert report["identity"]["backend"] == "tensorrt"
-    assert report["protocol"]["transfers"].startswith("the picture's bytes to the GPU")
+    assert report["protocol"]["transfers"].startswith("the image's bytes to the GPU")
     assert report["protocol"]["post_processing"] == "gpu"
     assert report["protocol"]["on_device"]["vision"]["cuda_graph"] == "captured"
 
@@ -135,7 +135,7 @@ def test_a_build_measures_captions_and_load_follows(bundle: Bundle, pretended_dr
     assert done.returncode == 0, done.stderr
     report = json.loads((out / "report.json").read_text())
     assert report["protocol"]["post_processing"] == "cpu"
-    assert report["protocol"]["transfers"].startswith("the letterboxed picture to the GPU and raw heads back")
+    assert report["protocol"]["transfers"].startswith("the letterboxed image to the GPU and raw heads back")
 
 
 def test_what_runs_no_engines_is_refused(bundle: Bundle, pretended_driver: Path) -> None:

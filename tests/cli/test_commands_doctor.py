@@ -8,16 +8,16 @@ import sys
 
 import pytest
 from yolor_edge.main import main
-from yolor_edge.runtime.diagnosis import doctor
+from yolor_edge.runtime.diagnosis import examination as doctor
 from yolor_edge.runtime.diagnosis.checks import Check
-from yolor_edge.runtime.diagnosis.doctor import Diagnosis
+from yolor_edge.runtime.diagnosis.examination import Diagnosis
 
 FOUND = Diagnosis((Check("software", "thing", "problem", "is broken", "mend it"),), ("yolor-edge verify b",))
 
 
 def test_lines_and_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     asked = []
-    monkeypatch.setattr(doctor, "examine", lambda bundle: asked.append(bundle) or FOUND)
+    monkeypatch.setattr(doctor, "doctor", lambda bundle: asked.append(bundle) or FOUND)
     assert main(["doctor"]) == 1
     assert capsys.readouterr().out == (
         "software\n  problem  thing is broken; mend it\nwhat to type next\n  yolor-edge verify b\n"

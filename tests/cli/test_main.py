@@ -165,7 +165,7 @@ def test_help_is_quick_because_it_imports_nothing() -> None:
         ("paint", 'unknown command "paint"; the commands are scenes, train'),
         ("--colour", "the following arguments are required: COMMAND; see yolor-edge --help"),
         ("run", "the following arguments are required: BUNDLE, SOURCE; see yolor-edge run --help"),
-        ("run bundle picture --colour red", "unknown option --colour; see yolor-edge run --help"),
+        ("run bundle image --colour red", "unknown option --colour; see yolor-edge run --help"),
         ("scenes out --count three --seed 1", "argument --count: invalid int value: 'three'"),
         (
             "scenes out --count 3 --seed 1 --image-size 640x",
@@ -190,7 +190,7 @@ def test_help_is_quick_because_it_imports_nothing() -> None:
         ("verify nowhere", "nowhere"),
         ("run nowhere nowhere.jpg", "nowhere"),
         ("bench nowhere --out out", "nowhere"),
-        ("run bundle picture --processing npu", "argument --processing: invalid choice: 'npu'"),
+        ("run bundle image --processing npu", "argument --processing: invalid choice: 'npu'"),
         ("verify bundle --processing gpu", "name one that has it as well: tensorrt or tensorrt-rtx"),
     ],
 )

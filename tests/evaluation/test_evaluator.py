@@ -58,7 +58,7 @@ def annotation_files(data: Path) -> list[Path]:
 
 
 class TruthTeller:
-    """Stands in for a model: it answers with the truth of the pictures, asked in their order."""
+    """Stands in for a model: it answers with the truth of the images, asked in their order."""
 
     def __init__(self, spec: ModelSpec, dataset: CocoDataset, captions: list[str] | None = None) -> None:
         self.spec = spec

@@ -1,4 +1,4 @@
-"""Networks that were never trained but whose answers depend on the picture; not a test itself."""
+"""Networks that were never trained but whose answers depend on the image; not a test itself."""
 
 from __future__ import annotations
 

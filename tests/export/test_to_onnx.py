@@ -301,7 +301,7 @@ def test_golden_files_hold_what_the_network_answers(exported: Exported, network:
         assert [check for check in checks if not check.passed] == []
         assert kept.result.boxes is not None
         boxes += len(kept.result.boxes)
-    assert boxes > 0, "the golden images show no box, so boxes and masks are not proven on any"
+    assert boxes > 0, "the reference images show no box, so boxes and masks are not proven on any"
 
 
 # It answers as the network does.
@@ -362,7 +362,7 @@ def test_the_bundle_verifies(exported: Exported) -> None:
 def test_some_heads_at_another_size_proven_on_own_pictures(exported: Exported, tmp_path: Path) -> None:
     pictures = []
     for i, size in enumerate([(70, 50), (40, 90), (96, 64), (64, 64)]):
-        pictures.append(tmp_path / f"picture {i}.v1.png")
+        pictures.append(tmp_path / f"image {i}.v1.png")
         write_image(pictures[-1], draw_scene(1, i, (max(64, size[0]), max(64, size[1]))).image[: size[0], : size[1]])
     # A folder that holds a checkpoint is as good as the checkpoint; tasks come in any order.
     bundle = export_bundle(

@@ -1,4 +1,4 @@
-"""Task-aligned assignment of one picture, object by object and cell by cell (TOOD, arXiv 2108.07755)."""
+"""Task-aligned assignment of one image, object by object and cell by cell (TOOD, arXiv 2108.07755)."""
 
 from __future__ import annotations
 

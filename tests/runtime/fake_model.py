@@ -1,4 +1,4 @@
-"""A model whose network is a hook: what happens in each stage of each picture is up to the test."""
+"""A model whose network is a hook: what happens in each stage of each image is up to the test."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Hook = Callable[[str, int], object]
 
 
 def picture(number: int) -> NDArray[np.uint8]:
-    """A picture that is known by its number."""
+    """An image that is known by its number."""
     return np.full((4, 4, 3), number, np.uint8)
 
 
@@ -32,7 +32,7 @@ class FakeModel:
     """A model, and what it was asked for.
 
     Args:
-        hook: Called with each stage ("prepare", "infer", "finish", "caption") and the number of the picture.
+        hook: Called with each stage ("prepare", "infer", "finish", "caption") and the number of the image.
         tasks: Of the model.
     """
 
@@ -41,7 +41,7 @@ class FakeModel:
     def __init__(self, hook: Hook = lambda stage, number: None, tasks: tuple[str, ...] = ("boxes", "caption")):
         self.hook = hook
         self.stages: list[tuple[str, int]] = []  # those that are done, as they ended
-        self.slots: list[FakeSlot] = []
+        self.contexts: list[FakeContext] = []
         self.is_freed = False
         parts = ModelParts(tiny_spec(tasks), self, self, self._free)
         self.model = Model.of(parts)
@@ -50,10 +50,10 @@ class FakeModel:
         self.hook(stage, number)
         self.stages.append((stage, number))
 
-    def slot(self) -> FakeSlot:
-        self.hook("slot", len(self.slots))
-        self.slots.append(FakeSlot(self))
-        return self.slots[-1]
+    def context(self) -> FakeContext:
+        self.hook("slot", len(self.contexts))
+        self.contexts.append(FakeContext(self))
+        return self.contexts[-1]
 
     def close(self) -> None:
         raise AssertionError("the parts are freed by what they were given for it")
@@ -62,15 +62,15 @@ class FakeModel:
         number = int(memory[0, 0, 0])
         self.pass_stage("caption", number)
         assert memory[0, 0, 0] == number, "the memory was written over while it was read"
-        return Caption(f"picture {number}", (number,), 0.0, 0.0), CaptionTimes(1.0, 1.0, 1)
+        return Caption(f"image {number}", (number,), 0.0, 0.0), CaptionTimes(1.0, 1.0, 1)
 
     def _free(self) -> None:
         assert not self.is_freed
-        assert all(not slot.is_at_work for slot in self.slots)
+        assert all(not context.is_at_work for context in self.contexts)
         self.is_freed = True
 
 
-class FakeSlot:
+class FakeContext:
     """Sees whether it is used by two threads at once, or after it was closed."""
 
     def __init__(self, owner: FakeModel):

@@ -1,4 +1,4 @@
-"""The whole pipeline through ONNX Runtime, on a model whose answers can be told from the picture."""
+"""The whole pipeline through ONNX Runtime, on a model whose answers can be told from the image."""
 
 from __future__ import annotations
 
@@ -210,10 +210,10 @@ def test_timings_add_up(model: Model) -> None:
 
 def caption_context(model: Model, image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """(V,) mean of the caption memory, computed through the vision part alone."""
-    slot = model._parts.slot()
-    slot.prepare(image)
-    slot.infer(("caption",))
-    return slot.caption_memory[0].mean(axis=0)
+    context = model._parts.context()
+    context.prepare(image)
+    context.infer(("caption",))
+    return context.caption_memory[0].mean(axis=0)
 
 
 def every_sentence(context: np.ndarray[Any, Any], longest: int) -> list[tuple[float, tuple[int, ...]]]:
@@ -308,7 +308,7 @@ def test_bad_caption_options(model: Model, options: dict[str, Any], message: str
         (np.zeros((8, 8, 5), np.uint8), r"image must have shape \(height, width, 3\) .* got \(8, 8, 5\)"),
         (np.zeros((1, 3, 8, 8), np.uint8), r"got \(1, 3, 8, 8\)"),
         (np.zeros((0, 8, 3), np.uint8), r"at least one pixel, got shape \(0, 8, 3\)"),
-        ([[1]], "image must be a numpy array or the path of a picture, got list"),
+        ([[1]], "image must be a numpy array or the path of an image, got list"),
     ],
 )
 def test_bad_images(model: Model, image: Any, message: str) -> None:

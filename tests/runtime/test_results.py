@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from yolor_edge.runtime import _native, results
 from yolor_edge.runtime.bundle.bundle import Bundle
 from yolor_edge.runtime.drawing import TWO_PANELS, draw
-from yolor_edge.runtime.errors import ImageError, NotHereError, UsageError
+from yolor_edge.runtime.errors import ImageError, UnavailableError, UsageError
 from yolor_edge.runtime.images.image_files import read_image, write_image
 from yolor_edge.runtime.model import load
 from yolor_edge.runtime.results import Caption, Detection, InstanceMasks, MaskCanvas, Result, rle_from_crop
@@ -478,7 +478,7 @@ def test_supervision_takes_the_results() -> None:
 
 def test_supervision_that_is_missing_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "supervision", None)
-    with pytest.raises(NotHereError) as caught:
+    with pytest.raises(UnavailableError) as caught:
         four_objects().to_supervision()
     message = str(caught.value)
     assert message.startswith("to_supervision needs the package supervision (")

@@ -1,6 +1,6 @@
 """A bundle without a trained network: small ONNX graphs that see red, green and blue and name the colour.
 
-Each answer can be told from the picture: a coloured patch on grey is a box of its colour's class, its mask is
+Each answer can be told from the image: a coloured patch on grey is a box of its colour's class, its mask is
 the patch, the semantic map says the colour, and the caption reads "a <colour> thing here".
 """
 

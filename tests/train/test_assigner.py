@@ -109,7 +109,7 @@ def test_padding_is_no_object() -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_smallest_objects_get_a_cell_wherever_they_lie(seed: int) -> None:
-    """Also on the border of cells and in the corners of the picture; half a pixel, or no area at all."""
+    """Also on the border of cells and in the corners of the image; half a pixel, or no area at all."""
     rng = np.random.default_rng(seed)
     boxes = torch.from_numpy(cell_boxes(rng)).float()
     corners = [[0.0, 0.0], [95.5, 63.5], [48.0, 32.0], *rng.uniform((0, 0), (95, 63), (5, 2)).tolist()]

@@ -35,7 +35,7 @@ class KnownMap:
 
 @dataclass
 class Pictures:
-    """Made-up pictures; `read` counts which were looked at."""
+    """Made-up images; `read` counts which were looked at."""
 
     images: dict[int, np.ndarray]
     looked_at: list[int]
@@ -48,7 +48,7 @@ class Pictures:
 def picture_of(
     masks: list[np.ndarray], image_id: int = 0, class_id: int = 0, color: tuple[int, int, int] = (255, 255, 255)
 ) -> tuple[Truth, np.ndarray]:
-    """A black picture with objects of one colour (BGR) where the masks are, and all kinds of dense truth."""
+    """A black image with objects of one colour (BGR) where the masks are, and all kinds of dense truth."""
     size = cast("tuple[int, int]", masks[0].shape)
     image, semantic = np.zeros((*size, 3), np.uint8), np.full(size, GROUND, np.uint8)
     boxes, rles = [], []
@@ -237,7 +237,7 @@ def test_a_picture_comes_out_the_same_from_the_same_numbers() -> None:
 
 
 def four_colors() -> tuple[list[Truth], Pictures]:
-    """Four pictures, each wholly one object of its own class, class i of grey value 60 * (i + 1)."""
+    """Four images, each wholly one object of its own class, class i of grey value 60 * (i + 1)."""
     made = [
         picture_of([np.ones((60, 80), bool)], image_id=i, class_id=i, color=(60 * i + 60, 60 * i + 60, 60 * i + 60))
         for i in range(4)
@@ -257,7 +257,7 @@ def test_a_mosaic_gives_every_picture_its_window(seed: int) -> None:
     rng = np.random.default_rng(seed)
     view = strong_view(truths[0], others_in_turn(truths[1:]), pictures.read, RULE, config, rng)
     assert sorted(pictures.looked_at) == [0, 1, 2, 3]
-    # A picture of which a small window shows less than a tenth is no object any more.
+    # An image of which a small window shows less than a tenth is no object any more.
     assert 2 <= len(view.classes) == len(set(view.classes))
     covered = np.zeros(RULE.input_size, int)
     for box, class_id, mask in zip(view.boxes, view.classes, view.masks, strict=True):

@@ -237,7 +237,7 @@ def test_batches_without_captions(
 
 
 def test_pictures_without_objects_and_without_boxes(own_scenes: Path, tmp_path: Path) -> None:
-    """Half of the pictures are listed without an object, and one of the others has a crowd only."""
+    """Half of the images are listed without an object, and one of the others has a crowd only."""
 
     def thin_out(document: dict[str, Any]) -> None:
         ids = sorted(image["id"] for image in document["images"])

@@ -304,7 +304,7 @@ def test_only_the_losses_of_its_tasks() -> None:
 
 
 def test_more_masks_than_are_compared_at_once() -> None:
-    """A crowded picture: each of 60 objects has cells, a sample of them is compared, and the mean stays a mean."""
+    """A crowded image: each of 60 objects has cells, a sample of them is compared, and the mean stays a mean."""
     rng = np.random.default_rng(7)
     corners = torch.from_numpy(rng.uniform((0, 0), (80, 48), (60, 2))).float()
     truth = replace(

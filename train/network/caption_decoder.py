@@ -21,7 +21,7 @@ def sine_axis(cells: int, channels: int, device: torch.device | None = None) -> 
     """(cells, channels / 2) float32: sines and cosines of the centres of cells in a row."""
     quarter = channels // 4
     wavelengths = 10000 ** (torch.arange(quarter, dtype=torch.float32, device=device) / quarter)
-    # Relative to the picture, so that "left" means the same at every input size.
+    # Relative to the image, so that "left" means the same at every input size.
     centre = (torch.arange(cells, dtype=torch.float32, device=device) + 0.5) / cells * 2 * math.pi
     angles = centre[:, None] / wavelengths
     return torch.cat((angles.sin(), angles.cos()), 1)
@@ -109,7 +109,7 @@ class DecoderLayer(nn.Module):
         return attention.split(attention.key(keyed)), attention.split(attention.value(memory))
 
     def look(self, x: Tensor, cross_keys: Tensor, cross_values: Tensor, attend: Attend) -> Tensor:
-        """What the words x know after a look at the picture, whose keys and values `cross` has given."""
+        """What the words x know after a look at the image, whose keys and values `cross` has given."""
         return self.norms[1](x + self.dropout(attend(self.cross_attention, x, cross_keys, cross_values)))
 
     def forward(self, x: Tensor, cross_keys: Tensor, cross_values: Tensor) -> Tensor:
@@ -236,7 +236,7 @@ class CaptionDecoder(nn.Module):
         nn.init.normal_(self.positions.weight, std=0.02)
 
     def cross(self, memory: Tensor, where: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values of every layer's look at the picture, from memory (B, L, D) and its positions (L, D)."""
+        """Keys and values of every layer's look at the image, from memory (B, L, D) and its positions (L, D)."""
         memory = self.memory_norm(memory)
         keyed = memory + where.to(memory.dtype)
         return [layer.cross(memory, keyed) for layer in cast("Iterable[DecoderLayer]", self.layers)]

@@ -21,7 +21,7 @@ from ...errors import BackendError, UsageError
 from ..base import Array, DeviceTensor, TensorInfo, checked_feed
 from ..guards import OneAtATime
 from .engine import LoadedEngine
-from .execution_context import Lane
+from .execution_context import EngineContext
 
 # The names that free axes have in a bundle are not in an engine.
 _FREE = "?"
@@ -96,7 +96,7 @@ class TensorrtGraph:
         self._name = loaded.name
         self.device = loaded.device
         self._at_work = OneAtATime()
-        self._lanes: dict[int, Lane] = {}
+        self._contexts: dict[int, EngineContext] = {}
         self._profiles = loaded.profiles()
         infos = {
             name: TensorInfo(name, tuple(_FREE if n == -1 else n for n in info.shape), info.dtype)
@@ -106,7 +106,7 @@ class TensorrtGraph:
         self.outputs: Mapping[str, TensorInfo] = {n: info for n, info in infos.items() if not loaded.is_input(n)}
         try:
             self._stream: Stream = self.device.stream()
-            self._lane(0)  # so that what does not fit into memory is known now
+            self._context_of(0)  # so that what does not fit into memory is known now
         except BaseException:
             self.close()
             raise
@@ -134,18 +134,18 @@ class TensorrtGraph:
         loaded = self._open()
         names = checked_feed(self._name, self.inputs, self.outputs, feed, wanted)
         with self._at_work.entered(self._name), loaded.device.current():
-            lane = self._lane(self._profile_of({name: array.shape for name, array in feed.items()}))
-            lane.load(feed, self._stream)
-            lane.enqueue(self._stream)
-            return lane.fetch(names, self._stream)
+            context = self._context_of(self._profile_of({name: array.shape for name, array in feed.items()}))
+            context.load(feed, self._stream)
+            context.enqueue(self._stream)
+            return context.fetch(names, self._stream)
 
     def host_input(self, name: str, shape: tuple[int, ...]) -> Array:
         """The host's memory that `run` takes this input from without a copy; see `StagedGraph.host_input`."""
-        return self._lane_of_input(name, shape).host_view(name, shape)
+        return self._context_of_input(name, shape).host_view(name, shape)
 
     def input_on_device(self, name: str, shape: tuple[int, ...]) -> DeviceTensor:
         """The memory that `run_on_device` reads this input from if it is to be fastest, for inputs of this shape."""
-        return self._lane_of_input(name, shape).tensor(name, shape)
+        return self._context_of_input(name, shape).tensor(name, shape)
 
     def run_on_device(
         self, stream: Stream, feed: Mapping[str, DeviceTensor], captured: bool = False
@@ -162,11 +162,11 @@ class TensorrtGraph:
             raise UsageError(f"{self._name}: {'; '.join(complaints)}")
         shapes = {name: tensor.shape for name, tensor in feed.items()}
         with self._at_work.entered(self._name), loaded.device.current():
-            lane = self._lane(self._profile_of(shapes))
-            lane.set_shapes(shapes)
-            lane.set_addresses({name: tensor.address for name, tensor in feed.items()})
-            lane.enqueue(stream, may_capture=not captured)
-            return {name: lane.tensor(name, lane.output_shape(name)) for name in self.outputs}
+            context = self._context_of(self._profile_of(shapes))
+            context.set_shapes(shapes)
+            context.set_addresses({name: tensor.address for name, tensor in feed.items()})
+            context.enqueue(stream, may_capture=not captured)
+            return {name: context.tensor(name, context.output_shape(name)) for name in self.outputs}
 
     def close(self) -> None:
         """Free contexts and buffers, and the engine if nobody else uses it."""
@@ -174,30 +174,30 @@ class TensorrtGraph:
         if loaded is None:
             return
         with contextlib.suppress(CudaError):  # a device that failed frees nothing any more
-            for lane in self._lanes.values():
-                lane.close()
+            for context in self._contexts.values():
+                context.close()
             if hasattr(self, "_stream"):
                 self._stream.close()
-        self._lanes = {}
-        loaded.let_go()
+        self._contexts = {}
+        loaded.release()
 
     def _open(self) -> LoadedEngine:
         if self._loaded is None:
             raise BackendError(f"{self._name}: the graph is closed")
         return self._loaded
 
-    def _lane_of_input(self, name: str, shape: tuple[int, ...]) -> Lane:
+    def _context_of_input(self, name: str, shape: tuple[int, ...]) -> EngineContext:
         """The lane that runs when this input has this shape, which has to say so for itself."""
         self._open()
         free = dict.fromkeys(self._profiles[0], shape)
         if name not in self.inputs or (free and name not in free) or len(free) > 1:
             raise UsageError(f"{self._name}: {name!r} is not its only input of free shape")
-        return self._lane(self._profile_of(free))
+        return self._context_of(self._profile_of(free))
 
-    def _lane(self, profile: int) -> Lane:
-        if profile not in self._lanes:
-            self._lanes[profile] = Lane(self._open(), profile, self._profiles[profile], self._stream)
-        return self._lanes[profile]
+    def _context_of(self, profile: int) -> EngineContext:
+        if profile not in self._contexts:
+            self._contexts[profile] = EngineContext(self._open(), profile, self._profiles[profile], self._stream)
+        return self._contexts[profile]
 
     def _profile_of(self, shapes: Mapping[str, tuple[int, ...]]) -> int:
         """The first profile that takes inputs of these shapes.

@@ -64,7 +64,7 @@ class LoadedEngine:
         self.complaints = Complaints()
         self._users = 0
         self._lock = threading.Lock()
-        self._lanes: weakref.WeakSet[Launching] = weakref.WeakSet()
+        self._contexts: weakref.WeakSet[Launching] = weakref.WeakSet()
         self._caches: Any = None
         self._cached_bytes = 0
         try:
@@ -84,8 +84,10 @@ class LoadedEngine:
     def facts(self) -> dict[str, str]:
         """What a report should say of it: its name, the device, and how its work gets there."""
         with self._lock:
-            lanes = list(self._lanes)
-        states = [lane.launching for lane in lanes if lane.has_run] or [lane.launching for lane in lanes]
+            contexts = list(self._contexts)
+        states = [context.launching for context in contexts if context.has_run] or [
+            context.launching for context in contexts
+        ]
         counts = Counter(sorted(states))
         told = ", ".join(
             counts if len(counts) < 2 else (f"{n} of {len(states)} {state}" for state, n in counts.items())
@@ -97,17 +99,17 @@ class LoadedEngine:
             "cuda_graph": told or NOT_YET,
         }
 
-    def add(self, lane: Launching) -> None:
+    def add(self, context: Launching) -> None:
         """Let the facts tell of a lane as long as it is there."""
         with self._lock:
-            self._lanes.add(lane)
+            self._contexts.add(context)
 
     def use(self) -> None:
         """One more user."""
         with self._lock:
             self._users += 1
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """One less; the last frees it."""
         with self._lock:
             self._users -= 1

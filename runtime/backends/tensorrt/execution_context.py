@@ -24,7 +24,7 @@ _CAPTURED, _FREE_SHAPES = "captured", "not captured: shapes are free"
 _BY_ITSELF = "captured by TensorRT for RTX itself"
 
 
-class Lane:
+class EngineContext:
     """One profile of an engine at work: an execution context, the memory of its tensors, and its captured launches.
 
     Attributes:

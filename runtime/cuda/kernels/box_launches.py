@@ -13,7 +13,7 @@ from ...images.preprocess import Letterbox
 from . import kernel_parameters as parameters
 from .detections import Detections
 from .kernel_parameters import RANK_STATE_BYTES
-from .launches import Head, Launch, blocks_for, check_count, check_picture
+from .launches import Head, Launch, blocks_for, check_count, check_image_size
 
 # As in csrc/cuda/boxes.cuh and ranking.cuh; the tile is that of masks.cuh.
 _COLLECT_THREADS, _COLLECT_ITEMS = 256, 8
@@ -98,7 +98,7 @@ class Ranking:
     """Where the best candidates are singled out, if they are more than `select_boxes` should look through itself.
 
     Attributes:
-        state: Address of `state_bytes` bytes that are zero before each picture.
+        state: Address of `state_bytes` bytes that are zero before each image.
         compacted: Address of room for `capacity` candidates.
         capacity: Candidates singled out at most, and no fewer than are to be looked at.
         pairs: Candidates there may be.
@@ -179,10 +179,10 @@ def select_boxes(
     ranking: Ranking | None = None,
 ) -> Launch:
     """The best boxes into `found`, which has room for `max_detections`; `column_of_cell` is 0 without `cells`."""
-    check_picture(placed.image_size)
+    check_image_size(placed.image_size)
     height, width = placed.image_size
     tiles = blocks_for(height, _MASK_TILE[0]) * blocks_for(width, _MASK_TILE[1])
-    check_count(f"portions of {max_detections} masks in a picture of {height}x{width} pixels", max_detections * tiles)
+    check_count(f"portions of {max_detections} masks in an image of {height}x{width} pixels", max_detections * tiles)
     check_count("coordinates of boxes", 5 * max_detections)
     filled = parameters.SelectParameters(
         candidates=candidates,

@@ -22,7 +22,7 @@ _SEMANTIC_THREADS = 64
 # What every GPU takes.
 _MOST_BLOCKS = ((1 << 31) - 1, 65535, 65535)
 
-LAYOUTS = {"interleaved": 0, "nv12": 1, "yuyv": 2}
+LAYOUTS = {"bgr": 0, "nv12": 1, "yuyv": 2}
 Extent = tuple[int, int, int]
 _OTHER_SIDE = "take post-processing on the CPU"
 
@@ -37,14 +37,14 @@ def check_count(what: str, count: int) -> None:
         raise UsageError(f"{what}: {count} are too many for the GPU's kernels, at most {MOST_COUNTED}; {_OTHER_SIDE}")
 
 
-def check_picture(image_size: tuple[int, int]) -> None:
-    """Refuse a picture of too many bytes, (height, width), in three channels.
+def check_image_size(image_size: tuple[int, int]) -> None:
+    """Refuse an image of too many bytes, (height, width), in three channels.
 
     Raises:
         UsageError: If it has too many.
     """
     height, width = image_size
-    check_count(f"bytes of a picture of {height}x{width} pixels", 3 * height * width)
+    check_count(f"bytes of an image of {height}x{width} pixels", 3 * height * width)
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class AxisTables:
 
 def fill_taps(taps: int, length_in: int, length_out: int) -> Launch:
     """What the letterbox reads along one axis, (length_out,) `Tap`."""
-    check_count("pixels in a row or column of the picture", length_in)
+    check_count("pixels in a row or column of the image", length_in)
     return _line("fill_taps", length_out, parameters.TapsParameters(taps, length_in, length_out))
 
 
@@ -142,9 +142,9 @@ def letterbox(
     rule: PreprocessRule,
     placed: Letterbox,
 ) -> Launch:
-    """A picture into the network's input; `rows` and `columns` are the taps."""
+    """An image into the network's input; `rows` and `columns` are the taps."""
     height, width = rule.input_size
-    check_picture(placed.image_size)
+    check_image_size(placed.image_size)
     check_count("pixels of the network's input", height * width)
     resized_height, resized_width = resized_size(placed)
     filled = parameters.LetterboxParameters(
@@ -171,7 +171,7 @@ def letterbox(
 
 
 def resized_size(placed: Letterbox) -> tuple[int, int]:
-    """(height, width) of the picture inside the input."""
+    """(height, width) of the image inside the input."""
     return round(placed.image_size[0] * placed.scale_y), round(placed.image_size[1] * placed.scale_x)
 
 
@@ -218,7 +218,7 @@ def fill_semantic(
     classes, grid_height, grid_width = logits.shape
     points = grid_height * grid_width
     check_count("points of the semantic map's grid", points)
-    check_count("pixels in a row of the picture", image_width)
+    check_count("pixels in a row of the image", image_width)
     first = Launch(
         "find_leaders",
         (blocks_for(points, _LEADER_POINTS), 1, 1),
@@ -250,7 +250,7 @@ def resample_map(
 ) -> Launch:
     """A map that the graph made, (h, input_width) uint8, cut and resized to the image."""
     height, width = image_size
-    check_picture(image_size)
+    check_image_size(image_size)
     filled = parameters.ResampleParameters(source, rows, columns, semantic_map, input_width, height, width)
     return Launch("resample_map", (blocks_for(width, 32), blocks_for(height, 8), 1), (32, 8, 1), filled)
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from yolor_edge.benchmarks.report.benchmark import bench
-from yolor_edge.benchmarks.report.measure import STAGES, Measurement, Picture, Run, WarmUp, measure
+from yolor_edge.benchmarks.report.measure import STAGES, MeasuredImage, Measurement, Run, WarmUp, measure
 from yolor_edge.benchmarks.report.report import Report
 from yolor_edge.benchmarks.report.report_page import object_table, page, save
 from yolor_edge.runtime import UsageError, load
@@ -43,7 +43,7 @@ def report(tiny_bundle: Bundle, pictures: Path, tmp_path_factory: pytest.TempPat
 
 
 def write_dataset(root: Path) -> Path:
-    """Three pictures of a coloured patch with boxes and captions, one split "val"."""
+    """Three images of a coloured patch with boxes and captions, one split "val"."""
     (root / "annotations").mkdir(parents=True)
     images, annotations, captions = [], [], []
     for i, colour in enumerate(COLOURS):
@@ -144,10 +144,10 @@ def test_tables_for_the_terminal_are_aligned(report: Report) -> None:
 
 
 def made_report(times: list[float], **changes: Any) -> Report:
-    """A report on one picture with the given end-to-end times."""
+    """A report on one image with the given end-to-end times."""
     stages = {"decode": 0.0, "preprocess": 0.0, "network": 0.0}
     runs = tuple(Run(0, i * 1.0, time, {**stages, "network": time * 0.9}, None, None) for i, time in enumerate(times))
-    measured = Measurement((Picture("a.png", (8, 8), 100),), runs[:1], runs, is_steady=True, states={})
+    measured = Measurement((MeasuredImage("a.png", (8, 8), 100),), runs[:1], runs, is_steady=True, states={})
     machine = {"cpu": {"model": "Test CPU", "usable_cores": 2}, "versions": {"yolor-edge": "0"}}
     state = {"load_average_1min": 0.1, "cpu_busy_share": 0.0}
     protocol = {"threads": 1, "tasks": ["boxes"], "input_size": [64, 96], "state_before": state}
@@ -168,16 +168,16 @@ def test_a_steady_measurement_has_nothing_to_beware_of() -> None:
 
 def test_noise_slow_runs_load_and_a_cold_start_are_told() -> None:
     noisy = made_report([10.0 * (1 + 0.4 * (i % 2)) for i in range(120)])
-    assert any(text.startswith("noisy: runs on the same picture spread by 1") for text in noisy.warnings())
+    assert any(text.startswith("noisy: runs on the same image spread by 1") for text in noisy.warnings())
     slow = made_report([10.0] * 119 + [30.0])
-    assert "1 of 120 runs took more than 1.5 times the median of their picture, at 119.0 s" in slow.warnings()[0]
+    assert "1 of 120 runs took more than 1.5 times the median of their image, at 119.0 s" in slow.warnings()[0]
     cold = made_report([10.0] * 120)
     cold = replace(cold, measurement=replace(cold.measurement, is_steady=False))
     assert cold.warnings() == ["the warm-up ended before the model had become steady"]
     busy = {"load_average_1min": 3.0, "cpu_busy_share": 0.5}
     loaded = made_report([10.0] * 120, protocol={**cold.protocol, "state_before": busy})
     assert loaded.warnings() == ["the machine was not idle: others used 50% of its cores before the measurement"]
-    assert "too few runs of the same picture" in made_report([10.0] * 2).warnings()[0]
+    assert "too few runs of the same image" in made_report([10.0] * 2).warnings()[0]
 
 
 def test_the_sum_of_stages_stands_against_end_to_end() -> None:

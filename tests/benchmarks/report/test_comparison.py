@@ -68,7 +68,7 @@ def test_pictures_that_differ_do_not_widen_the_interval(write: Write) -> None:
     found = compare([write("a"), write("b", seed=1)]).end_to_end
     assert found.low is not None
     assert found.high is not None
-    assert found.high - found.low < 0.05  # the pictures' own times are up to three times apart
+    assert found.high - found.low < 0.05  # the images' own times are up to three times apart
 
 
 def test_pairs_that_disagree_are_no_difference(write: Write) -> None:
@@ -131,7 +131,7 @@ def test_reports_measured_in_another_way_are_refused(write: Write, report: Repor
     pictures = report.measurement.pictures
     measurement = replace(report.measurement, pictures=(replace(pictures[0], name="x.jpg"), *pictures[1:]))
     save(replace(report, measurement=measurement), other)
-    with pytest.raises(UsageError, match=r"pictures .* of other names or sizes"):
+    with pytest.raises(UsageError, match=r"images .* of other names or sizes"):
         compare([write("a"), other])
     with pytest.raises(UsageError, match=r"expected reports in pairs.*, got 3"):
         compare([other, other, other])

@@ -32,7 +32,7 @@ def test_without_a_gpu_it_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_without_pictures_it_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_tiny_bundle(tmp_path / "tiny")
     assert device_pipeline.main([str(tmp_path / "tiny"), "--images", str(tmp_path / "none")]) == 2
-    assert capsys.readouterr().err == "error: there are no pictures to measure on\n"
+    assert capsys.readouterr().err == "error: there are no images to measure on\n"
 
 
 def test_it_measures_and_finds_no_difference(pretended_driver: Path) -> None:

@@ -1,4 +1,4 @@
-"""The picture of what kernels cost: its curves lie where the numbers say."""
+"""The image of what kernels cost: its curves lie where the numbers say."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_curves_are_drawn_over_both_quantities() -> None:
         ]
     )
     texts = [text.text for text in root.iter(f"{SVG}text")]
-    for word in ('Kernels <of> "us"', "number of objects", "size of the picture", "20x10", "100", "boxes", "0.1 ms"):
+    for word in ('Kernels <of> "us"', "number of objects", "size of the image", "20x10", "100", "boxes", "0.1 ms"):
         assert word in texts
     masks, boxes, letterbox = (line.get("points", "").split() for line in root.iter(f"{SVG}polyline"))
     assert (len(masks), len(boxes), len(letterbox)) == (2, 2, 1)

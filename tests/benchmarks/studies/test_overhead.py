@@ -39,5 +39,5 @@ def test_what_cannot_be_measured_is_told_in_one_line(
     assert main([str(tiny_bundle.path), "--images", str(tmp_path / "bad.png"), *out]) == 2
     assert main([str(tmp_path / "nowhere"), "--images", str(tmp_path), *out]) != 0
     errors = capsys.readouterr().err.splitlines()
-    assert len(errors) == 2 and "holds no picture that can be read" in errors[0]
+    assert len(errors) == 2 and "holds no image that can be read" in errors[0]
     assert not list(tmp_path.glob("found*"))

@@ -1,4 +1,4 @@
-"""Captions are written true, and judged by what the picture shows rather than by how they are put."""
+"""Captions are written true, and judged by what the image shows rather than by how they are put."""
 
 from __future__ import annotations
 

@@ -268,7 +268,7 @@ def test_a_fold_that_chooses_another_of_two_equal_cells_is_right(network: Networ
 
 
 def test_pixels_reach_the_regions(network: Network) -> None:
-    """Another picture has other regions."""
+    """Another image has other regions."""
     tensors = [preprocess(draw_scene(5, i, INPUT_SIZE).image, PreprocessRule(INPUT_SIZE))[0] for i in range(2)]
     memory = parts_of(network)["vision"].run({"images": np.stack(tensors)})["caption_memory"]
     assert np.abs(memory[0, GRID:] - memory[1, GRID:]).max() > 0.1

@@ -102,7 +102,7 @@ def small_network(weights: Weights | None = None, kind: str = "fp32", batch: int
 
 
 def bundle_of(folder: Path, **models: Any) -> Path:
-    """A bundle of vision graphs by kind ("int8" is the signed dialect), with two golden inputs."""
+    """A bundle of vision graphs by kind ("int8" is the signed dialect), with two reference inputs."""
     folder.mkdir(parents=True)
     graphs = {}
     for kind, model in models.items():
@@ -265,7 +265,7 @@ def test_the_table_names_the_stage_and_the_list_is_what_export_reads(small: Path
     found = diff(small, other, threads=1, progress=lambda done, total: steps.append((done, total)))
     assert steps == [(1, 2), (2, 2)]
     lines = found.table().splitlines()
-    assert lines[:3] == [f"A: {small}:fp32", f"B: {other}:fp32", "2 golden inputs"]
+    assert lines[:3] == [f"A: {small}:fp32", f"B: {other}:fp32", "2 reference inputs"]
     rows = {line.split()[0]: line for line in lines[5:11]}
     assert list(rows) == STAGES
     assert rows["body.stem"].endswith("ok")
@@ -326,7 +326,7 @@ def test_layers_end_behind_their_activation_in_every_precision() -> None:
             UsageError,
             r"not of one network: join.conv gives \(\?, 8, 64, 96\) and \(\?, 16, 64, 96\)",
         ),
-        ("{bare}", "{small}", BundleError, "holds no golden inputs to compare on; export it again"),
+        ("{bare}", "{small}", BundleError, "holds no reference inputs to compare on; export it again"),
         ("{small}", "{damaged}", BundleError, r"vision\.fp32\.onnx: is not an ONNX graph"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Calibration: ranges of tensors on pictures, and the pictures and scales that are refused."""
+"""Calibration: ranges of tensors on images, and the images and scales that are refused."""
 
 from __future__ import annotations
 
@@ -123,19 +123,19 @@ def test_a_list_names_pictures_relative_to_itself(pictures: list[Path]) -> None:
     assert [path.resolve() for path in calibration_files(listed)] == [path.resolve() for path in pictures[:2]]
     assert len(calibration_files(pictures[0].parent)) == len(pictures)
     listed.write_text("\n# nothing\n")
-    with pytest.raises(UsageError, match="lists no pictures; expected one path per line"):
+    with pytest.raises(UsageError, match="lists no images; expected one path per line"):
         calibration_files(listed)
 
 
 def test_pictures_that_cannot_be_used_are_refused(pictures: list[Path], tmp_path: Path) -> None:
-    with pytest.raises(CalibrationError, match="gave no pictures; pass at least one"):
+    with pytest.raises(CalibrationError, match="gave no images; pass at least one"):
         CalibrationSet([], RULE)
     with pytest.raises(CalibrationError, match=r"nowhere\.jpg: no such image"):
         CalibrationSet([tmp_path / "nowhere.jpg"], RULE)
-    with pytest.raises(CalibrationError, match="all 2 calibration pictures are the same"):
+    with pytest.raises(CalibrationError, match="all 2 calibration images are the same"):
         CalibrationSet([pictures[0], pictures[0]], RULE)
     held_out = held_out_digests(pictures[1:2])
-    with pytest.raises(CalibrationError, match=r"is one of the pictures that the result is scored on \(1 of 4 are\)"):
+    with pytest.raises(CalibrationError, match=r"is one of the images that the result is scored on \(1 of 4 are\)"):
         CalibrationSet(pictures, RULE, held_out)
     (tmp_path / "broken.jpg").write_bytes(b"not a picture")
     with pytest.raises(CalibrationError, match=r"broken\.jpg.*correct the list of calibration"):

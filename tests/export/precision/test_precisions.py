@@ -27,7 +27,7 @@ def calibration_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def unsealed(exported: Exported, folder: Path) -> tuple[Graphs, dict[str, np.ndarray]]:
-    """The exported bundle's graphs and golden pictures in a folder of their own, without its bundle.json."""
+    """The exported bundle's graphs and reference images in a folder of their own, without its bundle.json."""
     source = exported.bundle
     shutil.copytree(source.path, folder, ignore=shutil.ignore_patterns("bundle.json"))
     images = {path.stem: read_golden(path)[0] for path in sorted(folder.glob("golden/*.npz"))}
@@ -86,7 +86,7 @@ def test_a_bundle_with_every_precision_opens_runs_and_verifies(
 
     assert bundle.precisions == ("fp32", "fp16", "int8")
     assert set(bundle.graphs["vision"]) == {"fp32", "fp16", "int8-s8s8", "int8-u8s8"}
-    assert "3 calibration pictures are few, 200 or more" in " ".join(steps)
+    assert "3 calibration images are few, 200 or more" in " ".join(steps)
     (idle,) = [step for step in steps if step.startswith("warning: in fp32 the network scores box AP ")]
     assert "no more than the 1 that it may lose, so nothing keeps int8 from losing it all" in idle
     for kind in ("int8-s8s8", "int8-u8s8"):
@@ -131,7 +131,7 @@ def test_pictures_that_are_scored_on_do_not_calibrate(exported: Exported, tmp_pa
     options = PrecisionOptions(
         precisions=("int8",), calibration=exported.data / "train", data=exported.data, split="train"
     )
-    with pytest.raises(CalibrationError, match="is one of the pictures that the result is scored on"):
+    with pytest.raises(CalibrationError, match="is one of the images that the result is scored on"):
         add_precisions(tmp_path / "bundle", graphs, exported.bundle.spec, images, options, lambda line: None)
 
 
@@ -219,7 +219,7 @@ def test_unknown_layers_are_refused_for_fp16_too(exported: Exported, tmp_path: P
         (
             {"calibration": "{train}", "data": "{data}"},
             CalibrationError,
-            "one of the pictures that the result is scored",
+            "one of the images that the result is scored",
         ),
     ],
 )

@@ -155,7 +155,7 @@ def test_all_that_is_not_int8_is_fp16_and_no_cast_stands_in_the_way(quantized: Q
     onnx.checker.check_model(half, full_check=True)
     view, types = GraphView(half), types_of(half)
     floats = {name for name, kind in types.items() if kind == TensorProto.FLOAT}
-    assert not floats  # but for the picture and the predictions
+    assert not floats  # but for the image and the predictions
     for node in half.graph.node:
         if node.op_type == "Conv":
             if node.name in quantized.int8:

@@ -68,7 +68,7 @@ def test_values_stay_near_those_of_fp32(
     vision: onnx.ModelProto, quantized: Quantized, pictures: CalibrationSet
 ) -> None:
     image = next(iter(pictures.tensors()))
-    # The heads of a network that was never trained are as far from its picture as can be: noise grows on the way there.
+    # The heads of a network that was never trained are as far from its image as can be: noise grows on the way there.
     allowed = {"backbone.stage2.exit.act/Mul": 0.03, "backbone.stage3.1.exit.act/Mul": 0.1}
     exact, found = (probed(model, image, list(allowed)) for model in (vision, quantized.model))
     for name, value in exact.items():

@@ -24,7 +24,7 @@ from yolor_edge.runtime.cuda import open_device
 from yolor_edge.runtime.errors import BackendError, UsageError
 from yolor_edge.runtime.images.preprocess import KernelLayout
 from yolor_edge.runtime.options import PredictOptions
-from yolor_edge.runtime.vision.contexts import Request, Slot, Vision
+from yolor_edge.runtime.vision.contexts import ExecutionContext, Request, Vision
 from yolor_edge.runtime.vision.device_vision import DeviceVision
 from yolor_edge.runtime.vision.host_vision import HostVision
 
@@ -81,15 +81,15 @@ def visions(bundle: Bundle) -> tuple[DeviceVision, HostVision]:
 
 
 def answers_of(
-    slot: Slot, image: np.ndarray[Any, Any], request: Request, layout: KernelLayout = "interleaved"
+    context: ExecutionContext, image: np.ndarray[Any, Any], request: Request, layout: KernelLayout = "bgr"
 ) -> dict[str, Any]:
-    slot.prepare(image, layout)
-    slot.infer(request.tasks)
+    context.prepare(image, layout)
+    context.infer(request.tasks)
     laps: list[str] = []
-    answers = slot.finish(request, laps.append)
+    answers = context.finish(request, laps.append)
     assert laps == [task for task in TASKS[:3] if task in request.tasks]
     if "caption" in request.tasks:
-        answers["caption_memory"] = slot.caption_memory.copy()
+        answers["caption_memory"] = context.caption_memory.copy()
     return answers
 
 
@@ -110,24 +110,24 @@ def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
 def test_the_bytes_of_a_camera(bundle: Bundle) -> None:
     device, host = visions(bundle)
     request = Request.of(bundle.spec, PredictOptions(score_threshold=0.2))
-    slot, other = device.slot(), host.slot()
+    context, other = device.context(), host.context()
     taken: list[tuple[np.ndarray[Any, Any], KernelLayout]] = [
         (picture(1, (90, 70), grey=True), "nv12"),
         (picture(2, (50, 70))[:, :, :2].copy(), "yuyv"),
-        (picture(3, (60, 70)), "interleaved"),
+        (picture(3, (60, 70)), "bgr"),
         (picture(4, (60, 70), grey=True), "nv12"),
     ]
     for image, layout in taken:
-        assert_same(answers_of(slot, image, request, layout), answers_of(other, image, request, layout))
+        assert_same(answers_of(context, image, request, layout), answers_of(other, image, request, layout))
     device.close()
     host.close()
 
 
 @pytest.mark.usefixtures("_memory")
 def test_answers_are_those_of_the_cpu_whatever_comes(bundle: Bundle) -> None:
-    """Sizes that change and come again, requests of all kinds, pictures in colour and grey and in any strides."""
+    """Sizes that change and come again, requests of all kinds, images in colour and grey and in any strides."""
     device, host = visions(bundle)
-    ours, theirs = device.slot(), host.slot()
+    ours, theirs = device.context(), host.context()
     requests = [
         Request.of(bundle.spec),
         Request.of(bundle.spec, PredictOptions({"masks"}, score_threshold=0.0, iou_threshold=0.9, max_detections=5)),
@@ -176,7 +176,7 @@ def test_graphs_with_options_and_heads_in_float16(bundle: Bundle, options: Graph
     with open_device() as gpu:
         graph = GraphOnDevice(OptionedGraph(plain, options) if options != GraphOptions() else plain, gpu, half)
         device, host = DeviceVision(spec, graph), HostVision(spec, OnHost(graph))
-        ours, theirs = device.slot(), host.slot()
+        ours, theirs = device.context(), host.context()
         request = Request.of(spec, PredictOptions(score_threshold=0.01))
         for seed in range(4):
             expected = answers_of(theirs, picture(seed), request)
@@ -188,55 +188,55 @@ def test_graphs_with_options_and_heads_in_float16(bundle: Bundle, options: Graph
 
 def test_what_is_asked_for_again_is_one_launch_a_stage(bundle: Bundle) -> None:
     device, host = visions(bundle)
-    slot, request = device.slot(), Request.of(bundle.spec)
+    context, request = device.context(), Request.of(bundle.spec)
     for seed in range(3):
-        answers_of(slot, picture(seed), request)
+        answers_of(context, picture(seed), request)
     launches, replays = DRIVER.fake_cuda_launches(), DRIVER.fake_cuda_replays()
-    answers_of(slot, picture(3), request)
+    answers_of(context, picture(3), request)
     assert DRIVER.fake_cuda_replays() - replays == 4  # the engine, boxes, masks, map
     assert DRIVER.fake_cuda_launches() - launches >= 1
-    slot.close()
+    context.close()
     device.close()
     host.close()
 
 
 def test_answers_belong_to_the_caller(bundle: Bundle) -> None:
     device, host = visions(bundle)
-    slot, request = device.slot(), Request.of(bundle.spec)
-    first = answers_of(slot, picture(1), request)
+    context, request = device.context(), Request.of(bundle.spec)
+    first = answers_of(context, picture(1), request)
     kept = {name: np.copy(value) for name, value in first.items() if name != "masks"}
     masks = first["masks"].full().copy()
     for seed in range(2, 5):
-        answers_of(slot, picture(seed), request)
+        answers_of(context, picture(seed), request)
     for name, value in kept.items():
         np.testing.assert_array_equal(first[name], value)
     np.testing.assert_array_equal(first["masks"].full(), masks)
-    slot.close()
+    context.close()
     device.close()
     host.close()
 
 
 def test_the_picture_is_not_looked_at_after_prepare(bundle: Bundle) -> None:
     device, host = visions(bundle)
-    slot, other, request = device.slot(), host.slot(), Request.of(bundle.spec)
+    context, other, request = device.context(), host.context(), Request.of(bundle.spec)
     image = picture(2)
     expected = answers_of(other, image, request)
-    slot.prepare(image)
+    context.prepare(image)
     image[:] = 0
-    slot.infer(request.tasks)
-    found = slot.finish(request, lambda stage: None)
-    found["caption_memory"] = slot.caption_memory.copy()
+    context.infer(request.tasks)
+    found = context.finish(request, lambda stage: None)
+    found["caption_memory"] = context.caption_memory.copy()
     assert_same(found, expected)
-    slot.close()
+    context.close()
     device.close()
     host.close()
 
 
 @pytest.mark.usefixtures("_memory")
 def test_masks_that_need_more_room_get_it(bundle: Bundle) -> None:
-    """A threshold of 0 lets hundreds of boxes overlap, whose masks are many times the picture."""
+    """A threshold of 0 lets hundreds of boxes overlap, whose masks are many times the image."""
     device, host = visions(bundle)
-    ours, theirs = device.slot(), host.slot()
+    ours, theirs = device.context(), host.context()
     request = Request.of(bundle.spec, PredictOptions({"masks"}, score_threshold=0.0, iou_threshold=1.0))
     for seed in range(4):
         expected = answers_of(theirs, picture(seed, (40, 60)), request)
@@ -250,16 +250,16 @@ def test_masks_that_need_more_room_get_it(bundle: Bundle) -> None:
 
 def test_the_caption_memory_is_there_before_the_rest_is_asked_for(bundle: Bundle) -> None:
     device, host = visions(bundle)
-    slot, other = device.slot(), host.slot()
+    context, other = device.context(), host.context()
     request = Request.of(bundle.spec)
-    for one in (slot, other):
+    for one in (context, other):
         one.prepare(picture(5))
         one.infer(request.tasks)
-    np.testing.assert_array_equal(slot.caption_memory, other.caption_memory)
-    slot.prepare(picture(6))  # without `finish`, as after a caption alone
+    np.testing.assert_array_equal(context.caption_memory, other.caption_memory)
+    context.prepare(picture(6))  # without `finish`, as after a caption alone
     with pytest.raises(BackendError, match="tiny: no caption memory was computed"):
-        _ = slot.caption_memory
-    slot.close()
+        _ = context.caption_memory
+    context.close()
     device.close()
     host.close()
 
@@ -267,19 +267,19 @@ def test_the_caption_memory_is_there_before_the_rest_is_asked_for(bundle: Bundle
 def test_several_slots_are_in_flight_at_once(bundle: Bundle) -> None:
     device, host = visions(bundle)
     request = Request.of(bundle.spec, PredictOptions({"masks", "semantic"}))
-    expected = [answers_of(host.slot(), picture(seed), request) for seed in range(6)]
-    slots = [device.slot() for _ in range(3)]
+    expected = [answers_of(host.context(), picture(seed), request) for seed in range(6)]
+    contexts = [device.context() for _ in range(3)]
     for start in (0, 3):
-        for i, slot in enumerate(slots):
-            slot.prepare(picture(start + i))
-            slot.infer(request.tasks)
-        for i, slot in reversed(list(enumerate(slots))):
-            assert_same(slot.finish(request, lambda stage: None), expected[start + i])
-    slots[1].close()
-    again = device.slot()  # takes the graph of the closed one
+        for i, context in enumerate(contexts):
+            context.prepare(picture(start + i))
+            context.infer(request.tasks)
+        for i, context in reversed(list(enumerate(contexts))):
+            assert_same(context.finish(request, lambda stage: None), expected[start + i])
+    contexts[1].close()
+    again = device.context()  # takes the graph of the closed one
     assert_same(answers_of(again, picture(0), request), expected[0])
-    for slot in (*slots, again):
-        slot.close()
+    for context in (*contexts, again):
+        context.close()
     device.close()
     host.close()
 
@@ -287,56 +287,56 @@ def test_several_slots_are_in_flight_at_once(bundle: Bundle) -> None:
 def test_slots_work_in_threads_of_their_own(bundle: Bundle) -> None:
     device, host = visions(bundle)
     request = Request.of(bundle.spec, PredictOptions({"masks", "semantic"}))
-    expected = [answers_of(host.slot(), picture(seed), request) for seed in range(4)]
+    expected = [answers_of(host.context(), picture(seed), request) for seed in range(4)]
     errors: list[BaseException] = []
 
-    def work(slot: Slot) -> None:
+    def work(context: ExecutionContext) -> None:
         try:
             for seed in (0, 1, 2, 3, 0, 1):
-                assert_same(answers_of(slot, picture(seed), request), expected[seed])
+                assert_same(answers_of(context, picture(seed), request), expected[seed])
         except BaseException as error:
             errors.append(error)
 
-    slots: list[Slot] = [device.slot() for _ in range(2)]
-    threads = [threading.Thread(target=work, args=(slot,)) for slot in slots]
+    contexts: list[ExecutionContext] = [device.context() for _ in range(2)]
+    threads = [threading.Thread(target=work, args=(context,)) for context in contexts]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert errors == []
-    for slot in slots:
-        slot.close()
+    for context in contexts:
+        context.close()
     device.close()
     host.close()
 
 
 def test_a_stage_out_of_its_order_is_one_line(bundle: Bundle) -> None:
     device, host = visions(bundle)
-    slot, request = device.slot(), Request.of(bundle.spec)
-    with pytest.raises(BackendError, match="tiny: no picture was prepared"):
-        slot.finish(request, lambda stage: None)
-    with pytest.raises(BackendError, match="tiny: no picture was prepared"):
-        slot.infer(request.tasks)
-    slot.close()
-    slot.close()
+    context, request = device.context(), Request.of(bundle.spec)
+    with pytest.raises(BackendError, match="tiny: no image was prepared"):
+        context.finish(request, lambda stage: None)
+    with pytest.raises(BackendError, match="tiny: no image was prepared"):
+        context.infer(request.tasks)
+    context.close()
+    context.close()
     device.close()
     device.close()
     with pytest.raises(BackendError, match="tiny: the model is closed"):
-        device.slot()
+        device.context()
     host.close()
 
 
 def test_too_little_memory_is_one_line_and_leaves_nothing(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     device, host = visions(bundle)
-    slot = device.slot()
+    context = device.context()
     monkeypatch.setenv("FAKE_CUDA_MIB", "1")
-    with pytest.raises(BackendError, match=r"allocating 2\.\d MiB of GPU memory for the picture failed") as error:
-        slot.prepare(np.zeros((1000, 900, 3), np.uint8))
+    with pytest.raises(BackendError, match=r"allocating 2\.\d MiB of GPU memory for the image failed") as error:
+        context.prepare(np.zeros((1000, 900, 3), np.uint8))
     assert "\n" not in str(error.value)
     monkeypatch.delenv("FAKE_CUDA_MIB")
     request = Request.of(bundle.spec)
-    assert_same(answers_of(slot, picture(1), request), answers_of(host.slot(), picture(1), request))
-    slot.close()
+    assert_same(answers_of(context, picture(1), request), answers_of(host.context(), picture(1), request))
+    context.close()
     device.close()
     host.close()
 
@@ -358,7 +358,7 @@ def test_heads_that_the_kernels_do_not_read_are_refused(bundle: Bundle) -> None:
 def test_a_picture_that_the_kernels_would_lose_count_of_is_one_line(bundle: Bundle) -> None:
     vast = np.broadcast_to(np.uint8(7), (40000, 40000, 3))  # of one byte
     with load(bundle, "tensorrt") as model:
-        with pytest.raises(UsageError, match="bytes of a picture of 40000x40000 pixels: 4800000000 are too many"):
+        with pytest.raises(UsageError, match="bytes of an image of 40000x40000 pixels: 4800000000 are too many"):
             model.predict(vast)
         assert model.predict(picture(0)).boxes is not None  # which goes on
 

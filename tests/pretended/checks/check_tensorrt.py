@@ -341,15 +341,15 @@ def test_slots_at_work_at_once_have_a_context_each(bundle: Bundle) -> None:
     graph = device_graph(bundle)
     assert isinstance(graph, ClonableGraph)
     vision = HostVision(bundle.spec, graph)
-    one, other = vision.slot(), vision.slot()
-    for slot in (one, other, one):
-        slot.prepare(picture())
+    one, other = vision.context(), vision.context()
+    for context in (one, other, one):
+        context.prepare(picture())
     one.infer(("boxes",))
     other.infer(("semantic",))
     one.close()
     with pytest.raises(BackendError, match="tiny: the model is closed"):
         one.prepare(picture())  # its memory is the next one's
-    again = vision.slot()
+    again = vision.context()
     again.prepare(picture())
     again.infer(("boxes",))
     other.close()
@@ -365,7 +365,7 @@ def test_clones_of_a_model_caption_with_graphs_at_once(bundle: Bundle) -> None:
         expected = model.predict(picture(), ("caption",)).caption
     with load(bundle, "tensorrt", caption_decoder="graph") as model, model.clone() as clone:
         captions: Any = model._parts._captions
-        with captions._lent() as one, captions._lent() as other:
+        with captions._acquired() as one, captions._acquired() as other:
             assert one[0] is not other[0] and one[1] is not other[1]
         assert model.predict(picture(), ("caption",)).caption == expected
         assert clone.predict(picture(), ("caption",)).caption == expected

@@ -42,13 +42,13 @@ def test_one_at_a_time() -> None:
 def test_what_is_shared_is_freed_once_by_the_last() -> None:
     freed: list[int] = []
     shared = Shared("it", lambda: freed.append(1))
-    shared.hold()
+    shared.acquire()
     with shared.held():
-        shared.let_go()
+        shared.release()
         assert freed == []
     assert freed == [1]
     with pytest.raises(BackendError, match="it: the model is closed"):
-        shared.hold()
+        shared.acquire()
 
 
 # Clones.
@@ -81,9 +81,9 @@ def test_clones_have_slots_of_their_own() -> None:
     for model in (fake.model, clone):
         model.predict(picture(1))
         model.predict(picture(2))
-    assert len(fake.slots) == 2
+    assert len(fake.contexts) == 2
     clone.close()
-    assert [slot.is_closed for slot in fake.slots] == [False, True]
+    assert [context.is_closed for context in fake.contexts] == [False, True]
     assert not fake.is_freed
     fake.model.close()
     assert fake.is_freed
@@ -116,12 +116,12 @@ def test_calls_at_once_have_a_slot_each_and_calls_in_turn_share_one() -> None:
     fake = FakeModel(lambda stage, number: number and stage == "infer" and together.wait(LONG))
     with ThreadPoolExecutor(2) as pool:
         results = list(pool.map(fake.model.predict, [picture(1), picture(2)]))
-    assert [result.caption and result.caption.text for result in results] == ["picture 1", "picture 2"]
-    assert len(fake.slots) == 2
+    assert [result.caption and result.caption.text for result in results] == ["image 1", "image 2"]
+    assert len(fake.contexts) == 2
     for _ in range(3):
-        with ThreadPoolExecutor(1) as pool:  # a new thread takes a slot that is there
+        with ThreadPoolExecutor(1) as pool:  # a new thread takes an execution context that is there
             pool.submit(fake.model.predict, picture(0)).result(LONG)
-    assert len(fake.slots) == 2
+    assert len(fake.contexts) == 2
 
 
 @pytest.mark.parametrize("stage", ["prepare", "infer", "finish", "caption"])
@@ -133,9 +133,9 @@ def test_an_interrupted_call_leaves_the_model_usable(stage: str) -> None:
     fake = FakeModel(interrupt)
     with pytest.raises(KeyboardInterrupt):
         fake.model.predict(picture(1))
-    assert [slot.is_closed for slot in fake.slots] == [True]  # who knows what is in it
+    assert [context.is_closed for context in fake.contexts] == [True]  # who knows what is in it
     result = fake.model.predict(picture(2))
-    assert result.caption is not None and result.caption.text == "picture 2"
+    assert result.caption is not None and result.caption.text == "image 2"
     fake.model.close()
     assert fake.is_freed
 
@@ -160,7 +160,7 @@ def test_ctrl_c_in_the_middle_of_predictions(tiny_bundle: Bundle) -> None:
 def test_closing_while_another_thread_predicts_waits_for_nobody_and_frees_afterwards() -> None:
     is_at_work, goes_on = threading.Event(), threading.Event()
 
-    def hold(stage: str, number: int) -> None:
+    def acquire(stage: str, number: int) -> None:
         if stage == "infer":
             is_at_work.set()
             assert goes_on.wait(LONG)
@@ -175,7 +175,7 @@ def test_closing_while_another_thread_predicts_waits_for_nobody_and_frees_afterw
         result = call.result(LONG)
     assert result.scores is not None and result.scores[0] == np.float32(7)
     assert fake.is_freed
-    assert fake.slots[0].is_closed
+    assert fake.contexts[0].is_closed
 
 
 # Forks.

@@ -87,7 +87,7 @@ class CLibrary:
         return struct
 
     def head(self, array: np.ndarray, scale: float = 1.0, zero_point: int = 0) -> Any:
-        """A head of one picture, (C, N) or (C, h, w), of any strides."""
+        """A head of one image, (C, N) or (C, h, w), of any strides."""
         cube = array if array.ndim == 3 else array[:, np.newaxis]
         dtypes = ["float32", "float16", "uint8", "int8"]
         head = self.made("head", array, *cube.shape, dtype=dtypes.index(array.dtype.name), scale=scale)

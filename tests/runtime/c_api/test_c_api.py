@@ -174,7 +174,7 @@ class TestKernels:
         frame, letterbox = c.frame(IMAGE, INPUT), Letterbox.of(IMAGE, INPUT)
         expected = _native.decode_boxes(heads()["class_logits"], heads()["box_bins"], STRIDES, INPUT)
         boxes = expected[0].copy()
-        boxes[3] = boxes[3] * [1, 0, 1, 0]  # in the padding above the picture
+        boxes[3] = boxes[3] * [1, 0, 1, 0]  # in the padding above the image
         detections, arrays = c.detections(len(boxes))
         arrays["boxes"][:] = boxes
         for name, values in zip(("scores", "class_ids", "columns"), expected[1:], strict=True):

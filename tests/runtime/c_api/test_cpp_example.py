@@ -121,7 +121,7 @@ def test_one_line_where_something_is_wrong(program: Path, bundle: Bundle, pictur
     assert "class_logits.f32: cannot be read; README.md says" in complaint(bundle.path, picture, tmp_path, tmp_path)
     for name in ("class_logits", "box_bins", "mask_coefficients", "prototypes", "semantic_logits", "caption_memory"):
         np.zeros(10, np.float32).tofile(tmp_path / f"{name}.f32")
-    expected = "class_logits holds 10 numbers, expected a multiple of 1 x 126; is it of this bundle and of one picture?"
+    expected = "class_logits holds 10 numbers, expected a multiple of 1 x 126; is it of this bundle and of one image?"
     assert complaint(bundle.path, picture, tmp_path, tmp_path) == expected
     small = Path(shutil.copytree(bundle.path, tmp_path / "small"))
     text = (small / "bundle.json").read_text()

@@ -21,7 +21,7 @@ def head(array: Array) -> Head:
 
 
 def letterboxed(
-    emulator: Emulator, image: NDArray[np.uint8], rule: PreprocessRule, half: bool = False, layout: str = "interleaved"
+    emulator: Emulator, image: NDArray[np.uint8], rule: PreprocessRule, half: bool = False, layout: str = "bgr"
 ) -> Array:
     """(3, H, W) float32 or float16."""
     height, width = image.shape[:2]
@@ -32,7 +32,7 @@ def letterboxed(
     rows = np.zeros((new_height, 4), np.int32)
     columns = np.zeros((new_width, 4), np.int32)
     output = np.full((3, *rule.input_size), 77, np.float16 if half else np.float32)
-    channels = image.shape[2] if image.ndim == 3 and layout == "interleaved" else 1
+    channels = image.shape[2] if image.ndim == 3 and layout == "bgr" else 1
     emulator.run(
         launches.fill_taps(address(rows), height, new_height),
         launches.fill_taps(address(columns), width, new_width),

@@ -101,7 +101,7 @@ def test_letterbox_reads_rows_that_are_apart(emulator: Emulator):
         launches.fill_taps(address(rows), 40, height),
         launches.fill_taps(address(columns), 50, width),
         launches.letterbox(
-            address(wide), 3, "interleaved", 210, address(output), False, address(rows), address(columns), rule, placed
+            address(wide), 3, "bgr", 210, address(output), False, address(rows), address(columns), rule, placed
         ),
     )
     np.testing.assert_array_equal(output, _native.letterbox(wide[:, :50], 32, 32))

@@ -19,7 +19,7 @@ AXIS = AxisTables(0, 0, 0)
 
 
 def letterbox(placed: Letterbox, rule: PreprocessRule) -> Launch:
-    return launches.letterbox(0, 3, "interleaved", 0, 0, False, 0, 0, rule, placed)
+    return launches.letterbox(0, 3, "bgr", 0, 0, False, 0, 0, rule, placed)
 
 
 def select(placed: Letterbox, max_detections: int) -> Launch:
@@ -30,9 +30,9 @@ def select(placed: Letterbox, max_detections: int) -> Launch:
 @pytest.mark.parametrize(
     ("launch", "message"),
     [
-        (lambda: letterbox(HUGE, PreprocessRule(SIZE)), "bytes of a picture of 40000x40000 pixels: 4800000000 are too"),
+        (lambda: letterbox(HUGE, PreprocessRule(SIZE)), "bytes of an image of 40000x40000 pixels: 4800000000 are too"),
         (lambda: letterbox(SMALL, PreprocessRule((64000, 64000))), "pixels of the network's input: 4096000000 are"),
-        (lambda: launches.fill_taps(0, 1 << 33, 640), "pixels in a row or column of the picture: 8589934592 are"),
+        (lambda: launches.fill_taps(0, 1 << 33, 640), "pixels in a row or column of the image: 8589934592 are"),
         (lambda: launches.fill_axis(AXIS, 1 << 33, 1.0, 0, 4, 160), "pixels in a row or column: 8589934592 are"),
         (lambda: launches.fill_nearest(0, 1 << 33, 1.0, 0, 640), "pixels in a row or column: 8589934592 are"),
         (
@@ -48,10 +48,10 @@ def select(placed: Letterbox, max_detections: int) -> Launch:
             "logits of the boxes' sides: 4294967296 are",
         ),
         (lambda: box_launches.rank_candidates(0, 0, Ranking(0, 0, 9, 9, 9), 1 << 30), "candidates: 2147483648 are"),
-        (lambda: select(HUGE, 300), "bytes of a picture of 40000x40000 pixels"),
+        (lambda: select(HUGE, 300), "bytes of an image of 40000x40000 pixels"),
         (
             lambda: select(Letterbox.of((16384, 16384), SIZE), 30000),
-            "portions of 30000 masks in a picture of 16384x16384 pixels: 3932160000 are",
+            "portions of 30000 masks in an image of 16384x16384 pixels: 3932160000 are",
         ),
         (lambda: select(Letterbox.of((1, 1), SIZE), 1 << 29), "coordinates of boxes: 2684354560 are"),
         (
@@ -64,7 +64,7 @@ def select(placed: Letterbox, max_detections: int) -> Launch:
             lambda: launches.fill_semantic(Head(0, (9, 1 << 16, 1 << 16)), 0, AXIS, AXIS, 0, 640),
             "points of the semantic map's grid: 4294967296 are",
         ),
-        (lambda: launches.resample_map(0, 0, 0, 0, 640, (40000, 40000)), "bytes of a picture of 40000x40000 pixels"),
+        (lambda: launches.resample_map(0, 0, 0, 0, 640, (40000, 40000)), "bytes of an image of 40000x40000 pixels"),
     ],
 )
 def test_what_would_overflow_is_refused(launch: Callable[[], object], message: str) -> None:

@@ -1,4 +1,4 @@
-"""Reading pictures: whatever is readable comes out as BGR uint8, everything else as one line."""
+"""Reading images: whatever is readable comes out as BGR uint8, everything else as one line."""
 
 from __future__ import annotations
 
@@ -153,14 +153,14 @@ def test_png_with_a_flipped_bit_names_the_chunk(capfd: pytest.CaptureFixture[str
 
 def test_empty_missing_folder_and_foreign_files(tmp_path: Path) -> None:
     (tmp_path / "empty.jpg").touch()
-    (tmp_path / "text.jpg").write_text("this is no picture")
+    (tmp_path / "text.jpg").write_text("this is no image")
     with pytest.raises(ImageError, match=r"empty\.jpg: the file is empty"):
         read_image(tmp_path / "empty.jpg")
     with pytest.raises(ImageError, match=r"gone\.jpg: no such file"):
         read_image(tmp_path / "gone.jpg")
     with pytest.raises(ImageError, match="is a folder"):
         read_image(tmp_path)
-    with pytest.raises(ImageError, match=r"text\.jpg: damaged, or not a picture"):
+    with pytest.raises(ImageError, match=r"text\.jpg: damaged, or not an image"):
         read_image(tmp_path / "text.jpg")
 
 
@@ -176,7 +176,7 @@ def test_quiet_restores_the_level_even_across_threads() -> None:
     before = logging.getLogLevel()
     entered, leave = threading.Event(), threading.Event()
 
-    def hold() -> None:
+    def acquire() -> None:
         with quiet_opencv():
             entered.set()
             leave.wait(5)
@@ -198,7 +198,7 @@ def test_write_then_read(tmp_path: Path) -> None:
 
 
 def test_writing_refuses_unknown_formats_and_sizes(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"a\.xyz: pictures are written as"):
+    with pytest.raises(UsageError, match=r"a\.xyz: images are written as"):
         write_image(tmp_path / "a.xyz", picture())
     with pytest.raises(UsageError, match="cannot be written"):
         write_image(tmp_path / "a.jpg", np.zeros((2, 70000, 3), np.uint8))

@@ -131,7 +131,7 @@ def test_camera_layouts_are_converted_as_opencv_does(input_size, seed):
         ((12, 8), "yuyv", "image must have shape (height, width, 2), width even, got (12, 8)"),
         ((12, 7, 2), "yuyv", "width even, got (12, 7, 2)"),
         ((0, 8), "nv12", "image must have at least one pixel, got shape (0, 8)"),
-        ((12, 8), "i420", "layout must be interleaved, nv12 or yuyv, got i420"),
+        ((12, 8), "i420", "layout must be bgr, nv12 or yuyv, got i420"),
     ],
 )
 def test_refuses_other_camera_images(shape, layout, message):
@@ -295,7 +295,7 @@ def test_lets_threads_run():
 
 
 def in_layout(image: np.ndarray, layout: str) -> np.ndarray:
-    """A BGR picture in another layout, the fourth bytes at random."""
+    """A BGR image in another layout, the fourth bytes at random."""
     fourth = np.random.default_rng(1).integers(0, 256, (*image.shape[:2], 1), np.uint8)
     order = image[:, :, ::-1] if layout.startswith("rgb") else image
     return np.concatenate([order, fourth], axis=2) if len(layout) == 4 else np.ascontiguousarray(order)

@@ -51,14 +51,14 @@ def run(bundle: Any, source: Any, out: Path, tasks: Any = None, *, camera: Any =
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two good pictures with a truncated and an empty one between them, and a file that is no picture."""
+    """Two good images with a truncated and an empty one between them, and a file that is no image."""
     made = tmp_path / "in"
     write_image(made / "a.jpg", coloured_patch((64, 96), PATCH, "red"))
     write_image(made / "d.PNG", coloured_patch((100, 80), PATCH, "blue"))
     whole = (made / "a.jpg").read_bytes()
     (made / "b.jpg").write_bytes(whole[: len(whole) // 2])
     (made / "c.png").touch()
-    (made / "notes.txt").write_text("not a picture")
+    (made / "notes.txt").write_text("not an image")
     return made
 
 
@@ -251,9 +251,9 @@ def test_several_pictures(tiny_bundle: Bundle, folder: Path, tmp_path: Path) -> 
     assert names_in(tmp_path / "out") == ["a.jpg", "d.PNG", "results.jsonl", "sub/a.jpg"]
     video = write_video(tmp_path / "clip.mp4")
     for bad, message in (
-        ([pictures[0], video], r"clip\.mp4: is a video; several sources at once must be picture files"),
-        ([pictures[0], folder], "in: is no file; several sources at once must be picture files"),
-        ([pictures[0], "gone.jpg"], r"gone\.jpg: no such file; several sources at once must be picture files"),
+        ([pictures[0], video], r"clip\.mp4: is a video; several sources at once must be image files"),
+        ([pictures[0], folder], "in: is no file; several sources at once must be image files"),
+        ([pictures[0], "gone.jpg"], r"gone\.jpg: no such file; several sources at once must be image files"),
         ([], "the source is empty"),
     ):
         with pytest.raises(UsageError, match=message):
@@ -333,8 +333,8 @@ def test_a_camera_that_is_not_there() -> None:
     ("source", "message"),
     [
         ("gone.jpg", r"gone\.jpg: no such file or folder; give an image, a folder, a glob, a video"),
-        ("in/*.xyz", r"in/\*\.xyz: matches no picture"),
-        ("empty", "empty: the folder holds no pictures"),
+        ("in/*.xyz", r"in/\*\.xyz: matches no image"),
+        ("empty", "empty: the folder holds no images"),
     ],
 )
 def test_sources_that_are_not_there(source: str, message: str, tmp_path: Path) -> None:

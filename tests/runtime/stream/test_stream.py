@@ -1,4 +1,4 @@
-"""What a stream answers: the same as one picture at a time, in order, whatever happens to single pictures."""
+"""What a stream answers: the same as one image at a time, in order, whatever happens to single images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from yolor_edge.runtime import Answer, load
+from yolor_edge.runtime import StreamResult, load
 from yolor_edge.runtime.bundle.bundle import Bundle
 from yolor_edge.runtime.captions.captioning import CaptionOptions
 from yolor_edge.runtime.errors import BackendError, ImageError, UsageError
@@ -38,11 +38,11 @@ def _no_thread_is_left() -> Iterator[None]:
 
 
 def patches(count: int) -> list[NDArray[np.uint8]]:
-    """Pictures whose colours and sizes change all the time."""
+    """Images whose colours and sizes change all the time."""
     return [coloured_patch(SIZES[i % 4], (16, 32, 48, 64), COLOURS[i % 3]) for i in range(count)]
 
 
-def assert_same_answers(found: Answer, image: NDArray[np.uint8], model: Model, **options: Any) -> None:
+def assert_same_answers(found: StreamResult, image: NDArray[np.uint8], model: Model, **options: Any) -> None:
     assert found.error is None
     assert found.result is not None
     assert found.frame.image is image
@@ -151,7 +151,7 @@ def test_pictures_between_captions_carry_the_last_one() -> None:
     own = [answer.result is not None and answer.result.caption is not None for answer in answers]
     assert own == [True, False, False, True, False, False, True, False]
     assert [answer.caption_frame for answer in answers] == [0, 0, 0, 3, 3, 3, 6, 6]
-    assert [answer.caption and answer.caption.text for answer in answers] == [f"picture {i // 3 * 3}" for i in range(8)]
+    assert [answer.caption and answer.caption.text for answer in answers] == [f"image {i // 3 * 3}" for i in range(8)]
     assert sorted(n for stage, n in fake.stages if stage == "caption") == [0, 3, 6]
 
 
@@ -212,10 +212,10 @@ def test_an_iterable_of_paths_and_of_what_is_no_picture(model: Model, tmp_path: 
     assert [answer.frame.index for answer in answers] == list(range(7))
     assert [answer.error for answer in answers] == [
         None,
-        "frame 1: expected a picture as an array or a path, or a Frame, got None (NoneType)",
+        "frame 1: expected an image as an array or a path, or a Frame, got None (NoneType)",
         f"{tmp_path / 'gone.png'}: no such file",
-        "frame 3: expected a picture as an array or a path, or a Frame, got 7 (int)",
-        "frame 4: expected a picture as an array or a path, or a Frame, got list",
+        "frame 3: expected an image as an array or a path, or a Frame, got 7 (int)",
+        "frame 4: expected an image as an array or a path, or a Frame, got list",
         None,
         "cannot be read",
     ]
@@ -242,7 +242,7 @@ def test_a_failing_network_ends_the_stream_after_the_answers_before(stage: str, 
         seen.extend(answer.frame.index for answer in stream)
     assert seen == [0, 1, 2, 3]
     assert list(stream) == []
-    assert sum(slot.is_closed for slot in fake.slots) >= 1  # one that failed is not used again
+    assert sum(context.is_closed for context in fake.contexts) >= 1  # one that failed is not used again
     fake.hook = lambda stage, number: None
     assert [answer.frame.index for answer in fake.model.stream(map(picture, range(3)))] == [0, 1, 2]
 

@@ -26,7 +26,7 @@ def _no_thread_is_left() -> Iterator[None]:
 
 
 class Endless:
-    """Pictures for ever, and whether the generator that made them has ended."""
+    """Images for ever, and whether the generator that made them has ended."""
 
     def __init__(self) -> None:
         self.has_ended = False
@@ -53,7 +53,7 @@ def test_leaving_the_loop_ends_everything(in_flight: int, waits: bool) -> None:
     stream.close()  # twice is harmless
     fake.model.close()
     assert fake.is_freed
-    assert all(slot.is_closed for slot in fake.slots)
+    assert all(context.is_closed for context in fake.contexts)
 
 
 def test_a_stream_that_nobody_takes_from_ends() -> None:
@@ -136,7 +136,7 @@ def test_a_thread_that_cannot_start_leaves_nothing_behind(ran: int, monkeypatch:
     assert list(stream) == []
     with fake.model.stream([picture(1)] * 3, in_flight=2) as second:
         assert len(list(second)) == 3
-    assert len(fake.slots) == 2  # which were given back
+    assert len(fake.contexts) == 2  # which were given back
     fake.model.close()
     assert fake.is_freed
 
@@ -236,7 +236,7 @@ def test_a_picture_at_work_when_the_model_is_closed_is_finished_first(monkeypatc
     monkeypatch.setattr(stream_pipeline, "WORKERS_STOP_SECONDS", 0.01)
     is_at_work, goes_on = threading.Event(), threading.Event()
 
-    def hold(stage: str, number: int) -> None:
+    def acquire(stage: str, number: int) -> None:
         if stage == "infer":
             is_at_work.set()
             assert goes_on.wait(LONG)
@@ -262,9 +262,9 @@ def test_a_device_without_memory_for_so_many_in_flight() -> None:
     with pytest.raises(BackendError, match="out of memory"):
         next(stream)
     assert list(stream) == []
-    assert len(fake.slots) == 2
+    assert len(fake.contexts) == 2
     assert len(list(fake.model.stream([picture(0)], in_flight=2))) == 1
-    assert len(fake.slots) == 2  # the same two
+    assert len(fake.contexts) == 2  # the same two
     fake.model.close()
     assert fake.is_freed
 

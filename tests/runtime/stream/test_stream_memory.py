@@ -1,4 +1,4 @@
-"""A stream holds no more after many pictures than after a few; the soak in benchmarks/ does it for long."""
+"""A stream holds no more after many images than after a few; the soak in benchmarks/ does it for long."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def test_memory_stays(tiny_bundle: Bundle, waits: bool) -> None:
             after = held()
         finally:
             tracemalloc.stop()
-    # A leak of a picture, a result or a memory a frame would be 300 times 45 kB, 2 kB or 1 kB. What is in flight when
-    # the memory is looked at differs by a few pictures.
+    # A leak of an image, a result or a memory a frame would be 300 times 45 kB, 2 kB or 1 kB. What is in flight when
+    # the memory is looked at differs by a few images.
     assert after - before < 200_000
     pipeline = stream._pipeline
     assert not pipeline._waiting and not pipeline._done and not pipeline._written

@@ -23,7 +23,7 @@ def _no_thread_is_left() -> Iterator[None]:
 
 
 class Gate:
-    """Holds one stage of one picture until it is opened."""
+    """Holds one stage of one image until it is opened."""
 
     def __init__(self, stage: str, number: int):
         self.key = (stage, number)
@@ -39,7 +39,7 @@ def test_the_network_sees_the_next_picture_while_a_caption_is_written() -> None:
     gate = Gate("caption", 0)
     fake = FakeModel(gate)
     with fake.model.stream(map(picture, range(3)), in_flight=2) as stream:
-        wait_until(lambda: ("finish", 1) in fake.stages, "the second picture was through the network")
+        wait_until(lambda: ("finish", 1) in fake.stages, "the second image was through the network")
         assert ("caption", 0) not in fake.stages
         gate.is_open.set()
         assert [answer.caption_frame for answer in stream] == [0, 1, 2]
@@ -50,7 +50,7 @@ def test_as_many_pictures_are_at_work_as_may_be_in_flight(stage: str) -> None:
     together = threading.Barrier(3)
     fake = FakeModel(lambda at, number: at == stage and together.wait(LONG))
     assert len(list(fake.model.stream(map(picture, range(9)), in_flight=3))) == 9
-    assert len(fake.slots) == 3
+    assert len(fake.contexts) == 3
 
 
 def test_one_in_flight_is_one_at_a_time() -> None:
@@ -65,11 +65,11 @@ def test_one_in_flight_is_one_at_a_time() -> None:
     list(fake.model.stream(map(picture, range(20)), in_flight=1))
     stages = ("prepare", "infer", "finish", "caption")
     assert fake.stages == [(stage, number) for number in range(20) for stage in stages]
-    assert len(fake.slots) == 1
+    assert len(fake.contexts) == 1
 
 
-# The first picture is held, so that one worker stands still and another, if any, goes on with those that follow. Nobody
-# takes an answer: up to two pictures for each in flight are taken, one for each waits, and one is in the reader's hand.
+# The first image is held, so that one worker stands still and another, if any, goes on with those that follow. Nobody
+# takes an answer: up to two images for each in flight are taken, one for each waits, and one is in the reader's hand.
 @pytest.mark.parametrize(("in_flight", "most"), [(1, 1 + 1 + 1), (2, 4 + 2 + 1)])
 def test_reading_goes_on_beside_the_network_but_not_without_bound(in_flight: int, most: int) -> None:
     gate = Gate("infer", 0)
@@ -187,7 +187,7 @@ def test_answers_do_not_wait_for_captions_beside() -> None:
         assert written[1] >= 8
         assert len({*written} & {2, 4}) == 0
         assert later.caption_frame is not None and later.caption_frame <= later.frame.index
-        assert later.caption is not None and later.caption.text == f"picture {later.caption_frame}"
+        assert later.caption is not None and later.caption.text == f"image {later.caption_frame}"
 
 
 def test_live_sources_wait_for_captions_only_where_every_picture_has_one() -> None:

@@ -1,4 +1,4 @@
-"""Replaying golden inputs: what passes, what is found, and what is no golden file."""
+"""Replaying reference inputs: what passes, what is found, and what is no golden file."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def answer(bundle: Bundle, image: NDArray[np.uint8]) -> Answers:
 
 
 def with_golden(folder: Path, tasks: tuple[str, ...] = ALL_TASKS) -> Bundle:
-    """The tiny bundle with two pictures that its own pipeline answered."""
+    """The tiny bundle with two images that its own pipeline answered."""
     bundle = write_tiny_bundle(folder, tasks)
     (folder / "golden" / "one.npz").unlink()
     pictures = {
@@ -100,7 +100,7 @@ def test_a_bundle_verifies_against_its_own_answers(golden_bundle: Bundle) -> Non
     ]
     measured = {check.stage: check.measured for check in verification.checks if check.golden == "green"}
     assert measured["pixels"] == "0 levels"
-    assert not measured["boxes"].startswith("0 of 0"), "a picture without a box proves little"
+    assert not measured["boxes"].startswith("0 of 0"), "an image without a box proves little"
     assert measured["caption (greedy)"] == "4 tokens same"
 
 
@@ -145,7 +145,9 @@ def test_answers_that_hold_nothing_prove_nothing(spoilt: Path) -> None:
     verification = verify(bundle, threads=1)
     assert verification.passed
     (warning,) = verification.warnings
-    assert warning.startswith("the network finds no boxes and no masks in the golden pictures, so boxes and masks were")
+    assert warning.startswith(
+        "the network finds no boxes and no masks in the reference images, so boxes and masks were"
+    )
     assert verification.table().splitlines()[-1] == f"warning: {warning}"
     replay = verify_everything(bundle, "onnxruntime", threads=1)
     assert f"warning: {warning}" in replay.table()
@@ -226,7 +228,7 @@ def test_an_altered_file_is_noticed_before_anything_runs(spoilt: Path) -> None:
 def test_a_bundle_without_golden_inputs(spoilt: Path) -> None:
     shutil.rmtree(spoilt / "golden")
     reseal(spoilt)
-    with pytest.raises(BundleError, match="tiny: holds no golden inputs to replay; export it again"):
+    with pytest.raises(BundleError, match="tiny: holds no reference inputs to replay; export it again"):
         verify(spoilt)
 
 

@@ -116,7 +116,7 @@ def test_ties_inside_a_mixed_cell_go_to_the_lowest_class():
 
 
 def test_a_lower_class_that_ties_at_one_corner_only_is_not_ruled_out():
-    """Outside the grid's points values are clamped: a whole quarter of the picture is on the corner."""
+    """Outside the grid's points values are clamped: a whole quarter of the image is on the corner."""
     logits = np.zeros((3, 2, 2), dtype=np.float32)
     logits[2] = [[4, 4], [4, 9]]
     logits[1] = [[4, 3], [3, 3]]  # leads at the upper left by being lower

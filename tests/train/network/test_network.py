@@ -176,7 +176,7 @@ def test_cells_lie_where_the_runtime_looks_for_them(size: tuple[int, int]) -> No
 
 
 def test_features_answer_for_the_place_they_stand_at() -> None:
-    """A change at the right edge of a wide picture moves the right of every map more than its left."""
+    """A change at the right edge of a wide image moves the right of every map more than its left."""
     network = tiny_network(tasks=("boxes", "masks", "semantic"))
     image = torch.full((1, 3, 32, 512), 0.5)
     changed = image.clone()

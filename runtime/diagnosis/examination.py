@@ -29,9 +29,9 @@ from ..environment.machine import ROOT, UNKNOWN, describe_hardware, governors, i
 from ..environment.opencv_build import OpencvBuild, opencv_build
 from ..environment.packages import PACKAGES, TRIED_OUT
 from ..errors import PackageError
+from .bundle_checks import bundles_below, content_checks, engine_checks, holds_bundle, open_for_checks
 from .checks import Check
-from .doctor_bundle import bundles_below, content_checks, engine_checks, holds_bundle, open_for_checks
-from .doctor_gpu import (
+from .gpu_checks import (
     compiler_check,
     gpu_checks,
     has_cuda_provider,
@@ -146,7 +146,7 @@ class _Facts:
         return build_command(self.bundle.path, self.precision, self.flavours[0], (target,))
 
 
-def examine(bundle: str | os.PathLike[str] | None = None, root: Path = ROOT) -> Diagnosis:
+def doctor(bundle: str | os.PathLike[str] | None = None, root: Path = ROOT) -> Diagnosis:
     """Look at software, computer, NVIDIA devices, cameras, and a bundle.
 
     Args:
