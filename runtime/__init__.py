@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         EngineBuildError,
         EngineMismatchError,
         ImageError,
+        UnavailableError,
         UsageError,
         YolorEdgeError,
     )
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
     from .model import Model, load
     from .options import LoadOptions, PredictOptions
     from .results import Caption, Detection, InstanceMasks, MaskCanvas, MaskCrop, Result
-    from .runner.runner import RunSummary, run
+    from .runner.outputs import RunOptions
+    from .runner.runner import RunLines, RunSummary, run
     from .sources.capture import CameraOptions
     from .sources.sources import Frame, Source, open_source
     from .stream.scene_change import SceneChange
@@ -54,6 +56,7 @@ __getattr__, __dir__ = lazily(
             "EngineBuildError",
             "EngineMismatchError",
             "ImageError",
+            "UnavailableError",
             "UsageError",
             "YolorEdgeError",
         ),
@@ -62,12 +65,13 @@ __getattr__, __dir__ = lazily(
         ".model": ("Model", "load"),
         ".options": ("LoadOptions", "PredictOptions"),
         ".results": ("Caption", "Detection", "InstanceMasks", "MaskCanvas", "MaskCrop", "Result"),
-        ".runner.runner": ("RunSummary", "run"),
+        ".runner.outputs": ("RunOptions",),
+        ".runner.runner": ("RunLines", "RunSummary", "run"),
         ".sources.capture": ("CameraOptions",),
         ".sources.sources": ("Frame", "Source", "open_source"),
         ".stream.scene_change": ("SceneChange",),
         ".stream.stream": ("Stream", "StreamOptions"),
-        ".stream.stream_results": ("Answer", "StreamStatistics"),
+        ".stream.stream_results": ("StreamResult", "StreamStatistics"),
         ".verification.replay": ("Replay", "Verification", "verify", "verify_everything"),
     },
 )
