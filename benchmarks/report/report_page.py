@@ -157,7 +157,7 @@ def _protocol_table(report: Report) -> str:
     rows.append(["scenario", f"{protocol['scenario']}; batch {protocol['batch']}"])
     rows.append(["timed", f"{protocol['timed']}; clock {protocol['clock']}"])
     if "post_processing" in protocol:  # older reports do not say
-        rows.append(["pre- and post-processing", f"on the {protocol['processing'].upper()}"])
+        rows.append(["pre- and post-processing", f"on the {protocol['post_processing'].upper()}"])
     rows.append(["transfers", protocol["transfers"]])
     rows.append(["pictures", f"{len(measured.pictures)}, {shown}, in turn; {where}"])
     rows.append(["threads", str(protocol["threads"])])

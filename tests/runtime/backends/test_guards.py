@@ -160,7 +160,7 @@ def test_ctrl_c_in_the_middle_of_predictions(tiny_bundle: Bundle) -> None:
 def test_closing_while_another_thread_predicts_waits_for_nobody_and_frees_afterwards() -> None:
     is_at_work, goes_on = threading.Event(), threading.Event()
 
-    def acquire(stage: str, number: int) -> None:
+    def hold(stage: str, number: int) -> None:
         if stage == "infer":
             is_at_work.set()
             assert goes_on.wait(LONG)

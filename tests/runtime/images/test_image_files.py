@@ -176,7 +176,7 @@ def test_quiet_restores_the_level_even_across_threads() -> None:
     before = logging.getLogLevel()
     entered, leave = threading.Event(), threading.Event()
 
-    def acquire() -> None:
+    def hold() -> None:
         with quiet_opencv():
             entered.set()
             leave.wait(5)

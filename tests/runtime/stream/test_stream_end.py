@@ -236,7 +236,7 @@ def test_a_picture_at_work_when_the_model_is_closed_is_finished_first(monkeypatc
     monkeypatch.setattr(stream_pipeline, "WORKERS_STOP_SECONDS", 0.01)
     is_at_work, goes_on = threading.Event(), threading.Event()
 
-    def acquire(stage: str, number: int) -> None:
+    def hold(stage: str, number: int) -> None:
         if stage == "infer":
             is_at_work.set()
             assert goes_on.wait(LONG)
