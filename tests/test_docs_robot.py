@@ -16,6 +16,7 @@ from yolor_edge.runtime.bundle.bundle import Bundle
 from yolor_edge.runtime.captions.captioning import CaptionOptions
 from yolor_edge.runtime.images.image_files import write_image
 from yolor_edge.runtime.model import load
+from yolor_edge.runtime.options import LoadOptions
 from yolor_edge.runtime.runner.runner import run
 
 from .runtime.tiny_bundle import coloured_patch, write_tiny_bundle
@@ -51,7 +52,7 @@ def described_fields(page: str) -> list[str]:
 def test_every_field_of_a_line_is_described_in_its_order(tiny_bundle: Bundle, tmp_path: Path) -> None:
     write_image(tmp_path / "in" / "a.png", coloured_patch((64, 96), (16, 32, 48, 64)))
     (tmp_path / "in" / "b.png").touch()
-    run(tiny_bundle, tmp_path / "in", tmp_path / "out", threads=1)
+    run(tiny_bundle, tmp_path / "in", tmp_path / "out", load=LoadOptions(threads=1))
     good, bad = (json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines())
     page = (DOCS / "json.md").read_text()
     main, objects, caption = (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -43,7 +44,7 @@ class Checkpoint:
     sha256: str
 
     @classmethod
-    def open(cls, path: str | Path) -> Checkpoint:
+    def open(cls, path: str | os.PathLike[str]) -> Checkpoint:
         """Open a checkpoint folder, or the folder of a training run that holds one.
 
         Raises:

@@ -11,6 +11,7 @@ The annotation files are parsed and checked once, on opening; masks and semantic
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -59,7 +60,9 @@ class CocoDataset:
         )
 
     @classmethod
-    def open(cls, root: str | Path, split: str | None = None, role: Literal["train", "val"] = "train") -> CocoDataset:
+    def open(
+        cls, root: str | os.PathLike[str], split: str | None = None, role: Literal["train", "val"] = "train"
+    ) -> CocoDataset:
         """Read the annotation files of one split and check all of them.
 
         Args:
