@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from .runtime.errors import UsageError
+from .runtime.progress import Say
 
 DEMO = "demo"
 _RUNS = 100
@@ -18,7 +18,7 @@ def demo(
     checkpoint: str | os.PathLike[str] | None = None,
     images: str | os.PathLike[str] | None = None,
     threads: int | None = None,
-    say: Callable[[str], None] = print,
+    say: Say = print,
 ) -> int:
     """Export a checkpoint, verify the bundle, run it on images, and measure it.
 

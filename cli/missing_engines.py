@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
 from .runtime.errors import UsageError
+from .runtime.progress import Say
 
 
-def build_as_asked(arguments: argparse.Namespace, say: Callable[[str], None]) -> None:
+def build_as_asked(arguments: argparse.Namespace, say: Say) -> None:
     """Build the engines that the command is about to open and that are missing for this device.
 
     Where nobody said what is to write captions, and it was never measured on this device, the engines of the caption

@@ -9,7 +9,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from .parsing import PROGRAM
@@ -80,24 +80,14 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def counter(what: str) -> Callable[[int, int], None]:
-    """Progress as a count of how many of how many are done."""
-    count = counters()
-    return lambda done, total: count(what, done, total)
-
-
-def counters() -> Callable[[str, int, int], None]:
-    """Progress of several things one after the other: one line rewritten on a terminal, ten lines each in a file."""
-
-    def show(what: str, done: int, total: int) -> None:
-        if sys.stderr.isatty():
-            end = "\n" if done == total else ""
-            sys.stderr.write(f"\r\x1b[K{what} {done}/{total}{end}")
-            sys.stderr.flush()
-        elif done == total or 10 * done // total != 10 * (done - 1) // total:
-            say(f"{what} {done}/{total}")
-
-    return show
+def count(what: str, done: int, total: int) -> None:
+    """Print how much of something is done: one line rewritten on a terminal, ten lines in a file."""
+    if sys.stderr.isatty():
+        end = "\n" if done == total else ""
+        sys.stderr.write(f"\r\x1b[K{what} {done}/{total}{end}")
+        sys.stderr.flush()
+    elif done == total or 10 * done // total != 10 * (done - 1) // total:
+        say(f"{what} {done}/{total}")
 
 
 @contextlib.contextmanager

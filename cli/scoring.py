@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from .evaluation.evaluator import Evaluation, evaluate
 from .runtime.captions.captioning import CaptionOptions
 from .runtime.errors import UsageError
 from .runtime.options import LoadOptions
+from .runtime.progress import Count
 
 
 def evaluate_checkpoint_or_bundle(
@@ -19,7 +19,7 @@ def evaluate_checkpoint_or_bundle(
     *,
     load: LoadOptions,
     caption: CaptionOptions | None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Count | None = None,
 ) -> Evaluation:
     """See `evaluation.evaluate` and `train.evaluate_checkpoint`.
 

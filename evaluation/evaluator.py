@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ from ..runtime.errors import UsageError
 from ..runtime.model import Model
 from ..runtime.model import load as open_model
 from ..runtime.options import LoadOptions
+from ..runtime.progress import Count
 from ..runtime.results import Result
 from .dataset.coco import CocoDataset
 from .dataset.truth import Truth
@@ -79,7 +79,7 @@ def evaluate(
     *,
     load: LoadOptions = LoadOptions(),
     caption: CaptionOptions | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Count | None = None,
 ) -> Evaluation:
     """Score a bundle on a data set in COCO's layout, without torch; `train.evaluate_checkpoint` scores a checkpoint.
 
@@ -127,7 +127,7 @@ def score_model(
     dataset: CocoDataset,
     limit: int | None = None,
     caption: CaptionOptions | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Count | None = None,
     name: str = "",
 ) -> Evaluation:
     """Score an opened model; see `evaluate`."""
@@ -146,7 +146,7 @@ def score_model(
             facts = caption_facts(result.caption.text, truth, dataset.class_names, dataset.semantic_names)
             judged.append((facts.names_largest, facts.states_true_relation))
         if progress is not None:
-            progress(done, total)
+            progress("scoring", done, total)
 
     scores = score_dataset(
         dataset,

@@ -7,7 +7,7 @@ the same boxes, masks, map and caption tokens. A bundle that fails it is not wri
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from ..runtime.files import replacing_folder
 from ..runtime.images.image_files import read_image
 from ..runtime.images.preprocess import preprocess
 from ..runtime.model import Model
+from ..runtime.progress import Say
 from ..runtime.verification.golden import read_golden, unproven
 from ..runtime.verification.replay import (
     GOLDEN_FOLDER,
@@ -58,8 +59,6 @@ GOLDEN_IMAGES = 3
 # Any whole numbers do for the free axes: the graph keeps them free. One would be taken for a constant.
 _EXAMPLE = {"batch": 2, "beam": 3, "past": 4}
 
-Progress = Callable[[str], None]
-
 
 def export_bundle(
     checkpoint: Checkpoint | str | Path,
@@ -69,7 +68,7 @@ def export_bundle(
     images: Sequence[Path] | None = None,
     overwrite: bool = False,
     precisions: PrecisionOptions | None = None,
-    progress: Progress | None = None,
+    progress: Say | None = None,
     options: GraphOptions | None = None,
 ) -> Bundle:
     """Write the bundle of a checkpoint.

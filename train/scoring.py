@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 
 from ..evaluation.dataset.coco import CocoDataset
 from ..evaluation.evaluator import Evaluation, score_model
 from ..runtime.captions.captioning import CaptionOptions
+from ..runtime.progress import Count
 from .checkpoint import Checkpoint
 from .network.network import Network
 from .torch_backend import torch_model
@@ -19,7 +19,7 @@ def evaluate_checkpoint(
     split: str | None = None,
     limit: int | None = None,
     caption: CaptionOptions | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Count | None = None,
 ) -> Evaluation:
     """Score a checkpoint on a data set in COCO's layout, in float32; `evaluation.evaluate` scores a bundle.
 

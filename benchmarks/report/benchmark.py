@@ -8,7 +8,7 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,13 @@ from ...runtime.images.image_files import write_image
 from ...runtime.model import Model, caption_decoder_name
 from ...runtime.model import load as open_model
 from ...runtime.options import LoadOptions, PredictOptions
+from ...runtime.progress import Count
 from ...runtime.sources.sources import open_source
 from ...runtime.verification.replay import GOLDEN_FOLDER, read_golden
 from .machine import busy_share, describe_machine, describe_state, peak_memory_bytes, source_commit
 from .measure import WarmUp, measure
 from .report import Report
 from .report_page import save
-
-Progress = Callable[[str, int, int], None]
 
 _NO_TRANSFERS = "none, everything runs on the CPU"
 _HEADS_BACK = "the letterboxed image to the GPU and raw heads back, in the stage network"
@@ -54,7 +53,7 @@ def bench(
     warmup: WarmUp | None = None,
     maximum_seconds: float | None = None,
     command: str | None = None,
-    progress: Progress | None = None,
+    progress: Count | None = None,
 ) -> Report:
     """Measure a bundle on this machine and write `report.json` and `report.md`.
 
@@ -121,7 +120,7 @@ def bench(
             predict,
             warmup=warmup,
             maximum_seconds=maximum_seconds,
-            progress=None if progress is None else lambda done, total: progress("timing", done, total),
+            progress=progress,
         )
         cold["first_inference_ms"] = round(measured.first_inference_ms, 3)
         peak = peak_memory_bytes()
@@ -239,7 +238,7 @@ def _open_dataset(data: str | os.PathLike[str] | None, split: str | None) -> Any
 
 
 def _accuracy(
-    model: Model, dataset: Any, limit: int | None, caption: CaptionOptions, progress: Progress | None
+    model: Model, dataset: Any, limit: int | None, caption: CaptionOptions, progress: Count | None
 ) -> dict[str, Any]:
     """Scores of the very model that was timed."""
     from ...evaluation.evaluator import SCORE_THRESHOLD, score_model
@@ -249,7 +248,7 @@ def _accuracy(
         dataset,
         limit,
         caption,
-        None if progress is None else lambda done, total: progress("scoring", done, total),
+        progress,
     )
     found = evaluation.to_json()
     found["score_threshold"] = SCORE_THRESHOLD

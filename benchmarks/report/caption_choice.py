@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
 
 from ...runtime.backends.registry import backend_entry
 from ...runtime.bundle.bundle import Bundle
@@ -12,6 +11,7 @@ from ...runtime.captions.captioning import CaptionOptions
 from ...runtime.environment.cuda_device import cuda_device
 from ...runtime.errors import BackendError, BundleError, YolorEdgeError
 from ...runtime.model import load
+from ...runtime.progress import Say
 from ...runtime.verification.golden import GOLDEN_FOLDER, read_golden
 
 # Both write the same words, up to the precision of the graphs; the decoder with int8 weights may not.
@@ -39,7 +39,7 @@ def choose_after_build(
     backend: str,
     precision: str,
     beam_size: int,
-    say: Callable[[str], None],
+    say: Say,
     has_new_engines: bool = True,
 ) -> None:
     """Measure which decoder is fastest, where the engines for that have just been built or found; never fails.
@@ -69,7 +69,7 @@ def choose_caption_decoder(
     precision: str = "fp16",
     runs: int = 20,
     beam_size: int = CaptionOptions.beam_size,
-    progress: Callable[[str], None] | None = None,
+    progress: Say | None = None,
 ) -> CaptionChoice | None:
     """Time captions of the reference images with every decoder in turn, and keep the fastest in the bundle's cache.
 

@@ -13,6 +13,7 @@ from ...runtime.errors import UsageError
 from ...runtime.images.image_files import read_image
 from ...runtime.model import Model
 from ...runtime.options import PredictOptions
+from ...runtime.progress import Count
 from .machine import describe_state
 from .percentiles import percentile
 
@@ -110,7 +111,7 @@ def measure(
     *,
     warmup: WarmUp | None = None,
     maximum_seconds: float | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Count | None = None,
 ) -> Measurement:
     """Predict images one after the other, each as soon as the last is done, and keep every time.
 
@@ -172,7 +173,7 @@ def measure(
         if index == runs // 2:
             states["middle"] = describe_state()
         if progress is not None:
-            progress(index + 1, runs)
+            progress("timing", index + 1, runs)
         if maximum_seconds is not None and time.perf_counter() - counting_from > maximum_seconds:
             break
     states["end"] = describe_state()

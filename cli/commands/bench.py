@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..options import add_backend, add_caption, add_data, add_json, add_tasks, caption_options, load_options
-from ..output import counters, print_result
+from ..output import count, print_result
 from ..parsing import PROGRAM, Misuse, add_command
 
 
@@ -80,7 +80,7 @@ def _bench(arguments: argparse.Namespace) -> int:
         warmup=warmup,
         maximum_seconds=arguments.maximum_seconds,
         command=shlex.join([PROGRAM, *arguments.typed]),
-        progress=counters(),
+        progress=count,
     )
     print_result(arguments, report.to_json(), f"{report.table()}\nreport: {Path(arguments.out) / 'report.md'}")
     return 0

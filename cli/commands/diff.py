@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..options import add_json, add_threads
-from ..output import counter, print_result
+from ..output import count, print_result
 from ..parsing import add_command
 
 
@@ -47,9 +47,7 @@ def _diff(arguments: argparse.Namespace) -> int:
         if Path(arguments.out).is_dir():
             raise UsageError(f"{arguments.out}: is a folder, expected the name of a file to write")
         check_can_be_written(Path(arguments.out))
-    found = diff(
-        arguments.a, arguments.b, arguments.tolerance, threads=arguments.threads, progress=counter("comparing")
-    )
+    found = diff(arguments.a, arguments.b, arguments.tolerance, threads=arguments.threads, progress=count)
     if arguments.out is not None:
         write_atomically(Path(arguments.out), found.keep_float_text())
     print_result(arguments, found.to_json(), found.table())

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from ..options import add_backend, add_caption, add_data, add_json, caption_options, load_options
-from ..output import counter, print_result
+from ..output import count, print_result
 from ..parsing import add_command
 
 
@@ -41,7 +41,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         arguments.limit,
         load=load_options(arguments),
         caption=caption_options(arguments),
-        progress=counter("scoring"),
+        progress=count,
     )
     print_result(arguments, found.to_json(), found.table())
     return 0

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from ..options import size
-from ..output import counter
+from ..output import count
 from ..parsing import add_command
 
 
@@ -39,7 +39,7 @@ def _scenes(arguments: argparse.Namespace) -> int:
         arguments.count,
         arguments.seed,
         split=arguments.split,
-        progress=counter("drawing"),
+        progress=count,
         **options,
     )
     print(f"{arguments.count} scenes of seed {arguments.seed} are in {out}, split {arguments.split}")

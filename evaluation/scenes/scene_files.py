@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from ...runtime.errors import UsageError
+from ...runtime.progress import Count
 from .scene_captions import SHAPES
 from .scene_drawing import STUFF, Scene, draw_scene, visible_boxes
 
@@ -35,8 +36,6 @@ STUFF_IDS: dict[str, int] = dict(zip(STUFF, (101, 102, 104, 105, 107, 120, 121, 
 
 JPEG_QUALITY = 92
 
-Progress = Callable[[int, int], None]
-
 
 def write_scenes(
     out: Path | str,
@@ -44,7 +43,7 @@ def write_scenes(
     seed: int,
     split: str = "train",
     size: tuple[int, int] = (224, 288),
-    progress: Progress | None = None,
+    progress: Count | None = None,
 ) -> Path:
     """Draw scenes and write them as one split of a data set in COCO's layout.
 
@@ -154,7 +153,7 @@ def _move_all(moves: dict[Path, Path]) -> None:
         raise
 
 
-def _write_split(staging: Path, images: int, seed: int, size: tuple[int, int], progress: Progress | None) -> None:
+def _write_split(staging: Path, images: int, seed: int, size: tuple[int, int], progress: Count | None) -> None:
     (staging / "images").mkdir()
     (staging / "panoptic").mkdir()
     height, width = size
@@ -176,7 +175,7 @@ def _write_split(staging: Path, images: int, seed: int, size: tuple[int, int], p
             captions.append({"id": len(captions) + 1, "image_id": image_id, "caption": caption})
         panoptic.append({"image_id": image_id, "file_name": f"{name}.png", "segments_info": segments})
         if progress is not None:
-            progress(index + 1, images)
+            progress("drawing", index + 1, images)
 
     info = {"description": DESCRIPTION, "version": VERSION, "seed": seed, "size": [height, width]}
     things = [{"id": SHAPE_IDS[shape], "name": shape, "supercategory": "shape"} for shape in SHAPES]

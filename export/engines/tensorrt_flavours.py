@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import collections
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -29,6 +29,7 @@ from ...runtime.environment.tensorrt_package import (
     one_line,
 )
 from ...runtime.errors import BackendError, EngineBuildError, UsageError
+from ...runtime.progress import Count
 from .build_needs import less_memory, workspace_limit_mib
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 # What a graph asks for beyond its fixed inputs: (smallest, usual, largest) per axis, None where the graph fixes it.
 Ranges = Mapping[str, Sequence[tuple[int, int, int] | None]]
 # name of the phase, steps done, steps there are
-Report = Callable[[str, int, int], None]
 
 # How TensorRT for RTX tells of a layer that multiplies matrices or convolves, with the type of what goes in.
 _LAYER_LINE = re.compile(r"LayerType: (?:correlation|deconv|gemm|runtime_fusion), Inputs: \[ \{[^}]*?Datatype: (\w+)")
@@ -207,7 +207,7 @@ class Toolkit:
             return ("ampere_plus",)
         return (self.device.compute_capability, *levels)
 
-    def build(self, job: BuildJob, report: Report) -> Built:
+    def build(self, job: BuildJob, report: Count) -> Built:
         """Parse a graph and build its engine; blocks, in C++, until it is done.
 
         Raises:
@@ -350,7 +350,7 @@ def _error_log(module: object):
     return ErrorLog()
 
 
-def _progress_monitor(module: object, report: Report) -> tensorrt.IProgressMonitor:
+def _progress_monitor(module: object, report: Count) -> tensorrt.IProgressMonitor:
     """A monitor that reports every step of every phase."""
     trt = as_stubs_say(module)
 

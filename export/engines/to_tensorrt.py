@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,9 @@ from ...runtime.bundle.bundle import Bundle
 from ...runtime.bundle.engines import ENGINES_FOLDER, Engine, EngineRecord, graph_kind, write_record
 from ...runtime.errors import EngineBuildError, EngineMismatchError, UsageError, YolorEdgeError
 from ...runtime.files import replacing_file, sha256_of
+from ...runtime.progress import Say
 from .build_needs import check_room, free_memory_mib, less_memory, needs_of
 from .tensorrt_flavours import BuildJob, Ranges, Toolkit, load_toolkit
-
-Progress = Callable[[str], None]
 
 _MOST_AT_ONCE = 256
 _SECONDS_BETWEEN_LINES = 5.0
@@ -70,7 +69,7 @@ def build_engines(
     low_memory: bool = False,
     frozen: bool = False,
     parts: Collection[str] | None = None,
-    progress: Progress | None = None,
+    progress: Say | None = None,
 ) -> list[BuiltEngine]:
     """Build the engines of every part of a bundle, or find them in its cache.
 
@@ -157,7 +156,7 @@ def build_engines(
     return built
 
 
-def build_missing(progress: Progress | None = None, max_beam_size: int = 3) -> EngineBuilder:
+def build_missing(progress: Say | None = None, max_beam_size: int = 3) -> EngineBuilder:
     """What `runtime.load` may build missing engines with: as `yolor-edge build` does by default, for the device here.
 
     Args:
@@ -252,7 +251,7 @@ def _cached(bundle: Bundle, record: EngineRecord) -> Engine | None:
     return Engine(path, found) if is_whole else None
 
 
-def _build(bundle: Bundle, toolkit: Toolkit, unbuilt: EngineRecord, frozen: bool, say: Progress) -> Engine:
+def _build(bundle: Bundle, toolkit: Toolkit, unbuilt: EngineRecord, frozen: bool, say: Say) -> Engine:
     """Build one engine into the cache.
 
     Raises:
@@ -319,7 +318,7 @@ def _timing_cache_file(folder: Path, toolkit: Toolkit) -> Path | None:
     return folder / f"timing.{toolkit.flavour}-{toolkit.version}.{gpu}.cache"
 
 
-def _run_worker(graph: str, request: Mapping[str, Any], say: Progress, folder: Path) -> dict[str, Any]:
+def _run_worker(graph: str, request: Mapping[str, Any], say: Say, folder: Path) -> dict[str, Any]:
     """Have a process build one engine; whatever ends this function early ends the process too.
 
     Raises:

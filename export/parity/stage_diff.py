@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from ...runtime.backends.registry import check_threads
 from ...runtime.bundle.bundle import GRAPH_KINDS, Bundle
 from ...runtime.errors import BundleError, UsageError
 from ...runtime.images.preprocess import preprocess
+from ...runtime.progress import Count
 from ...runtime.verification.golden import GOLDEN_FOLDER, read_golden
 from ..precision.choices import choices_of, chosen, with_choices_given, with_choices_shown
 from .dissect import GIVEN, Anatomy, Layer, expose, isolate
@@ -176,7 +177,7 @@ def diff(
     b: str | os.PathLike[str],
     tolerance: float | None = None,
     threads: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Count | None = None,
 ) -> Diff:
     """Compare two graphs of one network on the reference inputs of the first.
 
@@ -337,7 +338,7 @@ def _measure(
     layers: Sequence[Layer],
     seen: Mapping[str, Sequence[str]],
     threads: int | None,
-    progress: Callable[[int, int], None] | None,
+    progress: Count | None,
 ) -> tuple[dict[str, Difference], dict[str, Difference]]:
     """Differences of layers and exits as they gather, and of layers on the other graph's values, by tensor."""
     files = graph_a.golden
@@ -368,7 +369,7 @@ def _measure(
             for tensor, sums in own.items():
                 sums.add(values[tensor], found[tensor])
             if progress is not None:
-                progress(done, len(files))
+                progress("comparing", done, len(files))
     finally:
         for session in (whole_a, whole_b, pieces):
             session.close()

@@ -16,6 +16,7 @@ import onnx
 from numpy.typing import NDArray
 
 from ...runtime.errors import AccuracyError
+from ...runtime.progress import Say
 from ..onnx_graphs.graph_view import GraphView
 from ..onnx_graphs.probe import open_model
 from .choices import choices_of, chosen, with_choices_given, with_choices_shown
@@ -105,7 +106,7 @@ def meet_budget(
     reference: Mapping[str, float],
     max_drop: float,
     keep_float: Collection[str] = (),
-    progress: Callable[[str], None] | None = None,
+    progress: Say | None = None,
     finish: Callable[[onnx.ModelProto], onnx.ModelProto] | None = None,
 ) -> tuple[Quantized, BudgetReport]:
     """Quantise a vision graph so that no score drops by more than `max_drop`.

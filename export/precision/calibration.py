@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -23,6 +23,7 @@ from ...runtime.files import sha256_of, write_atomically
 from ...runtime.images.image_files import read_image
 from ...runtime.images.preprocess import PreprocessRule, preprocess
 from ...runtime.json_files import read_json
+from ...runtime.progress import Count
 from ...runtime.sources.sources import open_source
 from ..onnx_graphs.graph_view import GraphView
 from ..onnx_graphs.probe import open_probe
@@ -199,7 +200,7 @@ def calibrate(
     model: onnx.ModelProto,
     pictures: CalibrationSet,
     method: Method = "percentile",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Count | None = None,
 ) -> Calibration:
     """Measure the range of every tensor that a quantised graph may hold in int8.
 
@@ -209,7 +210,7 @@ def calibrate(
         method: "minmax" takes the extremes; "percentile" leaves out one value in 10,000 at either end; "entropy" clips
             where the clipped distribution tells the least about another (Kullback-Leibler, as TensorRT 8 calibrated:
             Migacz, "8-bit inference with TensorRT", GTC 2017).
-        progress: Called with the images done and all, over both passes.
+        progress: Called with images done and in all, over both passes.
 
     Raises:
         UsageError: If the method is unknown.
@@ -227,7 +228,7 @@ def calibrate(
             yield {"images": tensor, **probe.run({"images": tensor}, probed)}
             done += 1
             if progress:
-                progress(done, passes * len(pictures))
+                progress("calibrating", done, passes * len(pictures))
 
     probed = [name for name in names if name != "images"]
     with open_probe(model, probed) as probe:

@@ -8,7 +8,7 @@ none is.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from ...runtime.bundle.spec import ModelSpec
 from ...runtime.errors import AccuracyError, ParityError, UsageError
 from ...runtime.images.preprocess import preprocess
 from ...runtime.model import Model
+from ...runtime.progress import Say
 from ...runtime.verification.comparison import DEFAULT_TOLERANCES, FP16, captions_check, compare
 from ...runtime.verification.golden import GOLDEN_FOLDER, answers_of, read_golden
 from ..onnx_graphs.probe import open_model
@@ -51,7 +52,6 @@ _CAPTION_STEPS = 6
 _TIMED_RUNS = 15
 _SCORE_FIELDS = {"box AP": "box_ap", "mask AP": "mask_ap", "mIoU": "miou", "CIDEr": "cider"}
 
-Say = Callable[[str], None]
 Graphs = dict[str, dict[str, str]]
 
 

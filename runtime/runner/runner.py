@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from ..bundle.bundle import Bundle
 from ..model import load as open_model
 from ..options import LoadOptions, PredictOptions
+from ..progress import Say
 from ..results import Result
 from ..sources.capture import CameraOptions
 from ..sources.sources import Source, open_source
@@ -79,7 +80,7 @@ class RunLines:
         width: Lines of results have at most so many letters; None for any number.
     """
 
-    say: Callable[[str], None]
+    say: Say
     seconds: float | None = None
     width: int | None = None
 

@@ -8,7 +8,7 @@ import re
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ..errors import ImageError, UsageError
 from ..images.image_files import IMAGE_SUFFIXES, read_image
 from ..images.preprocess import PixelLayout
+from ..progress import Say
 from .addresses import SCHEMES, file_stem, is_pipeline, is_url, scheme_of, shown
 from .capture import (
     FALLBACK_FPS,
@@ -109,7 +110,7 @@ class Source:
     camera: int | None = None
     address: str | None = field(default=None, repr=False)
     options: CameraOptions = field(default_factory=CameraOptions)
-    report: Callable[[str], None] | None = field(default=None, repr=False, compare=False)
+    report: Say | None = field(default=None, repr=False, compare=False)
     _opened: list[Capture] = field(default_factory=list, repr=False, compare=False)
     _stopped: threading.Event = field(default_factory=threading.Event, repr=False, compare=False)
 
@@ -242,7 +243,7 @@ class _Clock:
 def open_source(
     source: str | os.PathLike[str] | int | Sequence[str | os.PathLike[str]],
     options: CameraOptions | None = None,
-    report: Callable[[str], None] | None = None,
+    report: Say | None = None,
 ) -> Source:
     """Find out what `source` is and make sure that it can be read at all.
 
@@ -275,7 +276,7 @@ def open_source(
 def _opened(
     source: str | os.PathLike[str] | int | Sequence[str | os.PathLike[str]],
     options: CameraOptions,
-    report: Callable[[str], None] | None,
+    report: Say | None,
 ) -> Source:
     if options.layout is not None and source != STDIN:
         raise UsageError(
@@ -357,7 +358,7 @@ def _open_video(path: Path) -> Source:
     return Source("video", path.name, (path,), path.parent, expected, fps)
 
 
-def _open_camera(index: int, options: CameraOptions, report: Callable[[str], None] | None) -> Source:
+def _open_camera(index: int, options: CameraOptions, report: Say | None) -> Source:
     """A camera stays open from here on: many need a second to start, and some do not start twice in a row."""
     if not 0 <= index <= _LAST_CAMERA:
         raise _no_such_camera(index)
@@ -378,7 +379,7 @@ def _no_such_camera(index: int | str) -> UsageError:
     )
 
 
-def _open_stream(address: str, options: CameraOptions, report: Callable[[str], None] | None) -> Source:
+def _open_stream(address: str, options: CameraOptions, report: Say | None) -> Source:
     """A stream or a pipeline; one that knows how many frames it has is a video, whose frames all wait to be taken."""
     if not is_pipeline(address) and scheme_of(address) not in SCHEMES:
         known = ", ".join(f"{scheme}://" for scheme in SCHEMES)

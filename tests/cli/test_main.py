@@ -13,13 +13,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from yolor_edge import __version__, parsing
 from yolor_edge import main as cli
 from yolor_edge.options import size
-from yolor_edge.output import counter
+from yolor_edge.output import count
 from yolor_edge.runtime.bundle.bundle import Bundle
 from yolor_edge.runtime.images.image_files import write_image
 
@@ -597,9 +596,8 @@ def test_the_demo_says_where_its_files_are(
 
 
 def test_progress_in_a_file_is_ten_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    show: Any = counter("scoring")
     for done in range(1, 501):
-        show(done, 500)
+        count("scoring", done, 500)
     lines = capsys.readouterr().err.splitlines()
     assert lines == [f"scoring {done}/500" for done in range(50, 501, 50)]
 

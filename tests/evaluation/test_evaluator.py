@@ -156,7 +156,7 @@ def test_next_to_no_box_is_cut_off_and_the_search_is_as_asked(scenes: Path) -> N
 def test_the_first_images_alone(scenes: Path) -> None:
     teller, dataset = truth_teller(scenes)
     steps: list[tuple[int, int]] = []
-    found = score_model(cast(Model, teller), dataset, limit=3, progress=lambda done, of: steps.append((done, of)))
+    found = score_model(cast(Model, teller), dataset, limit=3, progress=lambda _, done, of: steps.append((done, of)))
     assert found.scores.images == len(teller.asked) == 3
     assert steps == [(1, 3), (2, 3), (3, 3)]
     assert found.facts is not None
@@ -166,7 +166,7 @@ def test_the_first_images_alone(scenes: Path) -> None:
 def test_a_limit_above_the_number_of_images_is_no_limit(scenes: Path) -> None:
     teller, dataset = truth_teller(scenes)
     steps: list[tuple[int, int]] = []
-    score_model(cast(Model, teller), dataset, limit=99, progress=lambda done, of: steps.append((done, of)))
+    score_model(cast(Model, teller), dataset, limit=99, progress=lambda _, done, of: steps.append((done, of)))
     assert steps == [(i, 8) for i in range(1, 9)]
 
 

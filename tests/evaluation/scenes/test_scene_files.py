@@ -178,7 +178,7 @@ def test_splits_stand_beside_each_other(tmp_path: Path) -> None:
     write_scenes(tmp_path, count=2, seed=1, split="train")
     before = files_of(tmp_path)
     seen: list[tuple[int, int]] = []
-    write_scenes(tmp_path, count=2, seed=2, split="val", progress=lambda done, total: seen.append((done, total)))
+    write_scenes(tmp_path, count=2, seed=2, split="val", progress=lambda _, done, total: seen.append((done, total)))
     after = files_of(tmp_path)
     assert seen == [(1, 2), (2, 2)]
     assert before.items() <= after.items()
@@ -224,7 +224,7 @@ def test_two_splits_of_one_seed_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(done: int, total: int) -> None:
+    def interrupt(what: str, done: int, total: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -262,7 +262,7 @@ def test_layers_of_one_side_only_are_told(small: Path, tmp_path: Path) -> None:
 def test_the_table_names_the_stage_and_the_list_is_what_export_reads(small: Path, tmp_path: Path) -> None:
     other = bundle_of(tmp_path / "other", fp32=disturbed("body.right.1.conv"))
     steps: list[tuple[int, int]] = []
-    found = diff(small, other, threads=1, progress=lambda done, total: steps.append((done, total)))
+    found = diff(small, other, threads=1, progress=lambda _, done, total: steps.append((done, total)))
     assert steps == [(1, 2), (2, 2)]
     lines = found.table().splitlines()
     assert lines[:3] == [f"A: {small}:fp32", f"B: {other}:fp32", "2 reference inputs"]
