@@ -8,7 +8,7 @@
 
 from typing import TYPE_CHECKING
 
-from .lazy import lazily
+from .environment.lazy import lazily
 
 if TYPE_CHECKING:
     from .bundle.bundle import Bundle

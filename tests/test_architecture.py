@@ -28,8 +28,8 @@ ALLOWED: dict[str, set[str]] = {
 }
 # Inside runtime, each room may import those of the lines above its own.
 FLOORS: tuple[set[str], ...] = (
-    {"errors", "lazy", "progress", "_native"},
-    {"arguments", "json_files"},
+    {"errors", "progress", "_native"},
+    {"arguments"},
     {"files", "environment"},
     {"drawing", "images"},
     {"results"},

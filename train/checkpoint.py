@@ -17,9 +17,9 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
+from ..runtime.bundle.json_files import read_json
 from ..runtime.errors import CheckpointError, UsageError
 from ..runtime.files import replacing_file, replacing_folder, sha256_of, write_atomically
-from ..runtime.json_files import read_json
 from .network.config import NetworkConfig
 from .network.network import Network
 

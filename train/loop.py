@@ -16,10 +16,10 @@ import torch
 from ..evaluation.dataset.coco import CocoDataset
 from ..evaluation.dataset.coco_files import splits_of
 from ..runtime.backends.registry import check_threads
+from ..runtime.bundle.json_files import read_json
 from ..runtime.bundle.tokenizer import build_vocabulary
 from ..runtime.errors import UsageError, YolorEdgeError
 from ..runtime.files import write_atomically
-from ..runtime.json_files import read_json
 from .batches import training_loader
 from .checkpoint import Checkpoint, write_checkpoint
 from .config import TrainConfig

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...runtime.bundle.json_files import read_json
 from ...runtime.errors import UsageError
-from ...runtime.json_files import read_json
 from .measure import DETAILS, STAGES, MeasuredImage, Measurement, Run
 from .percentiles import NOISY_SPREAD, RULE, SLOW_FACTOR, Spread, Summary, needed_samples, spread_of, summarize
 from .report_text import TOO_FEW, aligned, listed, percentile_text

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ...runtime.bundle.json_files import readable_json
 from ...runtime.errors import UsageError
 from ...runtime.files import replacing_file, write_atomically
-from ...runtime.json_files import readable_json
 
 
 class _Tried(Exception):

@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from ...runtime.bundle.json_files import readable_json
 from ...runtime.files import write_atomically
-from ...runtime.json_files import readable_json
 from .percentiles import RULE, Summary, summarize
 from .report import JSON_FILE, SCHEMA_VERSION, Report
 from .report_text import (

@@ -25,10 +25,10 @@ from ...export.onnx_graphs.graph_options import GraphOptions, spec_with_options,
 from ...export.to_onnx import export_part
 from ...runtime.backends.base import Graph
 from ...runtime.backends.onnxruntime_backend import open_graph
+from ...runtime.bundle.json_files import readable_json
 from ...runtime.bundle.spec import ModelSpec
 from ...runtime.files import write_atomically
 from ...runtime.images.image_files import read_image
-from ...runtime.json_files import readable_json
 from ...runtime.model import Model
 from ...runtime.results import Result
 from ...runtime.sources.sources import open_source

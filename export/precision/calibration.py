@@ -18,11 +18,11 @@ import onnx
 from numpy.typing import NDArray
 
 from ...runtime.backends.base import Array
+from ...runtime.bundle.json_files import read_json
 from ...runtime.errors import CalibrationError, ImageError, UsageError
 from ...runtime.files import sha256_of, write_atomically
 from ...runtime.images.image_files import read_image
 from ...runtime.images.preprocess import PreprocessRule, preprocess
-from ...runtime.json_files import read_json
 from ...runtime.progress import Count
 from ...runtime.sources.sources import open_source
 from ..onnx_graphs.graph_view import GraphView

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import BundleError, UsageError
 from ..files import sha256_of, write_atomically
-from ..json_files import JsonReader, read_json, readable_json
+from .json_files import JsonReader, read_json, readable_json
 from .spec import CaptionSpec, ModelSpec, Thresholds
 
 __all__ = [

@@ -9,9 +9,9 @@ from pathlib import Path
 from ..environment.cuda_device import cuda_device
 from ..errors import BundleError
 from ..files import write_atomically
-from ..json_files import JsonReader, read_json, readable_json
 from .bundle import Bundle
 from .engines import ENGINES_FOLDER
+from .json_files import JsonReader, read_json, readable_json
 
 _FILE = "caption-decoders.choices"
 _VERSION = 1

@@ -19,8 +19,8 @@ from typing import Any
 
 from ..errors import BundleError, EngineMismatchError, UsageError
 from ..files import sha256_of, write_atomically
-from ..json_files import JsonReader, read_json, readable_json
 from .bundle import PARTS, PRECISIONS, Bundle
+from .json_files import JsonReader, read_json, readable_json
 
 ENGINES_FOLDER = "engines"
 RECORD_VERSION = 1

@@ -8,8 +8,8 @@ from typing import Any
 
 from ..errors import BundleError, UsageError
 from ..images.preprocess import PreprocessRule
-from ..json_files import JsonReader
 from .graph_options import GraphOptions
+from .json_files import JsonReader
 from .tokenizer import BOS_ID, EOS_ID, PAD_ID, UNK_ID, vocabulary_complaints
 
 TASKS = ("boxes", "masks", "semantic", "caption")

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from yolor_edge.runtime.backends.registry import open_graphs
 from yolor_edge.runtime.bundle.bundle import Bundle, ModelSpec, write_bundle
+from yolor_edge.runtime.bundle.json_files import readable_json
 from yolor_edge.runtime.errors import BackendError, BundleError, UsageError
 from yolor_edge.runtime.files import sha256_of
-from yolor_edge.runtime.json_files import readable_json
 from yolor_edge.runtime.model import load
 
 from ..tiny_bundle import tiny_spec, vision_model, write_tiny_bundle

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .errors import YolorEdgeError
+from ..errors import YolorEdgeError
 
 MOST_BYTES = 256 << 20
 """Nothing that is read whole as JSON is larger."""
