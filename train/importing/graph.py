@@ -194,10 +194,11 @@ class Graph:
         if module.kind != "Conv2d":
             raise module.complain("is no Conv2d")
         weight, bias = module.tensor("weight"), module.tensor("bias", optional=True)
-        groups = whole(module, "groups", 1, 1)
         if weight is None or weight.ndim != 4 or not weight.size:
             raise module.complain("has a weight that is no kernel of four dimensions")
         out, inner, height, width = weight.shape
+        # A state dict does not tell the groups; what the convolution is given does.
+        groups = whole(module, "groups", 1, 1) if module.get("groups", 1) is not None else max(1, channels // inner)
         stated = (module.get("out_channels", out), module.get("in_channels", inner * groups))
         kernel = _sides(module, "kernel_size", (height, width), 1)
         if stated != (out, inner * groups) or kernel not in (height if height == width else None, [height, width]):
