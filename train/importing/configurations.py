@@ -2,7 +2,8 @@
 
 A layer is written as its class, the layers it reads (the one before it where nothing is said) and what its tensors do
 not tell: `s2` is a stride of two, `k5` the kernel of a pool, `i0,0` the parts that CBFuse chooses. A number before the
-class repeats it. Where two repositories have a configuration of one name, `ALTERNATIVES` names the other one.
+class repeats it. Where two configurations have one name, the other one ends with `-deploy` (YOLOv7 without its training
+aids) or `-paper` (YOLOR's branch of that name).
 """
 
 from __future__ import annotations
@@ -341,6 +342,3 @@ _PLANS = {
     ),
 }
 CONFIGURATIONS = {name: _read(name, family, text) for name, (family, text) in _PLANS.items()}
-ALTERNATIVES = {
-    name: tuple(other for other in (f"{name}-deploy", f"{name}-paper") if other in _PLANS) for name in _PLANS
-}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...runtime.errors import CheckpointError, UsageError
-from .configurations import ALTERNATIVES, CONFIGURATIONS, Configuration
+from .configurations import CONFIGURATIONS, Configuration
 from .darknet import build_darknet, read_sections
 from .graph import Graph, Module
 from .heads import Heads
@@ -45,14 +45,18 @@ def graph_of_state_dict(
     if darknet:
         raise UsageError("holds the tensors of a Darknet network (YOLOR); give its .cfg file with config= (--config)")
     name = path.stem.lower() if path.suffix in (".yaml", ".yml") else str(config).lower()
-    configuration = CONFIGURATIONS.get(name)
-    if configuration is None:
+    candidates = [CONFIGURATIONS[key] for key in (name, f"{name}-deploy", f"{name}-paper") if key in CONFIGURATIONS]
+    if not candidates:
         raise UsageError(f"the configuration {str(config)[:60]!r} is not known; known are {', '.join(CONFIGURATIONS)}")
     first: CheckpointError | None = None
-    for candidate in (configuration, *(CONFIGURATIONS[other] for other in ALTERNATIVES[name])):
+    for candidate in candidates:
         try:
-            graph, heads = build(Module(module_tree(candidate, tensors), "the model"))
-            return graph, heads, candidate.family, None, name
+            try:
+                tree = module_tree(candidate, tensors)
+            except (AttributeError, IndexError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+                raise CheckpointError(f"its tensors are those of another network ({error!r:.80})") from None
+            graph, heads = build(Module(tree, "the model"))
+            return graph, heads, candidate.family, None, candidate.name
         except CheckpointError as error:
             first = first or error
     raise CheckpointError(f"does not fit the configuration {name}: {first}")
