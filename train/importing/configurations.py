@@ -172,7 +172,7 @@ _PLANS = {
         "-3 -4 -5 -6 | Conv | RepConv 75 | RepConv 88 | RepConv 101 | IDetect 102 103 104",
     ),
     "yolov7-af": (
-        "yolov7",
+        "yolov9",
         "Conv | Conv s2 | Conv | Conv s2 | Conv | Conv -2 | 4 Conv | Concat -1 -3 -5 -6 | Conv | MP | Conv | "
         "Conv -3 | Conv s2 | Concat -1 -3 | Conv | Conv -2 | 4 Conv | Concat -1 -3 -5 -6 | Conv | MP | Conv | "
         "Conv -3 | Conv s2 | Concat -1 -3 | Conv | Conv -2 | 4 Conv | Concat -1 -3 -5 -6 | Conv | MP | Conv | "

@@ -57,7 +57,9 @@ def read_sections(path: Path) -> list[Section]:
     return sections
 
 
-def build_darknet(sections: Sequence[Section], tensors: Mapping[str, StoredTensor]) -> tuple[Graph, Heads]:
+def build_darknet(
+    sections: Sequence[Section], tensors: Mapping[str, StoredTensor], most_values: int = 1 << 31
+) -> tuple[Graph, Heads]:
     """Layers and heads from a description and the state dict that belongs to it.
 
     Raises:
@@ -70,7 +72,7 @@ def build_darknet(sections: Sequence[Section], tensors: Mapping[str, StoredTenso
     if unknown:
         listed = ", ".join(f"{kind} (layer {index})" for index, kind in unknown[:12])
         raise CheckpointError(f"has sections that are not known: {listed}")
-    builder = _Builder(tensors)
+    builder = _Builder(tensors, most_values)
     for index, section in enumerate(sections):
         builder.values.append(builder.build(index, section))
     if not builder.levels:
@@ -91,8 +93,8 @@ def build_darknet(sections: Sequence[Section], tensors: Mapping[str, StoredTenso
 
 
 class _Builder:
-    def __init__(self, tensors: Mapping[str, StoredTensor]) -> None:
-        self.graph = Graph()
+    def __init__(self, tensors: Mapping[str, StoredTensor], most_values: int) -> None:
+        self.graph = Graph(most_values)
         self.tensors = tensors
         self.values: list[str] = []
         self.vectors: dict[int, tuple[str, Module]] = {}

@@ -13,7 +13,7 @@ from ...runtime.errors import CheckpointError
 from ..network.layers import IMAGE, Activation, Layer
 from .pickle_machine import Record, StoredTensor
 
-MOST_LAYERS = 20_000
+MOST_LAYERS, MOST_MODULES = 20_000, 100_000
 DEEPEST = 24
 
 TORCH = "torch.nn.modules."
@@ -84,12 +84,9 @@ class Module:
 
     def walk(self) -> Iterator[Module]:
         """This module and all below it."""
-        waiting, seen = [self], 0
+        waiting = [self]
         while waiting:
             module = waiting.pop()
-            seen += 1
-            if seen > MOST_LAYERS * 4:
-                raise self.complain("holds too many modules")
             yield module
             waiting += module.children()
 
@@ -151,9 +148,14 @@ class Shape:
 
 
 class Graph:
-    """Layers and weights as they are built, with what each layer gives."""
+    """Layers and weights as they are built, with what each layer gives.
 
-    def __init__(self) -> None:
+    Args:
+        most_values: How many weights there may be: a file that refers to one tensor many times is refused.
+    """
+
+    def __init__(self, most_values: int = 1 << 31) -> None:
+        self.values_left = most_values
         self.layers: list[Layer] = []
         self.weights: dict[str, np.ndarray] = {}
         self.shapes = {IMAGE: Shape(3, Fraction(1))}
@@ -183,6 +185,9 @@ class Graph:
         self.layers.append({"name": name, "type": kind, "from": list(sources), **arguments})
         self.shapes[name] = Shape(channels, stride)
         for key, value in (weights or {}).items():
+            self.values_left -= value.size
+            if self.values_left < 0:
+                raise CheckpointError(f"{place}: its modules hold more weights than the file")
             if not np.isfinite(value).all():
                 raise CheckpointError(f"{place}: its {key} holds values that are no finite numbers")
             self.weights[f"layers.{name}.{key}"] = value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 
 from ...runtime.errors import CheckpointError
 from .blocks import simple
-from .graph import Graph, Module, whole
+from .graph import MOST_MODULES, Graph, Module, whole
 
 MOST_CLASSES = 65_535
 
@@ -236,13 +237,14 @@ def read_captioner(graph: Graph, module: Module, sources: Sequence[str], heads: 
     shape = _Shape(width, whole(attention, "n_heads", None, 1), 0)
     if whole(attention, "n_memories", 0):
         raise attention.complain("has memory slots, which no official network uses")
-    layers = encoder.child("layers").children()
+    layers, decoders = encoder.child("layers").children(), generator.child("layers").children()
+    if not 0 < len(layers) <= 64 or not 0 < len(decoders) <= 64:
+        raise module.complain(f"has {len(layers)} encoder and {len(decoders)} decoder layers")
     for index, layer in enumerate(layers):
         _attention(layer.child("mhatt"), f"grid.layers.{index}.attention", weights, shape)
         shape.inner = _feed_forward(layer.child("pwff"), f"grid.layers.{index}.feed_forward", weights, shape)
     words = _table(generator.child("word_emb"), "words", weights, width)
     positions = _table(generator.child("pos_emb"), "positions", weights, width)
-    decoders = generator.child("layers").children()
     for index, layer in enumerate(decoders):
         if layer.kind != "ParallelAttentionLayer" or layer.get("activation", "sigmoid") != "sigmoid":
             raise layer.complain("is no decoder layer with sigmoid gates")
@@ -349,14 +351,20 @@ def _feed_forward(module: Module, name: str, weights: dict[str, np.ndarray], sha
 def check_known(modules: Sequence[Module], knows: Callable[[Module], bool]) -> None:
     """Raise one error that names every module below `modules` that is not known, with its place."""
     unknown: dict[str, list[str]] = {}
-    for top in modules:
-        for module in top.walk():
-            if not knows(module):
-                unknown.setdefault(module.path, []).append(module.place.removeprefix("layer "))
+    for count, module in enumerate(itertools.chain.from_iterable(top.walk() for top in modules)):
+        if count > MOST_MODULES:
+            raise module.complain(f"is one of more than {MOST_MODULES} modules")
+        if not knows(module):
+            unknown.setdefault(module.path, []).append(module.place.removeprefix("layer "))
     if unknown:
         parts = []
         for path, places in list(unknown.items())[:12]:
             more = f" and {len(places) - 3} more" if len(places) > 3 else ""
             parts.append(f"{path} (layer {', '.join(places[:3])}{more})")
         rest = f" and {len(unknown) - 12} further classes" if len(unknown) > 12 else ""
-        raise CheckpointError(f"has modules that are not known: {'; '.join(parts)}{rest}")
+        kinds = {path.rpartition(".")[2] for path in unknown}
+        hint = "; it looks like a network of YOLOv5, which is not imported" if kinds & _YOLOV5 else ""
+        raise CheckpointError(f"has modules that are not known: {'; '.join(parts)}{rest}{hint}")
+
+
+_YOLOV5 = {"C3", "SPPF", "Focus", "C3TR", "C3Ghost", "C3x"}

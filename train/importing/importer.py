@@ -81,7 +81,12 @@ def import_checkpoint(
     """
     imported = read_checkpoint(path, config=config, vocabulary=vocabulary, names=names)
     provenance = {**imported.source, "licence": licence or "unknown"}
-    return write_checkpoint(Path(out), imported.network(), provenance, "float16" if imported.half else "float32")
+    try:
+        network = imported.network()
+    except _MADE_UP as error:
+        reason = " ".join(str(error).split())[:120]
+        raise CheckpointError(f"{path}: its layers make no network ({type(error).__name__}: {reason})") from None
+    return write_checkpoint(Path(out), network, provenance, "float16" if imported.half else "float32")
 
 
 def read_checkpoint(
@@ -97,9 +102,24 @@ def read_checkpoint(
     try:
         return _read(path, content, config, vocabulary, names)
     except (CheckpointError, UsageError) as error:
-        if str(error).startswith(str(path)):
-            raise
         raise type(error)(f"{path}: {error}") from None
+    except _MADE_UP as error:
+        # Attributes of a hostile or damaged file can be of any type; what no check above names ends here.
+        reason = " ".join(str(error).split())[:120]
+        raise CheckpointError(f"{path}: its network is damaged or made up ({type(error).__name__}: {reason})") from None
+
+
+_MADE_UP = (
+    ArithmeticError,
+    AttributeError,
+    IndexError,
+    KeyError,
+    MemoryError,
+    RecursionError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 def _read(
@@ -127,10 +147,11 @@ def _read(
     if tensors is not None:
         from .state_dicts import graph_of_state_dict
 
-        graph, heads, family, inner_names, name = graph_of_state_dict(tensors, config or "", class_names)
+        graph, heads, family, name = graph_of_state_dict(tensors, config or "", path.stat().st_size)
+        inner_names = None
     else:
         module = Module(model, "the model")
-        graph, heads = build(module)
+        graph, heads = build(module, path.stat().st_size)
         family, name = _family(module, heads), _stem(module, path)
         inner_names = _names_of(module, heads.classes)
     if class_names is None:
@@ -219,8 +240,8 @@ def _is_half(model: Record | dict[Any, Any]) -> bool:
     return found == {"float16"}
 
 
-def build(model: Module) -> tuple[Graph, Heads]:
-    """The layers of an official model's module tree, as far as its heads need them."""
+def build(model: Module, most_values: int = 1 << 31) -> tuple[Graph, Heads]:
+    """The layers of an official model's module tree, as far as its heads need them; at most `most_values` weights."""
     while model.kind.endswith("DataParallel"):
         model = model.child("module")
     layers = [_as_layer(layer, index) for index, layer in enumerate(model.child("model").children())]
@@ -247,7 +268,7 @@ def build(model: Module) -> tuple[Graph, Heads]:
     check_known([layers[index] for index in needed], blocks.known)
     check_known([layers[head]], lambda module: module is layers[head] or _known_in_head(module))
 
-    graph = Graph()
+    graph = Graph(most_values)
     values: dict[int, list[str]] = {-1: [IMAGE]}
     for index in needed:
         layer = layers[index]

@@ -359,7 +359,10 @@ class Machine:
             return target  # An OrderedDict with attributes, as state dicts have (`_metadata`): no values of its own.
         raise TypeError(f"gives state to a {type(target).__name__}")
 
-    def _storage(self, what: Any) -> Storage:
+    def _storage(self, what: Any) -> Storage | Reference:
+        """What a persistent id names: a storage or, in torch's older form, a class beside its source code."""
+        if isinstance(what, tuple) and len(what) == 4 and what[0] == "module" and isinstance(what[1], Reference):
+            return what[1]
         if not (isinstance(what, tuple) and len(what) >= 5 and what[0] == "storage"):
             raise CheckpointError("refers to something outside of it that is no storage")
         kind, key, size = what[1], what[2], what[4]

@@ -18,14 +18,14 @@ TORCH = "torch.nn.modules."
 
 
 def graph_of_state_dict(
-    tensors: Mapping[str, StoredTensor], config: str | Path, class_names: Sequence[str] | None
-) -> tuple[Graph, Heads, str, list[str] | None, str]:
-    """Graph, heads, family, class names (None where nothing holds them) and name of the network.
+    tensors: Mapping[str, StoredTensor], config: str | Path, most_values: int = 1 << 31
+) -> tuple[Graph, Heads, str, str]:
+    """Graph, heads, family and name of the network.
 
     Args:
         tensors: By their names in the file.
         config: Name of a configuration, or path of a Darknet description.
-        class_names: As given by the user.
+        most_values: How many weights there may be.
 
     Raises:
         UsageError: If there is no such configuration.
@@ -40,8 +40,8 @@ def graph_of_state_dict(
             raise UsageError(f"{path}: no such file; expected a Darknet .cfg file")
         if not darknet:
             raise CheckpointError(f"has no tensors of a Darknet network (module_list...), which {path.name} describes")
-        graph, heads = build_darknet(read_sections(path), tensors)
-        return graph, heads, "yolor", None, path.stem[:60]
+        graph, heads = build_darknet(read_sections(path), tensors, most_values)
+        return graph, heads, "yolor", path.stem[:60]
     if darknet:
         raise UsageError("holds the tensors of a Darknet network (YOLOR); give its .cfg file with config= (--config)")
     name = path.stem.lower() if path.suffix in (".yaml", ".yml") else str(config).lower()
@@ -55,8 +55,8 @@ def graph_of_state_dict(
                 tree = module_tree(candidate, tensors)
             except (AttributeError, IndexError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
                 raise CheckpointError(f"its tensors are those of another network ({error!r:.80})") from None
-            graph, heads = build(Module(tree, "the model"))
-            return graph, heads, candidate.family, None, candidate.name
+            graph, heads = build(Module(tree, "the model"), most_values)
+            return graph, heads, candidate.family, candidate.name
         except CheckpointError as error:
             first = first or error
     raise CheckpointError(f"does not fit the configuration {name}: {first}")
