@@ -169,7 +169,8 @@ def _read(
             )
         if len(words) != heads.caption["words"]:
             raise UsageError(f"has {heads.caption['words']} words, but the vocabulary has {len(words)}")
-    return imported_network(graph, heads, family, name, class_names, words or (), source, _is_half(model))
+    side = _training_side(content, heads.boxes["strides"])
+    return imported_network(graph, heads, family, name, class_names, words or (), source, _is_half(model), side)
 
 
 def imported_network(
@@ -181,10 +182,11 @@ def imported_network(
     words: Sequence[str],
     source: dict[str, Any],
     half: bool,
+    side: int | None = None,
 ) -> Imported:
-    """The built graph, without what no head needs, as configuration and weights."""
-    strides, deepest = heads.boxes["strides"], max(heads.boxes["strides"])
-    side = 1280 if deepest >= 64 else 640
+    """The built graph, without what no head needs, as configuration and weights, for images of `side` pixels."""
+    strides = heads.boxes["strides"]
+    side = side or (1280 if max(strides) >= 64 else 640)
     semantic = graph.channels(heads.semantic) if heads.semantic else 0
     if semantic > 255:
         raise CheckpointError(f"has {semantic} semantic channels; a semantic map holds at most 255")
@@ -334,6 +336,14 @@ def _names_of(module: Module, classes: int) -> list[str] | None:
     if len(names) != classes:
         raise CheckpointError(f"has {classes} classes, but {len(names)} names; give the names with names= (--names)")
     return names
+
+
+def _training_side(content: Any, strides: Sequence[int]) -> int | None:
+    """The image size that the options of the training state, if they do and the network can take it."""
+    options = content.get("opt") if isinstance(content, dict) else None
+    side = options.get("imgsz") if isinstance(options, dict) else None
+    fits = type(side) is int and 64 <= side <= 4096 and side % max(32, *strides) == 0
+    return side if fits else None
 
 
 def _family(module: Module, heads: Heads) -> str:

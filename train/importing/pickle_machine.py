@@ -13,7 +13,7 @@ import math
 import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import IO, Any, NoReturn
+from typing import IO, Any, Literal, NoReturn
 
 import numpy as np
 
@@ -75,7 +75,7 @@ class StoredTensor:
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
-    byte_order: str = "<"
+    byte_order: Literal["<", ">"] = "<"
 
     @property
     def dtype(self) -> str:
@@ -215,8 +215,9 @@ class Machine:
         byte_order: Of the storages, "<" or ">".
     """
 
-    def __init__(self, limits: Limits = Limits(), byte_order: str = "<") -> None:
-        self.limits, self.byte_order = limits, byte_order
+    def __init__(self, limits: Limits = Limits(), byte_order: Literal["<", ">"] = "<") -> None:
+        self.limits = limits
+        self.byte_order: Literal["<", ">"] = byte_order
         self.storages: dict[str, Storage] = {}
         self.opcodes = self.tensors = 0
 
@@ -241,8 +242,9 @@ class Machine:
         marks: list[list[Any]] = []
         memo: dict[int, Any] = {}
         limits, opcodes = self.limits, self.opcodes
-        for opcode, arg, _ in pickletools.genops(stream):
-            op = opcode.name
+        argument: Any
+        for opcode, argument, _ in pickletools.genops(stream):
+            op, arg = opcode.name, argument
             opcodes += 1
             if opcodes > limits.opcodes:
                 raise CheckpointError(f"holds more than {limits.opcodes} pickle instructions")
@@ -477,15 +479,16 @@ def _container(kind: Callable[..., Any]) -> Callable[..., Any]:
     def build(machine: Machine, *args: Any) -> Any:
         if not args:
             return kind()
-        if len(args) > 1 or not isinstance(args[0], list | tuple | set | frozenset):
+        values: Any = args[0]
+        if len(args) > 1 or not isinstance(values, list | tuple | set | frozenset):
             raise TypeError("a container made of no list")
         if kind is dict:
             made: dict[Any, Any] = {}
-            for pair in args[0]:
+            for pair in values:
                 key, value = pair
                 made[_key(key)] = value
             return made
-        return kind(map(_key, args[0])) if kind in (set, frozenset) else kind(args[0])
+        return kind(map(_key, values)) if kind in (set, frozenset) else kind(values)
 
     return build
 

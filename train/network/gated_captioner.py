@@ -186,8 +186,8 @@ class GatedCaptioner(nn.Module):
             ids (B, beams, T), log-probabilities of each word (B, beams, T), 0 after the end, and their sums (B, beams),
             best first.
         """
-        beams = self.settings["beams"] if beams is None else beams
-        found = [self._search_one(grid[i : i + 1], regions[i : i + 1], beams) for i in range(len(grid))]
+        width: int = self.settings["beams"] if beams is None else beams
+        found = [self._search_one(grid[i : i + 1], regions[i : i + 1], width) for i in range(len(grid))]
         ids, steps, sums = (torch.stack(part) for part in zip(*found, strict=True))
         return ids, steps, sums
 

@@ -28,8 +28,8 @@ def fold(network: LayerNetwork) -> LayerNetwork:
     readers = _readers(network.config)
     for layer in network.config.layers:
         module = network.layers[layer["name"]]
-        name = layer["name"]
-        sources = [names.get(source, source) for source in layer["from"]]
+        name: str = layer["name"]
+        sources = [str(names.get(source, source)) for source in layer["from"]]
         layer = {**layer, "from": sources}
         if isinstance(module, VectorLayer):
             vector = module.vector.detach().double().flatten()
@@ -61,9 +61,10 @@ def fold(network: LayerNetwork) -> LayerNetwork:
         folded = LayerNetwork(config)
     with torch.no_grad():
         for name, (_, weight, bias) in convolutions.items():
-            conv = folded.layers[name].conv
-            conv.weight.copy_(weight)
-            conv.bias.copy_(bias)
+            module = folded.layers[name]
+            assert isinstance(module, ConvLayer) and module.conv.bias is not None
+            module.conv.weight.copy_(weight)
+            module.conv.bias.copy_(bias)
         if folded.captioner is not None and network.captioner is not None:
             folded.captioner.load_state_dict(network.captioner.state_dict())
         for name, module in folded.layers.items():
@@ -205,10 +206,11 @@ def layers_cost(config: LayersConfig, input_size: tuple[int, int] | None = None)
         network = LayerNetwork(config).eval()
         folded = fold(network)
         images = torch.empty(1, 3, height, width)
-        counts = []
-        for item in (network, folded):
-            flops, _ = count_flops(lambda item=item: item(images))
-            counts.append((sum(parameter.numel() for parameter in item.parameters()), flops))
-    captioner = network.captioner
-    caption = 0 if captioner is None else sum(parameter.numel() for parameter in captioner.parameters())
-    return LayersCost((height, width), *counts[0], *counts[1], caption)
+        before, after = (count_flops(lambda item=item: item(images))[0] for item in (network, folded))
+    return LayersCost(
+        (height, width), _size(network), before, _size(folded), after, _size(network.captioner or nn.Identity())
+    )
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

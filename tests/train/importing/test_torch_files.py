@@ -230,6 +230,7 @@ def test_mutations_are_read_or_refused(tmp_path: Path, zipped: bool) -> None:
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
     whole = path.read_bytes()
     chance = random.Random(5)
+    body, storages = b"", {}
     if zipped:
         with zipfile.ZipFile(path) as archive:
             body = archive.read("file/data.pkl")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -20,7 +21,10 @@ class Name(str):
     """Pickled as a global by its "module name"."""
 
 
-class _Pickler(pickle._Pickler):  # the one in Python, whose opcodes can be written by hand
+_PYTHONS: Any = pickle._Pickler  # type: ignore[attr-defined]  # in Python: its opcodes can be written by hand
+
+
+class _Pickler(_PYTHONS):
     def save(self, obj: Any, save_persistent_id: bool = True) -> None:
         if isinstance(obj, Name):
             self.write(b"c" + "\n".join(obj.split(" ")).encode() + b"\n")
@@ -49,8 +53,6 @@ def tensor(what: Any, offset: Any = 0, shape: Any = (4,), strides: Any = (1,)) -
 
 
 def pickled(value: Any) -> bytes:
-    import io
-
     stream = io.BytesIO()
     _Pickler(stream, protocol=2).dump(value)
     return stream.getvalue()
