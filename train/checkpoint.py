@@ -71,7 +71,7 @@ class Checkpoint:
                 raise CheckpointError(f"{folder}: schema {schema}, this version reads {SCHEMA}; upgrade yolor-edge")
             network = description["network"]
             layout = (LayersConfig if "layers" in network else NetworkConfig).from_json(network)
-        except (ValueError, KeyError, TypeError) as error:
+        except (AttributeError, ValueError, KeyError, TypeError) as error:
             if isinstance(error, UsageError):
                 raise CheckpointError(f"{folder / DESCRIPTION}: {error}") from None
             raise CheckpointError(

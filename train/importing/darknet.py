@@ -230,3 +230,69 @@ _SECTIONS = {
     "control_channels": _Builder.channels,
     "yolo": _Builder.yolo,
 }
+
+
+def plan_of(name: str, tensors: Mapping[str, StoredTensor]) -> list[Section] | None:
+    """The sections of an official description by its name; None where it is not known.
+
+    A word is a section: `c` a convolution (`c2` of stride two), `s` a shortcut, `r` a route, `m` a pool, `u` an
+    upsampling, `o` a reorg, `a` and `b` the vectors that `+` adds and `*` multiplies, `y` a head; `3xc` is three. Sizes
+    and widths are those of the tensors.
+    """
+    name = name.replace("-", "_")
+    found = _PLANS.get("yolor_p6" if name == "yolor_w6" else name)  # W6 is P6 with wider layers
+    if found is None:
+        return None
+    anchors, text = found
+    kinds = {"m": "maxpool", "u": "upsample", "o": "reorg", "a": "implicit_add", "b": "implicit_mul"}
+    links = {"s": ("shortcut", "from"), "r": ("route", "layers"), "+": ("shift_channels", "from")}
+    links["*"] = ("control_channels", "from")
+    sections: list[Section] = []
+    levels = 0
+    for word in text.split():
+        count, times, repeated = word.partition("x")
+        letter, rest = (repeated[0], repeated[1:]) if times else (word[0], word[1:])
+        for _ in range(int(count) if times else 1):
+            index = len(sections)
+            if letter == "c":
+                weight = tensors.get(f"module_list.{index}.Conv2d.weight")
+                out, _, size, _ = (0, 0, 1, 1) if weight is None or len(weight.shape) != 4 else weight.shape
+                section = {"kind": "convolutional", "filters": str(out), "size": str(size), "pad": "1"}
+                section["stride"] = rest or "1"
+                if f"module_list.{index}.BatchNorm2d.weight" in tensors:
+                    section |= {"batch_normalize": "1", "activation": "silu"}
+            elif letter in links:
+                kind, key = links[letter]
+                section = {"kind": kind, key: rest}
+            elif letter == "y":
+                classes = int(sections[-2]["filters"]) // 3 - 5
+                mask = ",".join(str(3 * levels + anchor) for anchor in range(3))
+                section = {"kind": "yolo", "mask": mask, "anchors": anchors, "classes": str(classes)}
+                levels += 1
+            else:
+                section = {"kind": kinds[letter], "size": rest, "stride": "2" if letter == "u" else "1"}
+            sections.append(section)
+    return sections
+
+
+_PLANS = {
+    "yolor_csp": (
+        "12,16,19,36,40,28,36,75,76,55,72,146,142,110,192,243,459,401",
+        "c c2 2xc s-3 c2 c r-2 3xc s-3 2xc s-3 c r-1,-10 c c2 c r-2 3xc s-3 2xc s-3 2xc s-3 2xc s-3 2xc s-3 2xc "
+        "s-3 2xc s-3 2xc s-3 c r-1,-28 c c2 c r-2 3xc s-3 2xc s-3 2xc s-3 2xc s-3 2xc s-3 2xc s-3 2xc s-3 2xc s-3 "
+        "c r-1,-28 c c2 c r-2 3xc s-3 2xc s-3 2xc s-3 2xc s-3 c r-1,-16 2xc r-2 3xc m5 r-2 m9 r-4 m13 "
+        "r-1,-3,-5,-6 2xc r-1,-13 2xc u r79 c r-1,-3 2xc r-2 4xc r-1,-6 2xc u r48 c r-1,-3 2xc r-2 4xc r-1,-6 c "
+        "c2 r-1,127 2xc r-2 4xc r-1,-6 c c2 r-1,113 2xc r-2 4xc r-1,-6 c 3xa 3xb r141 c +164 c *167 y r152 c +165 "
+        "c *168 y r163 c +166 c *169 y",
+    ),
+    "yolor_p6": (
+        "19,27,44,40,38,94,96,68,86,152,180,137,140,301,303,264,238,542,436,615,739,380,925,792",
+        "o c c2 c r-2 3xc s-3 2xc s-3 2xc s-3 r-1,-12 c c2 c r-2 3xc s-3 2xc s-3 2xc s-3 2xc s-3 2xc s-3 2xc s-3 "
+        "2xc s-3 r-1,-24 c c2 c r-2 3xc s-3 2xc s-3 2xc s-3 2xc s-3 2xc s-3 2xc s-3 2xc s-3 r-1,-24 c c2 c r-2 "
+        "3xc s-3 2xc s-3 2xc s-3 r-1,-12 c c2 c r-2 3xc s-3 2xc s-3 2xc s-3 r-1,-12 2xc r-2 3xc m5 r-2 m9 r-4 m13 "
+        "r-1,-3,-5,-6 2xc r-1,-13 2xc u r85 c r-1,-3 2xc r-2 6xc r-1,-8 2xc u r70 c r-1,-3 2xc r-2 6xc r-1,-8 2xc "
+        "u r43 c r-1,-3 2xc r-2 6xc r-1,-8 c c2 r-1,147 2xc r-2 6xc r-1,-8 c c2 r-1,131 2xc r-2 6xc r-1,-8 c c2 "
+        "r-1,115 2xc r-2 6xc r-1,-8 c 4xa 4xb r163 c +203 c *207 y r176 c +204 c *208 y r189 c +205 c *209 y r202 "
+        "c +206 c *210 y",
+    ),
+}

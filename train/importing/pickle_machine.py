@@ -132,6 +132,9 @@ def item_size(dtype: str) -> int:
 # Classes under these become records. Their code is never looked for.
 _RECORD_MODULES = (
     "models",
+    "yolov7",
+    "yolov9",
+    "yolor",
     "utils",
     "torch.nn.modules",
     "torch.nn.parallel",
@@ -147,6 +150,8 @@ _RECORD_PATHS = {
     "torch.dtype",
     "torch.nn.parameter.Parameter",
     "collections.defaultdict",
+    "collections.Counter",
+    "collections.deque",
     "__main__.Model",
     "__builtin__.object",
     "builtins.object",
@@ -242,9 +247,13 @@ class Machine:
         marks: list[list[Any]] = []
         memo: dict[int, Any] = {}
         limits, opcodes = self.limits, self.opcodes
-        argument: Any
-        for opcode, argument, _ in pickletools.genops(stream):
-            op, arg = opcode.name, argument
+        while True:
+            code = stream.read(1)
+            opcode = _OPCODES.get(code)
+            if opcode is None:
+                raise ValueError(f"it ends early, or holds the byte {code!r} where an instruction should be")
+            op = opcode.name
+            arg: Any = None if opcode.arg is None else opcode.arg.reader(stream)
             opcodes += 1
             if opcodes > limits.opcodes:
                 raise CheckpointError(f"holds more than {limits.opcodes} pickle instructions")
@@ -332,7 +341,6 @@ class Machine:
                 return stack[0]
             elif op not in ("PROTO", "FRAME"):
                 raise CheckpointError(f"holds the pickle instruction {op}, which checkpoints do not need")
-        raise ValueError("it ends early")
 
     def _made(self, called: Any, args: Any) -> Any:
         if not isinstance(args, tuple):
@@ -411,6 +419,8 @@ def _sizes(value: Any) -> tuple[int, ...] | None:
 
 
 def _listed(value: Any) -> list[Any]:
+    if isinstance(value, Record) and value.path == "collections.deque":
+        return []  # Histories and the like: nothing that a network needs.
     if not isinstance(value, list):
         raise TypeError(f"appends to a {type(value).__name__}")
     return value
@@ -427,8 +437,8 @@ def _key(value: Any) -> Any:
 
 
 def _set_items(target: Any, items: list[Any]) -> None:
-    if isinstance(target, Record) and target.path == "collections.defaultdict":
-        return  # Counters and the like: nothing that a network needs.
+    if isinstance(target, Record) and target.path in ("collections.defaultdict", "collections.Counter"):
+        return
     if not isinstance(target, dict) or len(items) % 2:
         raise TypeError("sets items of what is no dictionary")
     for key, value in zip(items[::2], items[1::2], strict=True):
@@ -534,11 +544,15 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     },
     **{f"{module}.getattr": _getattr for module in _BUILTIN},
 }
+_NEEDLESS = {"PERSID", "INST", "OBJ", "EXT1", "EXT2", "EXT4", "STRING", "NEXT_BUFFER", "READONLY_BUFFER", "BYTEARRAY8"}
+_OPCODES = {
+    op.code.encode("latin1"): op for op in pickletools.opcodes if op.name not in _NEEDLESS
+}  # the others are not even decoded
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple, "EMPTY_SET": set}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _LITERALS = {
     "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "INT", "LONG", "BINFLOAT", "FLOAT", "BINUNICODE",
     "SHORT_BINUNICODE", "BINUNICODE8", "UNICODE", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BINSTRING",
-    "SHORT_BINSTRING", "STRING",
+    "SHORT_BINSTRING",
 }  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...runtime.errors import CheckpointError, UsageError
 from .configurations import CONFIGURATIONS, Configuration
-from .darknet import build_darknet, read_sections
+from .darknet import build_darknet, plan_of, read_sections
 from .graph import Graph, Module
 from .heads import Heads
 from .pickle_machine import Record, StoredTensor
@@ -43,7 +43,14 @@ def graph_of_state_dict(
         graph, heads = build_darknet(read_sections(path), tensors, most_values)
         return graph, heads, "yolor", path.stem[:60]
     if darknet:
-        raise UsageError("holds the tensors of a Darknet network (YOLOR); give its .cfg file with config= (--config)")
+        sections = plan_of(str(config).lower(), tensors)
+        if sections is None:
+            raise UsageError(
+                "holds the tensors of a Darknet network (YOLOR); give its .cfg file with config= (--config), or one of "
+                "the names yolor_csp, yolor_p6, yolor_w6"
+            )
+        graph, heads = build_darknet(sections, tensors, most_values)
+        return graph, heads, "yolor", str(config).lower()
     name = path.stem.lower() if path.suffix in (".yaml", ".yml") else str(config).lower()
     candidates = [CONFIGURATIONS[key] for key in (name, f"{name}-deploy", f"{name}-paper") if key in CONFIGURATIONS]
     if not candidates:

@@ -142,7 +142,7 @@ def test_arguments_that_do_not_fit_are_refused(goldens: Path, tmp_path: Path) ->
     refused(UsageError, "gyolo", "40 words, and the words are not in the file")
     refused(UsageError, "gyolo", "40 words, but the vocabulary has 3", vocabulary=["a", "b", "c"])
     refused(UsageError, "yolor-csp-darknet", "say which with config=")
-    refused(UsageError, "yolor-csp-darknet", "give its .cfg file", config="yolor-csp")
+    refused(UsageError, "yolor-csp-darknet", "give its .cfg file", config="yolov7")
     refused(UsageError, "yolor-csp-darknet", "no such file", config=tmp_path / "none.cfg")
     refused(CheckpointError, "yolor-csp-darknet", "layer", config=goldens / "yolor-p6-darknet" / "layers.json")
 
@@ -157,6 +157,14 @@ def test_a_cfg_file_is_read_as_its_sections(goldens: Path, tmp_path: Path) -> No
     found = read_checkpoint(folder / "checkpoint.pt", config=tmp_path / "narrow.cfg", names=list("abcde"))
     assert found.config.layers == golden(folder).imported.config.layers
     assert found.config.class_names == tuple("abcde")
+
+
+@pytest.mark.parametrize(("name", "config"), [("yolor-csp-darknet", "yolor_csp"), ("yolor-p6-darknet", "yolor-p6")])
+def test_official_darknet_networks_are_known_by_name(goldens: Path, name: str, config: str) -> None:
+    found = read_checkpoint(goldens / name / "checkpoint.pt", config=config)
+    expected = golden(goldens / name).imported
+    assert (found.config.layers, found.config.boxes) == (expected.config.layers, expected.config.boxes)
+    assert all(np.array_equal(found.weights[key], value) for key, value in expected.weights.items())
 
 
 @pytest.mark.parametrize(
