@@ -22,6 +22,17 @@ from .pickle_machine import Record, StoredTensor
 from .torch_files import read_torch_file
 
 MOST_TOP_LAYERS = 4000
+# The 80 classes of COCO as every official data file lists them, and the ids that COCO's annotations give them.
+_COCO_NAMES = (
+    "person bicycle car motorcycle airplane bus train truck boat traffic light fire hydrant stop sign parking meter "
+    "bench bird cat dog horse sheep cow elephant bear zebra giraffe backpack umbrella handbag tie suitcase frisbee "
+    "skis snowboard sports ball kite baseball bat baseball glove skateboard surfboard tennis racket bottle wine glass "
+    "cup fork knife spoon bowl banana apple sandwich orange broccoli carrot hot dog pizza donut cake chair couch "
+    "potted plant bed dining table toilet tv laptop mouse remote keyboard cell phone microwave oven toaster sink "
+    "refrigerator book clock vase scissors teddy bear hair drier toothbrush"
+)
+_COCO_GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
+_COCO_IDS = tuple(index for index in range(1, 91) if index not in _COCO_GAPS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,8 +149,8 @@ def _read(
         tensors = {name: value for name, value in model.items() if isinstance(value, StoredTensor)}
         if config is None:
             raise UsageError(
-                "holds a state dict, tensors without the network that they belong to; say which with config= "
-                "(--config): the name of its configuration or its Darknet .cfg file"
+                f"holds a state dict, tensors without the network that they belong to{_smell(tensors)}; say which with "
+                "config= (--config): the name of its configuration or its Darknet .cfg file"
             )
     elif config is not None:
         raise UsageError("holds its network itself; config= (--config) is for files that hold a state dict alone")
@@ -196,6 +207,7 @@ def imported_network(
         layers=tuple(graph.layers),
         boxes=heads.boxes,
         class_names=tuple(class_names),
+        category_ids=_COCO_IDS if " ".join(class_names) == _COCO_NAMES else (),
         input_size=(side, side),
         masks=heads.masks,
         semantic=heads.semantic,
@@ -227,6 +239,21 @@ def chosen_model(content: Any) -> tuple[Record | dict[Any, Any], str]:
 def _is_state_dict(value: dict[Any, Any]) -> bool:
     tensors = [item for item in value.values() if isinstance(item, StoredTensor)]
     return bool(tensors) and all(isinstance(key, str) for key in value)
+
+
+_STATE_DICTS = {
+    "backbone.backbone.": "YOLOX",
+    "bbox_head.": "MMDetection",
+    "backbone.body.": "torchvision",
+    "backbone.0.body.": "DETR",
+    "backbone.ERBlock": "YOLOv6",
+    "roi_heads.": "torchvision or Detectron2",
+}
+
+
+def _smell(tensors: Mapping[str, StoredTensor]) -> str:
+    found = {project for name in tensors for start, project in _STATE_DICTS.items() if name.startswith(start)}
+    return f" (by their names of {' or '.join(sorted(found))}, which is not imported)" if found else ""
 
 
 def _is_half(model: Record | dict[Any, Any]) -> bool:

@@ -257,9 +257,9 @@ class Machine:
             opcodes += 1
             if opcodes > limits.opcodes:
                 raise CheckpointError(f"holds more than {limits.opcodes} pickle instructions")
-            if op in ("BINGET", "LONG_BINGET", "GET"):
+            if op in ("BINGET", "LONG_BINGET"):
                 stack.append(memo[arg])
-            elif op in ("BINPUT", "LONG_BINPUT", "PUT"):
+            elif op in ("BINPUT", "LONG_BINPUT"):
                 memo[arg] = stack[-1]
             elif op == "MEMOIZE":
                 memo[len(memo)] = stack[-1]
@@ -544,15 +544,17 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     },
     **{f"{module}.getattr": _getattr for module in _BUILTIN},
 }
-_NEEDLESS = {"PERSID", "INST", "OBJ", "EXT1", "EXT2", "EXT4", "STRING", "NEXT_BUFFER", "READONLY_BUFFER", "BYTEARRAY8"}
-_OPCODES = {
-    op.code.encode("latin1"): op for op in pickletools.opcodes if op.name not in _NEEDLESS
-}  # the others are not even decoded
+# Text forms of the oldest protocols, whose arguments cost time to decode, and what makes objects of other kinds. Torch
+# has never written them; they are not even decoded.
+_NEEDLESS = {
+    "PERSID", "INST", "OBJ", "EXT1", "EXT2", "EXT4", "STRING", "UNICODE", "INT", "LONG", "FLOAT", "GET", "PUT",
+    "NEXT_BUFFER", "READONLY_BUFFER", "BYTEARRAY8",
+}  # fmt: skip
+_OPCODES = {op.code.encode("latin1"): op for op in pickletools.opcodes if op.name not in _NEEDLESS}
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple, "EMPTY_SET": set}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _LITERALS = {
-    "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "INT", "LONG", "BINFLOAT", "FLOAT", "BINUNICODE",
-    "SHORT_BINUNICODE", "BINUNICODE8", "UNICODE", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BINSTRING",
-    "SHORT_BINSTRING",
+    "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
+    "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BINSTRING", "SHORT_BINSTRING",
 }  # fmt: skip

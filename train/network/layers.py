@@ -38,7 +38,9 @@ class LayersConfig:
         semantic: The layer of the semantic logits.
         caption: Of the captioner: its arguments and the layers it reads (`gated_captioner`).
         class_names: (C,).
+        category_ids: (C,) COCO's ids where the classes are COCO's, else 1, 2, ...
         semantic_names: (S,), one for each channel of the semantic logits.
+        semantic_category_ids: (S,).
         vocabulary: Words of the captions by id; empty and repeated ones occur.
         input_size: (height, width) the family trains at.
         preprocess: How an image is brought to the input: `pad_value`, `stride_multiple`, `rounding`.
@@ -53,7 +55,9 @@ class LayersConfig:
     masks: dict[str, Any] | None = None
     semantic: str | None = None
     caption: dict[str, Any] | None = None
+    category_ids: tuple[int, ...] = ()
     semantic_names: tuple[str, ...] = ()
+    semantic_category_ids: tuple[int, ...] = ()
     vocabulary: tuple[str, ...] = ()
     preprocess: dict[str, Any] = field(default_factory=dict)
 
@@ -75,6 +79,12 @@ class LayersConfig:
                     f"layer {name} reads {', '.join(missing) or 'nothing'}; no layer before it is called so"
                 )
             names.add(name)
+        for words, ids in (("class_names", "category_ids"), ("semantic_names", "semantic_category_ids")):
+            count = len(getattr(self, words))
+            if not getattr(self, ids):
+                object.__setattr__(self, ids, tuple(range(1, count + 1)))
+            if len(getattr(self, ids)) != count:
+                raise UsageError(f"{count} {words} but {len(getattr(self, ids))} {ids}")
         unknown = [name for name in self.outputs if name not in names]
         if unknown:
             raise UsageError(f"the heads read {', '.join(unknown)}, which no layer is called")

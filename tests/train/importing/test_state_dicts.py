@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 import lzma
-import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from yolor_edge.runtime.errors import CheckpointError, UsageError
 from yolor_edge.train.importing.configurations import CONFIGURATIONS
 from yolor_edge.train.importing.importer import chosen_model, imported_network
-from yolor_edge.train.importing.pickle_machine import Record, Storage, StoredTensor
+from yolor_edge.train.importing.pickle_machine import Record, StoredTensor
 from yolor_edge.train.importing.state_dicts import graph_of_state_dict
 from yolor_edge.train.importing.torch_files import read_torch_file
 from yolor_edge.train.network.layers_fold import layers_cost
 
+from .full_size import full_size_network
 from .golden import golden
 
 SAME = {
@@ -97,30 +97,11 @@ PUBLISHED = {  # parameters in M and FLOPs in G of the deployed networks, from t
 }
 
 
-class Shaped(StoredTensor):
-    """A tensor of a full-size network, of which nothing but the shape is known."""
-
-    def array(self) -> np.ndarray:
-        if self.shape[:1] == (1,) and len(self.shape) == 4 and self.shape[2:] == (1, 1):
-            return np.arange(self.shape[1], dtype=np.float32).reshape(self.shape)  # the table of distances
-        return np.ones(self.shape, np.float32)
-
-
-def shaped(manifest: dict[str, Any]) -> dict[str, StoredTensor]:
-    return {
-        name: Shaped(Storage(dtype, math.prod(shape), "0"), 0, tuple(shape), tuple(0 for _ in shape))
-        for name, (dtype, *shape) in manifest["state_dict"].items()
-    }
-
-
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if "gelan-s" in name else pytest.mark.slow) for name in PUBLISHED]
 )
 def test_full_size_networks_cost_what_was_published(name: str, goldens: Path) -> None:
-    manifest = json.loads(lzma.decompress((goldens / "manifests" / f"{name}.json.xz").read_bytes()))
-    graph, heads, family, _ = graph_of_state_dict(shaped(manifest), manifest["cfg"].rpartition("/")[2])
-    names = [str(index) for index in range(80)]
-    cost = layers_cost(imported_network(graph, heads, family, name, names, (), {}, False).config)
+    cost = layers_cost(full_size_network(goldens / "manifests" / f"{name}.json.xz").config)
     parameters, flops = PUBLISHED[name]
     assert cost.folded_parameters / 1e6 == pytest.approx(parameters, abs=0.051)
     assert cost.folded_flops / 1e9 == pytest.approx(flops, rel=0.01)
@@ -133,3 +114,11 @@ def test_every_manifest_has_its_configuration(goldens: Path) -> None:
         found = [CONFIGURATIONS[key] for key in (stem, f"{stem}-deploy", f"{stem}-paper") if key in CONFIGURATIONS]
         classes = [layer[1].rpartition(".")[2] for layer in manifest["layers"]]
         assert any([kind for kind, _, _ in configuration.layers] == classes for configuration in found)
+
+
+@torch.no_grad()
+def test_a_full_size_network_runs(goldens: Path) -> None:
+    network = full_size_network(goldens / "manifests" / "yolov9-detect-gelan-s.json.xz", seed=3).network()
+    outputs = network(torch.rand(1, 3, 64, 96))
+    assert outputs["box_bins"].shape == (1, 64, 126) and outputs["class_logits"].shape == (1, 80, 126)
+    assert all(value.isfinite().all() and value.std() > 1e-3 for value in outputs.values())
