@@ -120,7 +120,7 @@ class Checkpoint:
             raise CheckpointError(f"{self.path}: holds a network of size {self.layout.size}, expected an imported one")
         try:
             network = LayerNetwork(self.layout)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:120]
             raise CheckpointError(f"{self.path / DESCRIPTION}: its layers make no network ({reason})") from None
         return self._filled(network)
