@@ -16,7 +16,6 @@ from .pickle_machine import Record, StoredTensor
 MOST_LAYERS, MOST_MODULES = 20_000, 100_000
 DEEPEST = 24
 
-TORCH = "torch.nn.modules."
 _ACTIVATIONS = {
     "SiLU": "silu",
     "ReLU": "relu",

@@ -398,16 +398,3 @@ def _lines(given: str | Path | Sequence[str] | None, what: str) -> list[str] | N
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{given}: {what} cannot be read from it ({error}); expected UTF-8 text, one a line") from None
     return text.removesuffix("\n").replace("\r\n", "\n").split("\n")
-
-
-def describe(config: LayersConfig) -> Mapping[str, Any]:
-    """What an import found, for people and JSON."""
-    return {
-        "name": config.name,
-        "family": config.family,
-        "tasks": list(config.tasks),
-        "layers": len(config.layers),
-        "classes": len(config.class_names),
-        "strides": list(config.strides),
-        "input_size": list(config.input_size),
-    }

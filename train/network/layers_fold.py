@@ -57,8 +57,9 @@ def fold(network: LayerNetwork) -> LayerNetwork:
         convolutions[name] = (plain, weight, bias)
         layers.append(plain)
     config = dataclasses.replace(network.config, layers=tuple(layers))
-    with torch.device(next(network.parameters()).device):
-        folded = LayerNetwork(config)
+    some = next(network.parameters())
+    with torch.device(some.device):
+        folded = LayerNetwork(config).to(some.dtype)
     with torch.no_grad():
         for name, (_, weight, bias) in convolutions.items():
             module = folded.layers[name]
