@@ -136,6 +136,7 @@ _RECORD_MODULES = (
     "yolov9",
     "yolor",
     "utils",
+    "torch.nn.functional",
     "torch.nn.modules",
     "torch.nn.parallel",
     "torch.optim",
