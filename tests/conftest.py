@@ -33,6 +33,16 @@ def coco_tiny() -> Path:
 
 
 @pytest.fixture(scope="session")
+def goldens() -> Path:
+    """The folder of official checkpoints with their outputs: YOLOR_EDGE_GOLDENS, or the one beside the repository."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "goldens"
+    folder = Path(os.environ.get("YOLOR_EDGE_GOLDENS", beside))
+    if not folder.is_dir():
+        pytest.skip(f"the golden checkpoints are not at {folder}; set YOLOR_EDGE_GOLDENS to their folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """A random four-task network as checkpoint and bundle, with the scenes whose classes it has: not to be changed."""
     from .export.exported import export_random_network  # here, since it takes torch

@@ -7,6 +7,7 @@ from ..runtime.environment.lazy import lazily
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint
     from .config import TrainConfig
+    from .importing import import_checkpoint
     from .loop import fit, resume
     from .network.config import NetworkConfig
     from .network.cost import inspect_network
@@ -17,6 +18,7 @@ __getattr__, __dir__ = lazily(
     {
         ".checkpoint": ("Checkpoint",),
         ".config": ("TrainConfig",),
+        ".importing": ("import_checkpoint",),
         ".loop": ("fit", "resume"),
         ".network.config": ("NetworkConfig",),
         ".network.cost": ("inspect_network",),

@@ -1,7 +1,8 @@
 """A trained network as a folder: `network.safetensors` and `checkpoint.json`. Never a pickle.
 
-`checkpoint.json` holds the network's configuration (names, vocabulary, input size), how it was trained, and the digest
-of the weights, so that an altered or mixed-up file is noticed before it is used.
+`checkpoint.json` holds the network's configuration (a size of our own plan or, for an imported one, a list of layers;
+names, vocabulary, input size), how it was trained, and the digest of the weights, so that an altered or mixed-up file
+is noticed before it is used.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import safetensors.torch
 import torch
@@ -21,8 +22,10 @@ from ..runtime.bundle.json_files import read_json
 from ..runtime.errors import CheckpointError, UsageError
 from ..runtime.files import replacing_file, replacing_folder, sha256_of, write_atomically
 from .network.config import NetworkConfig
+from .network.layers import LayerNetwork, LayersConfig
 from .network.network import Network
 
+AnyNetwork = TypeVar("AnyNetwork", Network, LayerNetwork)
 SCHEMA = 1
 WEIGHTS, DESCRIPTION = "network.safetensors", "checkpoint.json"
 
@@ -33,13 +36,13 @@ class Checkpoint:
 
     Attributes:
         path: The folder.
-        config: The network's configuration.
-        provenance: How it came to be: training configuration, data, versions, scores.
+        layout: The network's configuration, of our own plan or a list of layers.
+        provenance: How it came to be: training configuration, data, versions, scores; of an imported one the file.
         sha256: Digest of the weights file.
     """
 
     path: Path
-    config: NetworkConfig
+    layout: NetworkConfig | LayersConfig
     provenance: dict[str, Any] = field(repr=False)
     sha256: str
 
@@ -67,8 +70,9 @@ class Checkpoint:
             schema, digest = description["schema"], description["sha256"]
             if schema != SCHEMA:
                 raise CheckpointError(f"{folder}: schema {schema}, this version reads {SCHEMA}; upgrade yolor-edge")
-            config = NetworkConfig.from_json(description["network"])
-        except (ValueError, KeyError, TypeError) as error:
+            network = description["network"]
+            layout = (LayersConfig if "layers" in network else NetworkConfig).from_json(network)
+        except (AttributeError, ValueError, KeyError, TypeError) as error:
             if isinstance(error, UsageError):
                 raise CheckpointError(f"{folder / DESCRIPTION}: {error}") from None
             raise CheckpointError(
@@ -83,20 +87,51 @@ class Checkpoint:
                 f"{weights}: has SHA-256 {found[:12]}..., {DESCRIPTION} says {str(digest)[:12]}...; "
                 "it was altered or belongs to another checkpoint, copy the folder again"
             )
-        return cls(folder, config, description.get("provenance", {}), found)
+        return cls(folder, layout, description.get("provenance", {}), found)
+
+    @property
+    def config(self) -> NetworkConfig:
+        """The configuration of a network of our own plan.
+
+        Raises:
+            CheckpointError: If it is an imported network.
+        """
+        if isinstance(self.layout, LayersConfig):
+            raise CheckpointError(
+                f"{self.path}: holds an imported network ({self.layout.name}, a list of layers); "
+                "expected one of yolor-edge's own sizes"
+            )
+        return self.layout
 
     def network(self) -> Network:
         """The network with its weights, float32, in evaluation mode.
 
         Raises:
-            CheckpointError: If the weights are not those of the configuration.
+            CheckpointError: If the weights are not those of the configuration, or it is an imported network.
         """
+        return self._filled(Network(self.config))
+
+    def layer_network(self) -> LayerNetwork:
+        """The imported network with its weights, float32, in evaluation mode.
+
+        Raises:
+            CheckpointError: If the weights are not those of the configuration, or it is a network of our own plan.
+        """
+        if not isinstance(self.layout, LayersConfig):
+            raise CheckpointError(f"{self.path}: holds a network of size {self.layout.size}, expected an imported one")
+        try:
+            network = LayerNetwork(self.layout)
+        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:120]
+            raise CheckpointError(f"{self.path / DESCRIPTION}: its layers make no network ({reason})") from None
+        return self._filled(network)
+
+    def _filled(self, network: AnyNetwork) -> AnyNetwork:
         weights = self.path / WEIGHTS
         try:
             tensors = safetensors.torch.load_file(weights)
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{weights}: is not a safetensors file ({error}); copy it again") from None
-        network = Network(self.config)
         own = network.state_dict()
         complaints = [f"{name} is missing" for name in own if name not in tensors]
         complaints += [f"{name} is not part of this network" for name in tensors if name not in own]
@@ -114,7 +149,7 @@ class Checkpoint:
 
 def write_checkpoint(
     folder: Path,
-    network: Network,
+    network: Network | LayerNetwork,
     provenance: dict[str, Any],
     weights: Literal["float32", "float16"] = "float32",
 ) -> Checkpoint:
@@ -140,5 +175,16 @@ def write_checkpoint(
             "network": network.config.to_json(),
             "provenance": {"torch": torch.__version__, **provenance},
         }
-        write_atomically(place / DESCRIPTION, json.dumps(description, indent=1) + "\n")
+        write_atomically(place / DESCRIPTION, _readable(description))
     return Checkpoint(folder, network.config, description["provenance"], digest)
+
+
+def _readable(description: dict[str, Any]) -> str:
+    """JSON for people: the layers of an imported network stand one a line."""
+    layers = description["network"].get("layers")
+    if layers is None:
+        return json.dumps(description, indent=1) + "\n"
+    network = {**description["network"], "layers": []}
+    text = json.dumps({**description, "network": network}, indent=1)
+    lines = ",\n".join("   " + json.dumps(layer) for layer in layers)
+    return text.replace('\n  "layers": []', f'\n  "layers": [\n{lines}\n  ]', 1) + "\n"

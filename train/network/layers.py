@@ -1,0 +1,454 @@
+"""A network that is a list of layers: what an imported checkpoint holds, and what every official variant becomes.
+
+A layer is a small dictionary with its name, its operation, the names of the layers it reads and the arguments of the
+operation; the image is called `image`. The operations are few and plain (`OPERATIONS`), so that a variant which nobody
+listed needs no code of its own. What stands for the heads says which layers hold raw predictions and how they are read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...runtime.errors import UsageError
+from .gated_captioner import GatedCaptioner
+
+IMAGE = "image"
+Layer = dict[str, Any]
+Activation = str | Sequence[Any] | None
+
+
+@dataclass(frozen=True)
+class LayersConfig:
+    """A network as a list of layers, with the meaning of its outputs.
+
+    Attributes:
+        name: What the network calls itself in bundles and reports.
+        family: Where it comes from: "yolov7", "yolor", "yolov9", "generalist".
+        layers: In the order in which they are computed.
+        boxes: How boxes and scores are read: `coding` "anchors" (`levels`, `anchors` in pixels, `mask_coefficients`) or
+            "dfl" (`bins`, `classes`: layers of each level; `reg_max`), and the `strides` of the levels.
+        masks: `coefficients`, layers of each level (None where anchors hold them), and the layer `prototypes`.
+        semantic: The layer of the semantic logits.
+        caption: Of the captioner: its arguments and the layers it reads (`gated_captioner`).
+        class_names: (C,).
+        category_ids: (C,) COCO's ids where the classes are COCO's, else 1, 2, ...
+        semantic_names: (S,), one for each channel of the semantic logits.
+        semantic_category_ids: (S,).
+        vocabulary: Words of the captions by id; empty and repeated ones occur.
+        input_size: (height, width) the family trains at.
+        preprocess: How an image is brought to the input: `pad_value`, `stride_multiple`, `rounding`.
+    """
+
+    name: str
+    family: str
+    layers: tuple[Layer, ...]
+    boxes: dict[str, Any]
+    class_names: tuple[str, ...]
+    input_size: tuple[int, int]
+    masks: dict[str, Any] | None = None
+    semantic: str | None = None
+    caption: dict[str, Any] | None = None
+    category_ids: tuple[int, ...] = ()
+    semantic_names: tuple[str, ...] = ()
+    semantic_category_ids: tuple[int, ...] = ()
+    vocabulary: tuple[str, ...] = ()
+    preprocess: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, list):
+                object.__setattr__(self, item.name, tuple(value))
+        names = {IMAGE}
+        for layer in self.layers:
+            name, kind = layer.get("name"), layer.get("type")
+            if not isinstance(name, str) or "." in name or name in names:
+                raise UsageError(f"layer {name!r} has no name of its own")
+            if kind not in OPERATIONS:
+                raise UsageError(f"layer {name} has the type {kind!r}; known are {', '.join(OPERATIONS)}")
+            missing = [source for source in layer["from"] if source not in names]
+            if missing or not layer["from"]:
+                raise UsageError(
+                    f"layer {name} reads {', '.join(missing) or 'nothing'}; no layer before it is called so"
+                )
+            names.add(name)
+        for words, ids in (("class_names", "category_ids"), ("semantic_names", "semantic_category_ids")):
+            count = len(getattr(self, words))
+            if not getattr(self, ids):
+                object.__setattr__(self, ids, tuple(range(1, count + 1)))
+            if len(getattr(self, ids)) != count:
+                raise UsageError(f"{count} {words} but {len(getattr(self, ids))} {ids}")
+        unknown = [name for name in self.outputs if name not in names]
+        if unknown:
+            raise UsageError(f"the heads read {', '.join(unknown)}, which no layer is called")
+
+    @property
+    def outputs(self) -> list[str]:
+        """Names of the layers that the heads read."""
+        boxes, masks, caption = self.boxes, self.masks or {}, self.caption or {}
+        names = [*boxes.get("levels", ()), *boxes.get("bins", ()), *boxes.get("classes", ())]
+        names += [*(masks.get("coefficients") or ()), *([masks["prototypes"]] if masks else ())]
+        names += [self.semantic] if self.semantic else []
+        if caption:
+            names += [*caption["levels"], caption["grid"], caption["semantic_features"]]
+        return list(dict.fromkeys(names))
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        found = {"boxes": True, "masks": self.masks, "semantic": self.semantic, "caption": self.caption}
+        return tuple(task for task, there in found.items() if there)
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        return tuple(self.boxes["strides"])
+
+    @property
+    def box_coding(self) -> str:
+        return "xyxy" if self.boxes["coding"] == "anchors" else "dfl"
+
+    @property
+    def score_coding(self) -> str:
+        return "probabilities" if self.boxes["coding"] == "anchors" else "logits"
+
+    def to_json(self) -> dict[str, Any]:
+        values = dataclasses.asdict(self)
+        return {name: value for name, value in values.items() if value not in (None, (), {})}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> LayersConfig:
+        names = {item.name for item in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - names)
+        if unknown:
+            raise UsageError(f"a network of layers has no field {', '.join(unknown)}; written by a newer yolor-edge?")
+        return cls(**values)
+
+
+def make_activation(which: Activation) -> nn.Module:
+    """The activation that a layer names: None, a name, or a name with its slope."""
+    name, *arguments = [which] if isinstance(which, str) or which is None else list(which)
+    made = {
+        None: nn.Identity,
+        "silu": nn.SiLU,
+        "relu": nn.ReLU,
+        "leaky_relu": nn.LeakyReLU,
+        "hardswish": nn.Hardswish,
+        "mish": nn.Mish,
+        "gelu": nn.GELU,
+        "elu": nn.ELU,
+        "sigmoid": nn.Sigmoid,
+        "relu6": nn.ReLU6,
+    }
+    if name not in made:
+        raise UsageError(f"the activation {name!r} is not known")
+    return made[name](*arguments)
+
+
+class ConvLayer(nn.Module):
+    """Convolution, batch norm where `norm` gives its epsilon, activation."""
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(
+            layer["in"],
+            layer["out"],
+            layer["kernel"],
+            layer.get("stride", 1),
+            layer.get("padding", 0),
+            layer.get("dilation", 1),
+            layer.get("groups", 1),
+            layer.get("bias", False),
+        )
+        eps = layer.get("norm")
+        self.norm = nn.BatchNorm2d(layer["out"], eps, 0.03) if eps is not None else None
+        self.activation = make_activation(layer.get("activation"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return self.activation(x if self.norm is None else self.norm(x))
+
+
+class RepConvLayer(nn.Module):
+    """Branches of one input, added up before the activation: convolutions, and batch norms of the input itself."""
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(
+            ConvLayer(branch) if "kernel" in branch else NormLayer(branch) for branch in layer["branches"]
+        )
+        self.activation = make_activation(layer.get("activation"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, *others = [branch(x) for branch in self.branches]
+        for other in others:
+            first = first + other
+        return self.activation(first)
+
+
+class NormLayer(nn.Module):
+    def __init__(self, layer: Layer) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(layer["out"], layer["norm"], 0.03)
+        self.activation = make_activation(layer.get("activation"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.norm(x))
+
+
+class ActivationLayer(nn.Module):
+    def __init__(self, layer: Layer) -> None:
+        super().__init__()
+        self.activation = make_activation(layer.get("activation"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(x)
+
+
+class VectorLayer(nn.Module):
+    """Implicit knowledge: a learned vector, added to every cell or multiplied with it."""
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__()
+        self.multiplies = layer["type"] == "multiply_vector"
+        self.vector = nn.Parameter(torch.full((1, layer["out"], 1, 1), float(self.multiplies)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.vector if self.multiplies else x + self.vector
+
+
+class PoolLayer(nn.Module):
+    def __init__(self, layer: Layer) -> None:
+        super().__init__()
+        kind = nn.MaxPool2d if layer["type"] == "max_pool" else nn.AvgPool2d
+        self.pool = kind(layer["kernel"], layer.get("stride", 1), layer.get("padding", 0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pool(x)
+
+
+class UpsampleLayer(nn.Module):
+    def __init__(self, layer: Layer) -> None:
+        super().__init__()
+        self.scale, self.mode = layer["scale"], layer.get("mode", "nearest")
+        self.align_corners = layer.get("align_corners", False) if self.mode == "bilinear" else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.interpolate(x, scale_factor=float(self.scale), mode=self.mode, align_corners=self.align_corners)
+
+
+class ResizeLikeLayer(nn.Module):
+    """The first input at the size of the second, nearest neighbour."""
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor, like: Tensor) -> Tensor:
+        if x.shape[2:] == like.shape[2:]:
+            return x
+        return F.interpolate(x, size=(like.shape[2], like.shape[3]), mode="nearest")
+
+
+class ConcatLayer(nn.Module):
+    def __init__(self, layer: Layer) -> None:
+        super().__init__()
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return torch.cat(inputs, 1)
+
+
+class AddLayer(nn.Module):
+    def __init__(self, layer: Layer) -> None:
+        super().__init__()
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        first, *others = inputs
+        for other in others:
+            first = first + other
+        return first
+
+
+class SliceLayer(nn.Module):
+    """Channels `start` to `stop`."""
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__()
+        self.start, self.stop = layer["start"], layer["stop"]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, self.start : self.stop]
+
+
+class ReorgLayer(nn.Module):
+    """Every second row and column side by side: (B, c, h, w) to (B, 4 c, h / 2, w / 2)."""
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        even, odd = x[:, :, ::2], x[:, :, 1::2]
+        return torch.cat((even[..., ::2], odd[..., ::2], even[..., 1::2], odd[..., 1::2]), 1)
+
+
+class AttentionLayer(nn.Module):
+    """Attention of every cell to all cells; the input holds for each head queries, keys and values in this order."""
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__()
+        self.heads, self.key_width, self.value_width = layer["heads"], layer["key_width"], layer["value_width"]
+        self.scale = layer["scale"]
+
+    def split(self, x: Tensor) -> Sequence[Tensor]:
+        """(B, heads, width, cells) of queries, keys and values."""
+        parts = x.flatten(2).unflatten(1, (self.heads, 2 * self.key_width + self.value_width))
+        return parts.split((self.key_width, self.key_width, self.value_width), 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        queries, keys, values = self.split(x)
+        weights = ((queries.transpose(2, 3) @ keys) * self.scale).softmax(3)
+        seen = values @ weights.transpose(2, 3)
+        return seen.flatten(1, 2).unflatten(2, (x.shape[2], x.shape[3]))
+
+
+class AttentionValuesLayer(AttentionLayer):
+    """The values of an attention as a map, heads one after the other."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.split(x)[2].flatten(1, 2).unflatten(2, (x.shape[2], x.shape[3]))
+
+
+OPERATIONS: dict[str, type[nn.Module]] = {
+    "conv": ConvLayer,
+    "rep_conv": RepConvLayer,
+    "norm": NormLayer,
+    "activation": ActivationLayer,
+    "add_vector": VectorLayer,
+    "multiply_vector": VectorLayer,
+    "max_pool": PoolLayer,
+    "average_pool": PoolLayer,
+    "upsample": UpsampleLayer,
+    "resize_like": ResizeLikeLayer,
+    "concat": ConcatLayer,
+    "add": AddLayer,
+    "slice": SliceLayer,
+    "reorg": ReorgLayer,
+    "attention": AttentionLayer,
+    "attention_values": AttentionValuesLayer,
+}
+
+
+class LayerNetwork(nn.Module):
+    """Computes the layers of a `LayersConfig` and the contract's raw heads.
+
+    `forward` takes images (B, 3, H, W), float32 RGB in 0..1, sides multiples of the largest stride, and returns
+
+    - with anchors: `boxes` (B, 4, N), corners in pixels of the input, and `class_scores` (B, C, N), probabilities with
+      the objectness multiplied in; cells by level, anchor, row, column;
+    - with dfl: `box_bins` (B, 4 * reg_max, N), sides left, top, right, bottom, and `class_logits` (B, C, N); cells by
+      level, row, column;
+    - `mask_coefficients` (B, K, N), `prototypes` (B, K, H / 4, W / 4) and `semantic_logits` (B, S, h, w);
+    - `caption_memory` (B, cells + regions, D): the encoded grid, then the regions.
+    """
+
+    def __init__(self, config: LayersConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.layers = nn.ModuleDict({layer["name"]: OPERATIONS[layer["type"]](layer) for layer in config.layers})
+        self.captioner = GatedCaptioner(config.caption) if config.caption else None
+        kept = {*config.outputs}
+        last: dict[str, int] = {}
+        for index, layer in enumerate(config.layers):
+            last.update(dict.fromkeys(layer["from"], index))
+        # What no later layer and no head reads is let go, layer by layer.
+        self._done: list[list[str]] = [[] for _ in config.layers]
+        for name, index in last.items():
+            if name not in kept:
+                self._done[index].append(name)
+
+    def features(self, images: Tensor) -> dict[str, Tensor]:
+        """The outputs of the layers that the heads read, by name."""
+        values = {IMAGE: images}
+        for layer, done in zip(self.config.layers, self._done, strict=True):
+            name = layer["name"]
+            values[name] = self.layers[name](*[values[source] for source in layer["from"]])
+            for source in done:
+                values.pop(source, None)
+        return values
+
+    def raw_levels(self, features: Mapping[str, Tensor]) -> list[Tensor]:
+        """The head's tensors as the official code returns them, level by level.
+
+        With anchors (B, anchors, h, w, 5 + C + K); with dfl (B, 4 * reg_max + C, h, w).
+        """
+        boxes = self.config.boxes
+        if boxes["coding"] == "dfl":
+            pairs = zip(boxes["bins"], boxes["classes"], strict=True)
+            return [torch.cat((features[bins], features[classes]), 1) for bins, classes in pairs]
+        counts = [len(level) for level in boxes["anchors"]]
+        return [
+            features[name].unflatten(1, (count, -1)).permute(0, 1, 3, 4, 2)
+            for name, count in zip(boxes["levels"], counts, strict=True)
+        ]
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return self.heads(self.features(images))
+
+    def heads(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The contract's raw heads from the layers' outputs."""
+        config, outputs = self.config, {}
+        if config.boxes["coding"] == "dfl":
+            outputs["box_bins"] = _joined([features[name] for name in config.boxes["bins"]])
+            outputs["class_logits"] = _joined([features[name] for name in config.boxes["classes"]])
+        else:
+            outputs |= self._decoded(features)
+        if config.masks:
+            if config.masks.get("coefficients"):
+                levels = [features[name] for name in config.masks["coefficients"]]
+                outputs["mask_coefficients"] = _joined(levels)
+            outputs["prototypes"] = features[config.masks["prototypes"]]
+        if config.semantic:
+            outputs["semantic_logits"] = features[config.semantic]
+        if self.captioner is not None and config.caption:
+            outputs["caption_memory"] = self.captioner.memory(
+                [features[name] for name in config.caption["levels"]],
+                outputs["class_logits"],
+                features[config.caption["grid"]],
+                features[config.caption["semantic_features"]],
+                outputs["semantic_logits"],
+            )
+        return outputs
+
+    def _decoded(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        boxes, scores, coefficients = [], [], []
+        classes = len(self.config.class_names)
+        settings = self.config.boxes
+        for raw, stride, anchors in zip(
+            self.raw_levels(features), settings["strides"], settings["anchors"], strict=True
+        ):
+            _, count, height, width, _ = raw.shape
+            columns = torch.arange(width, dtype=raw.dtype, device=raw.device).view(1, 1, 1, width)
+            rows = torch.arange(height, dtype=raw.dtype, device=raw.device).view(1, 1, height, 1)
+            sizes = torch.tensor(anchors, dtype=raw.dtype, device=raw.device).view(1, count, 1, 1, 2)
+            known = raw[..., : 5 + classes].sigmoid()
+            x = (known[..., 0] * 2 - 0.5 + columns) * stride
+            y = (known[..., 1] * 2 - 0.5 + rows) * stride
+            half = (known[..., 2:4] * 2) ** 2 * sizes / 2
+            corners = (x - half[..., 0], y - half[..., 1], x + half[..., 0], y + half[..., 1])
+            boxes.append(torch.stack(corners, 1).flatten(2))
+            scores.append((known[..., 4:5] * known[..., 5:]).permute(0, 4, 1, 2, 3).flatten(2))
+            if settings.get("mask_coefficients"):
+                coefficients.append(raw[..., 5 + classes :].permute(0, 4, 1, 2, 3).flatten(2))
+        outputs = {"boxes": torch.cat(boxes, 2), "class_scores": torch.cat(scores, 2)}
+        if coefficients:
+            outputs["mask_coefficients"] = torch.cat(coefficients, 2)
+        return outputs
+
+
+def _joined(levels: Sequence[Tensor]) -> Tensor:
+    """(B, c, h_i, w_i) maps as (B, c, N), level after level, rows first."""
+    return torch.cat([level.flatten(2) for level in levels], 2)
