@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOTS = ("cli", "runtime")
+ROOTS = ("cli", "runtime", "train")
 STAGES = ("benchmarks", "cli", "evaluation", "export", "runtime", "train")
 
 # From the ground up: a room imports those of its own set.

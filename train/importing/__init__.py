@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from ...runtime.lazy import lazily
+from ...runtime.environment.lazy import lazily
 
 if TYPE_CHECKING:
     from .importer import import_checkpoint

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...runtime.errors import CheckpointError, UsageError
+from .build import build
 from .configurations import CONFIGURATIONS, Configuration
 from .darknet import build_darknet, plan_of, read_sections
 from .graph import Graph, Module
@@ -31,8 +32,6 @@ def graph_of_state_dict(
         UsageError: If there is no such configuration.
         CheckpointError: If the tensors do not fit it.
     """
-    from .importer import build
-
     path = Path(config)
     darknet = any(name.startswith("module_list.") for name in tensors)
     if path.suffix in (".cfg", ".json") or (path.is_file() and path.suffix not in (".yaml", ".yml")):
