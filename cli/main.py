@@ -13,12 +13,27 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from .commands import bench, build, compare, demo, diff, doctor, evaluate, export, inspect, run, scenes, train, verify
+from .commands import (
+    bench,
+    build,
+    compare,
+    demo,
+    diff,
+    doctor,
+    evaluate,
+    export,
+    import_,
+    inspect,
+    run,
+    scenes,
+    train,
+    verify,
+)
 from .imports import check_opencv, is_of_an_import, missing_line, trouble_of
 from .output import complain, flush, prepare_streams
 from .parsing import PROGRAM, CommandParser, Misuse, Parser, check_command
 
-COMMANDS = (scenes, train, evaluate, export, build, verify, diff, run, bench, compare, doctor, inspect, demo)
+COMMANDS = (scenes, train, import_, evaluate, export, build, verify, diff, run, bench, compare, doctor, inspect, demo)
 # Where a package is missing: the extras whose packages a command needs, others "train". What evaluate and bench need
 # hangs on what they are given: they name the one package.
 _EXTRAS = {"export": ("export",), "diff": ("export",), "demo": ("export", "bench"), "evaluate": (), "bench": ()}
@@ -76,7 +91,7 @@ def make_parser() -> Parser:
 
 
 def _run(typed: Sequence[str], arguments: argparse.Namespace) -> int:
-    check_command(typed, [command.__name__.rpartition(".")[2] for command in COMMANDS])
+    check_command(typed, [command.__name__.rpartition(".")[2].rstrip("_") for command in COMMANDS])
     parser = make_parser()
     if not typed:
         parser.print_help()

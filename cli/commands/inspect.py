@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from typing import Any
 
 from ..options import add_captioner, add_json, add_tasks, size
@@ -42,6 +43,16 @@ def add(commands: Any) -> None:
 def _inspect(arguments: argparse.Namespace) -> int:
     from ..train.network.cost import inspect_network
 
+    if arguments.checkpoint is not None and arguments.size is None and arguments.tasks is None:
+        from ..train.checkpoint import Checkpoint
+        from ..train.network.layers import LayersConfig
+        from ..train.network.layers_fold import layers_cost
+
+        layout = Checkpoint.open(arguments.checkpoint).layout
+        if isinstance(layout, LayersConfig):
+            cost = layers_cost(layout, arguments.input_size)
+            print_result(arguments, asdict(cost), cost.table())
+            return 0
     found = inspect_network(_network_config(arguments), arguments.input_size)
     print_result(arguments, found.to_json(), found.table())
     return 0

@@ -132,27 +132,28 @@ def test_help_that_nobody_reads_is_no_traceback(redirection: str) -> None:
 OPENCVS = {
     "libGL": (
         'raise ImportError("libGL.so.1: cannot open shared object file: No such file or directory")',
-        "OpenCV does not load: the library libGL.so.1 is not there; install it (Debian, Ubuntu: apt install libgl1)",
+        "OpenCV (cv2) is installed but does not load (libGL.so.1: cannot open shared object file: No such file or "
+        "directory); replace it: pip uninstall -y opencv-python-headless && pip install",
     ),
     "numpy": (
         "import sys\n"
         'sys.stderr.write("\\nA module that was compiled using NumPy 1.x cannot be run in\\nTraceback (most recent")\n'
         'raise ImportError("numpy.core.multiarray failed to import")',
-        f"OpenCV was built for another numpy than the {np.__version__} that is installed; pip install ",
+        f"OpenCV (cv2) was built for another numpy than {np.__version__}; install a newer one: pip install --upgrade",
     ),
     "attribute": (
         'raise AttributeError("_ARRAY_API not found")',
-        "OpenCV was built for another numpy than the",
+        "OpenCV (cv2) was built for another numpy than",
     ),
     "symbol": (
         'raise ImportError("cv2.abi3.so: undefined symbol: PyFoo")',
-        "OpenCV does not load: cv2.abi3.so: undefined symbol: PyFoo; pip install --force-reinstall --no-deps opencv",
+        "OpenCV (cv2) is installed but does not load (cv2.abi3.so: undefined symbol: PyFoo); replace it: pip uninstall",
     ),
     "missing": (
         "raise ModuleNotFoundError(\"No module named 'cv2'\", name='cv2')",
-        "needs OpenCV, which is not installed; install it: pip install opencv-python-headless",
+        'OpenCV (cv2) is missing; install it: pip install "opencv-python-headless>=',
     ),
-    "empty": ("", "OpenCV does not load: the module cv2 is empty; pip install --force-reinstall --no-deps opencv"),
+    "empty": ("", "OpenCV (cv2) is an empty folder, "),
 }
 LINES = (
     "run b s",
@@ -186,8 +187,8 @@ def test_a_broken_opencv_is_one_line_with_the_cure(kind: str, tmp_path: Path) ->
         assert done.stderr.startswith(b"yolor-edge: ") and told in done.stderr.decode()
     done = program("doctor", "--json", **environment)
     assert (done.returncode, done.stderr) == (1, b"")
-    (check,) = json.loads(done.stdout)["checks"]
-    assert (check["name"], check["state"]) == ("OpenCV", "problem")
+    (check,) = (check for check in json.loads(done.stdout)["checks"] if check["name"] == "OpenCV")
+    assert check["state"] == "problem"
     assert "pip install" in check["cure"]
     assert program("run", "--help", **environment).returncode == 0
 
@@ -201,13 +202,13 @@ def test_a_broken_opencv_is_one_line_with_the_cure(kind: str, tmp_path: Path) ->
                 'raise ImportError("libopenblas.so.0: cannot open shared object file: No such file")',
                 "run b s",
             ),
-            "numpy does not load: the library libopenblas.so.0 is not there; install it, or pip install",
+            "numpy does not load: the library libopenblas.so.0 is not there; install that library, or pip install",
         ),
         (
             *("torch", 'raise OSError("libcudart.so.12: cannot open shared object file: No such file")'),
             *(
                 "train --data d --out o",
-                "torch does not load: the library libcudart.so.12 is not there; install it, or",
+                "torch does not load: the library libcudart.so.12 is not there; install that library, or",
             ),
         ),
         (
@@ -220,7 +221,7 @@ def test_a_broken_opencv_is_one_line_with_the_cure(kind: str, tmp_path: Path) ->
         ),
         (
             *("onnx", "import a_part_of_it", "diff a b"),
-            "diff needs the package a-part-of-it; install it: pip install a_part_of_it",
+            "diff needs the package a_part_of_it; install it: pip install a_part_of_it",
         ),
     ],
 )

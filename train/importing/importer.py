@@ -113,7 +113,7 @@ def read_checkpoint(
     try:
         return _read(path, content, config, vocabulary, names)
     except (CheckpointError, UsageError) as error:
-        raise type(error)(f"{path}: {error}") from None
+        raise type(error)(f"{path}: {error.args[0]}", error.arguments) from None
     except _MADE_UP as error:
         # Attributes of a hostile or damaged file can be of any type; what no check above names ends here.
         reason = " ".join(str(error).split())[:120]
@@ -150,10 +150,13 @@ def _read(
         if config is None:
             raise UsageError(
                 f"holds a state dict, tensors without the network that they belong to{_smell(tensors)}; say which with "
-                "config= (--config): the name of its configuration or its Darknet .cfg file"
+                "<config>: the name of its configuration or its Darknet .cfg file",
+                argument="config",
             )
     elif config is not None:
-        raise UsageError("holds its network itself; config= (--config) is for files that hold a state dict alone")
+        raise UsageError(
+            "holds its network itself; <config> is for files that hold a state dict alone", argument="config"
+        )
     class_names = _lines(names, "class names")
     if tensors is not None:
         graph, heads, family, name = graph_of_state_dict(tensors, config or "", path.stat().st_size)
@@ -166,18 +169,23 @@ def _read(
     if class_names is None:
         class_names = inner_names or [f"class {index}" for index in range(heads.classes)]
     if len(class_names) != heads.classes:
-        raise UsageError(f"has {heads.classes} classes, but {len(class_names)} names of classes were given")
+        raise UsageError(
+            f"has {heads.classes} classes, but {len(class_names)} names of classes were given", argument="names"
+        )
     words = _lines(vocabulary, "words")
     if words is not None and heads.caption is None:
-        raise UsageError("writes no captions; leave vocabulary= (--vocabulary) away")
+        raise UsageError("writes no captions; leave <vocabulary> away", argument="vocabulary")
     if heads.caption is not None:
         if words is None:
             raise UsageError(
                 f"writes captions of {heads.caption['words']} words, and the words are not in the file; give the "
-                "official vocabulary file with vocabulary= (--vocabulary)"
+                "official vocabulary file as <vocabulary>",
+                argument="vocabulary",
             )
         if len(words) != heads.caption["words"]:
-            raise UsageError(f"has {heads.caption['words']} words, but the vocabulary has {len(words)}")
+            raise UsageError(
+                f"has {heads.caption['words']} words, but the vocabulary has {len(words)}", argument="vocabulary"
+            )
     side = _training_side(content, heads.boxes["strides"])
     return imported_network(graph, heads, family, name, class_names, words or (), source, _is_half(model), side)
 
@@ -275,7 +283,9 @@ def _names_of(module: Module, classes: int) -> list[str] | None:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return None
     if len(names) != classes:
-        raise CheckpointError(f"has {classes} classes, but {len(names)} names; give the names with names= (--names)")
+        raise CheckpointError(
+            f"has {classes} classes, but {len(names)} names; give the names as <names>", argument="names"
+        )
     return names
 
 

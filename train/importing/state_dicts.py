@@ -45,8 +45,9 @@ def graph_of_state_dict(
         sections = plan_of(str(config).lower(), tensors)
         if sections is None:
             raise UsageError(
-                "holds the tensors of a Darknet network (YOLOR); give its .cfg file with config= (--config), or one of "
-                "the names yolor_csp, yolor_p6, yolor_w6"
+                "holds the tensors of a Darknet network (YOLOR); give its .cfg file as <config>, or one of the names "
+                "yolor_csp, yolor_p6, yolor_w6",
+                argument="config",
             )
         graph, heads = build_darknet(sections, tensors, most_values)
         return graph, heads, "yolor", str(config).lower()
