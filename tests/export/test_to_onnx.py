@@ -375,7 +375,7 @@ def test_some_heads_at_another_size_proven_on_own_pictures(exported: Exported, t
     assert bundle.spec.tasks == ("boxes", "semantic")
     assert bundle.spec.input_size == (96, 64)
     assert bundle.spec.caption is None
-    golden = {f"golden/{i}-picture {i}.v1.npz" for i in range(3)}
+    golden = {f"golden/{i}-image {i}.v1.npz" for i in range(3)}
     assert set(bundle.files) == {"vision.fp32.onnx"} | golden
     assert verify(bundle, threads=1).passed
     graph = open_graphs(bundle, threads=1)["vision"]
@@ -540,11 +540,11 @@ def test_an_interrupted_export_leaves_nothing(
     [
         ({"tasks": ("depth",)}, "tasks: the network has no task depth; it has boxes, masks, semantic, caption"),
         ({"tasks": ("masks",)}, "the task masks needs the task boxes"),
-        ({"input_size": (64, 100)}, "input size must be two multiples of 32 within 32 and 8192, got 64x100"),
-        ({"input_size": (0, 64)}, "input size must be two multiples of 32 within 32 and 8192, got 0x64"),
-        ({"input_size": (64, 64, 3)}, "input size must be two multiples of 32"),
-        ({"input_size": (-32, 64)}, "input size must be two multiples of 32"),
-        ({"input_size": (8224, 64)}, "input size must be two multiples of 32"),
+        ({"input_size": (64, 100)}, "input_size must be two multiples of 32 within 32 and 8192, got 64x100"),
+        ({"input_size": (0, 64)}, "input_size must be two multiples of 32 within 32 and 8192, got 0x64"),
+        ({"input_size": (64, 64, 3)}, "input_size must be two multiples of 32"),
+        ({"input_size": (-32, 64)}, "input_size must be two multiples of 32"),
+        ({"input_size": (8224, 64)}, "input_size must be two multiples of 32"),
     ],
 )
 @pytest.mark.usefixtures("no_export")

@@ -159,7 +159,7 @@ def test_other_orders_of_channels(model: Model, layout: Any) -> None:
     [
         (np.zeros((60, 80, 4), np.uint8), "rgb", r"an image in RGB order must have shape \(height, width, 3\), got"),
         (np.zeros((60, 80, 3), np.uint8), "bgra", r"an image in BGRA order must have shape \(height, width, 4\), got"),
-        (np.zeros((60, 80), np.uint8), "bgr", r"an image in BGR order must have shape \(height, width, 3\), got"),
+        (np.zeros((60, 80), np.uint8), "rgb", r"an image in RGB order must have shape \(height, width, 3\), got"),
         (np.zeros((60, 80, 3), np.uint8), "grey", r"a grey image must have shape \(height, width\), got"),
         (np.zeros((80, 80), np.uint8), "nv12", r"an NV12 image must have shape \(height \* 3 / 2, width\)"),
         (np.zeros((60, 80, 3), np.uint8), "yuyv", r"a YUYV image must have shape \(height, width, 2\)"),

@@ -300,7 +300,7 @@ def test_an_existing_run_is_refused(finished: Path, scenes: Path) -> None:
         ({"tasks": ("masks",)}, "the task masks needs the task boxes"),
         ({"size": "xl"}, "size must be one of n, s, m, l, got 'xl'"),
         ({"config": replace(TRAIN, device="abacus")}, "device 'abacus' is not known"),
-        ({"input_size": (64, 100)}, "input size must be two multiples of 32"),
+        ({"input_size": (64, 100)}, "input_size must be two multiples of 32"),
         ({"captioner": "gpt"}, "captioner must be one of catr, grit, got 'gpt'"),
         (
             {"captioner": "grit", "tasks": ("semantic", "caption")},

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read 
 
 
 def test_importing_the_runtime_takes_little_memory() -> None:
-    cost = footprint.import_cost("numpy", "yolor_edge.runtime", rounds=3)
+    cost = footprint.import_cost("numpy", "yolor_edge.runtime.model", rounds=3)
     assert 0 < cost["private_bytes"] <= cost["memory_bytes"] < PROMISED_MEMORY / 2
     assert 10 < cost["modules"] < 120
     assert len(cost["ms"]) == 3 and min(cost["ms"]) <= cost["median_ms"] <= max(cost["ms"])

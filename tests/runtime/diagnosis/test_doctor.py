@@ -283,7 +283,7 @@ def test_displays(packages: dict[str, Any], tmp_path: Path, monkeypatch: pytest.
 def test_whatever_fails_is_a_line_and_the_others_follow(
     broken: str, packages: dict[str, Any], tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unbroken = getattr(doctor, broken)
+    unbroken = getattr(examination, broken)
 
     def fail(*arguments: Any) -> Any:
         if arguments and arguments[0] == tmp_path / "nowhere":

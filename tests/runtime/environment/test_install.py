@@ -77,13 +77,13 @@ def test_an_extra_becomes_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.usefixtures("listed")
 def test_a_package_without_a_wheel_for_this_machine_is_no_cure(monkeypatch: pytest.MonkeyPatch) -> None:
     assert package_hint("onnxruntime-gpu") == 'install it: pip install "onnxruntime-gpu>=1.18"'
-    assert package_hint("tensorrt_rtx") == 'install it: pip install "tensorrt-rtx-cu13>=1.7"'
+    assert package_hint("tensorrt-rtx") == 'install it: pip install "tensorrt-rtx-cu13>=1.7"'
     assert package_hint("pycuda") == "there is no wheel of pycuda for x86_64 and Python 3.10"  # source only
     assert package_hint("of-a-stranger") == "install it: pip install of-a-stranger"
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     assert package_command("onnxruntime-gpu") == ""
     assert package_hint("onnxruntime-gpu") == "there is no wheel of onnxruntime-gpu for aarch64 and Python 3.10"
-    assert package_command("tensorrt_rtx") == ""
+    assert package_command("tensorrt-rtx") == ""
     monkeypatch.setattr(platform, "python_version_tuple", lambda: ("3", "12", "3"))
     assert package_command("onnxruntime-gpu") == 'pip install "onnxruntime-gpu>=1.31"'
 

@@ -90,7 +90,7 @@ def test_a_command_and_doctor_say_the_same(tmp_path: Path) -> None:
     code = "import sys\nsys.path.insert(0, sys.argv[1])\nfrom yolor_edge.main import main\nsys.exit(main(sys.argv[2:]))"
     command = [sys.executable, "-c", code, str(tmp_path)]
     for words in (
-        ["scenes", str(tmp_path / "scenes"), "--images", "1", "--seed", "1"],
+        ["scenes", str(tmp_path / "scenes"), "--count", "1", "--seed", "1"],
         ["train", "--data", "x", "--out", str(tmp_path / "y")],
     ):
         done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=60)

@@ -53,7 +53,7 @@ def test_the_environment_chooses_a_level(level):
 def test_a_level_that_is_not_there_is_refused_at_import():
     code = """
 try:
-    import yolor_edge.runtime
+    import yolor_edge.runtime.model
 except ImportError as error:
     print(error)
 """
