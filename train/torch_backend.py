@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from ..runtime.backends.base import Array, TensorInfo, checked_feed
 from ..runtime.bundle.spec import CaptionSpec, ModelSpec
+from ..runtime.bundle.tensors import describe_tensors
 from ..runtime.images.preprocess import PreprocessRule
 from ..runtime.model import Model
 from .network.config import NetworkConfig
@@ -123,54 +125,37 @@ def parts_of(network: Network, input_size: tuple[int, int] | None = None) -> dic
             f"the caption decoder looks at {config.regions_at(config.input_size)} regions, an image of "
             f"{height}x{width} has {regions}; make a network of that input size"
         )
-    cells = sum((height // s) * (width // s) for s in config.strides)
-    outputs: dict[str, tuple[int | str, ...]] = {}
-    if "boxes" in config.tasks:
-        outputs["class_logits"] = ("batch", len(config.class_names), cells)
-        outputs["box_bins"] = ("batch", 4 * config.reg_max, cells)
-    if "masks" in config.tasks:
-        outputs["mask_coefficients"] = ("batch", config.prototypes, cells)
-        outputs["prototypes"] = ("batch", config.prototypes, height // 4, width // 4)
-    if "semantic" in config.tasks:
-        outputs["semantic_logits"] = ("batch", len(config.semantic_names), height // 8, width // 8)
-    plan = config.plan
-    memory = (height // 32) * (width // 32) + regions
-    if "caption" in config.tasks:
-        outputs["caption_memory"] = ("batch", memory, plan.caption_width)
-    parts = {
-        "vision": TorchGraph(VisionPart(network), _infos({"images": ("batch", 3, height, width)}), _infos(outputs))
+    spec = spec_of(config)
+    spec = replace(spec, preprocess=replace(spec.preprocess, input_size=(height, width)))
+    contract, plan = describe_tensors(spec), config.plan
+    lengths: dict[str, int | str] = {
+        "K": config.prototypes,
+        "L": (height // 32) * (width // 32) + regions,
+        "D": plan.caption_width,
+        "layers": plan.caption_layers,
+        "heads": plan.caption_heads,
+        "d": plan.caption_width // plan.caption_heads,
     }
+
+    def graph(part: str, module: torch.nn.Module, **free: int | str) -> TorchGraph:
+        """A part of the contract with its axes as long as this network has them."""
+        named = {**lengths, **{name.replace("_", " + "): axis for name, axis in free.items()}}
+        inputs, outputs = (
+            {
+                name: TensorInfo(name, tuple(named[axis] if axis in named else axis for axis in one["axes"]), one["dtype"])
+                for name, one in contract[part][side].items()
+            }
+            for side in ("inputs", "outputs")
+        )
+        return TorchGraph(module, inputs, outputs)
+
+    parts = {"vision": graph("vision", VisionPart(network))}
     if "caption" in config.tasks:
-        head = plan.caption_width // plan.caption_heads
-        words = len(config.vocabulary)
-        cross = {
-            name: (plan.caption_layers, 1, plan.caption_heads, memory, head) for name in ("cross_keys", "cross_values")
-        }
-
-        def cache(prefix: str, rows: int | str, length: int | str) -> dict[str, tuple[int | str, ...]]:
-            shape = (plan.caption_layers, rows, plan.caption_heads, length, head)
-            return {f"{prefix}_keys": shape, f"{prefix}_values": shape}
-
-        parts["caption_prefill"] = TorchGraph(
-            PrefillPart(network, (height, width)),
-            _infos({"caption_memory": (1, memory, plan.caption_width), "tokens": (1,)}),
-            _infos({"log_probs": (1, words), **cross, **cache("present", 1, 1)}),
-        )
-        parts["caption_step"] = TorchGraph(
-            StepPart(network),
-            _infos({"tokens": ("beam",), **cache("past", "beam", "past"), **cross}),
-            _infos({"log_probs": ("beam", words), **cache("present", "beam", "past + 1")}),
-        )
+        parts["caption_prefill"] = graph("caption_prefill", PrefillPart(network, (height, width)), batch=1, T_1=1)
+        parts["caption_step"] = graph("caption_step", StepPart(network), batch="beam", T="past", T_1="past + 1")
     return parts
 
 
 def torch_model(network: Network) -> Model:
     """The runtime's pipeline over the training network, on whatever device the network is."""
     return Model(spec_of(network.config), parts_of(network))
-
-
-def _infos(shapes: Mapping[str, tuple[int | str, ...]]) -> dict[str, TensorInfo]:
-    return {
-        name: TensorInfo(name, tuple(shape), "int64" if name == "tokens" else "float32")
-        for name, shape in shapes.items()
-    }

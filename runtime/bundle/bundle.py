@@ -12,6 +12,7 @@ from ..errors import BundleError, UsageError
 from ..files import sha256_of, write_atomically
 from .json_files import JsonReader, read_json, readable_json
 from .spec import CaptionSpec, ModelSpec, Thresholds
+from .tensors import describe_tensors
 
 __all__ = [
     "BUNDLE_FILE",
@@ -201,84 +202,6 @@ def write_bundle(
     }
     write_atomically(folder / BUNDLE_FILE, readable_json(content) + "\n")
     return Bundle.open(folder)
-
-
-def describe_tensors(spec: ModelSpec) -> dict[str, Any]:
-    """Inputs and outputs of every graph a model of this spec has, by name: axes, dtype and meaning."""
-
-    def tensor(axes: list[str | int], dtype: str, meaning: str) -> dict[str, Any]:
-        return {"axes": axes, "dtype": dtype, "meaning": meaning}
-
-    height, width = spec.input_size
-    batch = spec.graph.batch or "batch"
-    cells = spec.graph.top_k or spec.cells
-    numbering = "cells level by level in the order of strides, row by row"
-    order = f"of the {cells} cells with the highest logits, best first" if spec.graph.top_k else numbering
-    outputs: dict[str, Any] = {}
-    if "boxes" in spec.tasks:
-        outputs["class_logits"] = tensor(
-            [batch, len(spec.class_names), cells],
-            "float32",
-            f"class logits before the sigmoid; {order}",
-        )
-        outputs["box_bins"] = tensor(
-            [batch, 4 * spec.reg_max, cells],
-            "float32",
-            "logits of the distance to left, top, right, bottom; softmax expectation over bins, in strides",
-        )
-        if spec.graph.top_k:
-            outputs["cells"] = tensor([batch, cells], "int32", f"which cell a column is of; {numbering}")
-    if "masks" in spec.tasks:
-        outputs["mask_coefficients"] = tensor([batch, "K", cells], "float32", "weights of the prototypes")
-        outputs["prototypes"] = tensor(
-            [batch, "K", height // 4, width // 4],
-            "float32",
-            "mask logits are coefficients times prototypes",
-        )
-    if spec.graph.semantic_map:
-        outputs["semantic_map"] = tensor(
-            [batch, height, width], "uint8", "semantic class of every pixel of the letterboxed image"
-        )
-    elif "semantic" in spec.tasks:
-        outputs["semantic_logits"] = tensor(
-            [batch, len(spec.semantic_names), height // 8, width // 8],
-            "float32",
-            "logits per semantic class at the head's own resolution",
-        )
-    if "caption" in spec.tasks:
-        outputs["caption_memory"] = tensor([batch, "L", "D"], "float32", "what the caption decoder attends to")
-    images = tensor([batch, 3, height, width], "float32", "letterboxed images, see model.preprocess")
-    parts: dict[str, Any] = {"vision": {"inputs": {"images": images}, "outputs": outputs}}
-    if spec.caption is None or "caption" not in spec.tasks:
-        return parts
-    words = len(spec.caption.vocabulary)
-    memory = tensor([1, "L", "D"], "float32", "caption_memory of one image")
-    cross = tensor(["layers", 1, "heads", "L", "d"], "float32", "cross-attention of the memory")
-    past = tensor(["layers", "batch", "heads", "T", "d"], "float32", "self-attention of the T tokens so far")
-    present = tensor(["layers", "batch", "heads", "T + 1", "d"], "float32", "past with the token just fed")
-    cross_cache = {"cross_keys": cross, "cross_values": cross}
-    present_cache = {"present_keys": present, "present_values": present}
-    parts["caption_prefill"] = {
-        "inputs": {"caption_memory": memory, "tokens": tensor([1], "int64", "bos")},
-        "outputs": {
-            "log_probs": tensor([1, words], "float32", "logarithm of the probability of the first token"),
-            **cross_cache,
-            **present_cache,
-        },
-    }
-    parts["caption_step"] = {
-        "inputs": {
-            "tokens": tensor(["batch"], "int64", "the last token of each sentence"),
-            "past_keys": past,
-            "past_values": past,
-            **cross_cache,
-        },
-        "outputs": {
-            "log_probs": tensor(["batch", words], "float32", "logarithm of the probability of the next token"),
-            **present_cache,
-        },
-    }
-    return parts
 
 
 def _read_json(path: Path) -> dict[str, Any]:

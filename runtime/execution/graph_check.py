@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from ..backends.base import Graph, TensorInfo
 from ..bundle.spec import ModelSpec
-from ..bundle.tensors import MASK_STRIDE, OUTPUTS_OF_TASK, SEMANTIC_STRIDE, outputs_of
+from ..bundle.tensors import describe_tensors
 from ..captions.native_captioning import NativeCaptionDecoder
 
 
@@ -14,33 +15,21 @@ def graph_complaints(
     spec: ModelSpec, graphs: Mapping[str, Graph], caption_decoder: NativeCaptionDecoder | None
 ) -> list[str]:
     """Where the graphs' inputs and outputs do not fit the spec, in words; axes left free are not judged."""
-    height, width = spec.input_size
-    classes, semantic, batch = len(spec.class_names), len(spec.semantic_names), spec.graph.batch
-    columns = spec.graph.top_k or spec.cells
-    shapes: dict[str, tuple[int | None, ...]] = {
-        "class_logits": (batch, classes, columns),
-        "box_bins": (batch, 4 * spec.reg_max, columns),
-        "mask_coefficients": (batch, None, columns),
-        "cells": (batch, columns),
-        "prototypes": (batch, None, height // MASK_STRIDE, width // MASK_STRIDE),
-        "semantic_logits": (batch, semantic, height // SEMANTIC_STRIDE, width // SEMANTIC_STRIDE),
-        "semantic_map": (batch, height, width),
-        "caption_memory": (batch, None, None),
-    }
-    outputs = {name: shapes[name] for task in spec.tasks if task in OUTPUTS_OF_TASK for name in outputs_of(spec, task)}
-    if caption_decoder is not None:
-        outputs["caption_memory"] = (batch, caption_decoder.dims.memory, caption_decoder.dims.width)
-    found = _part_complaints("vision", graphs, {"images": (batch, 3, height, width)}, outputs)
-    if caption_decoder is None and "caption" in spec.tasks and spec.caption is not None:
-        words = len(spec.caption.vocabulary)
-        cache = {"present_keys": (None,) * 5, "present_values": (None,) * 5}
-        cross = {"cross_keys": (None,) * 5, "cross_values": (None,) * 5}
-        past = {"past_keys": (None,) * 5, "past_values": (None,) * 5}
-        log_probs = {"log_probs": (None, words)}
-        memory = {"caption_memory": (None, None, None), "tokens": (None,)}
-        found += _part_complaints("caption_prefill", graphs, memory, {**log_probs, **cross, **cache})
-        found += _part_complaints("caption_step", graphs, {"tokens": (None,), **past, **cross}, {**log_probs, **cache})
+    found: list[str] = []
+    for part, tensors in describe_tensors(spec).items():
+        if part != "vision" and caption_decoder is not None:
+            continue  # which writes the captions in place of these graphs
+        expected = {kind: {name: _axes(one) for name, one in tensors[kind].items()} for kind in ("inputs", "outputs")}
+        if "caption_memory" in expected["outputs"] and caption_decoder is not None:
+            dims = caption_decoder.dims
+            expected["outputs"]["caption_memory"] = (spec.graph.batch, dims.memory, dims.width)
+        found += _part_complaints(part, graphs, expected["inputs"], expected["outputs"])
     return found
+
+
+def _axes(tensor: Mapping[str, Any]) -> tuple[int | None, ...]:
+    """The lengths that a tensor of the contract has; None where it is free."""
+    return tuple(axis if isinstance(axis, int) else None for axis in tensor["axes"])
 
 
 def _part_complaints(
