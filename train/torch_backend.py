@@ -142,7 +142,11 @@ def parts_of(network: Network, input_size: tuple[int, int] | None = None) -> dic
         named = {**lengths, **{name.replace("_", " + "): axis for name, axis in free.items()}}
         inputs, outputs = (
             {
-                name: TensorInfo(name, tuple(named[axis] if axis in named else axis for axis in one["axes"]), one["dtype"])
+                name: TensorInfo(
+                    name,
+                    tuple(named.get(axis, axis) if isinstance(axis, str) else axis for axis in one["axes"]),
+                    one["dtype"],
+                )
                 for name, one in contract[part][side].items()
             }
             for side in ("inputs", "outputs")
