@@ -137,3 +137,25 @@ def test_torch_and_other_heavy_packages_stay_where_they_are_needed() -> None:
                 names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
                 names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
                 assert not heavy & {name.partition(".")[0] for name in names}, path
+
+
+def house() -> dict[str, set[str]]:
+    """The arrows between rooms: a stage, or inside `runtime` a folder or a file."""
+
+    def room(file: str) -> str:
+        return "/".join(file.split("/")[:2]) if file.startswith("runtime/") else file.split("/")[0]
+
+    arrows: dict[str, set[str]] = {}
+    for file, other in imports():
+        arrows.setdefault(room(file), set()).update({room(other)} - {room(file)})
+        arrows.setdefault(room(other), set())
+    return arrows
+
+
+if __name__ == "__main__":  # python tests/test_architecture.py counts what there is
+    rooms = house()
+
+    def height(name: str) -> int:
+        return 1 + max((height(other) for other in rooms[name]), default=0)
+
+    print(f"{len(rooms)} rooms, {max(map(height, rooms))} floors, {sum(map(len, rooms.values()))} arrows")

@@ -32,7 +32,10 @@ YE_INLINE Floats fused(const Floats& a, const Floats& b, const Floats& sum) {
 }
 
 YE_INLINE Floats sum_of_digits(const Integers& high, const Integers& low, int64_t groups) {
-    if (groups <= kExactGroups) return __builtin_convertvector((high << 8) - high + low, Floats);
+    if (groups <= kExactGroups) {
+        const Wrapping digits = ((Wrapping)high << 8) - (Wrapping)high + (Wrapping)low;
+        return __builtin_convertvector((Integers)digits, Floats);
+    }
     const int64x2_t first = vaddw_s32(vmull_n_s32(vget_low_s32(high), 255), vget_low_s32(low));
     const int64x2_t second = vaddw_s32(vmull_n_s32(vget_high_s32(high), 255), vget_high_s32(low));
     return vcombine_f32(vcvt_f32_f64(vcvtq_f64_s64(first)), vcvt_f32_f64(vcvtq_f64_s64(second)));

@@ -135,7 +135,10 @@ YE_INLINE __m256 long_sum_of_half(const __m256i& high, const __m256i& low) {
 }
 
 YE_INLINE Floats sum_of_digits(const Integers& high, const Integers& low, int64_t groups) {
-    if (groups <= kExactGroups) return __builtin_convertvector((high << 8) - high + low, Floats);
+    if (groups <= kExactGroups) {
+        const Wrapping digits = ((Wrapping)high << 8) - (Wrapping)high + (Wrapping)low;
+        return __builtin_convertvector((Integers)digits, Floats);
+    }
     const auto digits = (__m512i)high, rests = (__m512i)low;
     const __m256 first = long_sum_of_half(_mm512_maskz_extracti64x4_epi64(0xF, digits, 0),
                                           _mm512_maskz_extracti64x4_epi64(0xF, rests, 0));

@@ -66,12 +66,13 @@ YE_TARGET __attribute__((noinline)) void tile_i8(const Int8Product& whole, int64
     const Int8Product a = whole;  // no store changes this one
     for (int p = 0; p < kAcross; ++p) {
         const int64_t at = (first + p) * kLanes;
-        const Integers excess = load_integers(a.sums + at) * (kOffset - a.x.shift);
+        const Wrapping excess =
+            (Wrapping)load_integers(a.sums + at) * static_cast<uint32_t>(kOffset - a.x.shift);
         const Outputs outputs(a, at);
         for (int r = 0; r < kRows; ++r) {
-            const Integers high = sums[r * kAcross + p] - excess;
+            const Integers high = (Integers)((Wrapping)sums[r * kAcross + p] - excess);
             if constexpr (kFine) {
-                const Integers low = sums[(kRows + r) * kAcross + p] - excess;
+                const Integers low = (Integers)((Wrapping)sums[(kRows + r) * kAcross + p] - excess);
                 outputs.put(a, r, sum_of_digits(high, low, a.groups));
             } else {
                 outputs.put(a, r, __builtin_convertvector(high, Floats));

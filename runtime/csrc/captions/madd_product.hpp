@@ -154,11 +154,13 @@ YE_TARGET __attribute__((noinline)) void tile_i8(const Int8Product& whole, const
         add_all<kRows>(fours, weights, a.groups, sums);
         for (int h = 0; h < kParts; ++h) {
             const int64_t from = at + h * kLanes;
-            const Integers shifted = load_integers(a.sums + from) * a.x.shift;
+            const Wrapping shifted =
+                (Wrapping)load_integers(a.sums + from) * static_cast<uint32_t>(a.x.shift);
             const Outputs outputs(a, from);
             for (int r = 0; r < kRows; ++r) {
                 const Integers sum = load_integers(sums + kParts * r + h);
-                outputs.put(a, r, __builtin_convertvector(kFine ? sum : sum + shifted, Floats));
+                outputs.put(
+                    a, r, __builtin_convertvector(kFine ? sum : (Integers)((Wrapping)sum + shifted), Floats));
             }
         }
     }

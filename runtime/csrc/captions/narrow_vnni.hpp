@@ -20,7 +20,10 @@ YE_INLINE __m256d long_sum_of_half(const __m128i& high, const __m128i& low) {
 }
 
 YE_INLINE Floats sum_of_digits(const Integers& high, const Integers& low, int64_t groups) {
-    if (groups <= kExactGroups) return __builtin_convertvector((high << 8) - high + low, Floats);
+    if (groups <= kExactGroups) {
+        const Wrapping digits = ((Wrapping)high << 8) - (Wrapping)high + (Wrapping)low;
+        return __builtin_convertvector((Integers)digits, Floats);
+    }
     const auto digits = (__m256i)high, rests = (__m256i)low;
     const __m256d first = long_sum_of_half(_mm256_castsi256_si128(digits), _mm256_castsi256_si128(rests));
     const __m256d second =

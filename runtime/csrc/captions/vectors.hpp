@@ -14,10 +14,13 @@ template <int kCount>
 struct Vector {
     typedef float Floats __attribute__((vector_size(kCount * 4)));
     typedef int32_t Integers __attribute__((vector_size(kCount * 4)));
+    typedef uint32_t Wrapping __attribute__((vector_size(kCount * 4)));
     typedef uint8_t Bytes __attribute__((vector_size(kCount)));
 };
 using Floats = Vector<kLanes>::Floats;
 using Integers = Vector<kLanes>::Integers;
+/// For sums that a made-up weight file may hold any numbers of: they wrap, as the instructions do.
+using Wrapping = Vector<kLanes>::Wrapping;
 
 // Registers that hold one block of outputs.
 constexpr int kParts = kBlock / kLanes;
