@@ -18,5 +18,6 @@ __getattr__, __dir__ = lazily(
         ".report.measure": ("WarmUp",),
         ".report.report": ("Report",),
     },
+    "bench",
 )
 __all__ = __dir__()  # pyright: ignore[reportUnsupportedDunderAll]  # the names above

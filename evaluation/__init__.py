@@ -18,5 +18,6 @@ __getattr__, __dir__ = lazily(
         ".scenes.scene_files": ("write_scenes",),
         ".scores": ("Scores",),
     },
+    "bench",
 )
 __all__ = __dir__()  # pyright: ignore[reportUnsupportedDunderAll]  # the names above

@@ -18,5 +18,6 @@ __getattr__, __dir__ = lazily(
         ".precision.precisions": ("PrecisionOptions",),
         ".to_onnx": ("export_bundle",),
     },
+    "export",
 )
 __all__ = __dir__()  # pyright: ignore[reportUnsupportedDunderAll]  # the names above

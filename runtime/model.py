@@ -309,6 +309,8 @@ def load(
         BackendError: If the backend is not installed or refuses a graph.
         EngineMismatchError: If the backend runs engines and there is none that fits.
     """
+    if isinstance(backend, LoadOptions):
+        raise UsageError("backend must be text, got LoadOptions; hand them over as options=...", argument="backend")
     how = chosen(
         options,
         backend=backend,

@@ -47,3 +47,17 @@ def test_the_package_imports_from_the_root_of_the_clone() -> None:
     code = "import yolor_edge.runtime, yolor_edge.train; print(yolor_edge.runtime.load.__name__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert done.stdout == "load\n", done.stderr
+
+
+def test_a_package_that_is_missing_is_one_line_with_the_cure() -> None:
+    code = (
+        "import sys\n"
+        "sys.modules['torch'] = None\n"
+        "import yolor_edge.train\n"
+        "try:\n"
+        "    yolor_edge.train.fit\n"
+        "except ImportError as error:\n"
+        "    print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith("yolor_edge.train.fit needs the package torch; install it: pip install "), done.stderr

@@ -24,5 +24,6 @@ __getattr__, __dir__ = lazily(
         ".network.cost": ("inspect_network",),
         ".scoring": ("evaluate_checkpoint",),
     },
+    "train",
 )
 __all__ = __dir__()  # pyright: ignore[reportUnsupportedDunderAll]  # the names above

@@ -55,6 +55,8 @@ class Checkpoint:
         """
         given = Path(path)
         folder = next((f for f in (given, given / "checkpoint") if (f / DESCRIPTION).is_file()), None)
+        if folder is None and (given / "bundle.json").is_file():
+            raise CheckpointError(f"{given}: is a bundle; expected the checkpoint or the run that it was exported from")
         if folder is None and not given.exists():
             raise CheckpointError(
                 f"{given}: no such folder; expected a checkpoint, or a run, as written by yolor-edge train"
@@ -118,7 +120,9 @@ class Checkpoint:
             CheckpointError: If the weights are not those of the configuration, or it is a network of our own plan.
         """
         if not isinstance(self.layout, LayersConfig):
-            raise CheckpointError(f"{self.path}: holds a network of size {self.layout.size}, expected an imported one")
+            raise CheckpointError(
+                f"{self.path}: holds a network of size {self.layout.size}, not an imported one; it is network()"
+            )
         try:
             network = LayerNetwork(self.layout)
         except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:

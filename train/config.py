@@ -165,7 +165,7 @@ class TrainConfig:
                     changes[name] = type(current)(text)
             except (ValueError, KeyError):
                 raise UsageError(
-                    f"<settings> {setting}: expected a {type(current).__name__}", argument="settings"
+                    f"<settings> {setting}: expected a value of type {type(current).__name__}", argument="settings"
                 ) from None
         return dataclasses.replace(self, **changes)
 

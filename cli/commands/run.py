@@ -134,7 +134,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from ..runtime.runner.runner import RunLines, run
     from ..runtime.sources.capture import CameraOptions
 
-    to_stdout = arguments.jsonl == "-"
+    to_stdout = arguments.jsonl in ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
     if to_stdout and (arguments.json or arguments.no_jsonl):
         other = "--json" if arguments.json else "--no-jsonl"
         raise Misuse(f"--jsonl - prints the JSON lines on stdout; leave out {other}")

@@ -36,8 +36,8 @@ class OnnxRuntimeCudaGraph:
         if PROVIDER not in onnxruntime.get_available_providers():
             raise BackendError(
                 f"the installed onnxruntime {onnxruntime.__version__} has no CUDA provider, and this backend runs on "
-                f"nothing else, in place of onnxruntime; {package_hint('onnxruntime-gpu')}; yolor-edge doctor says "
-                "what this machine has"
+                f"nothing else; onnxruntime-gpu takes the place of onnxruntime (pip uninstall onnxruntime first): "
+                f"{package_hint('onnxruntime-gpu')}; yolor-edge doctor says what this machine has"
             )
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # what goes wrong is raised, not logged

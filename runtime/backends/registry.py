@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
+from ..arguments import nearest
 from ..bundle.bundle import Bundle
 from ..bundle.engines import graph_kind
 from ..environment.cores import usable_cores
@@ -97,7 +98,10 @@ def backend_entry(backend: str) -> BackendEntry:
         UsageError: If it is unknown.
     """
     if backend not in BACKENDS:
-        raise UsageError(f"unknown backend {backend!r}; the backends are {', '.join(BACKENDS)}", argument="backend")
+        raise UsageError(
+            f"unknown backend {backend!r}{nearest(backend, BACKENDS)}; the backends are {', '.join(BACKENDS)}",
+            argument="backend",
+        )
     return BACKENDS[backend]
 
 

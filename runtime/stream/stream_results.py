@@ -48,7 +48,7 @@ class StreamResult:
         if self.error is not None and self.error == self.frame.error:
             what = ""  # the frame says it
         caption = "" if self.caption is None else f", caption={self.caption.text!r} of {self.caption_frame}"
-        return f"Answer({self.frame!r}{what}, dropped={self.dropped}{caption}, latency_ms={self.latency_ms:.1f})"
+        return f"StreamResult({self.frame!r}{what}, dropped={self.dropped}{caption}, latency_ms={self.latency_ms:.1f})"
 
     @property
     def captured_ns(self) -> int | None:

@@ -213,7 +213,7 @@ def test_misuse_is_one_line_and_exit_code_2(
             "train --data nowhere --out run --set speed=3",
             "--set speed=3: there is no setting 'speed'",
         ),
-        ("train --data nowhere --out run --set batch_size=many", "--set batch_size=many: expected a int"),
+        ("train --data nowhere --out run --set batch_size=many", "--set batch_size=many: expected a value of type int"),
         ("train --data nowhere --out run --epochs 0", "--epochs must be at least 1, got 0"),
         (
             "train --data nowhere --out run --set batch_size=99999999999",

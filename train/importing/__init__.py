@@ -7,5 +7,5 @@ from ...runtime.environment.lazy import lazily
 if TYPE_CHECKING:
     from .importer import import_checkpoint
 
-__getattr__, __dir__ = lazily(__name__, {".importer": ("import_checkpoint",)})
+__getattr__, __dir__ = lazily(__name__, {".importer": ("import_checkpoint",)}, "train")
 __all__ = __dir__()  # pyright: ignore[reportUnsupportedDunderAll]  # the names above
