@@ -9,10 +9,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import secrets
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
@@ -45,6 +43,8 @@ def replacing_file(path: Path) -> Iterator[Path]:
         raise UsageError(f"{path}: is a folder, expected the name of a file to write")
     place, is_file = _behind_links(path)
     if not is_file:
+        import tempfile  # here, since it takes a while to import and is seldom needed
+
         with tempfile.TemporaryDirectory() as folder:
             temporary = Path(folder, path.name)
             yield temporary
@@ -53,7 +53,7 @@ def replacing_file(path: Path) -> Iterator[Path]:
         return
     place.parent.mkdir(parents=True, exist_ok=True)
     old = place.stat() if place.exists() else None
-    temporary = place.with_name(f".{path.stem[:40]}.{secrets.token_hex(8)}.part{path.suffix}")
+    temporary = place.with_name(f".{path.stem[:40]}.{os.urandom(8).hex()}.part{path.suffix}")
     mode = 0o666 if old is None else old.st_mode & 0o777 | 0o600
     os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
     try:
@@ -120,7 +120,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         raise UsageError(f"{path}: is a file, expected a folder to write to")
     place.parent.mkdir(parents=True, exist_ok=True)
     mode = stat.S_IMODE(place.stat().st_mode) | 0o700 if place.exists() else 0o777
-    hidden = f".{place.name[:40]}.{secrets.token_hex(8)}"
+    hidden = f".{place.name[:40]}.{os.urandom(8).hex()}"
     temporary, previous = place.with_name(f"{hidden}.part"), place.with_name(f"{hidden}.old")
     temporary.mkdir(mode)
     try:

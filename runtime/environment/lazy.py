@@ -7,9 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
-from ..errors import PackageError
-from .packages import package_of_module
-
 
 def lazily(
     package: str, names: Mapping[str, Sequence[str]], *extras: str
@@ -29,10 +26,13 @@ def lazily(
         try:
             value = getattr(import_module(places[name], package), name)
         except ModuleNotFoundError as error:
+            from ..errors import PackageError
+            from .install import lacking_packages
+            from .packages import package_of_module
+
             module = (error.name or "").partition(".")[0]
             if package_of_module(module) is None:
                 raise
-            from .install import lacking_packages
 
             raise PackageError(lacking_packages(f"{package}.{name}", module, extras)) from error
         setattr(sys.modules[package], name, value)  # found without this function the next time
