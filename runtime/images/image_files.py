@@ -49,13 +49,15 @@ def read_image(path: str | os.PathLike[str], apply_orientation: bool = True) -> 
     Raises:
         ImageError: If the file is missing, empty, cut short, or not an image.
     """
-    path = Path(path)
+    given, path = os.fspath(path), Path(path)
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise ImageError(f"{path}: no such file") from None
+        streams = "://" in given or any(sign in given for sign in "*?")
+        hint = "; addresses and patterns are for Model.stream and yolor-edge run" if streams else ""
+        raise ImageError(f"{given}: no such file{hint}") from None
     except IsADirectoryError:
-        raise ImageError(f"{path}: is a folder, expected an image file") from None
+        raise ImageError(f"{path}: is a folder, expected an image file; folders are for Model.stream") from None
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror or error})") from error
     return decode_image(data, str(path), apply_orientation)
