@@ -141,7 +141,7 @@ def test_arguments_that_do_not_fit_are_refused(goldens: Path, tmp_path: Path) ->
     refused(UsageError, "yolov7", "holds its network itself", config="yolov7")
     refused(UsageError, "gyolo", "40 words, and the words are not in the file")
     refused(UsageError, "gyolo", "40 words, but the vocabulary has 3", vocabulary=["a", "b", "c"])
-    refused(UsageError, "yolor-csp-darknet", "say which with config=")
+    refused(UsageError, "yolor-csp-darknet", "say which with config")
     refused(UsageError, "yolor-csp-darknet", "give its .cfg file", config="yolov7")
     refused(UsageError, "yolor-csp-darknet", "no such file", config=tmp_path / "none.cfg")
     refused(CheckpointError, "yolor-csp-darknet", "layer", config=goldens / "yolor-p6-darknet" / "layers.json")
