@@ -60,7 +60,8 @@ def test_a_model_and_its_answers_in_one_line() -> None:
     assert repr(fake.model).startswith("Model('tiny', boxes, caption, input ")
     good, bad = fake.model.stream([picture(1), None])  # type: ignore[list-item]
     assert re.fullmatch(
-        r"StreamResult\(Frame\('frame 0', 0, image of shape \(4, 4, 3\)\), Result\(4x4 pixels, 1 boxes, caption 'image 1', "
+        r"StreamResult\(Frame\('frame 0', 0, image of shape \(4, 4, 3\)\), "
+        r"Result\(4x4 pixels, 1 boxes, caption 'image 1', "
         r"[\d.]+ ms\), dropped=0, caption='image 1' of 0, latency_ms=[\d.]+\)",
         repr(good),
     )
