@@ -11,7 +11,7 @@ import pytest
 import torch
 from yolor_edge.runtime.errors import CheckpointError, UsageError
 from yolor_edge.train.checkpoint import Checkpoint
-from yolor_edge.train.importing import import_checkpoint
+from yolor_edge.train.importing import import_checkpoint, importer
 from yolor_edge.train.importing.importer import chosen_model, read_checkpoint
 from yolor_edge.train.importing.pickle_machine import Record
 from yolor_edge.train.importing.torch_files import read_torch_file
@@ -185,7 +185,7 @@ def test_unknown_modules_are_named_all_at_once(
     layers = model.state["_modules"]["model"].state["_modules"]
     for index, path in change.items():
         layers[index].path = path
-    monkeypatch.setattr("yolor_edge.train.importing.importer.read_torch_file", lambda path: content)
+    monkeypatch.setattr(importer, "read_torch_file", lambda path: content)
     with pytest.raises(CheckpointError, match=part):
         read_checkpoint(file)
 
@@ -204,7 +204,7 @@ def test_tensors_that_contradict_the_tree_are_refused(goldens: Path, monkeypatch
             if callable(value):
                 value = value(target[name])
             target[name] = value
-        monkeypatch.setattr("yolor_edge.train.importing.importer.read_torch_file", lambda path: content)
+        monkeypatch.setattr(importer, "read_torch_file", lambda path: content)
         with pytest.raises(CheckpointError, match=part) as caught:
             read_checkpoint(file)
         assert "\n" not in str(caught.value)
