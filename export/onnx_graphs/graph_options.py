@@ -11,7 +11,6 @@ from torch import Tensor
 from ...runtime.backends.base import TensorInfo
 from ...runtime.bundle.graph_options import HEADS_OF_CELLS, GraphOptions
 from ...runtime.bundle.spec import ModelSpec
-from ...runtime.bundle.tensors import SEMANTIC_STRIDE
 from ...runtime.errors import UsageError
 from ...train.network.config import NetworkConfig
 from ...train.network.network import Network
@@ -40,7 +39,8 @@ class OptionedVision(torch.nn.Module):
             heads["cells"] = cells.int()
         if self.options.semantic_map:
             logits = heads.pop("semantic_logits")
-            full = F.interpolate(logits, scale_factor=SEMANTIC_STRIDE, mode="bilinear", align_corners=False)
+            stride = images.shape[2] // logits.shape[2]
+            full = F.interpolate(logits, scale_factor=stride, mode="bilinear", align_corners=False)
             # By way of float32: TensorRT casts nothing else to uint8.
             heads["semantic_map"] = full.argmax(1).float().to(torch.uint8)
         return tuple(heads.values())

@@ -11,7 +11,7 @@ LARGEST_TOP_K = 3840
 # TensorRT's tensors have fewer values than this.
 LARGEST_TENSOR = 2**31
 # The heads with a column for each cell, which `top_k` shortens.
-HEADS_OF_CELLS = ("class_logits", "box_bins", "mask_coefficients")
+HEADS_OF_CELLS = ("class_logits", "class_scores", "box_bins", "box_distances", "boxes", "mask_coefficients")
 
 
 @dataclass(frozen=True)

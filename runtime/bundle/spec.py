@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import BundleError, UsageError
 from ..images.preprocess import PreprocessRule
@@ -15,6 +15,11 @@ from .tokenizer import BOS_ID, EOS_ID, PAD_ID, UNK_ID, vocabulary_complaints
 TASKS = ("boxes", "masks", "semantic", "caption")
 
 
+# The head that holds the boxes, and the one that holds the scores, by how they are coded.
+BOX_HEADS = {"dfl": "box_bins", "ltrb": "box_distances", "xyxy": "boxes"}
+SCORE_HEADS = {"logits": "class_logits", "probabilities": "class_scores"}
+BoxCoding = Literal["dfl", "ltrb", "xyxy"]
+ScoreCoding = Literal["logits", "probabilities"]
 MOST_DETECTIONS = 1_000_000  # more than the candidates that are ever looked at
 
 
@@ -74,7 +79,13 @@ class ModelSpec:
         tasks: Those of `TASKS` that it answers; "masks" needs "boxes".
         preprocess: How an image becomes the network's input.
         strides: Pixels of input per cell, one per level of the box head.
-        reg_max: Bins per side of a box.
+        box_coding: How the graph says boxes, one of `BOX_HEADS`: as distributions over distances, as distances in
+            strides, or as corners in pixels of the input.
+        score_coding: How it says scores, one of `SCORE_HEADS`: as logits or as probabilities.
+        reg_max: Bins per side of a box, where `box_coding` is "dfl".
+        box_count: Boxes per image of the graph where `box_coding` is "xyxy", which may have any number a cell; None
+            else, for one a cell.
+        semantic_stride: Pixels of the input from one point of the semantic logits to the next.
         class_names: Things, by class id.
         category_ids: For each class its id in the data set.
         semantic_names: Semantic classes, by id in the semantic map; at most 255.
@@ -89,7 +100,11 @@ class ModelSpec:
     tasks: tuple[str, ...]
     preprocess: PreprocessRule
     strides: tuple[int, ...] = (8, 16, 32)
+    box_coding: BoxCoding = "dfl"
+    score_coding: ScoreCoding = "logits"
     reg_max: int = 16
+    box_count: int | None = None
+    semantic_stride: int = 8
     class_names: tuple[str, ...] = ()
     category_ids: tuple[int, ...] = ()
     semantic_names: tuple[str, ...] = ()
@@ -106,9 +121,21 @@ class ModelSpec:
 
     @property
     def cells(self) -> int:
-        """Cells of the box head over all levels: the N of the raw heads."""
+        """Boxes of the box head over all levels before any are chosen: the N of the raw heads."""
+        if self.box_count is not None:
+            return self.box_count
         height, width = self.input_size
         return sum((height // stride) * (width // stride) for stride in self.strides)
+
+    @property
+    def box_head(self) -> str:
+        """The output of the vision graph that says where the boxes are."""
+        return BOX_HEADS[self.box_coding]
+
+    @property
+    def score_head(self) -> str:
+        """The output of the vision graph that says how likely each class is."""
+        return SCORE_HEADS[self.score_coding]
 
     def choose_tasks(self, tasks: Collection[str] | None) -> tuple[str, ...]:
         """The tasks to do, in the order of `TASKS`: for None all that the model has; "masks" brings "boxes".
@@ -162,6 +189,17 @@ class ModelSpec:
             found.append(f"strides must be positive, got {list(self.strides)}")
         elif any(side < 1 or side % max(self.strides) for side in self.input_size):
             found.append(f"the input size {list(self.input_size)} must be a multiple of {max(self.strides)}")
+        for field_name, known in (("box_coding", BOX_HEADS), ("score_coding", SCORE_HEADS)):
+            if getattr(self, field_name) not in known:
+                found.append(f"{field_name} must be one of {', '.join(known)}, got {getattr(self, field_name)!r}")
+        if (self.box_count is not None) != (self.box_coding == "xyxy"):
+            found.append(f"box_count goes with the box_coding xyxy, got {self.box_count} with {self.box_coding}")
+        elif self.box_count is not None and not 1 <= self.box_count < 2**31:
+            found.append(f"box_count must be at least 1, got {self.box_count}")
+        if self.semantic_stride < 1 or any(side % self.semantic_stride for side in self.input_size):
+            found.append(
+                f"semantic_stride must divide the input size {list(self.input_size)}, got {self.semantic_stride}"
+            )
         if self.reg_max < 1:
             found.append(f"reg_max must be at least 1, got {self.reg_max}")
         if self.caption is not None:
@@ -193,7 +231,11 @@ class ModelSpec:
                 "scale": rule.scale,
             },
             "strides": list(self.strides),
+            "box_coding": self.box_coding,
+            "score_coding": self.score_coding,
             "reg_max": self.reg_max,
+            "box_count": self.box_count,
+            "semantic_stride": self.semantic_stride,
             "class_names": list(self.class_names),
             "category_ids": list(self.category_ids),
             "semantic_names": list(self.semantic_names),
@@ -250,7 +292,11 @@ class ModelSpec:
             "name": reader.get("name", str, ""),
             "tasks": reader.strings("tasks"),
             "strides": reader.integers("strides"),
+            "box_coding": reader.get("box_coding", str, "dfl"),
+            "score_coding": reader.get("score_coding", str, "logits"),
             "reg_max": reader.get("reg_max", int, 1),
+            "box_count": reader.get("box_count", int, 1) if reader.present("box_count") else None,
+            "semantic_stride": reader.get("semantic_stride", int, 1),
             "class_names": reader.strings("class_names"),
             "category_ids": reader.integers("category_ids"),
             "semantic_names": reader.strings("semantic_names"),

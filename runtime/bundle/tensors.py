@@ -6,24 +6,19 @@ from typing import Any
 
 from .spec import ModelSpec
 
-OUTPUTS_OF_TASK = {
-    "boxes": ("class_logits", "box_bins"),
-    "masks": ("mask_coefficients", "prototypes"),
-    "semantic": ("semantic_logits",),
-    "caption": ("caption_memory",),
-}
-# Pixels of the input from one point of the prototypes, and of the semantic logits, to the next.
-MASK_STRIDE = 4
-SEMANTIC_STRIDE = 8
+MASK_STRIDE = 4  # pixels of the input from one point of the prototypes to the next
 
 
 def outputs_of(spec: ModelSpec, task: str) -> tuple[str, ...]:
     """The outputs of the vision graph that the answer to `task` is made of."""
-    if task == "boxes" and spec.graph.top_k is not None:
-        return (*OUTPUTS_OF_TASK[task], "cells")
-    if task == "semantic" and spec.graph.semantic_map:
-        return ("semantic_map",)
-    return OUTPUTS_OF_TASK[task]
+    if task == "boxes":
+        heads = (spec.score_head, spec.box_head)
+        return heads if spec.graph.top_k is None else (*heads, "cells")
+    if task == "masks":
+        return "mask_coefficients", "prototypes"
+    if task == "semantic":
+        return ("semantic_map",) if spec.graph.semantic_map else ("semantic_logits",)
+    return ("caption_memory",)
 
 
 def describe_tensors(spec: ModelSpec) -> dict[str, Any]:
@@ -36,19 +31,28 @@ def describe_tensors(spec: ModelSpec) -> dict[str, Any]:
     batch = spec.graph.batch or "batch"
     cells = spec.graph.top_k or spec.cells
     numbering = "cells level by level in the order of strides, row by row"
-    order = f"of the {cells} cells with the highest logits, best first" if spec.graph.top_k else numbering
+    if spec.box_coding == "xyxy":
+        numbering = "boxes in the network's own order"
+    what = numbering.partition(" ")[0]
+    order = f"of the {cells} {what} with the highest scores, best first" if spec.graph.top_k else numbering
     outputs: dict[str, Any] = {}
     if "boxes" in spec.tasks:
-        outputs["class_logits"] = tensor(
-            [batch, len(spec.class_names), cells],
-            "float32",
-            f"class logits before the sigmoid; {order}",
+        scores = {
+            "logits": "class logits before the sigmoid",
+            "probabilities": "class probabilities, an objectness multiplied in",
+        }
+        outputs[spec.score_head] = tensor(
+            [batch, len(spec.class_names), cells], "float32", f"{scores[spec.score_coding]}; {order}"
         )
-        outputs["box_bins"] = tensor(
-            [batch, 4 * spec.reg_max, cells],
-            "float32",
-            "logits of the distance to left, top, right, bottom; softmax expectation over bins, in strides",
-        )
+        rows, meaning = {
+            "dfl": (
+                4 * spec.reg_max,
+                "logits of the distance to left, top, right, bottom; softmax expectation over bins, in strides",
+            ),
+            "ltrb": (4, "distances to left, top, right, bottom, in strides"),
+            "xyxy": (4, "left, top, right, bottom in pixels of the input"),
+        }[spec.box_coding]
+        outputs[spec.box_head] = tensor([batch, rows, cells], "float32", meaning)
         if spec.graph.top_k:
             outputs["cells"] = tensor([batch, cells], "int32", f"which cell a column is of; {numbering}")
     if "masks" in spec.tasks:
@@ -64,7 +68,7 @@ def describe_tensors(spec: ModelSpec) -> dict[str, Any]:
         )
     elif "semantic" in spec.tasks:
         outputs["semantic_logits"] = tensor(
-            [batch, len(spec.semantic_names), height // SEMANTIC_STRIDE, width // SEMANTIC_STRIDE],
+            [batch, len(spec.semantic_names), height // spec.semantic_stride, width // spec.semantic_stride],
             "float32",
             "logits per semantic class at the head's own resolution",
         )

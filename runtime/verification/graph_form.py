@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from .. import _native
 from ..backends.base import Array
 from ..bundle.graph_options import HEADS_OF_CELLS
-from ..bundle.tensors import SEMANTIC_STRIDE
 
 
 def in_form_of(found: Mapping[str, Array], expected: Mapping[str, Array]) -> dict[str, Array]:
@@ -32,8 +31,9 @@ def in_form_of(found: Mapping[str, Array], expected: Mapping[str, Array]) -> dic
                 heads[name] = np.take_along_axis(heads[name], cells[:, None].astype(np.intp), 2)
     if "semantic_map" in found and "semantic_logits" in heads:
         grids = heads.pop("semantic_logits")
-        size = (grids.shape[2] * SEMANTIC_STRIDE, grids.shape[3] * SEMANTIC_STRIDE)
-        maps = [_native.semantic_argmax(grid, size, (1.0, 1.0, 0, 0), SEMANTIC_STRIDE) for grid in grids]
+        _, height, width = found["semantic_map"].shape
+        stride = max(1, height // grids.shape[2])
+        maps = [_native.semantic_argmax(grid, (height, width), (1.0, 1.0, 0, 0), stride) for grid in grids]
         heads["semantic_map"] = np.stack(maps)
     return heads
 

@@ -378,7 +378,7 @@ class DeviceContext:
         if self._tables is not None:
             self._tables.close()
             self._tables = None
-        self._tables = ImageTables(self._kernels, self._stream, placed)
+        self._tables = ImageTables(self._kernels, self._stream, placed, self._spec.semantic_stride)
         self._placed = placed
 
     def _at_least(self, memory: Exchange | None, nbytes: int, purpose: str) -> Exchange:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .. import _native
 from ..backends.base import Array, ClonableGraph, Graph, StagedGraph
 from ..bundle.spec import ModelSpec
-from ..bundle.tensors import MASK_STRIDE, SEMANTIC_STRIDE, outputs_of
+from ..bundle.tensors import MASK_STRIDE, outputs_of
 from ..errors import BackendError
 from ..images.preprocess import KernelLayout, Letterbox, preprocess
 from ..results import InstanceMasks
@@ -165,7 +165,7 @@ class HostContext:
         if "semantic_map" in self._heads:
             return map_to_image(self._heads["semantic_map"][0], letterbox)
         return _native.semantic_argmax(
-            self._heads["semantic_logits"][0], letterbox.image_size, letterbox.geometry, SEMANTIC_STRIDE
+            self._heads["semantic_logits"][0], letterbox.image_size, letterbox.geometry, self._spec.semantic_stride
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..bundle.tensors import MASK_STRIDE, SEMANTIC_STRIDE
+from ..bundle.tensors import MASK_STRIDE
 from ..cuda.device import Device, DeviceBuffer, Function, HostArray, Stream
 from ..cuda.kernels import launches
 from ..cuda.kernels.kernel_image import kernel_image
@@ -49,6 +49,7 @@ class ImageTables:
         kernels: Fill the tables, in `stream`.
         stream: Where they are used.
         placed: The image's letterbox.
+        semantic_stride: Pixels of the input from one point of the semantic logits to the next.
 
     Attributes:
         rows, columns: Addresses of the letterbox's taps.
@@ -60,10 +61,10 @@ class ImageTables:
         CudaError: If the device has no memory for them.
     """
 
-    def __init__(self, kernels: KernelSet, stream: Stream, placed: Letterbox):
+    def __init__(self, kernels: KernelSet, stream: Stream, placed: Letterbox, semantic_stride: int):
         (height, width), (input_height, input_width) = placed.image_size, placed.input_size
         resized = launches.resized_size(placed)
-        grids = [(input_height // stride, input_width // stride) for stride in (MASK_STRIDE, SEMANTIC_STRIDE)]
+        grids = [(input_height // stride, input_width // stride) for stride in (MASK_STRIDE, semantic_stride)]
         sizes = [launches.tap_bytes(resized[0]), launches.tap_bytes(resized[1])]
         sizes += [AxisTables.size(pixels, n) for grid in grids for pixels, n in zip((height, width), grid, strict=True)]
         sizes += [4 * height, 4 * width]
@@ -84,8 +85,8 @@ class ImageTables:
             launches.fill_taps(self.columns, width, resized[1]),
             launches.fill_axis(self.mask_rows, height, *y, MASK_STRIDE, mask_h),
             launches.fill_axis(self.mask_columns, width, *x, MASK_STRIDE, mask_w),
-            launches.fill_axis(self.semantic_rows, height, *y, SEMANTIC_STRIDE, semantic_h),
-            launches.fill_axis(self.semantic_columns, width, *x, SEMANTIC_STRIDE, semantic_w),
+            launches.fill_axis(self.semantic_rows, height, *y, semantic_stride, semantic_h),
+            launches.fill_axis(self.semantic_columns, width, *x, semantic_stride, semantic_w),
             launches.fill_nearest(self.map_rows, height, *y, input_height),
             launches.fill_nearest(self.map_columns, width, *x, input_width),
         ):

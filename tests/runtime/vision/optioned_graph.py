@@ -22,7 +22,7 @@ class OptionedGraph:
         self.inputs = {name: replace(info, shape=(batch, *info.shape[1:])) for name, info in graph.inputs.items()}
         self.outputs = {name: replace(info, shape=(batch, *info.shape[1:])) for name, info in graph.outputs.items()}
         if options.top_k is not None:
-            for name in HEADS_OF_CELLS:
+            for name in set(HEADS_OF_CELLS) & self.outputs.keys():
                 self.outputs[name] = replace(self.outputs[name], shape=(*self.outputs[name].shape[:2], options.top_k))
             self.outputs["cells"] = TensorInfo("cells", (batch, options.top_k), "int32")
         if options.semantic_map:
@@ -36,7 +36,7 @@ class OptionedGraph:
         if self._options.top_k is not None:
             best = heads["class_logits"].max(axis=1)
             cells = np.argsort(-best, axis=1, kind="stable")[:, : self._options.top_k].astype(np.int32)
-            for name in HEADS_OF_CELLS:
+            for name in set(HEADS_OF_CELLS) & heads.keys():
                 heads[name] = np.stack([head[:, row] for head, row in zip(heads[name], cells, strict=True)])
             heads["cells"] = cells
         if self._options.semantic_map:
