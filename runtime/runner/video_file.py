@@ -37,7 +37,7 @@ class VideoFile:
         height, width = (side + side % 2 for side in first.shape[:2])
         fourcc = cv2.VideoWriter.fourcc(*"mp4v")
         with quiet_opencv():
-            writer = cv2.VideoWriter(os.fspath(temporary), fourcc, fps, (width, height))
+            writer = cv2.VideoWriter(os.path.abspath(temporary), fourcc, _writable_rate(fps), (width, height))
         if not writer.isOpened():
             raise ImageError(f"{path}: this OpenCV cannot write MP4 video; write images of single frames instead")
         video = cls(writer, (width, height))
@@ -46,7 +46,7 @@ class VideoFile:
         finally:
             writer.release()
         with quiet_opencv():
-            check = cv2.VideoCapture(os.fspath(temporary))
+            check = cv2.VideoCapture(os.path.abspath(temporary))
         frames = round(check.get(cv2.CAP_PROP_FRAME_COUNT))
         check.release()
         if frames < video._written:
@@ -66,6 +66,11 @@ class VideoFile:
         for _ in range(times):
             self._writer.write(fitted)
             self._written += 1
+
+
+def _writable_rate(fps: float) -> float:
+    """The nearest rate that MPEG-4 holds, as a fraction of which neither part is above 65535."""
+    return next((rate for digits in (3, 2, 1) if (rate := round(fps, digits)) * 10**digits <= 65535), round(fps))
 
 
 def _fitted(drawing: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -124,7 +124,8 @@ def open_capture(address: Path | int | str, options: CameraOptions | None = None
         _ask_camera(capture, options)
         return capture
     if isinstance(address, Path):
-        return _opened(str(address), "as a video; it is damaged or of an unknown format", os.fspath(address))
+        name = os.path.abspath(address)  # FFmpeg takes what stands before a colon for a protocol
+        return _opened(str(address), "as a video; it is damaged or of an unknown format", name)
     if address == STDIN:
         return RawFrames(sys.stdin.buffer, options.size, options.layout)
     if is_pipeline(address):

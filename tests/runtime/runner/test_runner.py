@@ -99,9 +99,10 @@ def test_a_folder_with_bad_pictures_does_the_others(
     assert empty["source"] == "c.png"
     assert other["image_size"] == [100, 80]
     assert read_image(tmp_path / "out" / "a.jpg").shape[1] > 1200  # enlarged, two panels side by side
-    assert len(said) == 4
-    assert said[1].startswith("[2/4] skipped: ")
-    assert '"a red thing here"' in said[0]
+    assert len(said) == 5
+    assert said[0] == f"{folder}: left out what is no image: notes.txt"
+    assert said[2].startswith("[2/4] skipped: ")
+    assert '"a red thing here"' in said[1]
     assert capfd.readouterr() == ("", "")
 
 
@@ -235,7 +236,8 @@ def test_lines_of_answers_are_not_too_many_and_not_too_long(tiny_bundle: Bundle,
         report_seconds=1000,
         report_width=30,
     )
-    first, *skipped, last = said
+    left_out, first, *skipped, last = said
+    assert left_out.endswith(": notes.txt")
     assert first.startswith("[1/8] a.jpg: ") and last.startswith("[8/8] e3.png: ")
     assert len(first) == len(last) == 30 and last.endswith("...")
     assert [line[:14] for line in skipped] == ["[2/8] skipped:", "[3/8] skipped:"]
