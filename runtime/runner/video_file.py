@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..drawing.lettering import PAPER
+from ..environment.opencv import name_for_opencv
 from ..errors import ImageError
 from ..images.image_files import quiet_opencv
 
@@ -36,8 +36,8 @@ class VideoFile:
         """
         height, width = (side + side % 2 for side in first.shape[:2])
         fourcc = cv2.VideoWriter.fourcc(*"mp4v")
-        with quiet_opencv():
-            writer = cv2.VideoWriter(os.path.abspath(temporary), fourcc, _writable_rate(fps), (width, height))
+        with quiet_opencv(), name_for_opencv(temporary) as name:
+            writer = cv2.VideoWriter(name, fourcc, _writable_rate(fps), (width, height))
         if not writer.isOpened():
             raise ImageError(f"{path}: this OpenCV cannot write MP4 video; write images of single frames instead")
         video = cls(writer, (width, height))
@@ -45,8 +45,8 @@ class VideoFile:
             yield video
         finally:
             writer.release()
-        with quiet_opencv():
-            check = cv2.VideoCapture(os.path.abspath(temporary))
+        with quiet_opencv(), name_for_opencv(temporary) as name:
+            check = cv2.VideoCapture(name)
         frames = round(check.get(cv2.CAP_PROP_FRAME_COUNT))
         check.release()
         if frames < video._written:

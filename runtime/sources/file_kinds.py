@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import mimetypes
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from ..environment.opencv import require_opencv
+from ..environment.opencv import name_for_opencv, require_opencv
 from ..images.image_files import quiet_opencv
 
 FileKind = Literal["image", "video"]
@@ -22,8 +21,7 @@ def kind_of(path: Path) -> FileKind | None:
     require_opencv()
     import cv2
 
-    name = os.path.abspath(path)  # FFmpeg takes what stands before a colon for a protocol
-    with quiet_opencv():
+    with quiet_opencv(), name_for_opencv(path) as name:
         try:
             is_image = cv2.haveImageReader(name)
         except cv2.error:

@@ -269,8 +269,22 @@ def test_lines_of_an_earlier_run_do_not_stay_beside_new_drawings(
     for jsonl in (False, io.StringIO(), tmp_path / "other.jsonl"):
         with pytest.raises(UsageError, match=r"results\.jsonl: is of an earlier run and would lie beside other"):
             run(tiny_bundle, folder / "d.PNG", tmp_path / "out", jsonl=jsonl)
-    run(tiny_bundle, folder / "d.PNG", tmp_path / "out", {"boxes"}, threads=1, jsonl=tmp_path / "out" / "results.jsonl")
+    lines = tmp_path / "out" / "results.jsonl"
+    for jsonl in (True, lines):
+        with pytest.raises(
+            UsageError, match="holds the results of an earlier run; go on in it with append, replace it"
+        ):
+            run(tiny_bundle, folder / "d.PNG", tmp_path / "out", {"boxes"}, threads=1, jsonl=jsonl)
+    run(tiny_bundle, folder / "d.PNG", tmp_path / "out", {"boxes"}, threads=1, jsonl=lines, append=True)
+    assert [line["source"] for line in lines_of(tmp_path / "out")] == ["a.jpg", "d.PNG"]
+    with lines.open("a") as stream:
+        stream.write('{"source": "half of a li')  # as a killed run leaves it
+    run(tiny_bundle, folder / "a.jpg", tmp_path / "out", {"boxes"}, threads=1, append=True)
+    assert [line["source"] for line in lines_of(tmp_path / "out")] == ["a.jpg", "d.PNG", "a.jpg"]
+    run(tiny_bundle, folder / "d.PNG", tmp_path / "out", {"boxes"}, threads=1, jsonl=lines, force=True)
     assert [line["source"] for line in lines_of(tmp_path / "out")] == ["d.PNG"]
+    with pytest.raises(UsageError, match="leave out one of them"):
+        run(tiny_bundle, folder / "d.PNG", tmp_path / "out", force=True, append=True)
 
 
 def test_outputs_that_are_none_and_options_that_do_nothing(tiny_bundle: Bundle, folder: Path, tmp_path: Path) -> None:
@@ -386,7 +400,7 @@ def test_a_video_that_came_out_short_is_refused_and_removed(
     monkeypatch.setattr(VideoFile, "write", lossy)
     with pytest.raises(ImageError, match=r"clip\.mp4: only 3 of 7 frames were written; is the disk full"):
         run(tiny_bundle, video, tmp_path / "out", {"boxes"}, threads=1)
-    assert names_in(tmp_path / "out") == []
+    assert names_in(tmp_path / "out") == ["results.jsonl"]
 
 
 def test_drawings_are_quiet(capfd: pytest.CaptureFixture[str]) -> None:
@@ -537,7 +551,7 @@ def test_captions_of_some_frames_are_drawn_on_those_between(
     assert ["caption" in line for line in lines_of(tmp_path / "out")] == [True, False, False] * 2
     assert {"network", "caption", "latency"} <= set(summary.to_json()["stages_ms"])
     with pytest.raises(UsageError, match='caption_every must be a number of at least 1 or "scene-change", got 0'):
-        run(tiny_bundle, video, tmp_path / "out", caption_every=0)
+        run(tiny_bundle, video, tmp_path / "others", caption_every=0)
 
 
 def test_captions_written_beside_a_live_source_come_in_later_lines(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 import struct
 import zlib
@@ -46,6 +47,16 @@ def test_a_video_is_one_under_any_name(suffix: str, name: str, tmp_path: Path, m
     frames = list(source)
     assert source.kind == "video" and len(frames) == 12
     assert all(frame.error is None for frame in frames)
+
+
+def test_a_video_whose_name_is_no_utf_8(tmp_path: Path) -> None:
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.mp4")
+    shutil.move(write_clip(tmp_path / "clip.mp4"), name)
+    assert len([frame for frame in open_source(name) if frame.image is not None]) == 12
+    out = tmp_path / os.fsdecode(b"\xe9t\xe9.mp4")
+    with VideoFile.open(out, out, 25.0, picture()) as video:
+        video.write(picture())
+    assert len([frame for frame in open_source(out) if frame.image is not None]) == 1
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".pgm", ".bmp", ".jp2"])
