@@ -19,6 +19,7 @@ from ..drawing import TWO_PANELS, DrawOptions, draw
 from ..errors import UsageError
 from ..files import LineFile, replacing_file
 from ..images.image_files import to_bgr, write_image
+from ..progress import Say
 from ..results import Caption, Result
 from ..sources.sources import Frame, Source
 from ..stream.stream_results import StreamResult
@@ -140,6 +141,7 @@ class OutputWriter:
         source: Source,
         spec: ModelSpec,
         tasks: Collection[str],
+        report: Say | None = None,
     ):
         self.files: list[Path] = []
         self._stack = stack
@@ -154,6 +156,8 @@ class OutputWriter:
         self._has_captions = "caption" in tasks
         self._caption_frame: int | None = None  # of the last caption written down
         self._video: VideoFile | None = None
+        self._report = report
+        self._begin_ns: int | None = None  # of a live source's video
         self._lines: TextIO | LineFile | None = None
         self._overlay = Overlay() if options.overlay or (options.overlay is None and source.is_live) else None
         self._window = None
@@ -227,6 +231,14 @@ class OutputWriter:
             if not isinstance(self._lines, LineFile):
                 self._lines.flush()  # somebody reads along
 
+    def _seconds(self, frame: Frame) -> float | None:
+        """When a frame is to be seen in the video: as in the file that it is of, or as it was captured."""
+        if not self._source.is_live or frame.captured_ns is None:
+            return frame.position_s
+        if self._begin_ns is None:
+            self._begin_ns = frame.captured_ns
+        return (frame.captured_ns - self._begin_ns) / 1e9
+
     def _write_drawing(self, frame: Frame, drawing: NDArray[np.uint8], times: int) -> str:
         """Write one drawing and return the name of its file inside the output folder."""
         if self._source.kind == "images":
@@ -237,10 +249,13 @@ class OutputWriter:
         path = self._out / _video_name(self._source)
         if self._video is None:
             temporary = self._stack.enter_context(replacing_file(path))
-            self._video = self._stack.enter_context(VideoFile.open(temporary, path, self._source.fps, drawing))
+            sound = self._source.files[0] if self._source.files else None
+            self._video = self._stack.enter_context(
+                VideoFile.open(temporary, path, self._source.fps, drawing, sound, self._report)
+            )
             self.files.append(path)
             times = 1  # what was dropped before the first frame is no part of the video
-        self._video.write(drawing, times)
+        self._video.write(drawing, times, self._seconds(frame))
         return path.name
 
 

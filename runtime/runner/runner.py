@@ -144,7 +144,8 @@ def run(
         model.stream(stream, options=predict, caption_every=options.caption_every) as answers,
         contextlib.ExitStack() as stack,
     ):
-        writer = OutputWriter(stack, folder, options, stream, model.spec, model.spec.choose_tasks(predict.tasks))
+        tasks, say = model.spec.choose_tasks(predict.tasks), None if progress is None else progress.say
+        writer = OutputWriter(stack, folder, options, stream, model.spec, tasks, say)
         lines = _Progress(stream, options.max_frames, progress)
         try:
             for answer in answers:
