@@ -28,7 +28,7 @@ def letterboxed(
     height, width = image.shape[:2]
     if layout == "nv12":
         height = height * 2 // 3
-    placed = Letterbox.of((height, width), rule.input_size)
+    placed = rule.letterbox_of((height, width))
     new_height, new_width = launches.resized_size(placed)
     rows = np.zeros((new_height, 4), np.int32)
     columns = np.zeros((new_width, 4), np.int32)
