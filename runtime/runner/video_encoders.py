@@ -152,16 +152,17 @@ class _Sound:
     def of(cls, path: Path, name: Path, output: Any, say: Say) -> _Sound | None:
         """That of a file, if it has any that an MP4 can hold."""
         import av
+        from av.error import FFmpegError
 
         try:
             source = av.open(os.path.abspath(path))
-        except (av.FFmpegError, UnicodeError, ValueError):
+        except (FFmpegError, UnicodeError, ValueError):
             return None  # OpenCV reads it, and that is what counts
         streams = source.streams.audio
         if streams and streams[0].codec_context.name in _CODECS_OF_SOUND:
             try:
                 return cls(source, streams[0], output)
-            except (av.FFmpegError, ValueError):
+            except (FFmpegError, ValueError):
                 pass
         if streams:
             codec = streams[0].codec_context.name

@@ -111,7 +111,9 @@ def test_sound_and_times_are_those_of_the_source(with_sound: Path, tmp_path: Pat
         )
         length = float(made.streams.audio[0].duration * made.streams.audio[0].time_base)
     assert after == before[: len(after)]  # copied, not made anew
-    assert length == pytest.approx(read[-1].position_s + 1 / 25, abs=0.06)  # and no longer than the frames
+    last = read[-1].position_s
+    assert last is not None
+    assert length == pytest.approx(last + 1 / 25, abs=0.06)  # and no longer than the frames
     data = path.read_bytes()
     assert data.index(b"moov") < data.index(b"mdat")  # so that it plays before it is whole
 
