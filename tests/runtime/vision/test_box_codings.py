@@ -13,6 +13,7 @@ from yolor_edge.runtime import _native
 from ...reference import boxes as reference
 from .test_boxes import assert_same_detections
 from .test_head_types import assert_same, change, in_type, lying_otherwise
+from .test_simd import poisoned
 
 pytestmark = pytest.mark.usefixtures("level")
 
@@ -66,6 +67,18 @@ def test_equals_the_reference(box_coding: str, score_coding: str, seed: int) -> 
         found = _native.decode_boxes(scores, boxes, **rules, **options)
         assert_same_detections(found, reference.decode_boxes(scores, boxes, **rules, **options))
         assert_same(_native.decode_boxes(scores, boxes, **rules, **options, threads=3), found)
+
+
+@pytest.mark.parametrize(("box_coding", "score_coding"), OTHERS)
+@pytest.mark.parametrize("share", [0.0, 0.02])
+def test_the_same_bits_at_every_level(level: str, box_coding: str, score_coding: str, share: float) -> None:
+    scores, boxes, rules = heads_in(5, box_coding, score_coding)
+    generator = np.random.default_rng(5)
+    scores, boxes = poisoned(generator, scores, share), poisoned(generator, boxes, share)
+    found = _native.decode_boxes(scores, boxes, **rules, score_threshold=0.01)
+    _native.set_simd_level("portable")
+    assert_same(_native.decode_boxes(scores, boxes, **rules, score_threshold=0.01), found)
+    _native.set_simd_level(level)
 
 
 @pytest.mark.parametrize(("box_coding", "score_coding"), OTHERS)
