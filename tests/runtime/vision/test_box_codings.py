@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from yolor_edge.runtime import _native
+from yolor_edge.runtime.bundle.spec import BoxCoding
 
 from ...reference import boxes as reference
 from .test_boxes import assert_same_detections
@@ -22,6 +23,15 @@ SIZE = (128, 192)
 CELLS = sum((SIZE[0] // stride) * (SIZE[1] // stride) for stride in STRIDES)
 BOX_COUNT = 997  # corners: any number, none that comes of a grid
 CODINGS = list(itertools.product(("dfl", "ltrb", "xyxy"), ("logits", "probabilities")))
+REQUESTS: tuple[dict[str, Any], ...] = (
+    {},
+    {"score_threshold": 0.01, "iou_threshold": 0.3},
+    {"score_threshold": 0.01, "class_agnostic": True},
+    {"score_threshold": 0.01, "max_candidates": 11},
+    {"score_threshold": 0.01, "max_detections": 3},
+    {"score_threshold": 0.0, "max_candidates": 500},
+    {"score_threshold": 1.0},
+)
 OTHERS = [coding for coding in CODINGS if coding != ("dfl", "logits")]
 
 
@@ -55,15 +65,7 @@ def heads_in(
 @pytest.mark.parametrize("seed", range(2))
 def test_equals_the_reference(box_coding: str, score_coding: str, seed: int) -> None:
     scores, boxes, rules = heads_in(seed, box_coding, score_coding)
-    for options in (
-        {},
-        {"score_threshold": 0.01, "iou_threshold": 0.3},
-        {"score_threshold": 0.01, "class_agnostic": True},
-        {"score_threshold": 0.01, "max_candidates": 11},
-        {"score_threshold": 0.01, "max_detections": 3},
-        {"score_threshold": 0.0, "max_candidates": 500},
-        {"score_threshold": 1.0},
-    ):
+    for options in REQUESTS:
         found = _native.decode_boxes(scores, boxes, **rules, **options)
         assert_same_detections(found, reference.decode_boxes(scores, boxes, **rules, **options))
         assert_same(_native.decode_boxes(scores, boxes, **rules, **options, threads=3), found)
@@ -155,7 +157,7 @@ def test_ties_of_probabilities_go_to_the_lower_class_then_the_lower_column() -> 
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("side", range(4))
 @pytest.mark.parametrize("box_coding", ["ltrb", "xyxy"])
-def test_boxes_that_are_not_finite_are_left_out(poison: float, side: int, box_coding: str) -> None:
+def test_boxes_that_are_not_finite_are_left_out(poison: float, side: int, box_coding: BoxCoding) -> None:
     scores = np.array([[0.9, 0.8, 0.7, 0.6]], np.float32)
     boxes = apart(4) if box_coding == "xyxy" else np.full((4, 4), 0.1, np.float32)
     boxes[side, 1] = poison
