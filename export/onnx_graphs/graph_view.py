@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import cached_property
 
 import numpy as np
@@ -45,17 +45,31 @@ class GraphView:
     @cached_property
     def head_outputs(self) -> frozenset[str]:
         """Names of the predictions: the last convolution before every output of the graph."""
-        found = set()
-        pending = list(self.outputs)
+        return frozenset(node.name for node in self.leading_to(self.outputs, ("Conv",)) if node.op_type == "Conv")
+
+    def leading_to(self, tensors: Iterable[str], last: Collection[str]) -> list[onnx.NodeProto]:
+        """The nodes that lead to `tensors`, back to the last operations of the kinds `last`, and with these.
+
+        A convolution over a Softmax is an expectation, which predicts nothing itself, so the way goes on behind it.
+        """
+        found: dict[str, onnx.NodeProto] = {}
+        pending = list(tensors)
         while pending:
             node = self.producers.get(pending.pop())
-            if node is None:
+            if node is None or node.output[0] in found:
                 continue
-            if node.op_type == "Conv":
-                found.add(node.name)
-            else:
+            found[node.output[0]] = node
+            if node.op_type not in last or self._is_expectation(node):
                 pending += node.input
-        return frozenset(found)
+        return list(found.values())
+
+    def _is_expectation(self, conv: onnx.NodeProto) -> bool:
+        if conv.op_type != "Conv":
+            return False
+        before = self.producers.get(conv.input[0])
+        while before is not None and before.op_type in ("Transpose", "Reshape"):
+            before = self.producers.get(before.input[0])
+        return before is not None and before.op_type == "Softmax"
 
     def moved_into(self, name: str) -> list[str]:
         """The tensors whose values `name` holds unchanged: what a Concat, MaxPool or Resize made it of."""
