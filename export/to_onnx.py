@@ -306,8 +306,10 @@ def check_top_k(spec: ModelSpec, name: str, expected: Answers) -> None:
     if spec.graph.top_k is None:
         return
     threshold = spec.thresholds.score
-    logit = np.log(threshold / (1 - threshold)) if threshold > 0 else -np.inf
-    count = int(np.count_nonzero(expected.heads["class_logits"][0].max(axis=0) > logit))
+    lowest = threshold if threshold > 0 else -np.inf
+    if spec.score_coding == "logits" and threshold > 0:
+        lowest = np.log(threshold / (1 - threshold))
+    count = int(np.count_nonzero(expected.heads[spec.score_head][0].max(axis=0) > lowest))
     if count > spec.graph.top_k:
         raise UsageError(
             f"<top_k> is {spec.graph.top_k}, but {name} has {count} cells above the score threshold {threshold}, so "

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...runtime.backends.base import TensorInfo
 from ...runtime.bundle.graph_options import HEADS_OF_CELLS, GraphOptions
-from ...runtime.bundle.spec import ModelSpec
+from ...runtime.bundle.spec import SCORE_HEADS, ModelSpec
 from ...runtime.errors import UsageError
 from ...train.network.config import NetworkConfig
 from ...train.network.network import Network
@@ -30,7 +30,8 @@ class OptionedVision(torch.nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         heads = self.network(images)
         if self.options.top_k is not None:
-            best = heads["class_logits"].amax(1)  # (B, N)
+            scores = next(heads[name] for name in SCORE_HEADS.values() if name in heads)
+            best = scores.amax(1)  # (B, N)
             cells = best.topk(self.options.top_k, dim=1).indices  # (B, K)
             for name in HEADS_OF_CELLS:
                 if name in heads:
