@@ -103,6 +103,8 @@ def export_bundle(
     check_inputs(precisions or PrecisionOptions(), spec)
     references = reference_images(images, network.config.input_size)
 
+    if opened.provenance.get("licence") == "unknown":  # as import writes it; what was trained here is the user's own
+        say("warning: the licence of the weights is unknown")
     say("folding norms and implicit knowledge into the convolutions ...")
     folded = fold(network)
     proof = prove_fold(network, folded)
@@ -155,6 +157,7 @@ def export_bundle(
             folder,
             spec,
             graphs,
+            licence=opened.licence,
             provenance={
                 "checkpoint_sha256": opened.sha256,
                 "checkpoint": opened.provenance,

@@ -31,8 +31,8 @@ from .foreign import Foreign, read_foreign
 from .layouts import Layout, Said, recognise
 from .wiring import before_selection, depends_on_data, rewired, run_all
 
-# What a 16-bit original may differ by from its float32 form.
-_HALF = Tolerances(head=2e-2)
+# How far the rewired graph may be from the original: by rounding, and from one in 16 bits by what these round.
+_EXACT, _HALF = Tolerances(head=1e-4), Tolerances(head=2e-2)
 _STRIDES = ((8, 16, 32), (8, 16, 32, 64))
 _ANCHORS = (1, 3)
 
@@ -105,7 +105,7 @@ def adopt(
     tensors = {name: preprocess(image, rule)[0] for name, image in references.items()}
     feeds = {name: foreign.feed(_batch(_normalised(one, shift, spread), foreign)) for name, one in tensors.items()}
     try:
-        found = _layout_of(foreign, list(feeds.values()), len(names), said)
+        found = layout_of(foreign, list(feeds.values()), len(names), said)
     except UsageError as error:
         raise UsageError(f"{foreign.path}: {error.args[0]}", error.arguments) from None
     spec = _spec(foreign, found, names, rule)
@@ -212,7 +212,7 @@ def _batch(tensor: NDArray[np.float32], foreign: Foreign) -> NDArray[np.float32]
     return np.repeat(tensor[np.newaxis], foreign.batch or 1, axis=0)
 
 
-def _layout_of(foreign: Foreign, feeds: Sequence[dict[str, Array]], classes: int, said: Said) -> Layout:
+def layout_of(foreign: Foreign, feeds: Sequence[dict[str, Array]], classes: int, said: Said) -> Layout:
     """What the outputs mean; what lies before the network's own selection of boxes where that can be found."""
     typed = [{name: _typed(value, foreign, whole=True) for name, value in feed.items()} for feed in feeds]
     names = [value.name for value in foreign.model.graph.output]
@@ -285,7 +285,7 @@ def _prove(
     # What is cut out of the middle may have lost its name when the graph was simplified.
     is_original = all(name in given for name in layout.tensors)
     source = foreign.original if is_original else foreign.model
-    tolerances = _HALF if foreign.is_half and is_original else Tolerances()
+    tolerances = _HALF if foreign.is_half and is_original else _EXACT
     vision = open_graph(folder / "vision.fp32.onnx", None)
     checks: list[Check] = []
     with Model(spec, {"vision": vision}) as model:

@@ -190,7 +190,7 @@ def recognise(
     raise UsageError(
         f"no head for {classes} classes among its outputs ({outputs}): {tried}; correct <classes>, say how to read "
         "them with <layout>, or export the network without its own post-processing",
-        argument=("classes", "layout"),
+        argument=("classes", "layout", "images"),
     )
 
 
