@@ -95,6 +95,11 @@ def adopt(
             f"{foreign.path}: does not tell its classes; give <classes>, a file with one name a line",
             argument="classes",
         )
+    if foreign.class_names is not None and len(names) != len(foreign.class_names):
+        raise UsageError(
+            f"{foreign.path}: tells {len(foreign.class_names)} classes itself, but <classes> gives {len(names)} names",
+            argument="classes",
+        )
     rule = PreprocessRule(
         input_size=foreign.size,
         channel_order=channel_order,  # pyright: ignore[reportArgumentType]  # it says what it takes

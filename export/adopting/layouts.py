@@ -309,6 +309,8 @@ def _judged(draft: Layout, values: Mapping[str, Array], said: Said) -> list[Layo
         last = scores[:, -1]
         if values[draft.boxes.tensor].shape[2] == 6 and (last == np.rint(last)).all():
             return "its last column holds whole numbers"
+    if draft.form == "objectness" and draft.boxes.axis == 1 and said.form is None:
+        return "rows before boxes are unusual for it; say layout objectness if it is so"
     parts = [scores, *([draft.objectness.rows(values)] if draft.objectness is not None else [])]
     found_scores = "logits" if any(_is_outside(part) for part in parts) else "probabilities"
     if said.scores == "probabilities" and found_scores == "logits":
@@ -339,8 +341,15 @@ def _codings(boxes: Array, scale: Array, form: str) -> list[str]:
         return ["xyxy"] if is_corners else ["cxcywh"] if is_size else []
     if not is_corners:
         return ["cxcywh"] if is_size else []
-    # Corners read as centre and size make boxes that leave the image for most of the right and the lower half.
-    room = 0.1 * scale[:, None]
-    is_inside = ((first - second / 2 >= -room) & (first + second / 2 <= scale[:, None] + room)).all(1)
-    is_ambiguous = is_size and (boxes[:, 0].size < _FEW or float(is_inside.mean()) > 0.9)
-    return ["xyxy", "cxcywh"] if is_ambiguous else ["xyxy"]
+    # Where the left corner goes the right one goes too; a width has little to do with where the centre is.
+    if boxes[:, 0].size < _FEW:
+        return ["xyxy", "cxcywh"]
+    together = float(np.mean([_correlation(boxes[i, k], boxes[i, k + 2]) for i in range(len(boxes)) for k in (0, 1)]))
+    return ["xyxy"] if together > 0.5 else ["cxcywh"] if together < 0.2 else ["xyxy", "cxcywh"]
+
+
+def _correlation(a: Array, b: Array) -> float:
+    """Of two rows; between the two answers where one of them is constant."""
+    a, b = a - a.mean(), b - b.mean()
+    size = float(np.sqrt((a * a).sum() * (b * b).sum()))
+    return float((a * b).sum()) / size if size > 0 else 0.35

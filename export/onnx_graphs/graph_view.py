@@ -45,23 +45,29 @@ class GraphView:
     @cached_property
     def head_outputs(self) -> frozenset[str]:
         """Names of the predictions: the last convolution before every output of the graph."""
-        return frozenset(node.name for node in self.leading_to(self.outputs, ("Conv",)) if node.op_type == "Conv")
+        behind, last = self.leading_to(self.outputs, ("Conv",))
+        return frozenset(node.name for node in (*behind, *last) if node.op_type == "Conv")
 
-    def leading_to(self, tensors: Iterable[str], last: Collection[str]) -> list[onnx.NodeProto]:
-        """The nodes that lead to `tensors`, back to the last operations of the kinds `last`, and with these.
+    def leading_to(
+        self, tensors: Iterable[str], kinds: Collection[str]
+    ) -> tuple[list[onnx.NodeProto], list[onnx.NodeProto]]:
+        """The nodes between the last operations of some kinds and `tensors`, and these last operations.
 
-        A convolution over a Softmax is an expectation, which predicts nothing itself, so the way goes on behind it.
+        A convolution over a Softmax is an expectation, which predicts nothing itself: it lies between.
         """
-        found: dict[str, onnx.NodeProto] = {}
+        behind: dict[str, onnx.NodeProto] = {}
+        last: dict[str, onnx.NodeProto] = {}
         pending = list(tensors)
         while pending:
             node = self.producers.get(pending.pop())
-            if node is None or node.output[0] in found:
+            if node is None or node.output[0] in behind:
                 continue
-            found[node.output[0]] = node
-            if node.op_type not in last or self._is_expectation(node):
+            if node.op_type in kinds and not self._is_expectation(node):
+                last[node.output[0]] = node
+            else:
+                behind[node.output[0]] = node
                 pending += node.input
-        return list(found.values())
+        return list(behind.values()), list(last.values())
 
     def _is_expectation(self, conv: onnx.NodeProto) -> bool:
         if conv.op_type != "Conv":

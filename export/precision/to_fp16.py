@@ -113,9 +113,8 @@ def nodes_out_of_range(model: onnx.ModelProto, feeds: Iterable[Mapping[str, Arra
                 kept.setdefault(node.name, f"{name} reaches {most:.3g}, fp16 ends at 65504")
             elif most < SMALLEST:
                 kept.setdefault(node.name, f"{name} stays below {most:.3g}, where fp16 has no precision")
-    for node in GraphView(model).leading_to([BOX_HEADS["xyxy"]], _PREDICTING):
-        if node.op_type not in _PREDICTING:
-            kept.setdefault(node.name, "decodes boxes in pixels, which fp16 rounds to a half beyond 512")
+    for node in GraphView(model).leading_to([BOX_HEADS["xyxy"]], _PREDICTING)[0]:
+        kept.setdefault(node.name, "decodes boxes in pixels, which fp16 rounds to a half beyond 512")
     return kept
 
 

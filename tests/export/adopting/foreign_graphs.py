@@ -71,7 +71,8 @@ def network(
     offset = b.add("Mul", b.add("Tanh", b.rows(raw, 0, 2)), stride)
     centre = b.add("Add", offset, b.const(np.concatenate(centres, 1)[None]))
     side = b.add("Mul", b.add("Exp", b.add("Tanh", b.rows(raw, 2, 4))), stride)
-    logits = b.add("Mul", b.rows(raw, 4, rows), b.const(3.0))
+    # Few boxes score, so that next to none is at the edge of a suppression.
+    logits = b.add("Sub", b.add("Mul", b.rows(raw, 4, rows), b.const(3.0)), b.const(4.0))
     return b.add("Concat", centre, side, axis=1), logits, maps
 
 
@@ -167,3 +168,34 @@ def saved(model: onnx.ModelProto, folder: Path, name: str = "foreign.onnx") -> P
     onnx.checker.check_model(model)
     onnx.save(model, folder / name)
     return folder / name
+
+
+def decoded(
+    model: onnx.ModelProto, strides: Sequence[int], size: tuple[int, int], **options: object
+) -> onnx.ModelProto:
+    """A vision graph of our own as another exporter would write it: decoded boxes, (B, 4 + C + K, N) and prototypes.
+
+    The expectation over bins is a convolution over a Softmax, as exporters write it.
+    """
+    shapes = {v.name: [a.dim_value for a in v.type.tensor_type.shape.dim] for v in model.graph.output}
+    b = Builder()
+    b.nodes += model.graph.node
+    b.weights += model.graph.initializer
+    bins, count = shapes["box_bins"][1] // 4, shapes["box_bins"][2]
+    by_side = b.add("Reshape", "box_bins", b.const([0, 4, bins, count], np.int64), out="by_side")
+    shares = b.add("Softmax", b.add("Transpose", by_side, perm=[0, 2, 1, 3], out="bins"), axis=1, out="shares")
+    steps = b.const(np.arange(bins).reshape(1, bins, 1, 1))
+    far = b.add("Reshape", b.add("Conv", shares, steps, out="far4"), b.const([0, 4, count], np.int64), out="far")
+    grid = [np.mgrid[0 : size[0] // s, 0 : size[1] // s][::-1].reshape(2, -1) + 0.5 for s in strides]
+    centres = b.const(np.concatenate(grid, 1)[np.newaxis])
+    step = b.const(np.concatenate([np.full((1, 1, g.shape[1]), s) for g, s in zip(grid, strides, strict=True)], 2))
+    low = b.add("Sub", centres, b.rows(far, 0, 2), out="low")
+    high = b.add("Add", centres, b.rows(far, 2, 4), out="high")
+    middle = b.add("Mul", b.add("Add", low, high, out="sum"), b.const(0.5), out="middle")
+    boxes = b.add("Concat", middle, b.add("Sub", high, low, out="side"), axis=1, out="cells")
+    pixels = b.add("Mul", boxes, step, out="in_pixels")
+    scores = b.add("Sigmoid", "class_logits", out="scores")
+    b.add("Concat", pixels, scores, "mask_coefficients", axis=1, out="output0")
+    b.add("Identity", "prototypes", out="output1")
+    shape = ["batch", *(axis.dim_value for axis in model.graph.input[0].type.tensor_type.shape.dim[1:])]
+    return model_of(b, ["output0", "output1"], shape, "images", **options)  # pyright: ignore
