@@ -28,7 +28,9 @@ def add(commands: Any) -> None:
     parser.add_argument("--out", required=True, metavar="BUNDLE", help="folder of the bundle; must not exist")
     parser.add_argument("--force", dest="overwrite", action="store_true", help="replace a bundle that lies at --out")
     parser.add_argument("--classes", metavar="FILE", help="class names, one a line (default: those in the file)")
-    parser.add_argument("--licence", metavar="NAME", help="of the weights, recorded and shown (default: unknown)")
+    parser.add_argument(
+        "--licence", metavar="NAME", help="of the weights, recorded and shown (default: as in the file)"
+    )
     parser.add_argument(
         "--images",
         nargs="+",
@@ -43,7 +45,10 @@ def add(commands: Any) -> None:
         "normalised; probabilities or logits; boxes=OUTPUT (default: found)",
     )
     form.add_argument(
-        "--input-size", type=size, metavar="HxW", help="where the file leaves it open; one number for a square"
+        "--input-size",
+        type=size,
+        metavar="HxW",
+        help="where the file leaves it open; one number for a square (default: as in the file)",
     )
     form.add_argument("--channel-order", default="RGB", metavar="RGB|BGR", help="what it was trained on (default: RGB)")
     form.add_argument(

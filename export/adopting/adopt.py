@@ -69,7 +69,7 @@ def adopt(
         channel_order: "RGB" or "BGR", what the network wants.
         scale: Every byte of a pixel is multiplied by this first; by default 1/255, or 1 where the graph itself divides.
         mean, std: Of the three channels in the network's order; subtracted and divided by after the scale.
-        licence: Of the weights, as it is recorded and shown; by default "unknown".
+        licence: Of the weights, as it is recorded and shown; by default what the metadata says, else "unknown".
         images: Images to look at its outputs on, to compare on and to keep for `verify`; by default three drawn scenes.
             The first three are used.
         overwrite: Replace what lies at `out`.
@@ -131,6 +131,7 @@ def adopt(
     if held:
         say(f"warning: it holds {' and '.join(held)}, which cannot be cut off: only ONNX Runtime runs it, in fp32")
     check_inputs(wanted, spec)
+    licence = licence or foreign.licence
     if licence is None:
         say("warning: the licence of the weights is unknown")
 

@@ -84,6 +84,12 @@ class Foreign:
         is_list = isinstance(names, list | tuple) and names and all(isinstance(n, str) and n.strip() for n in names)
         return tuple(name.strip() for name in names) if is_list else None
 
+    @property
+    def licence(self) -> str | None:
+        """What the metadata calls the licence of the weights; None where it does not."""
+        text = " ".join((self.metadata.get("license") or self.metadata.get("licence") or "").split())
+        return text[:200] or None
+
     def feed(self, images: NDArray[np.float32]) -> dict[str, Array]:
         """The input of `original` or `model` for (B, 3, H, W) float32, already scaled as the network wants it."""
         return {self.image: images if self.layout == "nchw" else np.ascontiguousarray(images.transpose(0, 2, 3, 1))}

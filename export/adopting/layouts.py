@@ -31,6 +31,7 @@ _WORDS: dict[str, tuple[str, ...]] = {
 }
 # With fewer boxes than this their order of corners says nothing.
 _FEW = 8
+_MOST_TOLD = 6
 # Boxes in pixels reach further than this, those in shares of the image do not.
 _LARGEST_SHARE = 2.0
 
@@ -179,14 +180,15 @@ def recognise(
     found, reasons = candidates(values, classes, size, said)
     if len(found) == 1:
         return found[0]
-    outputs = ", ".join(f"{name} {value.shape}" for name, value in values.items())
+    outputs = ", ".join(f"{name} {value.shape}" for name, value in [*values.items()][:_MOST_TOLD])
+    outputs += f" and {len(values) - _MOST_TOLD} more" if len(values) > _MOST_TOLD else ""
     if found:
         ways = " or ".join(one.words() for one in found)
         raise UsageError(
             f"its outputs ({outputs}) can be read in {len(found)} ways; choose one with <layout>: {ways}",
             argument="layout",
         )
-    tried = "; ".join(reasons) or f"none has the rows that {classes} classes need{_fitting(values)}"
+    tried = "; ".join(reasons[:_MOST_TOLD]) or f"none has the rows that {classes} classes need{_fitting(values)}"
     raise UsageError(
         f"no head for {classes} classes among its outputs ({outputs}): {tried}; correct <classes>, say how to read "
         "them with <layout>, or export the network without its own post-processing",
@@ -214,12 +216,8 @@ def candidates(
 def _fitting(values: Mapping[str, Array]) -> str:
     """How many classes the likely outputs would fit."""
     rows = {name: min(value.shape[1:]) for name, value in values.items() if value.ndim == 3}
-    told = [
-        f"{name} fits {count - 4} classes, or {count - 5} with an objectness"
-        for name, count in rows.items()
-        if count > 5
-    ]
-    return f" ({'; '.join(told)})" if told else ""
+    told = [f"{n} fits {k - 4} classes, or {k - 5} with an objectness" for n, k in rows.items() if k > 5]
+    return f" ({'; '.join(told)})" if 0 < len(told) <= 2 else ""
 
 
 def _drafts(values: Mapping[str, Array], classes: int, size: tuple[int, int]) -> Iterator[Layout]:
