@@ -27,6 +27,7 @@ from ..runtime.tiny_bundle import coloured_patch, write_tiny_bundle
 COMMANDS = (
     "scenes",
     "train",
+    "adopt",
     "evaluate",
     "export",
     "build",
@@ -142,7 +143,14 @@ def test_every_option_says_its_default_or_needs_none(capsys: pytest.CaptureFixtu
                 silent.append(f"{command} {action.option_strings[0]}")
     # Those that say what to do instead: a run needs the first three, the others leave something out.
     assert sorted(silent) == [
-        *("diff --out", "export --calibration", "export --scales", "inspect --size"),
+        *(
+            "adopt --calibration",
+            "adopt --scales",
+            "diff --out",
+            "export --calibration",
+            "export --scales",
+            "inspect --size",
+        ),
         *("train --data", "train --out", "train --resume", "train --set"),
     ]
 
