@@ -81,8 +81,8 @@ class Foreign:
             return None
         if isinstance(names, dict):
             names = [names.get(number) for number in range(len(names))]
-        is_list = isinstance(names, list | tuple) and names and all(isinstance(n, str) and n.strip() for n in names)
-        return tuple(name.strip() for name in names) if is_list else None
+        found = [one.strip() for one in names if isinstance(one, str)] if isinstance(names, list | tuple) else []
+        return tuple(found) if found and all(found) and len(found) == len(names) else None
 
     @property
     def licence(self) -> str | None:
@@ -123,11 +123,9 @@ def read_foreign(path: str | Path, input_size: tuple[int, int] | None = None) ->
             model = version_converter.convert_version(model, OPSET)
     takes_bytes = image.type.tensor_type.elem_type == TensorProto.UINT8 or _scales_bytes(model, image.name)
     dtype = _NUMPY_TYPES[image.type.tensor_type.elem_type]
-    for trial in (batch,) if batch else (None, 1):
-        prepared = _prepared(path, model, image.name, layout, trial, size)
-        if trial is not None or _runs(prepared, image.name, layout, size, dtype):
-            batch = trial
-            break
+    prepared = _prepared(path, model, image.name, layout, batch, size)
+    if batch is None and not _runs(prepared, image.name, layout, size, dtype):
+        batch, prepared = 1, _prepared(path, model, image.name, layout, 1, size)
     return Foreign(path, original, prepared, image.name, layout, dtype, size, batch, metadata, takes_bytes)
 
 
@@ -195,7 +193,7 @@ def _image_input(path: Path, model: onnx.ModelProto) -> onnx.ValueInfoProto:
         raise UsageError(f"{path}: has {len(inputs)} inputs ({told}); expected one image alone")
     kind = inputs[0].type.tensor_type.elem_type
     if kind not in _NUMPY_TYPES or len(inputs[0].type.tensor_type.shape.dim) != 4:
-        name = TensorProto.DataType.Name(kind).lower()
+        name = helper.tensor_dtype_to_string(kind).removeprefix("TensorProto.").lower()
         raise UsageError(
             f"{path}: its input {inputs[0].name} is {name} {shape_text(inputs[0])}; expected an image (B, 3, H, W) or "
             "(B, H, W, 3) in float32, float16 or uint8"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -37,7 +38,7 @@ class _Writer:
         self.constants.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
         return name
 
-    def add(self, operation: str, *inputs: str | Array, **attributes: object) -> str:
+    def add(self, operation: str, *inputs: str | Array, **attributes: Any) -> str:
         """A node; arrays among its inputs become constants. Returns the tensor that it gives."""
         names = [one if isinstance(one, str) else self.constant(one) for one in inputs]
         name = f"{self._prefix}/{operation}.{len(self.nodes)}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -28,12 +29,12 @@ class Builder:
         self.weights: list[onnx.TensorProto] = []
         self.random = np.random.default_rng(seed)
 
-    def const(self, values: object, dtype: object = np.float32) -> str:
+    def const(self, values: Any, dtype: Any = np.float32) -> str:
         name = f"w{len(self.weights)}"
-        self.weights.append(numpy_helper.from_array(np.array(values, dtype), name))  # pyright: ignore
+        self.weights.append(numpy_helper.from_array(np.array(values, dtype), name))
         return name
 
-    def add(self, op: str, *inputs: str, out: str | None = None, **attributes: object) -> str:
+    def add(self, op: str, *inputs: str, out: str | None = None, **attributes: Any) -> str:
         name = out or f"t{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, list(inputs), [name], **attributes))
         return name
@@ -116,7 +117,7 @@ def detector(
     masks: bool = False,
     transposed: bool | None = None,
     seed: int = 0,
-    **options: object,
+    **options: Any,
 ) -> onnx.ModelProto:
     """A detector in one of the layouts.
 
@@ -149,7 +150,7 @@ def detector(
             parts = [b.add("Transpose", part, perm=[0, 2, 1]) for part in parts]
         if form == "pair4d":
             parts[0] = b.add("Unsqueeze", parts[0], b.const([2], np.int64))
-        return model_of(b, [*parts, *outputs], **options)  # pyright: ignore
+        return model_of(b, [*parts, *outputs], **options)
     if form == "detections":
         best = b.add("ReduceMax", found, b.const([1], np.int64), keepdims=1)
         kind = b.add("Cast", b.add("ArgMax", found, axis=1, keepdims=1), to=TensorProto.FLOAT)
@@ -157,11 +158,11 @@ def detector(
         order = b.add("Transpose", best, perm=[0, 2, 1])
         b.nodes.append(helper.make_node("TopK", [order, b.const([20], np.int64)], ["top", "where"], axis=1))
         where = b.add("Expand", "where", b.const([1, 1, 6 + extra], np.int64))
-        return model_of(b, [b.add("GatherElements", whole, where, axis=1), *outputs], **options)  # pyright: ignore
+        return model_of(b, [b.add("GatherElements", whole, where, axis=1), *outputs], **options)
     whole = b.add("Concat", boxes, found, *weights, axis=1)
     if transposed or (transposed is None and is_objectness):
         whole = b.add("Transpose", whole, perm=[0, 2, 1])
-    return model_of(b, [whole, *outputs], **options)  # pyright: ignore
+    return model_of(b, [whole, *outputs], **options)
 
 
 def saved(model: onnx.ModelProto, folder: Path, name: str = "foreign.onnx") -> Path:
@@ -170,9 +171,7 @@ def saved(model: onnx.ModelProto, folder: Path, name: str = "foreign.onnx") -> P
     return folder / name
 
 
-def decoded(
-    model: onnx.ModelProto, strides: Sequence[int], size: tuple[int, int], **options: object
-) -> onnx.ModelProto:
+def decoded(model: onnx.ModelProto, strides: Sequence[int], size: tuple[int, int], **options: Any) -> onnx.ModelProto:
     """A vision graph of our own as another exporter would write it: decoded boxes, (B, 4 + C + K, N) and prototypes.
 
     The expectation over bins is a convolution over a Softmax, as exporters write it.
@@ -198,4 +197,4 @@ def decoded(
     b.add("Concat", pixels, scores, "mask_coefficients", axis=1, out="output0")
     b.add("Identity", "prototypes", out="output1")
     shape = ["batch", *(axis.dim_value for axis in model.graph.input[0].type.tensor_type.shape.dim[1:])]
-    return model_of(b, ["output0", "output1"], shape, "images", **options)  # pyright: ignore
+    return model_of(b, ["output0", "output1"], shape, "images", **options)

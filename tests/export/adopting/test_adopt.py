@@ -48,6 +48,7 @@ def test_an_adopted_network_answers_as_it_did(adopted: tuple[Bundle, list[str]],
             a = ours.predict(image)
             b = reference.predict(image, ["boxes", "masks"])
             assert a.boxes is not None and b.boxes is not None and a.masks is not None and b.masks is not None
+            assert a.scores is not None and b.scores is not None
             assert a.detected_names == b.detected_names
             np.testing.assert_allclose(a.boxes, b.boxes, atol=0.02)
             np.testing.assert_allclose(a.scores, b.scores, atol=1e-4)
@@ -125,7 +126,9 @@ def test_normalisation_is_part_of_the_graph(tmp_path: Path) -> None:
     shifted = adopt(path, tmp_path / "shifted", NAMES, scale=1.0, mean=(0, 0, 0), std=(255, 255, 255))
     image = draw_scene(0, 0, (90, 120)).image
     with load(plain.path) as a, load(shifted.path) as b:
-        np.testing.assert_allclose(a.predict(image).boxes, b.predict(image).boxes, atol=0.01)
+        found, expected = b.predict(image).boxes, a.predict(image).boxes
+        assert found is not None and expected is not None
+        np.testing.assert_allclose(found, expected, atol=0.01)
     assert shifted.spec.preprocess.scale == 1.0
 
 

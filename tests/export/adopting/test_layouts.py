@@ -99,7 +99,7 @@ def test_what_is_said_is_not_looked_for(said: str, tmp_path: Path) -> None:
 
 def test_two_ways_to_read_outputs_are_told_with_the_words_that_choose() -> None:
     random = np.random.default_rng(0)
-    first = np.stack(np.mgrid[0:60:6, 0:60:6]).reshape(2, -1)
+    first = np.array(np.mgrid[0:60:6, 0:60:6]).reshape(2, -1)
     boxes = np.concatenate([first, first + 5])[np.newaxis].astype(np.float32)
     values = {"a": np.concatenate([boxes, random.random((1, 3, 100), np.float32)], 1)}
     values["b"] = values["a"].copy()
