@@ -188,9 +188,9 @@ def recognise(
             f"its outputs ({outputs}) can be read in {len(found)} ways; choose one with <layout>: {ways}",
             argument="layout",
         )
-    tried = "; ".join(reasons[:_MOST_TOLD]) or f"none has the rows that {classes} classes need{_fitting(values)}"
+    tried = "; ".join(reasons[:_MOST_TOLD]) or f"none has the rows that {classes} classes need"
     raise UsageError(
-        f"no head for {classes} classes among its outputs ({outputs}): {tried}; correct <classes>, say how to read "
+        f"no head for {classes} classes among its outputs ({outputs}): {tried}{_fitting(values)}; correct <classes>, say how to read "
         "them with <layout>, or export the network without its own post-processing",
         argument=("classes", "layout", "images"),
     )
