@@ -13,7 +13,6 @@ import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
 
 from .errors import UsageError
 
@@ -75,19 +74,78 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         os.fsync(stream.fileno())
 
 
-@contextlib.contextmanager
-def writing_lines(path: Path) -> Iterator[TextIO]:
-    """Yield a stream for lines of text: a file has them all at the end, anything else gets them as they come."""
-    place, is_file = _behind_links(Path(path))
-    if is_file:
-        with (
-            replacing_file(path) as temporary,
-            temporary.open("w", encoding="utf-8", errors="backslashreplace") as stream,
-        ):
-            yield stream
-    else:
-        with open(_open_through(place), "w", encoding="utf-8", errors="backslashreplace", buffering=1) as stream:
-            yield stream
+class LineFile:
+    """Lines of text that reach a file, a device or a pipe one by one and whole, so that whoever looks finds only such.
+
+    Nothing is made or replaced before the first line. A file that is appended to goes on behind its last whole line:
+    half of one is what a killed writer leaves.
+
+    Args:
+        path: Where to.
+        append: Go on behind what a file holds; else it is replaced, by the first line.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], append: bool = False) -> None:
+        self._path, self._append = Path(path), append
+        self._descriptor: int | None = None
+        self._is_ours = False  # a regular file that nobody else writes
+
+    def write(self, line: str) -> None:
+        """Write a line, its end included.
+
+        Raises:
+            OSError: If the disk refuses; of this line nothing is left then.
+        """
+        data = line.encode("utf-8", "backslashreplace")
+        if self._descriptor is None:
+            self._descriptor = self._opened()
+        is_file = stat.S_ISREG(os.fstat(self._descriptor).st_mode)
+        before = os.lseek(self._descriptor, 0, os.SEEK_CUR) if is_file else 0
+        try:
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+        except OSError:
+            if is_file and self._is_ours:
+                os.ftruncate(self._descriptor, before)
+            raise
+
+    def close(self) -> None:
+        """Let go of the file."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def __enter__(self) -> LineFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _opened(self) -> int:
+        place, self._is_ours = _behind_links(self._path)
+        if not self._is_ours:
+            return _open_through(place)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if self._append and place.exists():
+            descriptor = os.open(place, os.O_RDWR)
+            end = _end_of_lines(descriptor)
+            os.ftruncate(descriptor, end)
+            os.lseek(descriptor, end, os.SEEK_SET)
+            return descriptor
+        with replacing_file(place) as temporary:
+            return os.open(temporary, os.O_WRONLY)
+
+
+def _end_of_lines(descriptor: int) -> int:
+    """Bytes of a file up to the end of its last whole line."""
+    end = os.lseek(descriptor, 0, os.SEEK_END)
+    while end:
+        start = max(0, end - 65536)
+        found = os.pread(descriptor, end - start, start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
 
 
 def check_can_be_written(path: Path) -> None:

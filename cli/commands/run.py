@@ -76,6 +76,8 @@ def add(commands: Any) -> None:
         help="write the JSON lines to FILE; with - print them, and nothing else, on stdout (default: results.jsonl in "
         "--out)",
     )
+    output.add_argument("--append", action="store_true", help="go on in a file of JSON lines that is there already")
+    output.add_argument("--force", action="store_true", help="replace a file of JSON lines that is there already")
     output.add_argument("--show", action="store_true", help="show the results in a window; q closes it and ends")
     drawing = parser.add_argument_group("drawing")
     drawing.add_argument(
@@ -155,6 +157,8 @@ def _run(arguments: argparse.Namespace) -> int:
             RunOptions(
                 drawings=not arguments.no_pictures,
                 jsonl=sys.stdout if to_stdout else arguments.jsonl or not arguments.no_jsonl,
+                append=arguments.append,
+                force=arguments.force,
                 show=arguments.show,
                 overlay=arguments.overlay,
                 drawing=_drawing(arguments),

@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ...runtime.environment.opencv import name_for_opencv
 from ...runtime.errors import DatasetError
 from .segmentations import Rle, Segmentation, masks_from_rles, rle_from_segmentation
 
@@ -63,7 +64,8 @@ class StuffThingMap:
 
 
 def _read_png(path: Path, flags: int, size: tuple[int, int]) -> np.ndarray:
-    pixels = cv2.imread(str(path), flags)
+    with name_for_opencv(path) as name:
+        pixels = cv2.imread(name, flags)
     if pixels is None:
         raise DatasetError(f"{path}: cannot be read as a PNG; fetch the file again")
     if pixels.shape[:2] != size:

@@ -190,8 +190,8 @@ def recognise(
         )
     tried = "; ".join(reasons[:_MOST_TOLD]) or f"none has the rows that {classes} classes need"
     raise UsageError(
-        f"no head for {classes} classes among its outputs ({outputs}): {tried}{_fitting(values)}; correct <classes>, say how "
-        "to read them with <layout>, or export the network without its own post-processing",
+        f"no head for {classes} classes among its outputs ({outputs}): {tried}{_fitting(values)}; correct "
+        "<classes>, say how to read them with <layout>, or export the network without its own post-processing",
         argument=("classes", "layout", "images"),
     )
 

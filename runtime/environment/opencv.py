@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import PackageError
@@ -75,3 +78,23 @@ def installed_distributions() -> tuple[str, ...]:
             importlib.metadata.version(name)
             found.append(name)
     return tuple(found)
+
+
+@contextlib.contextmanager
+def name_for_opencv(path: str | os.PathLike[str]) -> Iterator[str]:
+    """A name of a file that OpenCV and what is behind it take for this file, while the block runs.
+
+    It is absolute, because FFmpeg takes what stands before a colon for a protocol. For a name that is no UTF-8, which
+    OpenCV dies of, a link with the same suffix stands in.
+    """
+    name = os.path.abspath(path)
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory() as folder:
+            suffix = Path(name).suffix
+            link = os.path.join(folder, "file" + (suffix if suffix.isascii() else ""))
+            os.symlink(name, link)
+            yield link
+    else:
+        yield name

@@ -55,6 +55,7 @@ PACKAGES = {
             ("onnxruntime-gpu",),
             wheels=f"{_X86} or (platform_machine == 'aarch64' and python_version >= '3.11')",
         ),
+        Package("pyav", "av", ("av",), ("video",)),
         Package("openvino", "openvino", ("openvino",), ("openvino",)),
         Package("tensorrt", "tensorrt", ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"), ("tensorrt",)),
         Package(

@@ -83,6 +83,8 @@ def decode_image(data: bytes, name: str, apply_orientation: bool = True) -> NDAr
     if not data:
         raise ImageError(f"{name}: the file is empty (0 bytes); copy or download it again")
     _check_complete(data, name)
+    if data.startswith(_PNG_SIGNATURE):
+        data = _without_damaged_extras(data)
     require_opencv()
     import cv2
 
@@ -97,10 +99,23 @@ def decode_image(data: bytes, name: str, apply_orientation: bool = True) -> NDAr
     except cv2.error as error:
         raise ImageError(f"{name}: cannot be decoded ({_reason(error)})") from error
     if image is None:
+        if data[:4] in (b"II*\0", b"MM\0*") and _holds_floats(buffer):
+            raise ImageError(f"{name}: is a TIFF of floating-point numbers; save it with 8 or 16 bits a channel")
         raise ImageError(f"{name}: damaged, or not an image in a format that is read (JPEG, PNG, BMP, TIFF, WebP)")
     if is_webp and apply_orientation:
         image = upright(np.asarray(image, np.uint8), _webp_orientation(data))
     return np.ascontiguousarray(image, np.uint8)
+
+
+def _holds_floats(buffer: NDArray[np.uint8]) -> bool:
+    import cv2
+
+    with quiet_opencv():
+        try:
+            image = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED)
+        except cv2.error:
+            return False
+    return image is not None and image.dtype.kind == "f"
 
 
 def upright(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
@@ -294,8 +309,8 @@ def _check_complete(data: bytes, name: str) -> None:
         complaint = _png_complaint(data)
     elif _is_webp(data):
         complaint = _size_complaint(struct.unpack("<I", data[4:8])[0] + 8, data)
-    elif data.startswith(b"BM") and len(data) >= 6:
-        complaint = _size_complaint(struct.unpack("<I", data[2:6])[0], data)
+    elif data.startswith(b"BM") and len(data) >= 34:
+        complaint = _size_complaint(_bmp_size(data), data)
     elif pnm := _PNM_HEADER.match(data):  # OpenCV 4.8 fills up what is missing
         channels, pixels = 3 if pnm[1] == b"6" else 1, int(pnm[2]) * int(pnm[3])
         complaint = _size_complaint(pnm.end() + pixels * channels * (2 if int(pnm[4]) > 255 else 1), data)
@@ -303,6 +318,26 @@ def _check_complete(data: bytes, name: str) -> None:
         complaint = None
     if complaint:
         raise ImageError(f"{name}: {complaint}; copy or download it again")
+
+
+def _without_damaged_extras(data: bytes) -> bytes:
+    """A whole PNG without chunks that an image can do without and whose checksum is wrong: libpng complains of them."""
+    position, kept = len(_PNG_SIGNATURE), [_PNG_SIGNATURE]
+    while position + 12 <= len(data):
+        length, kind = struct.unpack(">I4s", data[position : position + 8])
+        chunk = data[position : position + 12 + length]
+        if not kind[0] & 0x20 or zlib.crc32(chunk[4:-4]) == struct.unpack(">I", chunk[-4:])[0]:
+            kept.append(chunk)
+        position += len(chunk)
+    return data if sum(map(len, kept)) == position else b"".join(kept)
+
+
+def _bmp_size(data: bytes) -> int:
+    """Bytes up to the last pixel of a BMP without compression; for others what the file says, which is often off."""
+    announced, start, width, height, bits, compression = struct.unpack("<2xI4xI4xii2xHI", data[:34])
+    if compression not in (0, 3):
+        return announced
+    return start + abs(height) * ((abs(width) * bits + 31) // 32 * 4)
 
 
 def _size_complaint(announced: int, data: bytes) -> str | None:
@@ -343,7 +378,8 @@ def _png_complaint(data: bytes) -> str | None:
         end = position + 12 + length
         if end > len(data):
             break
-        if zlib.crc32(data[position + 4 : end - 4]) != struct.unpack(">I", data[end - 4 : end])[0]:
+        is_needed = not kind[0] & 0x20  # in a small letter begins what an image can do without
+        if is_needed and zlib.crc32(data[position + 4 : end - 4]) != struct.unpack(">I", data[end - 4 : end])[0]:
             return f"the PNG is damaged, chunk {kind.decode('latin-1')!r} has a wrong checksum"
         if kind == b"IEND":
             return None

@@ -17,8 +17,9 @@ from ..bundle.bundle import Bundle
 from ..bundle.spec import ModelSpec
 from ..drawing import TWO_PANELS, DrawOptions, draw
 from ..errors import UsageError
-from ..files import replacing_file, writing_lines
+from ..files import LineFile, replacing_file
 from ..images.image_files import to_bgr, write_image
+from ..progress import Say
 from ..results import Caption, Result
 from ..sources.sources import Frame, Source
 from ..stream.stream_results import StreamResult
@@ -37,7 +38,9 @@ class RunOptions:
     Attributes:
         drawings: Write annotated images, or a video, to the folder.
         jsonl: Write `results.jsonl` there, one JSON object per frame; or, if a path, this file instead; or write the
-            same lines to this, open for text, at once and one by one.
+            same lines to this, open for text. Lines are written at once and one by one.
+        append: Go on in a file of JSON lines that is there already, behind its last whole line.
+        force: Replace one that is there already. Without either it is an error.
         show: Show the drawings in a window; q or Esc ends the run. For images, any other key brings the next.
         overlay: Write above the drawings how the stream is doing; None for live sources only.
         drawing: What the drawings show, and how. A video keeps its size in any case, and the bundle's palette is used
@@ -53,6 +56,8 @@ class RunOptions:
 
     drawings: bool = True
     jsonl: bool | TextIO | str | os.PathLike[str] = True
+    append: bool = False
+    force: bool = False
     show: bool = False
     overlay: bool | None = None
     drawing: DrawOptions = TWO_PANELS
@@ -62,6 +67,11 @@ class RunOptions:
     def __post_init__(self) -> None:
         if self.max_frames is not None and self.max_frames < 1:
             raise UsageError(f"<max_frames> must be at least 1, got {self.max_frames}", argument="max_frames")
+        if self.append and self.force:
+            raise UsageError(
+                "<append> goes on in the file of an earlier run, <force> replaces it; leave out one of them",
+                argument=("append", "force"),
+            )
         if not self.drawings and self.jsonl is False and not self.show:
             raise UsageError("neither drawings nor JSON lines are to be written, and nothing to be shown; ask for one")
 
@@ -80,8 +90,16 @@ class RunOptions:
         lines = self.lines_file(out)
         if lines is not None and self.jsonl is not True:
             self._check_lines(lines, bundle, source)
-        if not self.drawings and self.jsonl is not True:
-            return
+        if self.drawings or self.jsonl is True:
+            self._check_folder(out, lines, bundle, source)
+        if lines is not None and lines.is_file() and lines.stat().st_size and not self.append and not self.force:
+            raise UsageError(
+                f"{lines}: holds the results of an earlier run; go on in it with <append>, replace it with <force>, or "
+                "choose another <out>",
+                argument=("append", "force", "out"),
+            )
+
+    def _check_folder(self, out: Path, lines: Path | None, bundle: Bundle, source: Source) -> None:
         if out.exists() and not out.is_dir():
             raise UsageError(f"{out}: is a file, expected a folder to write to")
         place, home = out.resolve(), bundle.path.resolve()
@@ -123,6 +141,7 @@ class OutputWriter:
         source: Source,
         spec: ModelSpec,
         tasks: Collection[str],
+        report: Say | None = None,
     ):
         self.files: list[Path] = []
         self._stack = stack
@@ -137,14 +156,16 @@ class OutputWriter:
         self._has_captions = "caption" in tasks
         self._caption_frame: int | None = None  # of the last caption written down
         self._video: VideoFile | None = None
-        self._lines: TextIO | None = None
+        self._report = report
+        self._begin_ns: int | None = None  # of a live source's video
+        self._lines: TextIO | LineFile | None = None
         self._overlay = Overlay() if options.overlay or (options.overlay is None and source.is_live) else None
         self._window = None
         if options.show:
             self._window = stack.enter_context(Window(f"yolor-edge: {source.name}", waits=source.kind == "images"))
         file = options.lines_file(out)
         if file is not None:
-            self._lines = stack.enter_context(writing_lines(file))
+            self._lines = stack.enter_context(LineFile(file, options.append))
             self.files.append(file)
         elif not isinstance(options.jsonl, bool | str | os.PathLike):
             self._lines = options.jsonl
@@ -207,8 +228,16 @@ class OutputWriter:
     def _write_line(self, content: dict[str, Any]) -> None:
         if self._lines is not None:
             self._lines.write(json.dumps(content, ensure_ascii=False) + "\n")
-            if self._lines is self._options.jsonl:
+            if not isinstance(self._lines, LineFile):
                 self._lines.flush()  # somebody reads along
+
+    def _seconds(self, frame: Frame) -> float | None:
+        """When a frame is to be seen in the video: as in the file that it is of, or as it was captured."""
+        if not self._source.is_live or frame.captured_ns is None:
+            return frame.position_s
+        if self._begin_ns is None:
+            self._begin_ns = frame.captured_ns
+        return (frame.captured_ns - self._begin_ns) / 1e9
 
     def _write_drawing(self, frame: Frame, drawing: NDArray[np.uint8], times: int) -> str:
         """Write one drawing and return the name of its file inside the output folder."""
@@ -220,10 +249,13 @@ class OutputWriter:
         path = self._out / _video_name(self._source)
         if self._video is None:
             temporary = self._stack.enter_context(replacing_file(path))
-            self._video = self._stack.enter_context(VideoFile.open(temporary, path, self._source.fps, drawing))
+            sound = self._source.files[0] if self._source.files else None
+            self._video = self._stack.enter_context(
+                VideoFile.open(temporary, path, self._source.fps, drawing, sound, self._report)
+            )
             self.files.append(path)
             times = 1  # what was dropped before the first frame is no part of the video
-        self._video.write(drawing, times)
+        self._video.write(drawing, times, self._seconds(frame))
         return path.name
 
 

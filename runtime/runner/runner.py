@@ -98,11 +98,11 @@ def run(
 ) -> RunSummary:
     """Predict for every image of a source; draw the results and write them down.
 
-    An image that cannot be read is reported and skipped. Every file appears whole or not at all; the JSON
-    lines and a video appear at the end. Interrupting (Ctrl-C) ends the run properly, with all results until
-    then, and so does closing the window; a camera or a stream ends this way, and files count as interrupted. A video
-    keeps the size of its first frame, into which later ones of another size are fitted; a frame of a live source is
-    repeated for those that were dropped before it, which keeps the time.
+    An image that cannot be read is reported and skipped. JSON lines are written as they come, each of them whole; any
+    other file appears whole or not at all, a video at the end. Interrupting (Ctrl-C) ends the run properly, with all
+    results until then, and so does closing the window; a camera or a stream ends this way, and files count as
+    interrupted. A video keeps the size of its first frame, into which later ones of another size are fitted; a frame of
+    a live source is repeated for those that were dropped before it, which keeps the time.
 
     Args:
         bundle: A bundle folder, or one already opened.
@@ -144,7 +144,8 @@ def run(
         model.stream(stream, options=predict, caption_every=options.caption_every) as answers,
         contextlib.ExitStack() as stack,
     ):
-        writer = OutputWriter(stack, folder, options, stream, model.spec, model.spec.choose_tasks(predict.tasks))
+        tasks, say = model.spec.choose_tasks(predict.tasks), None if progress is None else progress.say
+        writer = OutputWriter(stack, folder, options, stream, model.spec, tasks, say)
         lines = _Progress(stream, options.max_frames, progress)
         try:
             for answer in answers:
@@ -183,7 +184,7 @@ class _Progress:
     def __init__(self, source: Source, max_frames: int | None, lines: RunLines | None):
         counts = [count for count in (source.expected, max_frames) if count is not None]
         self._total = f"/{min(counts)}" if counts else ""
-        self._is_live = source.is_live
+        self._has_end = source.kind != "images"
         self._report = None if lines is None else lines.say
         seconds = None if lines is None else lines.seconds
         self._seconds = (1.0 if source.kind != "images" else 0.0) if seconds is None else seconds
@@ -193,7 +194,10 @@ class _Progress:
 
     def failed(self, answer: StreamResult) -> None:
         if self._report is not None:
-            word = "ended" if self._is_live and answer.frame.image is None else "skipped"
+            word = "skipped"
+            if self._has_end and answer.frame.image is None:
+                word = "ended"
+                self.end()
             self._report(f"[{answer.frame.index + 1}{self._total}] {word}: {answer.error}")
 
     def answered(self, answer: StreamResult, result: Result) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,41 +11,56 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..drawing.lettering import PAPER
+from ..environment.opencv import name_for_opencv
 from ..errors import ImageError
 from ..images.image_files import quiet_opencv
+from ..progress import Say
+from .video_encoders import Encoder, open_encoder
 
 
 class VideoFile:
     """An MP4 being written; open it with `open`."""
 
-    def __init__(self, writer: cv2.VideoWriter, size: tuple[int, int]):
-        self._writer = writer
+    def __init__(self, encoder: Encoder, size: tuple[int, int]):
+        self._encoder = encoder
         self._size = size
         self._written = 0
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, temporary: Path, path: Path, fps: float, first: NDArray[np.uint8]) -> Iterator[VideoFile]:
+    def open(
+        cls,
+        temporary: Path,
+        path: Path,
+        fps: float,
+        first: NDArray[np.uint8],
+        sound: Path | None = None,
+        report: Say | None = None,
+    ) -> Iterator[VideoFile]:
         """Open `temporary` for frames of the size of `first`, and check at the end that they are all there.
 
         A video has even sides; an odd one is made a pixel longer.
 
+        Args:
+            temporary: The file to write.
+            path: What it is called in messages.
+            fps: Frames per second, where frames have no times.
+            first: (h, w, 3) uint8 BGR.
+            sound: A video whose sound goes into the file; None for none.
+            report: Called with one line where the file will lack something that it could have.
+
         Raises:
-            ImageError: If it cannot be written, or came out incomplete; it is called `path` in the message.
+            ImageError: If it cannot be written, or came out incomplete.
         """
         height, width = (side + side % 2 for side in first.shape[:2])
-        fourcc = cv2.VideoWriter.fourcc(*"mp4v")
-        with quiet_opencv():
-            writer = cv2.VideoWriter(os.fspath(temporary), fourcc, fps, (width, height))
-        if not writer.isOpened():
-            raise ImageError(f"{path}: this OpenCV cannot write MP4 video; write images of single frames instead")
-        video = cls(writer, (width, height))
+        encoder = open_encoder(temporary, path, fps, (height, width), sound, report)
+        video = cls(encoder, (width, height))
         try:
             yield video
         finally:
-            writer.release()
-        with quiet_opencv():
-            check = cv2.VideoCapture(os.fspath(temporary))
+            encoder.close()
+        with quiet_opencv(), name_for_opencv(temporary) as name:
+            check = cv2.VideoCapture(name)
         frames = round(check.get(cv2.CAP_PROP_FRAME_COUNT))
         check.release()
         if frames < video._written:
@@ -54,18 +68,16 @@ class VideoFile:
                 f"{path}: only {max(0, frames)} of {video._written} frames were written; is the disk full?"
             )
 
-    def write(self, drawing: NDArray[np.uint8], times: int = 1) -> None:
+    def write(self, drawing: NDArray[np.uint8], times: int = 1, seconds: float | None = None) -> None:
         """Append a frame, (h, w, 3) uint8 BGR.
 
         Args:
             drawing: One of another size than the first, as a stream may give, is fitted into that size, whole and with
                 its proportions.
-            times: How often, so that a frame stands for those that were dropped before it.
+            times: For how many frames it stands at an even rate, those that were dropped before it included.
+            seconds: When it is to be seen, from the beginning of the video; None where the rate alone decides.
         """
-        fitted = _fitted(drawing, self._size)
-        for _ in range(times):
-            self._writer.write(fitted)
-            self._written += 1
+        self._written += self._encoder.write(_fitted(drawing, self._size), times, seconds)
 
 
 def _fitted(drawing: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ..environment.opencv import require_opencv
+from ..environment.opencv import name_for_opencv, require_opencv
 from ..environment.opencv_build import opencv_build
 from ..errors import ImageError, UsageError
 from ..images.image_files import quiet_opencv
@@ -124,7 +123,8 @@ def open_capture(address: Path | int | str, options: CameraOptions | None = None
         _ask_camera(capture, options)
         return capture
     if isinstance(address, Path):
-        return _opened(str(address), "as a video; it is damaged or of an unknown format", os.fspath(address))
+        with name_for_opencv(address) as name:
+            return _opened(str(address), "as a video; it is damaged or of an unknown format", name)
     if address == STDIN:
         return RawFrames(sys.stdin.buffer, options.size, options.layout)
     if is_pipeline(address):

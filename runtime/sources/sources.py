@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ImageError, UsageError
-from ..images.image_files import IMAGE_SUFFIXES, read_image
+from ..images.image_files import read_image
 from ..images.preprocess import PixelLayout
 from ..progress import Say
 from .addresses import SCHEMES, file_stem, is_pipeline, is_url, scheme_of, shown
@@ -33,9 +33,9 @@ from .capture import (
     reads_a_file,
     size_of,
 )
+from .file_kinds import announces_every_frame, images_among, kind_of
 from .grabs import First, Grab, grab
 
-VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mjpeg", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"})
 _SECONDS_BETWEEN_TRIES = 1.0
 _SOURCES = "an image, a folder, a glob, a video, a camera index, a URL or a GStreamer pipeline"
 _LAST_CAMERA = 9999  # OpenCV's numbers hold the driver in front of the camera, such as 700 + 1
@@ -168,7 +168,7 @@ class Source:
                     index += 1
                     continue
                 capture.release()
-                error = self._end_of(capture, index)
+                error = self._end_of(capture, index, clock.last_s)
                 is_wanted = self.kind == "camera" and index and not self._stopped.is_set()
                 back = self._opened_again() if is_wanted else None
                 capture = back.capture if back is not None else None
@@ -178,7 +178,7 @@ class Source:
         if error is not None and not self._stopped.is_set():
             yield Frame(self.name, None, error, index)
 
-    def _end_of(self, capture: Capture, index: int) -> str | None:
+    def _end_of(self, capture: Capture, index: int, last_s: float) -> str | None:
         """What is wrong with frames that have ended; None if nothing is."""
         if isinstance(capture, RawFrames) and capture.missing_bytes:
             missing = f"{self.name}: ends inside a frame, {capture.missing_bytes} bytes are missing"
@@ -188,9 +188,25 @@ class Source:
         if index == 0:
             return f"{self.name}: gave no frame, it is damaged or in use"
         if self.kind != "camera":
-            return None
+            return self._shortfall(index, last_s)
         tried = self.options.reconnect_seconds
         return f"{self.name}: stopped giving frames" + (f" and did not come back within {tried:g} s" if tried else "")
+
+    def _shortfall(self, index: int, last_s: float) -> str | None:
+        """What is missing of a video file that ended after `index` frames, the last of them at `last_s`."""
+        if self.expected is None or not self.files:
+            return None
+        if announces_every_frame(self.files[0]):
+            missing = self.expected - index
+        else:  # the number is a guess from the length; only a length that falls far short tells of something missing
+            left_s = self.expected / self.fps - last_s - 1 / self.fps
+            missing = round(left_s * self.fps) if left_s > max(0.5, 0.05 * self.expected / self.fps) else 0
+        if missing < 2:
+            return None
+        return (
+            f"{self.name}: gave {index} of the {self.expected} frames that it announces; {missing} are missing, it is "
+            "cut short or damaged"
+        )
 
     def _opened_again(self) -> First | None:
         """A camera that is back and gives frames, or None when the time for that is over."""
@@ -228,15 +244,15 @@ class _Clock:
         self._name = source.name
         self._fps = source.fps
         self._is_recorded = source.kind == "video" and source.address != STDIN
-        self._last_s = -1.0
+        self.last_s = -1.0
 
     def frame(self, grabbed: Grab, index: int) -> Frame:
         if not self._is_recorded:
             return Frame(self._name, grabbed.image, None, index, grabbed.captured_ns, grabbed.captured_unix_ns)
         position = grabbed.position_ms / 1e3
-        if not self._last_s < position < float("inf"):  # some formats have no times, or lose them
-            position = index / self._fps if index / self._fps > self._last_s else self._last_s + 1 / self._fps
-        self._last_s = position
+        if not self.last_s < position < float("inf"):  # some formats have no times, or lose them
+            position = index / self._fps if index / self._fps > self.last_s else self.last_s + 1 / self._fps
+        self.last_s = position
         return Frame(self._name, grabbed.image, None, index, position_s=position)
 
 
@@ -299,12 +315,9 @@ def _opened(
         fps = options.fps or FALLBACK_FPS
         return Source("video", "standard input", fps=fps, address=STDIN, options=options, _opened=[capture])
     if os.path.isdir(text):  # unlike Path's, it takes a pipeline that is too long for a name
-        files = tuple(sorted(x for x in path.iterdir() if x.suffix.lower() in IMAGE_SUFFIXES and x.is_file()))
-        if not files:
-            raise UsageError(f"{path}: the folder holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-        return Source("images", str(path), files, path, len(files))
+        return _open_folder(path, report)
     if os.path.isfile(text):
-        if path.suffix.lower() in VIDEO_SUFFIXES:
+        if kind_of(path) == "video":
             return _open_video(path)
         return Source("images", str(path), (path,), path.parent, 1)
     if is_pipeline(text) or is_url(text):
@@ -317,7 +330,7 @@ def _opened(
     if device is not None:
         return _open_camera(device, options, report)
     if glob.has_magic(text):
-        return _open_glob(text)
+        return _open_glob(text, report)
     if re.fullmatch(r"/dev/video\d+", text):
         raise ImageError(f"{text}: no such camera; yolor-edge doctor lists those that are there")
     if os.path.exists(text):
@@ -332,7 +345,7 @@ def _open_images(names: Sequence[str | os.PathLike[str]]) -> Source:
         if not file.is_file():
             what = "is no file" if file.exists() else "no such file"
             raise UsageError(f"{shown(str(file))}: {what}; several sources at once must be image files")
-        if file.suffix.lower() in VIDEO_SUFFIXES:
+        if kind_of(file) == "video":
             raise UsageError(f"{file}: is a video; several sources at once must be image files")
     if not files:
         raise UsageError(f"the source is empty; give {_SOURCES}")
@@ -340,11 +353,27 @@ def _open_images(names: Sequence[str | os.PathLike[str]]) -> Source:
     return Source("images", f"{len(files)} images", tuple(file.absolute() for file in files), root, len(files))
 
 
-def _open_glob(pattern: str) -> Source:
-    found = (Path(name) for name in glob.glob(pattern, recursive=True))
-    files = tuple(sorted(x for x in found if x.suffix.lower() in IMAGE_SUFFIXES and x.is_file()))
+def _open_folder(folder: Path, report: Say | None) -> Source:
+    files, others = images_among(x for x in folder.iterdir() if x.is_file() and not x.name.startswith("."))
     if not files:
-        raise UsageError(f"{pattern}: matches no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        raise UsageError(f"{folder}: the folder holds no images{_told(others, '; it holds ')}")
+    if others and report is not None:
+        report(f"{folder}: left out what is no image:{_told(others)}")
+    return Source("images", str(folder), files, folder, len(files))
+
+
+def _told(names: Sequence[str], before: str = " ") -> str:
+    """The first few of some names, and how many more there are; empty for none."""
+    more = f" and {len(names) - 4} more" if len(names) > 5 else ""
+    return f"{before}{', '.join(names[: 4 if more else 5])}{more}" if names else ""
+
+
+def _open_glob(pattern: str, report: Say | None) -> Source:
+    files, others = images_among(x for name in glob.glob(pattern, recursive=True) if (x := Path(name)).is_file())
+    if not files:
+        raise UsageError(f"{pattern}: matches no image{_told(others, ', but ')}")
+    if others and report is not None:
+        report(f"{pattern}: left out what is no image:{_told(others)}")
     root = Path(os.path.commonpath([x.parent for x in files]))
     return Source("images", pattern, files, root, len(files))
 

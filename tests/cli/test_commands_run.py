@@ -184,12 +184,12 @@ def test_drawings_as_asked_for(tiny_bundle: Bundle, tmp_path: Path) -> None:
         "lines": ["--draw", "boxes", "--line-width", "1"],
         "all": ["--draw", "boxes,masks,labels,scores,semantic,caption"],
     }.items():
-        assert main([*line, "--panels", "1", *options]) == 0
+        assert main([*line, "--force", "--panels", "1", *options]) == 0
         drawn[name] = read_image(tmp_path / "out" / "a.png")
         assert drawn[name].shape == image.shape
     changed = {name: float((drawing != image).any(axis=2).mean()) for name, drawing in drawn.items()}
     assert 0 < changed["lines"] < changed["objects"] < 0.95 < changed["all"]  # the map is everywhere
-    assert main([*line, "--draw", "labels"]) == 0
+    assert main([*line, "--force", "--draw", "labels"]) == 0
     assert read_image(tmp_path / "out" / "a.png").shape == (round(65 * 640 / 96), 640, 3)
     options = [str(tiny_bundle.path), "-", "--camera-size", "96x65", "--panels", "1", "--out", str(tmp_path / "video")]
     done = subprocess.run([*RUN, *options], input=image.tobytes() * 2, capture_output=True, timeout=60)

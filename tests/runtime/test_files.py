@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from yolor_edge.runtime.errors import UsageError
 from yolor_edge.runtime.files import (
+    LineFile,
     check_can_be_written,
     replacing_file,
     replacing_folder,
     write_atomically,
-    writing_lines,
 )
 
 
@@ -139,7 +139,7 @@ def test_links_stay_and_what_they_lead_to_changes(tmp_path: Path, is_there: bool
     with replacing_file(home / "link.png") as temporary:
         assert (temporary.parent.resolve(), temporary.suffix) == (target.parent, ".png")
         temporary.write_text("new")
-    with writing_lines(home / "link.png") as stream:
+    with LineFile(home / "link.png") as stream:
         stream.write("newer\n")
     assert target.read_text() == "newer\n" and names_in(target.parent) == ["blob"]
     assert (home / "link.png").is_symlink() and (home / "second").is_symlink()
@@ -198,10 +198,41 @@ def test_nothing_goes_through_where_the_work_fails(tmp_path: Path) -> None:
         (temporary / "below").write_text("half")
 
 
+def test_lines_are_there_as_they_come_and_a_full_disk_leaves_whole_ones(tmp_path: Path) -> None:
+    program = (
+        "import resource, sys; from pathlib import Path; from yolor_edge.runtime.files import LineFile\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (30, 30))\n"
+        "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "with LineFile(Path(sys.argv[1])) as stream:\n"
+        "    for _ in range(9): stream.write('0123456789\\n')"
+    )
+    done = subprocess.run([sys.executable, "-c", program, tmp_path / "full"], stderr=subprocess.PIPE)
+    assert b"File too large" in done.stderr
+    assert (tmp_path / "full").read_text() == "0123456789\n" * 2
+    lines = LineFile(tmp_path / "lines")
+    assert not (tmp_path / "lines").exists()
+    lines.write("one\n")
+    assert (tmp_path / "lines").read_text() == "one\n"
+    lines.close()
+    assert names_in(tmp_path) == ["full", "lines"]
+
+
+@pytest.mark.parametrize("rest", ["", "half of", "x" * 200_000])
+def test_lines_are_appended_behind_the_last_whole_one(tmp_path: Path, rest: str) -> None:
+    path = tmp_path / "lines"
+    path.write_text("one\n" + rest)
+    with LineFile(path, append=True) as lines:
+        lines.write("two\n")
+    assert path.read_text() == "one\ntwo\n"
+    with LineFile(path) as lines:
+        lines.write("new\n")
+    assert path.read_text() == "new\n"
+
+
 def test_lines_go_through_a_pipe_as_they_come(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     end = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
-    with writing_lines(tmp_path / "pipe") as stream:
+    with LineFile(tmp_path / "pipe") as stream:
         for line in (b"one\n", "zw\u00f6lf\n".encode()):
             stream.write(line.decode())
             assert os.read(end, 100) == line
@@ -221,7 +252,7 @@ def test_a_device_is_written_and_stays(tmp_path: Path, kind: int) -> None:
     before = device.stat()
     if kind == stat.S_IFCHR:  # discards what it is given
         write_atomically(device, b"text")
-        with writing_lines(device) as stream:
+        with LineFile(device) as stream:
             stream.write("text\n")
     else:  # is of no driver
         with pytest.raises(OSError, match="device"):
@@ -246,7 +277,7 @@ def test_standard_output_goes_on_where_it_was(tmp_path: Path, name: str) -> None
     program = (
         "import sys; from pathlib import Path; from yolor_edge.runtime.files import *\n"
         "print('before', flush=True); path = Path(sys.argv[1])\n"
-        "with writing_lines(path) as stream: stream.write('line\\n')\n"
+        "with LineFile(path) as stream: stream.write('line\\n')\n"
         "write_atomically(path, 'whole\\n'); check_can_be_written(path); print('after')"
     )
     before = log.stat().st_ino

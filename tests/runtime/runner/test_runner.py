@@ -99,9 +99,10 @@ def test_a_folder_with_bad_pictures_does_the_others(
     assert empty["source"] == "c.png"
     assert other["image_size"] == [100, 80]
     assert read_image(tmp_path / "out" / "a.jpg").shape[1] > 1200  # enlarged, two panels side by side
-    assert len(said) == 4
-    assert said[1].startswith("[2/4] skipped: ")
-    assert '"a red thing here"' in said[0]
+    assert len(said) == 5
+    assert said[0] == f"{folder}: left out what is no image: notes.txt"
+    assert said[2].startswith("[2/4] skipped: ")
+    assert '"a red thing here"' in said[1]
     assert capfd.readouterr() == ("", "")
 
 
@@ -235,7 +236,8 @@ def test_lines_of_answers_are_not_too_many_and_not_too_long(tiny_bundle: Bundle,
         report_seconds=1000,
         report_width=30,
     )
-    first, *skipped, last = said
+    left_out, first, *skipped, last = said
+    assert left_out.endswith(": notes.txt")
     assert first.startswith("[1/8] a.jpg: ") and last.startswith("[8/8] e3.png: ")
     assert len(first) == len(last) == 30 and last.endswith("...")
     assert [line[:14] for line in skipped] == ["[2/8] skipped:", "[3/8] skipped:"]
@@ -267,8 +269,22 @@ def test_lines_of_an_earlier_run_do_not_stay_beside_new_drawings(
     for jsonl in (False, io.StringIO(), tmp_path / "other.jsonl"):
         with pytest.raises(UsageError, match=r"results\.jsonl: is of an earlier run and would lie beside other"):
             run(tiny_bundle, folder / "d.PNG", tmp_path / "out", jsonl=jsonl)
-    run(tiny_bundle, folder / "d.PNG", tmp_path / "out", {"boxes"}, threads=1, jsonl=tmp_path / "out" / "results.jsonl")
+    lines = tmp_path / "out" / "results.jsonl"
+    for jsonl in (True, lines):
+        with pytest.raises(
+            UsageError, match="holds the results of an earlier run; go on in it with append, replace it"
+        ):
+            run(tiny_bundle, folder / "d.PNG", tmp_path / "out", {"boxes"}, threads=1, jsonl=jsonl)
+    run(tiny_bundle, folder / "d.PNG", tmp_path / "out", {"boxes"}, threads=1, jsonl=lines, append=True)
+    assert [line["source"] for line in lines_of(tmp_path / "out")] == ["a.jpg", "d.PNG"]
+    with lines.open("a") as stream:
+        stream.write('{"source": "half of a li')  # as a killed run leaves it
+    run(tiny_bundle, folder / "a.jpg", tmp_path / "out", {"boxes"}, threads=1, append=True)
+    assert [line["source"] for line in lines_of(tmp_path / "out")] == ["a.jpg", "d.PNG", "a.jpg"]
+    run(tiny_bundle, folder / "d.PNG", tmp_path / "out", {"boxes"}, threads=1, jsonl=lines, force=True)
     assert [line["source"] for line in lines_of(tmp_path / "out")] == ["d.PNG"]
+    with pytest.raises(UsageError, match="leave out one of them"):
+        run(tiny_bundle, folder / "d.PNG", tmp_path / "out", force=True, append=True)
 
 
 def test_outputs_that_are_none_and_options_that_do_nothing(tiny_bundle: Bundle, folder: Path, tmp_path: Path) -> None:
@@ -375,16 +391,16 @@ def test_a_video_that_came_out_short_is_refused_and_removed(
     video = write_video(tmp_path / "clip.mp4")
     unpatched = VideoFile.write
 
-    def lossy(self: Any, drawing: Any, times: int) -> None:
+    def lossy(self: Any, drawing: Any, times: int, seconds: float | None) -> None:
         if self._written < 3:
-            unpatched(self, drawing)
+            unpatched(self, drawing, times, seconds)
         else:
             self._written += 1
 
     monkeypatch.setattr(VideoFile, "write", lossy)
     with pytest.raises(ImageError, match=r"clip\.mp4: only 3 of 7 frames were written; is the disk full"):
         run(tiny_bundle, video, tmp_path / "out", {"boxes"}, threads=1)
-    assert names_in(tmp_path / "out") == []
+    assert names_in(tmp_path / "out") == ["results.jsonl"]
 
 
 def test_drawings_are_quiet(capfd: pytest.CaptureFixture[str]) -> None:
@@ -421,7 +437,8 @@ def test_a_stream_becomes_a_video_and_lines_without_its_password(
     shown = (repr(summary), json.dumps(summary.to_json()), *said, *capfd.readouterr(), video, json.dumps(answers))
     assert "s3cret" not in "".join(shown)
     plain = open_source(tmp_path / "out" / video)
-    assert plain.expected == 1 + sum(1 + answer["dropped"] for answer in answers[1:])
+    times = [answer["captured_s"] - answers[0]["captured_s"] for answer in answers]
+    assert [frame.position_s for frame in plain] == pytest.approx(times, abs=0.001)
     assert sum(line["dropped"] for line in (*answers, last)) == summary.dropped
 
 
@@ -535,7 +552,7 @@ def test_captions_of_some_frames_are_drawn_on_those_between(
     assert ["caption" in line for line in lines_of(tmp_path / "out")] == [True, False, False] * 2
     assert {"network", "caption", "latency"} <= set(summary.to_json()["stages_ms"])
     with pytest.raises(UsageError, match='caption_every must be a number of at least 1 or "scene-change", got 0'):
-        run(tiny_bundle, video, tmp_path / "out", caption_every=0)
+        run(tiny_bundle, video, tmp_path / "others", caption_every=0)
 
 
 def test_captions_written_beside_a_live_source_come_in_later_lines(
@@ -555,4 +572,4 @@ def test_captions_written_beside_a_live_source_come_in_later_lines(
     assert ("caption" in line) is (line["index"] == 0)
     assert caption.get("index", 0) == 0
     monkeypatch.undo()
-    assert open_source(tmp_path / "out" / "camera-0.mp4").expected == 8
+    assert open_source(tmp_path / "out" / "camera-0.mp4").expected == len(lines) - 1  # the last says that it ended
