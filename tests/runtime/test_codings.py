@@ -15,7 +15,7 @@ from yolor_edge.runtime.bundle.spec import BOX_HEADS, SCORE_HEADS, BoxCoding, Mo
 from yolor_edge.runtime.errors import BundleError
 from yolor_edge.runtime.model import Model, load
 from yolor_edge.runtime.results import Result
-from yolor_edge.runtime.verification.replay import answers_of, verify, write_golden
+from yolor_edge.runtime.verification.replay import Tolerances, answers_of, compare, verify, write_golden
 
 from .tiny_bundle import CELLS, coloured_patch, tiny_spec, write_tiny_bundle
 from .vision.optioned_graph import OptionedGraph
@@ -76,6 +76,24 @@ def test_graphs_with_options_answer_the_same(coded: Bundle, options: GraphOption
         for image, expected in zip(IMAGES, own_answers, strict=True):
             found = model.predict(image)
             assert_same(replace(found, semantic_map=expected.semantic_map), expected)
+
+
+def test_what_differs_in_a_graph_that_chose_columns_is_found(coded: Bundle) -> None:
+    graphs = open_graphs(coded, threads=1)
+    with Model(coded.spec, graphs) as model:
+        expected = answers_of(model, graphs["vision"], IMAGES[0])
+        options = GraphOptions(top_k=60)
+        vision = OptionedGraph(graphs["vision"], options)
+        with Model(replace(coded.spec, graph=options), {"vision": vision}) as chosen:
+            found = answers_of(chosen, vision, IMAGES[0])
+    checks = compare("g", expected, found, Tolerances())
+    assert [check for check in checks if not check.passed] == []
+    assert {"cells", coded.spec.score_head, coded.spec.box_head} <= {check.stage for check in checks}
+    cells = found.heads["cells"].copy()
+    cells[0, -1] = cells[0, 0]
+    spoilt = replace(found, heads={**found.heads, "cells": cells})
+    failed = {check.stage for check in compare("g", expected, spoilt, Tolerances()) if not check.passed}
+    assert "cells" in failed
 
 
 def test_golden_answers_are_replayed(coded: Bundle, tmp_path: Path) -> None:

@@ -12,16 +12,24 @@ import pytest
 import torch
 from yolor_edge.evaluation.scenes.scene_drawing import draw_scene
 from yolor_edge.export import to_onnx
-from yolor_edge.export.onnx_graphs.graph_options import GraphOptions, spec_with_options, vision_with_options
+from yolor_edge.export.onnx_graphs.graph_options import (
+    GraphOptions,
+    OptionedVision,
+    spec_with_options,
+    vision_with_options,
+)
 from yolor_edge.export.to_onnx import export_bundle
 from yolor_edge.runtime.backends.registry import open_graphs
 from yolor_edge.runtime.bundle.bundle import Bundle
+from yolor_edge.runtime.bundle.spec import ScoreCoding
 from yolor_edge.runtime.errors import UsageError
 from yolor_edge.runtime.model import load
-from yolor_edge.runtime.verification.replay import Tolerances, compare_heads, read_golden, verify
+from yolor_edge.runtime.results import Result
+from yolor_edge.runtime.verification.replay import Answers, Tolerances, compare_heads, read_golden, verify
 from yolor_edge.train.network.network import Network
 from yolor_edge.train.torch_backend import TorchGraph, parts_of, torch_model
 
+from ...runtime.tiny_bundle import tiny_spec
 from ...train.tiny_network import tiny_config, tiny_network
 from ..exported import Exported
 
@@ -39,6 +47,39 @@ def no_export(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("the export was begun")
 
     monkeypatch.setattr(to_onnx, "export_part", export_part)
+
+
+class Corners(torch.nn.Module):
+    """A network whose boxes are corners with probabilities, 30 a picture."""
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        scores = images.flatten(1)[:, :90].reshape(-1, 3, 30)
+        return {"class_scores": scores, "boxes": images.flatten(1)[:, 90:210].reshape(-1, 4, 30)}
+
+
+def test_the_best_are_chosen_by_probabilities_too() -> None:
+    images = torch.rand(2, 3, 8, 16)
+    vision = OptionedVision(Corners(), GraphOptions(top_k=7))  # pyright: ignore[reportArgumentType]
+    scores, boxes, cells = (head.numpy() for head in vision(images))
+    whole = {name: head.numpy() for name, head in Corners()(images).items()}
+    for i in range(2):
+        best = np.argsort(-whole["class_scores"][i].max(0))[:7]
+        np.testing.assert_array_equal(cells[i], best)
+        np.testing.assert_array_equal(scores[i], whole["class_scores"][i][:, best])
+        np.testing.assert_array_equal(boxes[i], whole["boxes"][i][:, best])
+
+
+@pytest.mark.parametrize("score_coding", ["logits", "probabilities"])
+def test_a_top_k_that_loses_candidates_is_refused_in_every_coding(score_coding: ScoreCoding) -> None:
+    scores = np.zeros((1, 3, 126), np.float32)
+    scores[0, 1, :9] = 0.26
+    if score_coding == "logits":
+        scores = np.log(np.maximum(scores, 1e-6) / (1 - scores))
+    spec = tiny_spec(("boxes",), score_coding=score_coding)
+    found = Answers(np.zeros((64, 96, 3), np.uint8), {spec.score_head: scores}, Result((64, 96)), {})
+    to_onnx.check_top_k(replace(spec, graph=GraphOptions(top_k=9)), "one", found)
+    with pytest.raises(UsageError, match=r"top_k is 8, but one has 9 cells above the score threshold 0\.25"):
+        to_onnx.check_top_k(replace(spec, graph=GraphOptions(top_k=8)), "one", found)
 
 
 @pytest.mark.parametrize("options", [GraphOptions(top_k=110, semantic_map=True), GraphOptions(2, 110, True)])

@@ -183,7 +183,7 @@ class TestKernels:
         some = scores[:, cells].astype(np.float16), boxes[:, cells].astype(np.float16)
         expected = _native.decode_boxes(*some, **rules, cells=cells)
         values.update(cells=cells, cell_count=90)
-        assert_all_equal(found_boxes(c, *map(c.head, some), None, **values), expected)
+        assert_all_equal(found_boxes(c, c.head(some[0]), c.head(some[1]), None, **values), expected)
 
     def test_heads_of_other_types_and_strides(self, c: CLibrary) -> None:
         logits, bins = heads()["class_logits"], heads()["box_bins"]

@@ -14,6 +14,15 @@ from ..vision.test_simd import poisoned
 from .emulated import Emulator
 from .kernel_calls import Found, found_boxes, mask_tiles
 
+REQUESTS: tuple[dict[str, Any], ...] = (
+    {},
+    {"score_threshold": 0.001, "iou_threshold": 0.5},
+    {"score_threshold": 0.3, "class_agnostic": True},
+    {"score_threshold": 0.0, "max_detections": 7},
+    {"score_threshold": 0.01, "max_candidates": 33},
+    {"score_threshold": 1.0},
+)
+
 
 def on_device(
     emulator: Emulator, scores: Any, boxes: Any, placed: Letterbox, rules: dict[str, Any], **more: Any
@@ -46,14 +55,7 @@ def test_boxes_are_those_of_the_cpu(emulator: Emulator, box_coding: str, score_c
         if half:
             with np.errstate(over="ignore"):
                 scores, boxes = scores.astype(np.float16), boxes.astype(np.float16)
-        for options in (
-            {},
-            {"score_threshold": 0.001, "iou_threshold": 0.5},
-            {"score_threshold": 0.3, "class_agnostic": True},
-            {"score_threshold": 0.0, "max_detections": 7},
-            {"score_threshold": 0.01, "max_candidates": 33},
-            {"score_threshold": 1.0},
-        ):
+        for options in REQUESTS:
             found = on_device(emulator, scores, boxes, placed, rules, **options)
             assert_same(found, _native.decode_boxes(scores, boxes, **rules, **options), placed)
 

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from yolor_edge.runtime import _native
+from yolor_edge.runtime.bundle.spec import BoxCoding
 
 from ...reference import boxes as reference
 from .test_boxes import assert_same_detections
 from .test_head_types import assert_same, change, in_type, lying_otherwise
+from .test_simd import poisoned
 
 pytestmark = pytest.mark.usefixtures("level")
 
@@ -21,6 +23,15 @@ SIZE = (128, 192)
 CELLS = sum((SIZE[0] // stride) * (SIZE[1] // stride) for stride in STRIDES)
 BOX_COUNT = 997  # corners: any number, none that comes of a grid
 CODINGS = list(itertools.product(("dfl", "ltrb", "xyxy"), ("logits", "probabilities")))
+REQUESTS: tuple[dict[str, Any], ...] = (
+    {},
+    {"score_threshold": 0.01, "iou_threshold": 0.3},
+    {"score_threshold": 0.01, "class_agnostic": True},
+    {"score_threshold": 0.01, "max_candidates": 11},
+    {"score_threshold": 0.01, "max_detections": 3},
+    {"score_threshold": 0.0, "max_candidates": 500},
+    {"score_threshold": 1.0},
+)
 OTHERS = [coding for coding in CODINGS if coding != ("dfl", "logits")]
 
 
@@ -54,18 +65,22 @@ def heads_in(
 @pytest.mark.parametrize("seed", range(2))
 def test_equals_the_reference(box_coding: str, score_coding: str, seed: int) -> None:
     scores, boxes, rules = heads_in(seed, box_coding, score_coding)
-    for options in (
-        {},
-        {"score_threshold": 0.01, "iou_threshold": 0.3},
-        {"score_threshold": 0.01, "class_agnostic": True},
-        {"score_threshold": 0.01, "max_candidates": 11},
-        {"score_threshold": 0.01, "max_detections": 3},
-        {"score_threshold": 0.0, "max_candidates": 500},
-        {"score_threshold": 1.0},
-    ):
+    for options in REQUESTS:
         found = _native.decode_boxes(scores, boxes, **rules, **options)
         assert_same_detections(found, reference.decode_boxes(scores, boxes, **rules, **options))
         assert_same(_native.decode_boxes(scores, boxes, **rules, **options, threads=3), found)
+
+
+@pytest.mark.parametrize(("box_coding", "score_coding"), OTHERS)
+@pytest.mark.parametrize("share", [0.0, 0.02])
+def test_the_same_bits_at_every_level(level: str, box_coding: str, score_coding: str, share: float) -> None:
+    scores, boxes, rules = heads_in(5, box_coding, score_coding)
+    generator = np.random.default_rng(5)
+    scores, boxes = poisoned(generator, scores, share), poisoned(generator, boxes, share)
+    found = _native.decode_boxes(scores, boxes, **rules, score_threshold=0.01)
+    _native.set_simd_level("portable")
+    assert_same(_native.decode_boxes(scores, boxes, **rules, score_threshold=0.01), found)
+    _native.set_simd_level(level)
 
 
 @pytest.mark.parametrize(("box_coding", "score_coding"), OTHERS)
@@ -142,7 +157,7 @@ def test_ties_of_probabilities_go_to_the_lower_class_then_the_lower_column() -> 
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("side", range(4))
 @pytest.mark.parametrize("box_coding", ["ltrb", "xyxy"])
-def test_boxes_that_are_not_finite_are_left_out(poison: float, side: int, box_coding: str) -> None:
+def test_boxes_that_are_not_finite_are_left_out(poison: float, side: int, box_coding: BoxCoding) -> None:
     scores = np.array([[0.9, 0.8, 0.7, 0.6]], np.float32)
     boxes = apart(4) if box_coding == "xyxy" else np.full((4, 4), 0.1, np.float32)
     boxes[side, 1] = poison
