@@ -104,6 +104,7 @@ def adopt(
         input_size=foreign.size,
         channel_order=channel_order,  # pyright: ignore[reportArgumentType]  # it says what it takes
         scale=scale if scale is not None else 1.0 if foreign.takes_bytes else 1 / 255,
+        rounding="half_even",  # as Python rounds, which the letterboxes of these projects are written in
     )
     shift, spread = _three(mean, "mean", 0.0), _three(std, "std", 1.0)
     references = reference_images(images, foreign.size)

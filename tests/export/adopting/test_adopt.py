@@ -61,6 +61,7 @@ def test_what_the_bundle_says_of_itself(adopted: tuple[Bundle, list[str]], forei
     bundle, lines = adopted
     spec = bundle.spec
     assert (spec.tasks, spec.box_coding, spec.score_coding) == (("boxes", "masks"), "xyxy", "probabilities")
+    assert spec.preprocess.rounding == "half_even"
     assert spec.box_count == CELLS and spec.input_size == SIZE and bundle.licence == "MIT"
     assert bundle.provenance["adopted"] == foreign.name
     assert bundle.provenance["layout"] == "classes,cxcywh,pixels,probabilities,boxes=output0"
