@@ -121,6 +121,11 @@ def test_detections_are_not_suppressed_again(tmp_path: Path) -> None:
     assert verify(bundle).passed
 
 
+def test_a_fixed_batch_stays(tmp_path: Path) -> None:
+    bundle = adopt(saved(detector(shape=(2, 3, *SIZE)), tmp_path), tmp_path / "bundle", NAMES)
+    assert bundle.spec.graph.batch == 2 and verify(bundle).passed
+
+
 def test_normalisation_is_part_of_the_graph(tmp_path: Path) -> None:
     plain = adopt(saved(detector(), tmp_path), tmp_path / "plain", NAMES)
     path = saved(detector(), tmp_path)
