@@ -27,7 +27,7 @@ from ..onnx_graphs.graph_view import GraphView
 
 OPSET = 18
 _NARROW = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
-_NUMPY_TYPES = {
+_NUMPY_TYPES: dict[int, np.dtype[Any]] = {
     TensorProto.FLOAT: np.dtype(np.float32),
     TensorProto.FLOAT16: np.dtype(np.float16),
     TensorProto.UINT8: np.dtype(np.uint8),
