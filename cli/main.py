@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from .commands import (
+    adopt,
     bench,
     build,
     compare,
@@ -33,10 +34,33 @@ from .imports import check_opencv, is_of_an_import, missing_line, trouble_of
 from .output import complain, flush, prepare_streams
 from .parsing import PROGRAM, CommandParser, Misuse, Parser, check_command
 
-COMMANDS = (scenes, train, import_, evaluate, export, build, verify, diff, run, bench, compare, doctor, inspect, demo)
+COMMANDS = (
+    scenes,
+    train,
+    import_,
+    adopt,
+    evaluate,
+    export,
+    build,
+    verify,
+    diff,
+    run,
+    bench,
+    compare,
+    doctor,
+    inspect,
+    demo,
+)
 # Where a package is missing: the extras whose packages a command needs, others "train". What evaluate and bench need
 # hangs on what they are given: they name the one package.
-_EXTRAS = {"export": ("export",), "diff": ("export",), "demo": ("export", "bench"), "evaluate": (), "bench": ()}
+_EXTRAS = {
+    "export": ("export",),
+    "adopt": ("export",),
+    "diff": ("export",),
+    "demo": ("export", "bench"),
+    "evaluate": (),
+    "bench": (),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .output import say
+from .parsing import Misuse
 
 if TYPE_CHECKING:
+    from .export.precision.precisions import PrecisionOptions
     from .runtime.captions.captioning import CaptionOptions
     from .runtime.options import LoadOptions
 
@@ -166,3 +170,72 @@ def caption_options(arguments: argparse.Namespace) -> CaptionOptions:
 def add_json(group: Group) -> None:
     """`--json`."""
     group.add_argument("--json", action="store_true", help="print JSON, and nothing else, on stdout")
+
+
+def image_files(paths: Sequence[str] | None) -> list[Path] | None:
+    """The images that `--images` names, one by one or in folders; None without it."""
+    from .runtime.sources.sources import open_source
+
+    if paths is None:
+        return None
+    found: list[Path] = []
+    for path in paths:
+        source = open_source(path)
+        if source.kind != "images":
+            raise Misuse(f"--images {source.name}: is a video or a camera; give images or folders of them")
+        found += source.files
+    return found
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """The groups of what is written beside fp32, and how."""
+    precision = parser.add_argument_group("precision")
+    precision.add_argument(
+        "--precision",
+        dest="precisions",
+        type=names,
+        default=(),
+        metavar="P,Q",
+        help="beside fp32: fp16, int8, or auto, which keeps int8 only if it is faster here (default: fp32 alone)",
+    )
+    precision.add_argument(
+        "--keep-float",
+        metavar="FILE",
+        help="layers to keep in a wider format, one a line, as yolor-edge diff --out writes them (default: none)",
+    )
+    int8 = parser.add_argument_group("int8")
+    int8.add_argument(
+        "--calibration", metavar="LIST|DIR", help="images to calibrate on: a folder, or a text file with a path a line"
+    )
+    int8.add_argument(
+        "--calibration-method",
+        dest="method",
+        default="percentile",
+        metavar="M",
+        help="minmax, percentile or entropy (default: percentile)",
+    )
+    int8.add_argument("--scales", metavar="FILE", help="calibration.json of an earlier export, instead of images")
+    add_data(int8, "data set to score int8 against fp32 on (default: int8 is not scored)")
+    int8.add_argument(
+        "--max-drop",
+        type=float,
+        default=0.01,
+        metavar="X",
+        help="largest drop of box AP, mask AP, mIoU and CIDEr to accept of int8 (default: 0.01)",
+    )
+
+
+def precision_options(arguments: argparse.Namespace) -> PrecisionOptions:
+    """What `add_precision` says."""
+    from .export.precision.precisions import PrecisionOptions, read_layers
+
+    return PrecisionOptions(
+        precisions=arguments.precisions,
+        calibration=arguments.calibration,
+        method=arguments.method,
+        scales=None if arguments.scales is None else Path(arguments.scales),
+        data=arguments.data,
+        split=arguments.split,
+        max_drop=arguments.max_drop,
+        keep_float=() if arguments.keep_float is None else read_layers(arguments.keep_float),
+    )

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from ..runtime.environment.lazy import lazily
 
 if TYPE_CHECKING:
+    from .adopting.adopt import adopt
     from .engines.to_tensorrt import BuiltEngine, build_engines
     from .parity.stage_diff import Diff, diff
     from .precision.precisions import PrecisionOptions
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = lazily(
     __name__,
     {
+        ".adopting.adopt": ("adopt",),
         ".engines.to_tensorrt": ("BuiltEngine", "build_engines"),
         ".parity.stage_diff": ("Diff", "diff"),
         ".precision.precisions": ("PrecisionOptions",),

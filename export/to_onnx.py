@@ -17,7 +17,6 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from ..evaluation.scenes.scene_drawing import draw_scene
 from ..runtime.backends.base import Graph
 from ..runtime.backends.onnxruntime_backend import open_graph
 from ..runtime.bundle.bundle import CAPTION_WEIGHTS, Bundle, write_bundle
@@ -25,7 +24,6 @@ from ..runtime.bundle.spec import ModelSpec
 from ..runtime.captions.native_captioning import NativeCaptionDecoder
 from ..runtime.errors import ParityError, UsageError
 from ..runtime.files import replacing_folder
-from ..runtime.images.image_files import read_image
 from ..runtime.images.preprocess import preprocess
 from ..runtime.model import Model
 from ..runtime.progress import Say
@@ -46,6 +44,7 @@ from ..train.checkpoint import Checkpoint
 from ..train.network.config import Task, check_input_size
 from ..train.network.network import Network
 from ..train.torch_backend import TorchGraph, parts_of, spec_of
+from .destination import check_out, reference_images
 from .onnx_graphs.caption_weights import write_caption_weights
 from .onnx_graphs.fold import fold
 from .onnx_graphs.graph_cleanup import check_no_constants, drop_metadata, drop_unread, fold_constants, name_by_module
@@ -55,7 +54,6 @@ from .parity.fold_proof import VisionCost, cost_line, prove_fold, unfolded_cost
 from .precision.precisions import PrecisionOptions, add_precisions, check_inputs
 
 OPSET = 18
-GOLDEN_IMAGES = 3
 # Any whole numbers do for the free axes: the graph keeps them free. One would be taken for a constant.
 _EXAMPLE = {"batch": 2, "beam": 3, "past": 4}
 
@@ -98,22 +96,15 @@ def export_bundle(
     say = progress or (lambda line: None)
     opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint)
     out = Path(out)
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out}: is a file, so it is not replaced; choose another <out>", argument="out")
-    if out.exists() and not overwrite:
-        raise UsageError(
-            f"{out}: exists already; choose another <out> or replace it with <overwrite>", argument=("out", "overwrite")
-        )
-    if out.exists() and any(out.iterdir()) and not (out / "bundle.json").is_file():
-        raise UsageError(
-            f"{out}: exists and is not a bundle, so it is not replaced; choose another <out>", argument="out"
-        )
+    check_out(out, overwrite)
     network = _with_tasks(opened.network(), tasks, input_size)
     options = options or GraphOptions()
     spec = spec_with_options(network.config, options)
     check_inputs(precisions or PrecisionOptions(), spec)
-    references = _golden_images(images, network.config.input_size)
+    references = reference_images(images, network.config.input_size)
 
+    if opened.provenance.get("licence") == "unknown":  # as import writes it; what was trained here is the user's own
+        say("warning: the licence of the weights is unknown")
     say("folding norms and implicit knowledge into the convolutions ...")
     folded = fold(network)
     proof = prove_fold(network, folded)
@@ -166,6 +157,7 @@ def export_bundle(
             folder,
             spec,
             graphs,
+            licence=opened.licence,
             provenance={
                 "checkpoint_sha256": opened.sha256,
                 "checkpoint": opened.provenance,
@@ -277,15 +269,6 @@ def _with_tasks(network: Network, tasks: Sequence[Task] | None, input_size: tupl
     smaller = Network(chosen)
     smaller.load_state_dict({name: network.state_dict()[name] for name in smaller.state_dict()})
     return smaller.eval()
-
-
-def _golden_images(paths: Sequence[Path] | None, input_size: tuple[int, int]) -> dict[str, NDArray[np.uint8]]:
-    if paths:
-        return {f"{i}-{path.stem}": read_image(path) for i, path in enumerate(paths[:GOLDEN_IMAGES])}
-    # Larger than the input in one direction, so that resizing and padding are part of what is proven.
-    height, width = input_size
-    size = (min(2048, max(64, height * 5 // 4)), min(2048, max(64, width)))
-    return {f"scene-{i}": draw_scene(0, i, size).image for i in range(GOLDEN_IMAGES)}
 
 
 def _prove_graphs(

@@ -12,6 +12,7 @@ from .environment.lazy import lazily
 
 if TYPE_CHECKING:
     from .bundle.bundle import Bundle
+    from .bundle.facts import BundleFacts, inspect_bundle
     from .bundle.spec import ModelSpec
     from .captions.captioning import CaptionOptions
     from .diagnosis.examination import Diagnosis, doctor
@@ -45,6 +46,7 @@ __getattr__, __dir__ = lazily(
     __name__,
     {
         ".bundle.bundle": ("Bundle",),
+        ".bundle.facts": ("BundleFacts", "inspect_bundle"),
         ".bundle.spec": ("ModelSpec",),
         ".captions.captioning": ("CaptionOptions",),
         ".diagnosis.examination": ("Diagnosis", "doctor"),

@@ -92,6 +92,11 @@ class Checkpoint:
         return cls(folder, layout, description.get("provenance", {}), found)
 
     @property
+    def licence(self) -> str:
+        """Of the weights, as `provenance` has it; "unknown" where it was not stated."""
+        return str(self.provenance.get("licence") or "unknown")
+
+    @property
     def config(self) -> NetworkConfig:
         """The configuration of a network of our own plan.
 

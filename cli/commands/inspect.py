@@ -1,9 +1,10 @@
-"""`yolor-edge inspect`: parameters and FLOPs of a network, by part."""
+"""`yolor-edge inspect`: what a bundle knows of itself; parameters and FLOPs of a network, by part."""
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from ..options import add_captioner, add_json, add_tasks, size
@@ -17,13 +18,17 @@ def add(commands: Any) -> None:
         commands,
         "inspect",
         _inspect,
-        "CHECKPOINT [options] | --size SIZE [options]",
-        "print a network's parameters and FLOPs by part",
-        "Of a checkpoint, or of a size that is not trained yet.",
-        "yolor-edge inspect --size l --classes 80 --semantic 173 --vocabulary 30522",
+        "BUNDLE | CHECKPOINT [options] | --size SIZE [options]",
+        "print what a bundle knows of itself, or a network's parameters and FLOPs by part",
+        "Of a bundle: tasks, classes, input, thresholds, precisions with their scores, engines, digests, licence and "
+        "where it came from. Of a checkpoint, or of a size that is not trained yet: what it costs.",
+        "yolor-edge inspect bundles/scenes\n"
+        "  yolor-edge inspect --size l --classes 80 --semantic 173 --vocabulary 30522",
         needs_opencv=False,
     )
-    parser.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="folder of a checkpoint or of a run")
+    parser.add_argument(
+        "checkpoint", nargs="?", metavar="BUNDLE|CHECKPOINT", help="folder of a bundle, a checkpoint or a run"
+    )
     parser.add_argument(
         "--input-size",
         type=size,
@@ -41,6 +46,8 @@ def add(commands: Any) -> None:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
+    if arguments.checkpoint is not None and (Path(arguments.checkpoint) / "bundle.json").is_file():
+        return _inspect_bundle(arguments)
     from ..train.network.cost import inspect_network
 
     if arguments.checkpoint is not None and arguments.size is None and arguments.tasks is None:
@@ -48,13 +55,26 @@ def _inspect(arguments: argparse.Namespace) -> int:
         from ..train.network.layers import LayersConfig
         from ..train.network.layers_fold import layers_cost
 
-        layout = Checkpoint.open(arguments.checkpoint).layout
-        if isinstance(layout, LayersConfig):
-            cost = layers_cost(layout, arguments.input_size)
-            print_result(arguments, asdict(cost), cost.table())
+        checkpoint = Checkpoint.open(arguments.checkpoint)
+        if isinstance(checkpoint.layout, LayersConfig):
+            cost = layers_cost(checkpoint.layout, arguments.input_size)
+            facts = {**asdict(cost), "licence": checkpoint.licence, "provenance": checkpoint.provenance}
+            print_result(arguments, facts, f"{cost.table()}\nlicence of the weights: {checkpoint.licence}")
             return 0
     found = inspect_network(_network_config(arguments), arguments.input_size)
     print_result(arguments, found.to_json(), found.table())
+    return 0
+
+
+def _inspect_bundle(arguments: argparse.Namespace) -> int:
+    from ..runtime.bundle.facts import inspect_bundle
+
+    options = ("tasks", "input_size", "size", "classes", "semantic", "vocabulary", "captioner")
+    given = [f"--{name.replace('_', '-')}" for name in options if getattr(arguments, name) is not None]
+    if given:
+        raise Misuse(f"{arguments.checkpoint}: is a bundle, which is what it is; leave out {', '.join(given)}")
+    facts = inspect_bundle(arguments.checkpoint)
+    print_result(arguments, facts.to_json(), facts.table())
     return 0
 
 
@@ -71,7 +91,7 @@ def _network_config(arguments: argparse.Namespace) -> Any:
     from ..train.network.config import CAPTIONERS, TASKS, NetworkConfig
 
     if (arguments.checkpoint is None) == (arguments.size is None):
-        raise Misuse("inspect needs a CHECKPOINT or --size, one of the two; see yolor-edge inspect --help")
+        raise Misuse("inspect needs a BUNDLE, a CHECKPOINT or --size, one of them; see yolor-edge inspect --help")
     counts = {
         "--classes": arguments.classes,
         "--semantic": arguments.semantic,

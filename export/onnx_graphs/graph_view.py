@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import cached_property
 
 import numpy as np
@@ -45,17 +45,37 @@ class GraphView:
     @cached_property
     def head_outputs(self) -> frozenset[str]:
         """Names of the predictions: the last convolution before every output of the graph."""
-        found = set()
-        pending = list(self.outputs)
+        behind, last = self.leading_to(self.outputs, ("Conv",))
+        return frozenset(node.name for node in (*behind, *last) if node.op_type == "Conv")
+
+    def leading_to(
+        self, tensors: Iterable[str], kinds: Collection[str]
+    ) -> tuple[list[onnx.NodeProto], list[onnx.NodeProto]]:
+        """The nodes between the last operations of some kinds and `tensors`, and these last operations.
+
+        A convolution over a Softmax is an expectation, which predicts nothing itself: it lies between.
+        """
+        behind: dict[str, onnx.NodeProto] = {}
+        last: dict[str, onnx.NodeProto] = {}
+        pending = list(tensors)
         while pending:
             node = self.producers.get(pending.pop())
-            if node is None:
+            if node is None or node.output[0] in behind:
                 continue
-            if node.op_type == "Conv":
-                found.add(node.name)
+            if node.op_type in kinds and not self._is_expectation(node):
+                last[node.output[0]] = node
             else:
+                behind[node.output[0]] = node
                 pending += node.input
-        return frozenset(found)
+        return list(behind.values()), list(last.values())
+
+    def _is_expectation(self, conv: onnx.NodeProto) -> bool:
+        if conv.op_type != "Conv":
+            return False
+        before = self.producers.get(conv.input[0])
+        while before is not None and before.op_type in ("Transpose", "Reshape"):
+            before = self.producers.get(before.input[0])
+        return before is not None and before.op_type == "Softmax"
 
     def moved_into(self, name: str) -> list[str]:
         """The tensors whose values `name` holds unchanged: what a Concat, MaxPool or Resize made it of."""

@@ -222,8 +222,7 @@ def _add_fp16(
         kept[part] = dict(halved.kept)
         share = f"{len(halved.kept)} nodes stay in fp32" if halved.kept else "all of it in 16 bits"
         say(f"{file}: {(folder / file).stat().st_size / 1e6:.1f} MB, {share}")
-        for node, why in halved.kept.items():
-            say(f"  {node} stays in fp32: {why}")
+        _tell_kept(halved.kept, say)
     with Model(spec, half) as model:
         pairs = {}
         for name in images:
@@ -320,8 +319,17 @@ def _add_int8(
         say(f"{file}: {(folder / file).stat().st_size / 1e6:.1f} MB")
         if report.dialect == "s8s8":
             added.accuracy[kind]["kept_in_fp32"] = in_fp32
-            for node, why in in_fp32.items():
-                say(f"  {node} stays in fp32: {why}")
+            _tell_kept(in_fp32, say)
+
+
+def _tell_kept(kept: Mapping[str, str], say: Say) -> None:
+    """A line for each node that stays in fp32, or for all that stay for the same reason."""
+    by_reason: dict[str, list[str]] = {}
+    for node, why in kept.items():
+        by_reason.setdefault(why, []).append(node)
+    for why, nodes in by_reason.items():
+        stay = "stays" if len(nodes) == 1 else f"and {len(nodes) - 1} more stay"
+        say(f"  {nodes[0]} {stay} in fp32: {why}")
 
 
 def _dataset(options: PrecisionOptions) -> CocoDataset | None:

@@ -19,6 +19,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ...runtime.backends.base import Array
+from ...runtime.bundle.spec import BOX_HEADS
 from ..onnx_graphs.graph_view import GraphView
 from ..onnx_graphs.probe import open_probe
 
@@ -29,6 +30,8 @@ SMALLEST = 2.0**-17
 # Inputs that an operation wants in float32 or as whole numbers, whatever the type of its data.
 _UNTYPED_INPUTS = {"Resize": (1, 2), "Reshape": (1,), "Unsqueeze": (1,), "Squeeze": (1,), "Slice": (1, 2, 3, 4)}
 _FLOATS = (TensorProto.FLOAT,)
+# What gives a prediction, which decoding turns into boxes.
+_PREDICTING = ("Conv", "MatMul", "Gemm", "Softmax")
 # From here on a scale may be float16, which makes what a DequantizeLinear gives float16.
 _OPSET_OF_HALF_SCALES = 19
 
@@ -110,6 +113,8 @@ def nodes_out_of_range(model: onnx.ModelProto, feeds: Iterable[Mapping[str, Arra
                 kept.setdefault(node.name, f"{name} reaches {most:.3g}, fp16 ends at 65504")
             elif most < SMALLEST:
                 kept.setdefault(node.name, f"{name} stays below {most:.3g}, where fp16 has no precision")
+    for node in GraphView(model).leading_to([BOX_HEADS["xyxy"]], _PREDICTING)[0]:
+        kept.setdefault(node.name, "decodes boxes in pixels, which fp16 rounds to a half beyond 512")
     return kept
 
 

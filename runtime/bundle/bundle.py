@@ -155,7 +155,7 @@ def write_bundle(
     graphs: Mapping[str, Mapping[str, str]],
     *,
     provenance: Mapping[str, Any],
-    licence: str = "Apache-2.0",
+    licence: str = "unknown",
     tensors: Mapping[str, Any] | None = None,
     parity: Mapping[str, Any] | None = None,
     accuracy: Mapping[str, Any] | None = None,
@@ -169,7 +169,7 @@ def write_bundle(
         spec: What the model is.
         graphs: For each part ("vision", "caption_prefill", "caption_step") its file of each of `GRAPH_KINDS`.
         provenance: Where it came from, JSON values only.
-        licence: Of the weights.
+        licence: Of the weights, "unknown" where it was not stated.
         tensors: Inputs and outputs of each part; by default what `describe_tensors` says.
         parity: Figures of the verification ladder, JSON values only.
         accuracy: Task scores, JSON values only.

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..backends.base import Array
+from ..bundle.spec import SCORE_HEADS
 from ..images.preprocess import Letterbox
 from ..model import Model
 from ..results import Result
@@ -27,6 +28,9 @@ REPORTED = "reported"
 # Under "input" for a figure of all images together.
 TOGETHER = "all inputs"
 _WORST = 1e6
+# Logits reach 20 and more, probabilities 1, and a sigmoid passes on at most a quarter of what logits are off: in all so
+# many times as much of the scale.
+_PROBABILITIES, _STEEPNESS = SCORE_HEADS["probabilities"], 5.0
 
 
 @dataclass(frozen=True)
@@ -184,7 +188,8 @@ def compare_heads(
         elif head.dtype == np.uint8:
             checks.append(_same_map(golden, name, head, found.get(name), tolerances))
         else:
-            checks.append(_close_heads(golden, name, head, found.get(name), tolerances))
+            own = replace(tolerances, head=tolerances.head * _STEEPNESS) if name == _PROBABILITIES else tolerances
+            checks.append(_close_heads(golden, name, head, found.get(name), own))
     scores = scores_in(expected)
     if "cells" in found and scores is not None:
         measured = cells_check(found["cells"], scores, tolerances.head)

@@ -27,6 +27,7 @@ from ..runtime.tiny_bundle import coloured_patch, write_tiny_bundle
 COMMANDS = (
     "scenes",
     "train",
+    "adopt",
     "evaluate",
     "export",
     "build",
@@ -142,7 +143,14 @@ def test_every_option_says_its_default_or_needs_none(capsys: pytest.CaptureFixtu
                 silent.append(f"{command} {action.option_strings[0]}")
     # Those that say what to do instead: a run needs the first three, the others leave something out.
     assert sorted(silent) == [
-        *("diff --out", "export --calibration", "export --scales", "inspect --size"),
+        *(
+            "adopt --calibration",
+            "adopt --scales",
+            "diff --out",
+            "export --calibration",
+            "export --scales",
+            "inspect --size",
+        ),
         *("train --data", "train --out", "train --resume", "train --set"),
     ]
 
@@ -183,8 +191,8 @@ def test_help_is_quick_because_it_imports_nothing() -> None:
         ("export x --out y --input-size 640x", 'got "640x"'),
         ("export x --out y --batch many", "argument --batch: invalid int value: 'many'"),
         ("export x --out y --top-k 1.5", "argument --top-k: invalid int value: '1.5'"),
-        ("inspect", "inspect needs a CHECKPOINT or --size, one of the two"),
-        ("inspect ck --size n", "inspect needs a CHECKPOINT or --size, one of the two"),
+        ("inspect", "inspect needs a BUNDLE, a CHECKPOINT or --size, one of them"),
+        ("inspect ck --size n", "inspect needs a BUNDLE, a CHECKPOINT or --size, one of them"),
         ("bench b --out o --warmup-seconds -1", "--warmup-seconds must be from 0 to 3600, got -1"),
         ("verify nowhere", "nowhere"),
         ("run nowhere nowhere.jpg", "nowhere"),

@@ -55,7 +55,9 @@ def export_random_network(folder: Path, **changes: Any) -> Exported:
     steps: list[str] = []
     printed = io.StringIO()
     with one_torch_thread():
-        checkpoint = write_checkpoint(folder / "checkpoint", random_network(config), {"data": "scenes"})
+        checkpoint = write_checkpoint(
+            folder / "checkpoint", random_network(config), {"data": "scenes", "licence": "CC-BY-4.0"}
+        )
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
             bundle = export_bundle(checkpoint, folder / "bundle", progress=steps.append)
     return Exported(data, checkpoint, bundle, tuple(steps), printed.getvalue())
