@@ -26,20 +26,12 @@ SIZES: dict[str, dict[str, Any]] = {
     "whole blocks": {"width": 64, "heads": 4, "hidden": 128, "feed_forward": 96, "memory": 48, "vocabulary": 160},
     "many heads": {"width": 40, "heads": 20, "layers": 3, "memory": 17, "vocabulary": 65},
     "one output layer": {"hidden": 0, "memory": 35},
-    "gated": {"regions": 8, "hidden": 0},
-    "gated, three output layers": {"regions": 20, "width": 18, "heads": 1, "memory": 37},
-    "gated, whole blocks": {"regions": 32, "width": 64, "heads": 4, "memory": 48, "hidden": 0, "vocabulary": 160},
-    "gated, least": {
-        "regions": 1,
-        "width": 1,
-        "heads": 1,
-        "memory": 2,
-        "hidden": 0,
-        "feed_forward": 1,
-        "vocabulary": 5,
-    },
+    "gated": {"regions": 8},
+    "gated, one head, another padding": {"regions": 20, "width": 18, "heads": 1, "memory": 37, "padding": 4},
+    "gated, whole blocks": {"regions": 32, "width": 64, "heads": 4, "memory": 48, "vocabulary": 160},
+    "gated, least": {"regions": 1, "width": 1, "heads": 1, "memory": 2, "feed_forward": 1, "vocabulary": 5},
 }
-TOKENS = np.array([2, 4, 1, 3, 0, 4], np.int64)
+TOKENS = np.array([2, 4, 1, 3, 0, 0, 4, 3], np.int64)  # with padding in between, which gated layers mask
 EXTREMES = (-1, -(2**63), 2**31, 2**32, 2**62, 2**63 - 1)
 
 

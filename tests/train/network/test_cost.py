@@ -31,7 +31,7 @@ def conv_flops(network: torch.nn.Module, images: torch.Tensor) -> int:
     return total
 
 
-GRIT: dict[str, Any] = {"caption_regions": 20, "caption_output_layers": 1}
+GRIT: dict[str, Any] = {"caption_regions": 20}
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_the_words_of_a_gated_caption_cost_what_a_count_by_hand_says() -> None:
     flops = {part.name: part.flops for part in inspection.parts}
 
     def layer(seen: int) -> int:
-        # Self-attention; query and output of both attentions to the memory; two gates of twice the width.
+        # Self-attention; query and output of both attentions to the memory; the gate, of twice the width, for each.
         projections = 4 * width**2 + 2 * 2 * width**2 + 2 * 2 * width**2
         products = 2 * seen * width + 2 * (cells + regions) * width
         return projections + products + 2 * width * plan.caption_feed_forward
