@@ -78,10 +78,13 @@ class Tokenizer:
         self._is_bert = text == "bert"
         pad, self._unk_id, bos, eos = special_ids
         self._unwritten = {pad, bos, eos}
-        if self._is_bert:
-            self._unwritten |= {self._unk_id, *(i for i, token in enumerate(self.vocabulary) if token == BERT_MASK)}
-        # Of a token that is there more than once the last id is meant, as by BERT's tokeniser.
+        # Of a token that is there more than once the last id is meant, and the others say nothing, as with BERT's
+        # tokeniser.
         self._id_of = {token: i for i, token in enumerate(self.vocabulary)}
+        if self._is_bert:
+            meant = set(self._id_of.values())
+            self._unwritten |= {self._unk_id, *(i for i in range(len(self.vocabulary)) if i not in meant)}
+            self._unwritten |= {self._id_of[token] for token in (BERT_MASK, "") if token in self._id_of}
 
     def __len__(self) -> int:
         return len(self.vocabulary)
@@ -96,7 +99,8 @@ class Tokenizer:
         """The text of `ids`.
 
         Of a vocabulary of words: joined by spaces, without pad, bos and eos; an unknown word reads `<unk>`. Of BERT's:
-        without any special token, spaces before punctuation removed, the first letter upper case and all others lower.
+        without special and empty tokens, spaces before punctuation removed, the first letter upper case and all others
+        lower.
 
         Raises:
             ValueError: If an id is outside the vocabulary.
@@ -105,7 +109,7 @@ class Tokenizer:
         for i in ids:
             if not 0 <= i < len(self.vocabulary):
                 raise ValueError(f"token id {i} is outside the vocabulary of {len(self.vocabulary)} tokens")
-            if i not in self._unwritten and self.vocabulary[i]:
+            if i not in self._unwritten:
                 words.append(self.vocabulary[i])
         text = " ".join(words)
         if not self._is_bert:
@@ -176,8 +180,6 @@ def vocabulary_complaints(
                 f"the ids of pad, unk, bos, eos must be four of the vocabulary's {len(vocabulary)}, got {special_ids}"
             )
         return complaints
-    if special_ids != SPECIAL_IDS:
-        complaints.append(f"the ids of pad, unk, bos, eos must be 0, 1, 2, 3, got {special_ids}")
     if tuple(vocabulary[:4]) != SPECIALS:
         complaints.append(f"the vocabulary must begin with {' '.join(SPECIALS)}, got {list(vocabulary[:4])}")
     repeated = [token for token, count in Counter(vocabulary).items() if count > 1]
@@ -186,4 +188,6 @@ def vocabulary_complaints(
     blank = [i for i, token in enumerate(vocabulary) if not token.strip() or token.split() != [token]]
     if blank:
         complaints.append(f"token {blank[0]} of the vocabulary is empty or holds a space")
+    if special_ids != SPECIAL_IDS:
+        complaints.append(f"the ids of pad, unk, bos, eos must be 0, 1, 2, 3, got {special_ids}")
     return complaints

@@ -31,8 +31,9 @@ class RandomDecoder:
         return path
 
     def memory(self, seed: int) -> Floats:
-        """(L, D), of an image."""
-        return np.random.default_rng((7, seed)).normal(0.3, 2.0, self.where.shape).astype(np.float32)
+        """(L, D), of an image; plain layers norm it."""
+        spread = 1.0 if self.regions else 2.0
+        return np.random.default_rng((7, seed)).normal(0.3, spread, self.where.shape).astype(np.float32)
 
     def reference(self, memory: Floats) -> ReferenceDecoder:
         where = self.where.astype(np.float64)

@@ -88,7 +88,7 @@ def test_equals_the_reference(vocabulary_size, beam_size, length_penalty):
 @pytest.mark.parametrize("beam_size", [1, 2, 5])
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0])
 def test_keeping_what_is_finished_equals_the_reference(vocabulary_size, beam_size, length_penalty):
-    lengths, padded = set(), 0
+    padded = 0
     for seed in range(12):
         language = RandomLanguage(seed, vocabulary_size)
         for more in [{}, {"min_length": 4}, {"forbidden": [UNK]}, {"no_repeat_ngram": 2, "repetition_penalty": 1.3}]:
@@ -98,9 +98,7 @@ def test_keeping_what_is_finished_equals_the_reference(vocabulary_size, beam_siz
             assert [tuple(tokens) for tokens, _, _ in found] == [h.tokens for h in expected]
             np.testing.assert_allclose([score for _, _, score in found], [h.score for h in expected], rtol=1e-12)
             assert len(found) == beam_size
-            lengths |= {len(tokens) for tokens, _, _ in found}
             padded += sum(PAD in tokens or BOS in tokens for tokens, _, _ in found)
-    assert {0, 8} <= lengths
     assert padded > 0
 
 
