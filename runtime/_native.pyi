@@ -299,7 +299,8 @@ class CaptionSearch:
         Args:
             beam_size: Hypotheses kept alive, 1 to 4096; 1 is greedy.
             max_length: Tokens generated at most, end of sentence included; 1 to 1048576.
-            bos_id: Never generated unless with keeps_finished. This token and all others lie in the vocabulary, which has at most 16777216.
+            bos_id: Never generated, unless with keeps_finished. This token and all others lie in the vocabulary, which
+                has at most 16777216.
             eos_id: Ends a hypothesis; differs from the other two.
             pad_id: As bos_id.
             length_penalty: At least 0; score = log_prob / length^length_penalty, end of sentence counted.

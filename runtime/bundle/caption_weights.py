@@ -260,7 +260,8 @@ def _described(path: Path, header: Any) -> tuple[CaptionDims, str, float]:
         found = f"{values['regions']} of {values['memory']}"
         complaints.append(f"dims.regions must be less than memory, got {found}")
     if not complaints and values["padding"] >= values["vocabulary"]:
-        complaints.append(f"dims.padding must be less than vocabulary, got {values['padding']} of {values['vocabulary']}")
+        found = f"{values['padding']} of {values['vocabulary']}"
+        complaints.append(f"dims.padding must be less than vocabulary, got {found}")
     # Each layer has its tensors listed: no header that fits the file describes more than this.
     if not complaints and values["layers"] > 1 << 12:
         complaints.append(f"dims.layers must be at most 4096, got {values['layers']}")

@@ -100,9 +100,7 @@ class CaptionSpec:
                 f"the caption's beam_size must be from 1 to {len(self.vocabulary)} (words), got {self.beam_size}"
             )
         if not (math.isfinite(self.length_penalty) and self.length_penalty >= 0):
-            found.append(
-                f"the caption's length_penalty must be a number of at least 0, got {self.length_penalty}"
-            )
+            found.append(f"the caption's length_penalty must be a number of at least 0, got {self.length_penalty}")
         if self.finished not in FINISHED:
             found.append(f"the caption's finished must be one of {', '.join(FINISHED)}, got {self.finished!r}")
         return found

@@ -36,7 +36,9 @@ class ReferenceDecoder:
         self.heads = heads
         self.is_gated = regions > 0
         self.padding = padding
-        self.memory = memory.astype(np.float64) if self.is_gated else self.norm("memory_norm", memory.astype(np.float64))
+        self.memory = (
+            memory.astype(np.float64) if self.is_gated else self.norm("memory_norm", memory.astype(np.float64))
+        )
         self.keyed = self.memory if self.is_gated else self.memory + where
         self.grid = len(memory) - regions
 

@@ -126,9 +126,7 @@ class DecoderLayer(nn.Module):
         """What the words x know after a look at the image, whose keys and values `cross` has given."""
         return self.norms[1](x + self.dropout(attend(self.cross_attention, x, cross_keys, cross_values)))
 
-    def forward(
-        self, x: Tensor, cross_keys: Tensor, cross_values: Tensor, hiding: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, cross_keys: Tensor, cross_values: Tensor, hiding: Tensor | None = None) -> Tensor:
         """Whole captions x (B, T, D); with `hiding` (B, 1, T, T), which is added to the scores of words for words."""
         attention = self.self_attention
         keys, values = attention.split(attention.key(x)), attention.split(attention.value(x))

@@ -384,7 +384,9 @@ class LayerNetwork(nn.Module):
         super().__init__()
         self.config = config
         self.layers = nn.ModuleDict({layer["name"]: OPERATIONS[layer["type"]](layer) for layer in config.layers})
-        self.captioner = GatedCaptioner(config.caption, config.regions_at(config.input_size)) if config.caption else None
+        self.captioner = (
+            GatedCaptioner(config.caption, config.regions_at(config.input_size)) if config.caption else None
+        )
         kept = {*config.outputs}
         last: dict[str, int] = {}
         for index, layer in enumerate(config.layers):

@@ -3,6 +3,8 @@
 #include <cstdio>
 #include <map>
 #include <memory>
+#include <string_view>
+#include <unordered_set>
 #include <utility>
 
 #include "arguments.hpp"
@@ -17,6 +19,7 @@ struct yolor_edge_bundle {
     std::vector<std::string> class_names, semantic_names, words;
     std::vector<int64_t> forbidden;  // tokens that the model's own search never writes
     bool is_bert = false;
+    std::vector<uint8_t> is_written;  // by token, whether texts have it; see Tokenizer in tokenizer.py
     std::map<std::pair<std::string, std::string>, std::string> files;  // by what and precision
     yolor_edge_bundle_info info{};                                     // pointers into this bundle
 };
@@ -157,6 +160,15 @@ void read_model(const Reader& model, yolor_edge_bundle* bundle) {
     if (finished != "leave" && finished != "stay") caption.refuse("finished", "\"leave\" or \"stay\"");
     info.keeps_finished = finished == "stay" ? 1 : 0;
     if (info.keeps_finished == 0) bundle->forbidden = {info.pad_id, info.unk_id, info.bos_id};
+    bundle->is_written.assign(bundle->words.size(), 1);
+    for (const int64_t id : {info.pad_id, info.bos_id, info.eos_id})
+        bundle->is_written[static_cast<size_t>(id)] = 0;
+    if (!bundle->is_bert) return;
+    bundle->is_written[static_cast<size_t>(info.unk_id)] = 0;
+    std::unordered_set<std::string_view> later{"[MASK]", ""};
+    for (size_t i = bundle->words.size(); i-- > 0;) {
+        if (!later.insert(bundle->words[i]).second) bundle->is_written[i] = 0;
+    }
 }
 
 void read_files(const Json& whole, const std::string& folder, yolor_edge_bundle* bundle) {
@@ -301,12 +313,9 @@ yolor_edge_status yolor_edge_bundle_text(const yolor_edge_bundle* bundle, const 
         for (int64_t i = 0; i < count; ++i) {
             const int64_t token = tokens[i];
             require_between("tokens", 0, info.word_count - 1, token);
-            const std::string& word = bundle->words[static_cast<size_t>(token)];
-            if (token == info.pad_id || token == info.bos_id || token == info.eos_id || word.empty())
-                continue;
-            if (bundle->is_bert && (token == info.unk_id || word == "[MASK]")) continue;
+            if (bundle->is_written[static_cast<size_t>(token)] == 0) continue;
             if (!made.empty()) made += ' ';
-            made += word;
+            made += bundle->words[static_cast<size_t>(token)];
         }
         if (bundle->is_bert) made = cleaned_up(std::move(made));
         give_text(made, text, capacity, length);

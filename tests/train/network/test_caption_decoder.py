@@ -31,9 +31,7 @@ def decoder_of(regions: int = 0, output_layers: int = 3) -> Decoder:
     return made.requires_grad_(False)
 
 
-@pytest.fixture(
-    params=[(0, 3), (0, 1), (5, 1)], ids=["plain", "plain, one output", "gated"]
-)
+@pytest.fixture(params=[(0, 3), (0, 1), (5, 1)], ids=["plain", "plain, one output", "gated"])
 def decoder(request: pytest.FixtureRequest) -> Decoder:
     """Plain layers, with three output layers or one, or gated ones over five regions."""
     return decoder_of(*request.param)
