@@ -189,8 +189,8 @@ def open_caption_weights(path: Path) -> CaptionWeights:
             _, version, length = PREFIX.unpack(prefix)
             if version != VERSION:
                 raise BundleError(
-                    f"{path}: layout {version} of caption weights, this runtime reads {VERSION}; upgrade the runtime or "
-                    "export again"
+                    f"{path}: layout {version} of caption weights, this runtime reads {VERSION}; upgrade the runtime "
+                    "or export again"
                 )
             if length > min(size - PREFIX.size, _LARGEST_HEADER):
                 raise _unfit(path, f"the header of {length} bytes exceeds the file of {size} bytes")
