@@ -139,7 +139,7 @@ def basic_tokens(text: str) -> list[str]:
 
     Source: the basic tokenisation of BERT, https://github.com/google-research/bert (Apache-2.0), as described there.
     """
-    spaced = []
+    spaced: list[str] = []
     for letter in unicodedata.normalize("NFD", text.lower()):
         kind = unicodedata.category(letter)
         if letter.isspace():

@@ -152,14 +152,14 @@ class GatedCaptioner(nn.Module):
     def __init__(self, settings: Mapping[str, Any], regions: int) -> None:
         super().__init__()
         self.cells: int = settings["regions"]
-        sizes = [settings[name] for name in ("width", "heads", "feed_forward")]
-        self.grid = GridEncoder(settings["grid_channels"], *sizes, settings["encoder_layers"])
+        width, heads, feed_forward = settings["width"], settings["heads"], settings["feed_forward"]
+        self.grid = GridEncoder(settings["grid_channels"], width, heads, feed_forward, settings["encoder_layers"])
         self.decoder = GatedDecoder(
             settings["words"],
-            settings["width"],
+            width,
             settings["decoder_layers"],
-            settings["heads"],
-            settings["feed_forward"],
+            heads,
+            feed_forward,
             settings["positions"],
             regions,
             settings["padding"],

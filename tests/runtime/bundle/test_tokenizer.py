@@ -72,7 +72,8 @@ def test_bad_vocabularies(vocabulary: list[str], message: str) -> None:
 
 # Vocabularies as BERT has them.
 
-WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] a man 's umbrella , . n't do the well - worn hat ##band ' t [MASK] don is !"
+SPECIAL_WORDS: str = "[PAD] [UNK] [CLS] [SEP] [MASK] "
+WORDS = SPECIAL_WORDS + "a man 's umbrella , . n't do the well - worn hat ##band ' t [MASK] don is !"
 BERT = WORDS.split()
 
 
