@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-HIDDEN = -6e4
+HIDDEN = -3e4
 """What hides a word from attention, as its score: its share is 0. In a cache it stands in place of the word's key. Half
 precision holds it too, and no key or score comes near it."""
 
