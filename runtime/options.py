@@ -106,7 +106,7 @@ def _check_search(options: CaptionOptions) -> None:
         value = getattr(options, one.name)
         if one.name == "forbidden_words":
             check_names(one.name, value)
-        elif isinstance(one.default, int) or one.name == "max_length":
+        elif isinstance(one.default, int) or one.name in ("beam_size", "max_length"):
             check_count(one.name, value, or_none=one.default is None)
-        elif isinstance(one.default, float) or one.name == "budget_ms":
+        elif isinstance(one.default, float) or one.name in ("length_penalty", "budget_ms"):
             check_number(one.name, value, or_none=one.default is None)

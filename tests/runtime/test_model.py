@@ -396,7 +396,7 @@ def test_threads_may_share_a_model(model: Model) -> None:
         ({"class_agnostic": "no"}, r"^class_agnostic must be True or False, got 'no' \(str\)$"),
         ({"caption": "no"}, r"^caption must be CaptionOptions or None, got 'no' \(str\); tasks says whether to write"),
         ({"caption": False}, r"^caption must be CaptionOptions or None, got False \(bool\)"),
-        ({"caption": CaptionOptions(beam_size="3")}, r"^beam_size must be a whole number, got '3' \(str\)$"),  # type: ignore[arg-type]
+        ({"caption": CaptionOptions(beam_size="3")}, r"^beam_size must be a whole number or None, got '3' \(str\)$"),  # type: ignore[arg-type]
         ({"caption": CaptionOptions(budget_ms="x")}, r"^budget_ms must be a number or None, got 'x' \(str\)$"),  # type: ignore[arg-type]
         ({"caption": CaptionOptions(forbidden_words=(1,))}, "^forbidden_words must be a collection of names, got one"),  # type: ignore[arg-type]
         ({"tasks": 5}, r"^tasks must be a collection of names, got 5 \(int\)$"),

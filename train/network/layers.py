@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...runtime.bundle.spec import CaptionSpec
 from ...runtime.errors import UsageError
-from .gated_captioner import GatedCaptioner
+from .gated_captioner import GatedCaptioner, GatedDecoder
 
 IMAGE = "image"
 Layer = dict[str, Any]
@@ -112,6 +113,30 @@ class LayersConfig:
     @property
     def box_coding(self) -> str:
         return "xyxy" if self.boxes["coding"] == "anchors" else "dfl"
+
+    def regions_at(self, input_size: tuple[int, int]) -> int:
+        """How many region vectors the memory of an image of `input_size` (height, width) ends with."""
+        if not self.caption:
+            return 0
+        cells = sum((input_size[0] // stride) * (input_size[1] // stride) for stride in self.strides)
+        return min(self.caption["regions"], cells) + self.caption["semantic_regions"]
+
+    @property
+    def caption_spec(self) -> CaptionSpec | None:
+        """The words of the captions and the network's own search for them."""
+        if not self.caption:
+            return None
+        return CaptionSpec(
+            self.vocabulary,
+            pad_id=self.caption["padding"],
+            bos_id=self.caption["begin"],
+            eos_id=self.caption["end"],
+            max_length=self.caption["max_length"],
+            text="bert",
+            beam_size=self.caption["beam_size"],
+            length_penalty=0.0,
+            finished="stay",
+        )
 
     @property
     def score_coding(self) -> str:
@@ -359,7 +384,9 @@ class LayerNetwork(nn.Module):
         super().__init__()
         self.config = config
         self.layers = nn.ModuleDict({layer["name"]: OPERATIONS[layer["type"]](layer) for layer in config.layers})
-        self.captioner = GatedCaptioner(config.caption) if config.caption else None
+        self.captioner = (
+            GatedCaptioner(config.caption, config.regions_at(config.input_size)) if config.caption else None
+        )
         kept = {*config.outputs}
         last: dict[str, int] = {}
         for index, layer in enumerate(config.layers):
@@ -369,6 +396,19 @@ class LayerNetwork(nn.Module):
         for name, index in last.items():
             if name not in kept:
                 self._done[index].append(name)
+
+    @property
+    def caption_decoder(self) -> GatedDecoder:
+        """What writes the captions from `caption_memory`."""
+        if self.captioner is None:
+            raise ValueError("this network writes no captions")
+        return self.captioner.decoder
+
+    def memory_positions(self, input_size: tuple[int, int]) -> Tensor:
+        """(L, D) zeros: the captioner is told nothing of where its memory lies."""
+        assert self.config.caption is not None
+        grid = (input_size[0] // 32) * (input_size[1] // 32)
+        return torch.zeros(grid + self.config.regions_at(input_size), self.config.caption["width"])
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
         """The outputs of the layers that the heads read, by name."""
