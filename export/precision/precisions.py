@@ -229,10 +229,11 @@ def _add_fp16(
         for name in images:
             image, expected = read_golden(folder / GOLDEN_FOLDER / f"{name}.npz")
             pairs[name] = (expected, answers_of(model, half["vision"], image))
+    usual = spec.thresholds
     checks = [
         check
         for name, (expected, found) in pairs.items()
-        for check in compare(name, expected, found, FP16, spec.thresholds.score)
+        for check in compare(name, expected, found, FP16, usual.score, usual.iou)
     ]
     captions = captions_check(list(pairs.values()), FP16)
     checks += [captions] if captions is not None else []
