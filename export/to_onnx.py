@@ -326,10 +326,10 @@ def check_top_k(spec: ModelSpec, name: str, expected: Answers) -> None:
     if spec.graph.top_k is None:
         return
     threshold = spec.thresholds.score
-    scores = expected.heads[spec.score_head][0].max(axis=0)
-    if spec.score_coding == "logits":
-        scores = 1 / (1 + np.exp(-scores))
-    count = int(np.count_nonzero(scores > threshold))
+    lowest = threshold if threshold > 0 else -np.inf
+    if spec.score_coding == "logits" and threshold > 0:
+        lowest = np.log(threshold / (1 - threshold))
+    count = int(np.count_nonzero(expected.heads[spec.score_head][0].max(axis=0) > lowest))
     if count > spec.graph.top_k:
         raise UsageError(
             f"<top_k> is {spec.graph.top_k}, but {name} has {count} cells above the score threshold {threshold}, so "

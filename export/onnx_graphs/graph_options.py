@@ -29,7 +29,8 @@ class OptionedVision(torch.nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         heads = self.network(images)
         if self.options.top_k is not None:
-            best = heads[SCORE_HEADS[self.network.config.score_coding]].amax(1)  # (B, N)
+            scores = next(heads[name] for name in SCORE_HEADS.values() if name in heads)
+            best = scores.amax(1)  # (B, N)
             cells = best.topk(self.options.top_k, dim=1).indices  # (B, K)
             for name in HEADS_OF_CELLS:
                 if name in heads:

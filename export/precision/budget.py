@@ -23,8 +23,8 @@ from ..onnx_graphs.probe import open_model
 from .choices import choices_of, chosen, with_choices_given, with_choices_shown
 from .to_int8 import Quantized, kept_convolutions, quantize
 
+# The one number by which each task is judged, and which heads carry it, of those that a graph has.
 _BOXES = (*SCORE_HEADS.values(), *BOX_HEADS.values())
-# The one number by which each task is judged, and which head carries it.
 METRICS: dict[str, tuple[str, ...]] = {
     "box AP": _BOXES,
     "mask AP": (*_BOXES, "mask_coefficients", "prototypes"),

@@ -20,7 +20,7 @@ from ..model import Model
 from ..results import Result
 from ..vision.graph_outputs import map_to_image
 from .golden import Answers, captions_of
-from .graph_form import cells_check, in_form_of, regions_in_place
+from .graph_form import cells_check, in_form_of, regions_in_place, scores_in
 
 # What stands under "allowed" where a figure is told and decides nothing.
 REPORTED = "reported"
@@ -159,7 +159,8 @@ def compare(
         if "semantic_map" in found.heads:
             # Such a graph is to take the network's map of the input to the image, not to interpolate there.
             of_input = in_form_of(found.heads, expected.heads)["semantic_map"][0]
-            semantic_map = map_to_image(of_input, Letterbox.of(semantic_map.shape, of_input.shape))
+            placed = found.letterbox or Letterbox.of(semantic_map.shape, of_input.shape)
+            semantic_map = map_to_image(of_input, placed)
         checks.append(_same_map(golden, "semantic map", semantic_map, found.result.semantic_map, tolerances))
     checks += [
         _same_caption(golden, name, ids, found.captions.get(name), must=tolerances.captions >= 1)
@@ -194,8 +195,9 @@ def compare_heads(
             checks.append(_same_map(golden, name, head, found.get(name), tolerances))
         else:
             checks.append(_close_heads(golden, name, head, found.get(name), tolerances))
-    if "cells" in found and "class_logits" in expected:
-        measured = cells_check(found["cells"], expected["class_logits"], tolerances.head)
+    scores = scores_in(expected)
+    if "cells" in found and scores is not None:
+        measured = cells_check(found["cells"], scores, tolerances.head)
         checks.append(Check(golden, "cells", *measured))
     return checks
 

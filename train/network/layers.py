@@ -165,7 +165,8 @@ class LayersConfig:
 
     @property
     def preprocess_rule(self) -> PreprocessRule:
-        return PreprocessRule(self.input_size, self.preprocess.get("pad_value", 114))
+        rule = self.preprocess
+        return PreprocessRule(self.input_size, rule.get("pad_value", 114), rounding=rule.get("rounding", "half_even"))
 
     @property
     def thresholds(self) -> Thresholds:
