@@ -94,7 +94,8 @@ static void answers(void) {
     found.columns = some(MOST * sizeof(int32_t));
     check(yolor_edge_decode_boxes(&logits, &bins, &grid, &options, &found) == YOLOR_EDGE_OK, "decode_boxes");
     check(found.count > 0, "boxes");
-    check(yolor_edge_frame_of(HEIGHT, WIDTH, INPUT, INPUT, &frame) == YOLOR_EDGE_OK, "frame_of");
+    check(yolor_edge_frame_of(HEIGHT, WIDTH, INPUT, INPUT, YOLOR_EDGE_HALF_UP, &frame) == YOLOR_EDGE_OK,
+          "frame_of");
     check(yolor_edge_boxes_to_image(&frame, &found) == YOLOR_EDGE_OK, "boxes_to_image");
 
     rows = some((size_t)(found.count * CHANNELS) * sizeof(float));
@@ -148,6 +149,7 @@ static const char kBundle[] =
     "\"preprocess\": "
     "{\"input_size\": [64, 96], \"pad_value\": 114, \"channel_order\": \"RGB\", \"scale\": 0.5}, "
     "\"strides\": [8, 16], "
+    "\"box_coding\": \"dfl\", \"score_coding\": \"logits\", \"semantic_stride\": 8, "
     "\"reg_max\": 4, \"class_names\": [\"x\\u00e9\", \"\\ud83d\\ude42\"], \"semantic_names\": [], "
     "\"thresholds\": "
     "{\"score\": 0.25, \"iou\": 0.65, \"max_detections\": 300}, \"caption\": {\"max_length\": 9, \"pad_id\": "

@@ -25,6 +25,9 @@ constexpr int64_t kSchema = 1;
 constexpr size_t kLargestFile = 64 << 20;
 constexpr double kMostPixels = 1 << 20;
 constexpr double kMany = 1 << 24;
+constexpr double kMostBoxes = 2147483647.0;
+constexpr const char* kBoxHeads[] = {"box_bins", "box_distances", "boxes"};  // by coding
+constexpr const char* kScoreHeads[] = {"class_logits", "class_scores"};
 constexpr int64_t kMostTokens = 1 << 24;
 
 std::string read_text(const std::string& path) {
@@ -85,6 +88,17 @@ class Reader {
         return found;
     }
 
+    /// The number of the one of `known` that a key names.
+    int64_t one_of(const char* key, const std::vector<std::string>& known) const {
+        const std::string& name = text(key);
+        std::string names;
+        for (size_t i = 0; i < known.size(); ++i) {
+            if (known[i] == name) return static_cast<int64_t>(i);
+            names += (i == 0 ? "" : ", ") + known[i];
+        }
+        refuse(key, "one of " + names);
+    }
+
     [[noreturn]] void refuse(const std::string& key, const std::string& expected) const {
         throw std::invalid_argument(where_ + ": \"" + key + "\" must be " + expected);
     }
@@ -123,7 +137,16 @@ void read_model(const Reader& model, yolor_edge_bundle* bundle) {
     if (order != "RGB" && order != "BGR") rule.refuse("channel_order", "\"RGB\" or \"BGR\"");
     info.swap_rb = order == "RGB" ? 1 : 0;
     info.scale = rule.number("scale");
+    info.rounding = rule.has("rounding") ? rule.one_of("rounding", {"half_up", "half_even"}) : 0;
     bundle->strides = model.wholes("strides", 1, kMostPixels);
+    info.box_coding = model.one_of("box_coding", {"dfl", "ltrb", "xyxy"});
+    info.score_coding = model.one_of("score_coding", {"logits", "probabilities"});
+    info.box_head = kBoxHeads[info.box_coding];
+    info.score_head = kScoreHeads[info.score_coding];
+    if (model.has("box_count") != (info.box_coding == YOLOR_EDGE_XYXY))
+        model.refuse("box_count", "a number with the box_coding xyxy, and null with others");
+    if (model.has("box_count")) info.box_count = model.whole("box_count", 1, kMostBoxes);
+    info.semantic_stride = model.whole("semantic_stride", 1, kMostPixels);
     info.bins = model.whole("reg_max", 1, kMany);
     bundle->class_names = model.texts("class_names");
     bundle->semantic_names = model.texts("semantic_names");

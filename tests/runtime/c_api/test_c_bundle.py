@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from yolor_edge.runtime.bundle.bundle import Bundle
+from yolor_edge.runtime.bundle.spec import BOX_HEADS, SCORE_HEADS, BoxCoding, ScoreCoding
 from yolor_edge.runtime.bundle.tokenizer import Tokenizer
 
+from ..tiny_bundle import write_tiny_bundle
 from .c_library import CError, CLibrary
 
 
@@ -35,6 +37,8 @@ def test_a_bundle(c: CLibrary, tiny_bundle: Bundle) -> None:
     assert (info.bins, info.max_detections) == (spec.reg_max, spec.thresholds.max_detections)
     assert (info.score_threshold, info.iou_threshold) == (spec.thresholds.score, spec.thresholds.iou)
     assert (info.batch, info.top_k, info.is_map_in_graph) == (0, 0, 0)
+    assert (info.box_coding, info.score_coding, info.box_count, info.rounding, info.semantic_stride) == (0, 0, 0, 0, 8)
+    assert (info.box_head, info.score_head) == (b"box_bins", b"class_logits")
     names = [c.text("bundle_class_name", opened, i) for i in range(-1, info.class_count + 1)]
     assert names == [None, *spec.class_names, None]
     names = [c.text("bundle_semantic_name", opened, i) for i in range(info.semantic_count)]
@@ -78,6 +82,27 @@ def test_a_bundle_with_graph_options_and_strange_words(c: CLibrary, own_bundle: 
     c.library.yolor_edge_bundle_close(opened)
 
 
+@pytest.mark.parametrize("box_coding", BOX_HEADS)
+@pytest.mark.parametrize("score_coding", SCORE_HEADS)
+def test_codings(c: CLibrary, tmp_path: Path, box_coding: BoxCoding, score_coding: ScoreCoding) -> None:
+    bundle = write_tiny_bundle(tmp_path, ("boxes", "semantic"), box_coding, score_coding)
+
+    def change(data: dict[str, Any]) -> None:
+        data["model"]["preprocess"]["rounding"] = "half_even"
+        data["model"]["semantic_stride"] = 4
+
+    rewrite(bundle.path, change)
+    opened = open_bundle(c, bundle.path)
+    info = c.described("bundle_describe", "bundle_info", opened)
+    assert (info.box_coding, info.score_coding) == (
+        [*BOX_HEADS].index(box_coding), [*SCORE_HEADS].index(score_coding),
+    )  # fmt: skip
+    assert (info.box_head.decode(), info.score_head.decode()) == (bundle.spec.box_head, bundle.spec.score_head)
+    assert info.box_count == (bundle.spec.box_count or 0)
+    assert (info.rounding, info.semantic_stride) == (1, 4)
+    c.library.yolor_edge_bundle_close(opened)
+
+
 def rewrite(folder: Path, change: Any) -> None:
     path = folder / "bundle.json"
     data = json.loads(path.read_text())
@@ -96,6 +121,11 @@ def rewrite(folder: Path, change: Any) -> None:
         (lambda d: d["model"].update(class_names="x"), 'model: "class_names" must be a list of strings'),
         (lambda d: d["model"].update(tasks=["smell"]), 'model: "tasks" must be of boxes, masks, semantic and caption'),
         (lambda d: d["model"]["preprocess"].update(input_size=[1]), '"input_size" must be (height, width)'),
+        (lambda d: d["model"].update(box_coding="cxcywh"), '"box_coding" must be one of dfl, ltrb, xyxy'),
+        (lambda d: d["model"].pop("score_coding"), '"score_coding" must be a string'),
+        (lambda d: d["model"].update(box_coding="xyxy"), '"box_count" must be a number with the box_coding xyxy'),
+        (lambda d: d["model"].update(box_count=9), '"box_count" must be a number with the box_coding xyxy'),
+        (lambda d: d["model"]["preprocess"].update(rounding="up"), '"rounding" must be one of half_up, half_even'),
         (lambda d: d["model"]["caption"].update(eos_id=10), '"eos_id" must be a whole number from 0 to 9'),
     ],
 )
