@@ -218,7 +218,7 @@ def test_graph_options_are_for_imported_networks_too(goldens: Path, tmp_path: Pa
     checkpoint = write_checkpoint(tmp_path / "checkpoint", found.network, {})
     height, width = size = (found.images.shape[2], found.images.shape[3])
     bundle = export_bundle(
-        checkpoint, tmp_path / "bundle", size, ["boxes", "semantic"], options=GraphOptions(2, 200, True)
+        checkpoint, tmp_path / "bundle", size, ["boxes", "semantic"], options=GraphOptions(2, 250, True)
     )
     assert bundle.spec.tasks == ("boxes", "semantic")
     with load(bundle.path) as model:
