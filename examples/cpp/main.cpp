@@ -227,15 +227,8 @@ void write_semantic(const std::string& path, const Model& model, const Heads& he
 void print_caption(const Model& model, const Heads& heads) {
     const yolor_edge_head memory = head_of(heads, "caption_memory", model.dims.memory, model.dims.width);
     if (memory.channels != 1) throw std::runtime_error("caption_memory does not fit the caption weights");
-    const int64_t forbidden[] = {model.info.pad_id, model.info.unk_id, model.info.bos_id};
     yolor_edge_caption_options options;
-    check(yolor_edge_caption_options_init(&options, sizeof options));
-    options.max_length = model.info.max_length;
-    options.bos_id = model.info.bos_id;
-    options.eos_id = model.info.eos_id;
-    options.pad_id = model.info.pad_id;
-    options.forbidden = forbidden;
-    options.forbidden_count = 3;
+    check(yolor_edge_bundle_caption_options(model.bundle.get(), &options, sizeof options));
     std::vector<int64_t> tokens(static_cast<size_t>(options.max_length));
     int64_t length = 0;
     double log_prob = 0.0;

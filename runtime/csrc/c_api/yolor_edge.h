@@ -383,6 +383,7 @@ typedef struct yolor_edge_caption_dims {
     int64_t hidden;  /* width of the two layers before the last one; 0 where the last one is alone */
     int64_t is_int8; /* 1 for int8 weights, 0 for float */
     int64_t regions; /* the last so many of the L vectors are regions of the image; 0: plain layers */
+    int64_t padding; /* the word that layers with regions mask */
 } yolor_edge_caption_dims;
 
 /* `size` is sizeof(yolor_edge_caption_dims); all else is out. */
@@ -412,6 +413,9 @@ typedef struct yolor_edge_caption_options {
     uint64_t seed;             /* of the drawing; 0 */
     double budget_ms;          /* no word is begun that would likely end later than this after the call; the
                                   best sentence so far is the answer then. Negative, the default: no budget */
+    int64_t keeps_finished;    /* 1: a sentence that has ended keeps its place in the beam at no further cost,
+                                  the search goes on for max_length tokens, and no token is forbidden but those
+                                  of `forbidden`; 0 */
 } yolor_edge_caption_options;
 
 YOLOR_EDGE_API yolor_edge_status yolor_edge_caption_options_init(yolor_edge_caption_options* options,
@@ -503,6 +507,9 @@ typedef struct yolor_edge_bundle_info {
     int64_t unk_id;
     int64_t bos_id;
     int64_t eos_id;
+    int64_t beam_size; /* the model's own search; see yolor_edge_caption_options */
+    double length_penalty;
+    int64_t keeps_finished;
 } yolor_edge_bundle_info;
 
 /* `size` is sizeof(yolor_edge_bundle_info); all else is out. */
@@ -520,11 +527,18 @@ YOLOR_EDGE_API const char* yolor_edge_bundle_word(const yolor_edge_bundle* bundl
 YOLOR_EDGE_API const char* yolor_edge_bundle_file(const yolor_edge_bundle* bundle, const char* what,
                                                   const char* precision);
 
+/* The model's own search for captions, its special tokens and what it never writes: the same answers as
+ * Python's. options  out, with pointers that live as long as the bundle BAD_ARGUMENT where the model has no
+ * captions. */
+YOLOR_EDGE_API yolor_edge_status yolor_edge_bundle_caption_options(const yolor_edge_bundle* bundle,
+                                                                   yolor_edge_caption_options* options,
+                                                                   size_t size);
+
 /* Words of `count` tokens, 0 to 16777216, joined by spaces, with a 0 at the end; pad, begin and end are left
- * out. Each token lies in the vocabulary.
- *   text    (capacity,) out; may be NULL where capacity is 0
- *   length  out: bytes without the 0. Where capacity is below length + 1, TOO_SMALL, and length says what it
- *           takes */
+ * out. Each token lies in the vocabulary. Of a BERT-like vocabulary no special token is written, no space
+ * stands before punctuation, the first letter is upper case and the rest lower (letters of ASCII). text
+ * (capacity,) out; may be NULL where capacity is 0 length  out: bytes without the 0. Where capacity is below
+ * length + 1, TOO_SMALL, and length says what it takes */
 YOLOR_EDGE_API yolor_edge_status yolor_edge_bundle_text(const yolor_edge_bundle* bundle,
                                                         const int64_t* tokens, int64_t count, char* text,
                                                         size_t capacity, size_t* length);
