@@ -21,6 +21,7 @@ from yolor_edge.export.precision.precisions import PrecisionOptions
 from yolor_edge.export.to_onnx import export_bundle
 from yolor_edge.runtime import _native
 from yolor_edge.runtime.bundle.bundle import Bundle
+from yolor_edge.runtime.captions.captioning import CaptionOptions
 from yolor_edge.runtime.errors import UsageError
 from yolor_edge.runtime.model import Model, load
 from yolor_edge.runtime.results import Result
@@ -169,6 +170,24 @@ def test_a_bundle_gives_the_official_boxes_in_fp32(exported_golden: tuple[Golden
     with load(bundle.path) as model:
         assert_official(found, model, 2e-3)
     assert bundle.spec.thresholds.iou == (0.7 if bundle.spec.box_coding == "dfl" else 0.65)
+
+
+@pytest.mark.parametrize("decoder", ["graph", "native"])
+@pytest.mark.parametrize("beam_size", [1, 5])
+def test_captions_are_the_official_ones(
+    exported_golden: tuple[Golden, Bundle, list[str]], beam_size: int, decoder: str
+) -> None:
+    found, bundle, _ = exported_golden
+    if "caption" not in bundle.spec.tasks:
+        pytest.skip("writes no captions")
+    expected = found.expected[f"caption.beam{beam_size}.ids"].reshape(len(found.images), beam_size, -1)[:, 0]
+    with load(bundle.path, caption_decoder=decoder) as model:
+        assert model.spec.caption is not None
+        end = model.spec.caption.eos_id
+        for picture, ids in zip(pictures(found), expected.tolist(), strict=True):
+            caption = model.predict(picture, "caption", caption=CaptionOptions(beam_size)).caption
+            assert caption is not None
+            assert list(caption.token_ids) == (ids[: ids.index(end)] if end in ids else ids)
 
 
 def test_every_precision_is_verified(exported_golden: tuple[Golden, Bundle, list[str]]) -> None:
