@@ -192,7 +192,8 @@ def test_captions_are_the_official_ones(
 
 def test_every_precision_is_verified(exported_golden: tuple[Golden, Bundle, list[str]]) -> None:
     _, bundle, _ = exported_golden
-    replay = verify_everything(bundle, threads=1)
+    # On one thread OpenVINO (2026.4) crashes on a sum behind a product over 24 values, as gyolo's tiny decoder has it.
+    replay = verify_everything(bundle, threads=2)
     assert replay.passed, replay.table()
     assert {one.precision for one in replay.verifications} == {"fp32", "fp16", "int8"}
 
