@@ -23,7 +23,7 @@ from ..runtime.errors import CheckpointError, UsageError
 from ..runtime.files import replacing_file, replacing_folder, sha256_of, write_atomically
 from .network.any_network import AnyConfig, AnyNetwork, network_of
 from .network.config import NetworkConfig
-from .network.layers import LayerNetwork, LayersConfig
+from .network.layers import LayersConfig
 
 SCHEMA = 1
 WEIGHTS, DESCRIPTION = "network.safetensors", "checkpoint.json"
@@ -118,17 +118,6 @@ class Checkpoint:
             reason = " ".join(str(error).split())[:120]
             raise CheckpointError(f"{self.path / DESCRIPTION}: its layers make no network ({reason})") from None
         return self._filled(network)
-
-    def layer_network(self) -> LayerNetwork:
-        """`network`, of a checkpoint that was imported.
-
-        Raises:
-            CheckpointError: If it is a network of our own plan.
-        """
-        network = self.network()
-        if not isinstance(network, LayerNetwork):
-            raise CheckpointError(f"{self.path}: holds a network of yolor-edge's own plan, expected an imported one")
-        return network
 
     def _filled(self, network: AnyNetwork) -> AnyNetwork:
         weights = self.path / WEIGHTS

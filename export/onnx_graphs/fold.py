@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from typing import cast
 
 import torch
 from torch import nn
@@ -26,7 +27,7 @@ def fold(network: SomeNetwork) -> SomeNetwork:
     if network.training:
         raise ValueError("network must be in evaluation mode: folding takes the running statistics")
     if isinstance(network, LayerNetwork):
-        return fold_layers(network)
+        return cast("SomeNetwork", fold_layers(network))
     folded = copy.deepcopy(network)
     for parent in list(folded.modules()):
         for name, child in list(parent.named_children()):

@@ -16,7 +16,7 @@ from .network import Network
 
 AnyConfig = NetworkConfig | LayersConfig
 AnyNetwork = Network | LayerNetwork
-SomeNetwork = TypeVar("SomeNetwork", Network, LayerNetwork)
+SomeNetwork = TypeVar("SomeNetwork", bound=AnyNetwork)
 
 
 def network_of(config: AnyConfig) -> AnyNetwork:

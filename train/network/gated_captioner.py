@@ -153,8 +153,8 @@ class GatedCaptioner(nn.Module):
     def __init__(self, settings: Mapping[str, Any], regions: int) -> None:
         super().__init__()
         self.cells: int = settings["regions"]
-        sizes = [settings[name] for name in ("width", "heads", "feed_forward")]
-        self.grid = GridEncoder(settings["grid_channels"], *sizes, settings["encoder_layers"])
+        names = ("grid_channels", "width", "heads", "feed_forward", "encoder_layers")
+        self.grid = GridEncoder(*(settings[name] for name in names))
         self.decoder = GatedDecoder(
             settings["words"],
             settings["width"],

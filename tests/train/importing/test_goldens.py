@@ -94,11 +94,11 @@ def test_a_checkpoint_is_written_and_opened(name: str, goldens: Path, tmp_path: 
     opened = Checkpoint.open(tmp_path / "out")
     assert opened.layout == written.layout == case.imported.config
     assert opened.provenance["licence"] == "GPL-3.0" and len(opened.provenance["imported_sha256"]) == 64
-    found, expected = opened.layer_network()(case.images), case.network(case.images)
+    found, expected = opened.network()(case.images), case.network(case.images)
     for key, value in expected.items():
         assert torch.equal(found[key], value)
     with pytest.raises(CheckpointError, match="imported network"):
-        opened.network()
+        _ = opened.config
     lines = (tmp_path / "out" / "checkpoint.json").read_text(encoding="utf-8").splitlines()
     assert sum('"type": "conv"' in line for line in lines) > 20  # a layer is a line
 
