@@ -307,7 +307,8 @@ def _prove_graphs(
             tensor, _ = preprocess(image, spec.preprocess)
             expected = replace(expected, region_margins=_region_margins(network, tensor[np.newaxis]))
             check_top_k(spec, name, expected)
-            checks += compare(name, expected, answers_of(model, exported["vision"], image), Tolerances())
+            found, usual = answers_of(model, exported["vision"], image), spec.thresholds
+            checks += compare(name, expected, found, Tolerances(), usual.score, usual.iou, usual.max_detections)
             write_golden(folder / GOLDEN_FOLDER / f"{name}.npz", image, expected)
         checks += _prove_batch(network, own["vision"], exported["vision"], spec.graph.batch or 3)
     return checks

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ...evaluation.scenes.scene_drawing import draw_scene
-from ...runtime.images.preprocess import preprocess
+from ...runtime.images.preprocess import PreprocessRule, preprocess
 from ...train.importing.importer import Imported, imported_network
 from ...train.importing.pickle_machine import Storage, StoredTensor
 from ...train.importing.state_dicts import graph_of_state_dict
@@ -35,7 +35,8 @@ PUBLISHED = {  # parameters in M and FLOPs in G of the deployed networks, from t
 }
 # Pixels a side that statistics are taken at: enough for every level to have cells.
 _SIDE = 256
-_SHOWN = 4
+# Cells of the three scenes that a box is shown at.
+_SHOWN = 40
 
 
 class RandomTensor(StoredTensor):
@@ -80,38 +81,32 @@ def lively(network: LayerNetwork) -> LayerNetwork:
     Signals then neither fade nor grow on their way to the heads, and answers depend on the image: else nothing would
     be compared.
     """
-    config = network.config.with_input_size((_SIDE, _SIDE))
-    pixels = [preprocess(draw_scene(9, i, config.input_size).image, config.preprocess_rule)[0] for i in range(4)]
-    images = torch.from_numpy(np.stack(pixels))
+    config, boxes = network.config, network.config.boxes
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0
-    network.train().features(images)
-    features = network.eval().features(images[:1])
-    wanted = config.thresholds.score
-    if config.boxes["coding"] == "dfl":
-        best = torch.cat([features[name].amax(1).flatten() for name in config.boxes["classes"]])
-        _shift([(network, name, slice(None)) for name in config.boxes["classes"]], best, wanted)
-        return network
-    levels = network.raw_levels(features)
-    best = torch.cat([(level[..., 4].sigmoid() * level[..., 5:].sigmoid().amax(-1)).flatten() for level in levels])
-    places = []
-    for name, level in zip(config.boxes["levels"], levels, strict=True):
-        step = level.shape[-1]
-        conv = name if isinstance(network.layers[name], ConvLayer) else _source_of(network, name)
-        places.append((network, conv, slice(4, None, step)))
-    _shift(places, best.logit(), wanted)
-    return network
-
-
-def _source_of(network: LayerNetwork, name: str) -> str:
-    return next(layer["from"][0] for layer in network.config.layers if layer["name"] == name)
-
-
-def _shift(places: list[tuple[LayerNetwork, str, slice]], best: torch.Tensor, wanted: float) -> None:
-    """Move the biases at `places` so that about `_SHOWN` of the `best` logits come above the probability `wanted`."""
-    shown = best.topk(min(_SHOWN, len(best))).values[-1]
-    for network, name, channels in places:
+    network.train().features(_scenes(9, 4, config.with_input_size((_SIDE, _SIDE)).preprocess_rule))
+    network.eval()
+    # The scenes that an export compares on, in its size: flat ones give the same score at every cell.
+    seen = [network.features(image[None]) for image in _scenes(0, 3, config.preprocess_rule)]
+    if boxes["coding"] == "dfl":
+        places = [(name, slice(None)) for name in boxes["classes"]]
+        best = [features[name].amax(1).flatten() for features in seen for name in boxes["classes"]]
+    else:
+        levels = [level for features in seen for level in network.raw_levels(features)]
+        best = [(raw[..., 4].sigmoid() * raw[..., 5:].sigmoid().amax(-1)).flatten().logit() for raw in levels]
+        sources = {layer["name"]: layer["from"][0] for layer in config.layers}
+        convs = [name if isinstance(network.layers[name], ConvLayer) else sources[name] for name in boxes["levels"]]
+        places = [(name, slice(4, None, raw.shape[-1])) for name, raw in zip(convs, levels, strict=False)]
+    shown, wanted = torch.cat(best).topk(_SHOWN).values[-1], config.thresholds.score
+    for name, channels in places:
         module = network.layers[name]
         assert isinstance(module, ConvLayer) and module.conv.bias is not None
         module.conv.bias[channels] -= shown - math.log(wanted / (1 - wanted))
+    return network
+
+
+def _scenes(seed: int, count: int, rule: PreprocessRule) -> torch.Tensor:
+    height, width = rule.input_size
+    scenes = [draw_scene(seed, i, (min(2048, height * 5 // 4), width)).image for i in range(count)]
+    return torch.from_numpy(np.stack([preprocess(scene, rule)[0] for scene in scenes]))

@@ -233,7 +233,7 @@ def _add_fp16(
     checks = [
         check
         for name, (expected, found) in pairs.items()
-        for check in compare(name, expected, found, FP16, usual.score, usual.iou)
+        for check in compare(name, expected, found, FP16, usual.score, usual.iou, usual.max_detections)
     ]
     captions = captions_check(list(pairs.values()), FP16)
     checks += [captions] if captions is not None else []

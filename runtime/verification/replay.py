@@ -203,7 +203,7 @@ def verify(
         checks = [
             check
             for golden, (expected, found) in answers.items()
-            for check in compare(golden, expected, found, tolerances, usual.score, usual.iou)
+            for check in compare(golden, expected, found, tolerances, usual.score, usual.iou, usual.max_detections)
         ]
         captions = captions_check(list(answers.values()), tolerances)
         if captions is not None and tolerances.captions < 1:
