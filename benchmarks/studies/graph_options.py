@@ -259,6 +259,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     network = Checkpoint.open(arguments.checkpoint).network()
+    if not isinstance(network, Network):
+        parser.error(f"{arguments.checkpoint}: is an imported network; the study is for those of yolor-edge's own plan")
     if arguments.input_size:
         height, width = (int(side) for side in arguments.input_size.split("x"))
         network.config = replace(network.config, input_size=(height, width))

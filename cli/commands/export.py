@@ -24,7 +24,9 @@ def add(commands: Any) -> None:
         "  yolor-edge export runs/scenes --out bundles/small --precision fp16,int8 --calibration scenes/train "
         "--data scenes",
     )
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder of a checkpoint or of a run")
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="folder of a checkpoint or of a run, imported or trained"
+    )
     parser.add_argument("--out", required=True, metavar="BUNDLE", help="folder of the bundle; must not exist")
     parser.add_argument("--force", dest="overwrite", action="store_true", help="replace a bundle that lies at --out")
     graph = parser.add_argument_group("graphs")
@@ -32,7 +34,8 @@ def add(commands: Any) -> None:
         "--input-size",
         type=size,
         metavar="HxW",
-        help="multiples of 32; one number for a square (default: what it was trained at)",
+        help="multiples of 32, or of 64 for networks of four levels; one number for a square (default: what it was "
+        "trained at)",
     )
     add_tasks(graph, "tasks to keep")
     graph.add_argument("--batch", type=int, metavar="N", help="fix the batch size to N (default: any)")
@@ -40,7 +43,7 @@ def add(commands: Any) -> None:
         "--top-k",
         type=int,
         metavar="K",
-        help="output only the K cells with the highest class logit (default: all cells)",
+        help="output only the K cells with the highest class score (default: all cells)",
     )
     graph.add_argument(
         "--semantic-map",

@@ -20,7 +20,7 @@ def add(commands: Any) -> None:
         "read an official checkpoint: YOLOv7, YOLOR, YOLOv9, GELAN or Generalist YOLO",
         "The file is read without running anything in it, and the official code need not be there. Half precision, EMA "
         "and stripped files too. Parameters and FLOPs before and after folding are printed. docs/importing.md has the "
-        "families, and what can be done with an imported network so far.",
+        "families. yolor-edge export makes a bundle of what was imported.",
         "yolor-edge import yolov7.pt --licence GPL-3.0 --out checkpoints/yolov7\n"
         "  yolor-edge import gyolo.pt --vocabulary vocab.txt --out checkpoints/gyolo",
     )

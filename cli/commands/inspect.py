@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..options import add_captioner, add_json, add_tasks, size
 from ..output import print_result
 from ..parsing import Misuse, add_command
+
+if TYPE_CHECKING:
+    from ..train.checkpoint import Checkpoint
 
 
 def add(commands: Any) -> None:
@@ -49,20 +52,20 @@ def _inspect(arguments: argparse.Namespace) -> int:
     if arguments.checkpoint is not None and (Path(arguments.checkpoint) / "bundle.json").is_file():
         return _inspect_bundle(arguments)
     from ..train.network.cost import inspect_network
+    from ..train.network.layers import LayersConfig
+    from ..train.network.layers_fold import layers_cost
 
-    if arguments.checkpoint is not None and arguments.size is None and arguments.tasks is None:
-        from ..train.checkpoint import Checkpoint
-        from ..train.network.layers import LayersConfig
-        from ..train.network.layers_fold import layers_cost
-
-        checkpoint = Checkpoint.open(arguments.checkpoint)
-        if isinstance(checkpoint.layout, LayersConfig):
-            cost = layers_cost(checkpoint.layout, arguments.input_size)
-            facts = {**asdict(cost), "licence": checkpoint.licence, "provenance": checkpoint.provenance}
-            print_result(arguments, facts, f"{cost.table()}\nlicence of the weights: {checkpoint.licence}")
-            return 0
-    found = inspect_network(_network_config(arguments), arguments.input_size)
-    print_result(arguments, found.to_json(), found.table())
+    config, checkpoint = _network(arguments)
+    if isinstance(config, LayersConfig):
+        cost = layers_cost(config, arguments.input_size)
+        facts, table = asdict(cost), cost.table()
+    else:
+        found = inspect_network(config, arguments.input_size)
+        facts, table = found.to_json(), found.table()
+    if checkpoint is not None:
+        facts |= {"licence": checkpoint.licence, "provenance": checkpoint.provenance}
+        table += f"\nlicence of the weights: {checkpoint.licence}"
+    print_result(arguments, facts, table)
     return 0
 
 
@@ -86,7 +89,8 @@ def _amount(text: str) -> int:
     return number
 
 
-def _network_config(arguments: argparse.Namespace) -> Any:
+def _network(arguments: argparse.Namespace) -> tuple[Any, Checkpoint | None]:
+    """The configuration of the network that is asked for, and the checkpoint that it is of."""
     from ..runtime.bundle.tokenizer import SPECIALS
     from ..train.network.config import CAPTIONERS, TASKS, NetworkConfig
 
@@ -104,11 +108,12 @@ def _network_config(arguments: argparse.Namespace) -> Any:
             raise Misuse(f"a checkpoint has its own classes, words and captioner; leave out {', '.join(given)}")
         from ..train.checkpoint import Checkpoint
 
-        config = Checkpoint.open(arguments.checkpoint).config
+        checkpoint = Checkpoint.open(arguments.checkpoint)
+        config = checkpoint.layout
         absent = [task for task in arguments.tasks or () if task not in config.tasks]
         if absent:
             raise Misuse(f"--tasks: the network has no task {', '.join(absent)}; it has {', '.join(config.tasks)}")
-        return config.with_tasks(arguments.tasks) if arguments.tasks else config
+        return config.with_tasks(arguments.tasks) if arguments.tasks else config, checkpoint
     for name, count in counts.items():
         if count is not None and count < 1:
             raise Misuse(f"{name} must be at least 1, got {count}")
@@ -117,7 +122,7 @@ def _network_config(arguments: argparse.Namespace) -> Any:
         173 if arguments.semantic is None else arguments.semantic,
         10202 if arguments.vocabulary is None else arguments.vocabulary,
     )
-    return NetworkConfig(
+    config = NetworkConfig(
         size=arguments.size,
         tasks=arguments.tasks or TASKS,
         class_names=tuple(f"class {i}" for i in range(classes)),
@@ -128,3 +133,4 @@ def _network_config(arguments: argparse.Namespace) -> Any:
         input_size=arguments.input_size or (640, 640),
         **CAPTIONERS[arguments.captioner or "catr"],
     )
+    return config, None

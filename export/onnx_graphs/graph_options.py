@@ -12,8 +12,7 @@ from ...runtime.backends.base import TensorInfo
 from ...runtime.bundle.graph_options import HEADS_OF_CELLS, GraphOptions
 from ...runtime.bundle.spec import SCORE_HEADS, ModelSpec
 from ...runtime.errors import UsageError
-from ...train.network.config import NetworkConfig
-from ...train.network.network import Network
+from ...train.network.any_network import AnyConfig, AnyNetwork
 from ...train.torch_backend import TorchGraph, spec_of
 
 __all__ = ["GraphOptions", "spec_with_options", "vision_with_options"]
@@ -22,7 +21,7 @@ __all__ = ["GraphOptions", "spec_with_options", "vision_with_options"]
 class OptionedVision(torch.nn.Module):
     """Images to the outputs of a graph with `options`, in the order of `vision_with_options`."""
 
-    def __init__(self, network: Network, options: GraphOptions) -> None:
+    def __init__(self, network: AnyNetwork, options: GraphOptions) -> None:
         super().__init__()
         self.network = network
         self.options = options
@@ -47,7 +46,7 @@ class OptionedVision(torch.nn.Module):
         return tuple(heads.values())
 
 
-def vision_with_options(vision: TorchGraph, network: Network, options: GraphOptions) -> TorchGraph:
+def vision_with_options(vision: TorchGraph, network: AnyNetwork, options: GraphOptions) -> TorchGraph:
     """The vision part of `network` with `options`; `vision` itself where there are none.
 
     Args:
@@ -72,7 +71,7 @@ def vision_with_options(vision: TorchGraph, network: Network, options: GraphOpti
     return TorchGraph(OptionedVision(network, options).eval(), inputs, outputs)
 
 
-def spec_with_options(config: NetworkConfig, options: GraphOptions) -> ModelSpec:
+def spec_with_options(config: AnyConfig, options: GraphOptions) -> ModelSpec:
     """What the runtime has to know about a network whose graph has `options`.
 
     Raises:

@@ -228,7 +228,12 @@ def _add_fp16(
         for name in images:
             image, expected = read_golden(folder / GOLDEN_FOLDER / f"{name}.npz")
             pairs[name] = (expected, answers_of(model, half["vision"], image))
-    checks = [check for name, (expected, found) in pairs.items() for check in compare(name, expected, found, FP16)]
+    usual = spec.thresholds
+    checks = [
+        check
+        for name, (expected, found) in pairs.items()
+        for check in compare(name, expected, found, FP16, usual.score, usual.iou, usual.max_detections)
+    ]
     captions = captions_check(list(pairs.values()), FP16)
     checks += [captions] if captions is not None else []
     failures = [check for check in checks if not check.passed]

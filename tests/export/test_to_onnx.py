@@ -45,7 +45,9 @@ MEMORY, WIDTH, LAYERS, HEADS, DEPTH = 6, 128, 3, 4, 32
 
 @pytest.fixture(scope="module")
 def network(exported: Exported) -> Network:
-    return exported.checkpoint.network()
+    network = exported.checkpoint.network()
+    assert isinstance(network, Network)
+    return network
 
 
 @pytest.fixture

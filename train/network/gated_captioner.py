@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .caption_decoder import Attend, Attention, Decoder, DecoderLayer
+from .regions import best_cells
 
 
 class EncoderLayer(nn.Module):
@@ -171,6 +172,9 @@ class GatedCaptioner(nn.Module):
     ) -> Tensor:
         """(B, k + S, D): vectors of the cells with the largest class logits, then one for each semantic channel.
 
+        The cells are in the order of their numbers, see `regions.best_cells`; the official code has the likeliest
+        first, and what looks at them does not see their order.
+
         Args:
             levels: (B, D, h_i, w_i) vectors of the cells.
             class_logits: (B, C, N) over the same cells.
@@ -178,8 +182,7 @@ class GatedCaptioner(nn.Module):
             semantic_logits: (B, S, h, w).
         """
         cells = torch.cat([level.flatten(2) for level in levels], 2).transpose(1, 2)
-        count = min(self.cells, cells.shape[1])
-        chosen = class_logits.amax(1).topk(count, 1).indices
+        chosen = best_cells(class_logits, self.cells)
         objects = cells.gather(1, chosen[..., None].expand(-1, -1, cells.shape[2]))
         places = semantic_logits.flatten(2).argmax(2)
         vectors = semantic_features.flatten(2).transpose(1, 2)

@@ -43,7 +43,9 @@ VECTORS = GRID + REGIONS
 
 @pytest.fixture(scope="module")
 def network(gated: Exported) -> Network:
-    return gated.checkpoint.network()
+    network = gated.checkpoint.network()
+    assert isinstance(network, Network)
+    return network
 
 
 @pytest.fixture(scope="module")

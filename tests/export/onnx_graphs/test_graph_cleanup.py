@@ -79,7 +79,7 @@ def test_nodes_and_tensors_are_named_after_their_module() -> None:
         **{"network.stem.0.conv.weight": np.zeros((1, 1), np.float32)},
     )
     model.graph.value_info.append(helper.make_tensor_value_info("val_0", TensorProto.FLOAT, None))
-    name_by_module(model, root="network")
+    name_by_module(model, "network")
     assert [(one.name, list(one.input), list(one.output)) for one in model.graph.node] == [
         ("stem.0.conv", ["x", "stem.0.conv.weight"], ["stem.0.conv"]),
         ("stem.0.act/Sigmoid", ["stem.0.conv"], ["stem.0.act/Sigmoid"]),
@@ -104,7 +104,7 @@ def test_no_two_tensors_get_one_name() -> None:
         ["neck/Split"],
     )
     before = answer(model)
-    name_by_module(model, root="network")
+    name_by_module(model, "network")
     names = [name for one in model.graph.node for name in one.output]
     assert len(set(names)) == len(names) == 5
     assert len({one.name for one in model.graph.node}) == 3

@@ -50,7 +50,7 @@ def test_the_demo_network_its_graphs_and_the_native_decoder_write_the_same(tmp_p
             exported[name] = open_graph(tmp_path / f"{name}.onnx", 1)
     parameters = {name: value.numpy() for name, value in network.caption_decoder.state_dict().items()}
     where = network.memory_positions(network.config.input_size).numpy()
-    write_caption_weights(tmp_path / "caption.bin", parameters, where, network.config.plan.caption_heads, "fp32")
+    write_caption_weights(tmp_path / "caption.bin", parameters, where, network.caption_decoder.heads, "fp32")
     native = NativeCaptionDecoder(spec.caption, tmp_path / "caption.bin")
     others = [
         CaptionDecoder(spec.caption, graphs["caption_prefill"], graphs["caption_step"]) for graphs in (own, exported)

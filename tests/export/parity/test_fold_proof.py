@@ -77,6 +77,7 @@ def test_costs_before_and_after() -> None:
 
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     predictions = 3 + 3 + 1  # of classes, boxes and the caption memory, each with two implicit vectors
+    assert after.nodes is not None and before.bytes is not None and after.bytes is not None
     assert before.nodes == after.nodes + len(norms) + 2 * predictions
     assert before.bytes > after.bytes
     assert after.parameters == sum(p.numel() for p in folded.parameters()) - sum(
