@@ -16,11 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..backends.base import Array
-<<<<<<< HEAD
-from ..bundle.spec import SCORE_HEADS
-=======
-from ..bundle.spec import MOST_DETECTIONS
->>>>>>> layers
+from ..bundle.spec import MOST_DETECTIONS, SCORE_HEADS
 from ..images.preprocess import Letterbox
 from ..model import Model
 from ..results import Result
@@ -33,16 +29,13 @@ REPORTED = "reported"
 # Under "input" for a figure of all images together.
 TOGETHER = "all inputs"
 _WORST = 1e6
-<<<<<<< HEAD
 # Logits reach 20 and more, probabilities 1, and a sigmoid passes on at most a quarter of what logits are off: in all so
 # many times as much of the scale.
 _PROBABILITIES, _STEEPNESS = SCORE_HEADS["probabilities"], 5.0
-=======
 # The most of all boxes that may be absent because another one was kept in their place.
 _RIVALS = 0.25
 # Of masks that may be further off where boxes may be borderline.
 _ODD_MASKS = 0.1
->>>>>>> layers
 
 
 @dataclass(frozen=True)

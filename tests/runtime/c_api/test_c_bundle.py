@@ -104,10 +104,6 @@ def test_codings(c: CLibrary, tmp_path: Path, box_coding: BoxCoding, score_codin
     c.library.yolor_edge_bundle_close(opened)
 
 
-<<<<<<< HEAD
-
-=======
->>>>>>> layers
 def test_a_vocabulary_and_a_search_of_another_kind(c: CLibrary, own_bundle: Path) -> None:
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "", "man", "'s", "hat", "##band", ".", "Hat", "man"]
     search = {"text": "bert", "beam_size": 5, "length_penalty": 0.0, "finished": "stay", "max_length": 20}
