@@ -74,7 +74,7 @@ def test_bad_vocabularies(vocabulary: list[str], message: str) -> None:
 
 SPECIAL_WORDS: str = "[PAD] [UNK] [CLS] [SEP] [MASK] "
 WORDS = SPECIAL_WORDS + "a man 's umbrella , . n't do the well - worn hat ##band ' t [MASK] don is !"
-BERT = WORDS.split()
+BERT = [str(word) for word in WORDS.split()]
 
 
 def bert(*more: str) -> Tokenizer:
