@@ -26,6 +26,7 @@ from .network.layers import LayerNetwork, LayersConfig
 from .network.network import Network
 
 AnyNetwork = TypeVar("AnyNetwork", Network, LayerNetwork)
+AnyConfig = NetworkConfig | LayersConfig
 SCHEMA = 1
 WEIGHTS, DESCRIPTION = "network.safetensors", "checkpoint.json"
 
@@ -42,7 +43,7 @@ class Checkpoint:
     """
 
     path: Path
-    layout: NetworkConfig | LayersConfig
+    layout: AnyConfig
     provenance: dict[str, Any] = field(repr=False)
     sha256: str
 
@@ -73,7 +74,7 @@ class Checkpoint:
             if schema != SCHEMA:
                 raise CheckpointError(f"{folder}: schema {schema}, this version reads {SCHEMA}; upgrade yolor-edge")
             network = description["network"]
-            layout = (LayersConfig if "layers" in network else NetworkConfig).from_json(network)
+            layout = config_from_json(network)
         except (AttributeError, ValueError, KeyError, TypeError) as error:
             if isinstance(error, UsageError):
                 raise CheckpointError(f"{folder / DESCRIPTION}: {error}") from None
@@ -149,6 +150,16 @@ class Checkpoint:
             raise CheckpointError(f"{weights}: does not fit the configuration: {'; '.join(complaints[:3])}{more}")
         network.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in tensors.items()})
         return network.eval()
+
+
+def config_from_json(values: dict[str, Any]) -> AnyConfig:
+    """The configuration of a network, of our own plan or a list of layers, as `to_json` wrote it."""
+    return (LayersConfig if "layers" in values else NetworkConfig).from_json(values)
+
+
+def new_network(config: AnyConfig) -> Network | LayerNetwork:
+    """A network with random weights, in training mode."""
+    return LayerNetwork(config) if isinstance(config, LayersConfig) else Network(config)
 
 
 def write_checkpoint(

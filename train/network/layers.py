@@ -400,6 +400,25 @@ class LayerNetwork(nn.Module):
 
     def heads(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The contract's raw heads from the layers' outputs."""
+        outputs = self.dense(features)
+        if self.config.caption:
+            outputs["caption_memory"] = self.memory(features, outputs["class_logits"], outputs["semantic_logits"])
+        return outputs
+
+    def memory(self, features: Mapping[str, Tensor], class_logits: Tensor, semantic_logits: Tensor) -> Tensor:
+        """(B, cells + regions, D): what captions look at."""
+        assert self.captioner is not None
+        assert self.config.caption is not None
+        return self.captioner.memory(
+            [features[name] for name in self.config.caption["levels"]],
+            class_logits,
+            features[self.config.caption["grid"]],
+            features[self.config.caption["semantic_features"]],
+            semantic_logits,
+        )
+
+    def dense(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The raw heads of all tasks but captions."""
         config, outputs = self.config, {}
         if config.boxes["coding"] == "dfl":
             outputs["box_bins"] = _joined([features[name] for name in config.boxes["bins"]])
@@ -413,14 +432,6 @@ class LayerNetwork(nn.Module):
             outputs["prototypes"] = features[config.masks["prototypes"]]
         if config.semantic:
             outputs["semantic_logits"] = features[config.semantic]
-        if self.captioner is not None and config.caption:
-            outputs["caption_memory"] = self.captioner.memory(
-                [features[name] for name in config.caption["levels"]],
-                outputs["class_logits"],
-                features[config.caption["grid"]],
-                features[config.caption["semantic_features"]],
-                outputs["semantic_logits"],
-            )
         return outputs
 
     def _decoded(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
