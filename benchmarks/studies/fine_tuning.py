@@ -1,0 +1,165 @@
+"""Fine-tuning against training from nothing: box AP by steps, on drawn scenes with other shapes than were known.
+
+    python -m yolor_edge.benchmarks.studies.fine_tuning WORK --out benchmarks/results/fine-tuning.json
+
+A network is trained on scenes of four shapes; then one is trained from it, and one from nothing, on scenes of the other
+four. Both are scored after every epoch on images that neither has seen. WORK gets data and runs; what it holds already
+is not made again. The answer: how many steps fine-tuning needs for the best AP that training from nothing comes to.
+An SVG of both curves is written beside the JSON file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from ...evaluation.scenes.scene_captions import SHAPES
+from ...evaluation.scenes.scene_files import write_scenes
+from ...runtime.files import write_atomically
+from ...train.config import TrainConfig
+from ...train.loop import LOG, fit
+from ..report.machine import describe_machine, describe_state, source_commit
+from ..report.report_files import output_file
+
+SIZE = (64, 96)
+TRAIN_IMAGES, VAL_IMAGES, BATCH = 192, 64, 8
+STEPS_AN_EPOCH = TRAIN_IMAGES // BATCH
+EPOCHS = {"first half": 50, "from nothing": 24, "fine-tuned": 6}
+COMMON = {"batch_size": BATCH, "mosaic": 0, "mixup": 0, "amp": "off", "workers": 0, "validate_every": 1}
+COLOURS = {"from nothing": "#d55e00", "fine-tuned": "#0072b2"}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path, help="folder for data and runs")
+    parser.add_argument("--out", type=output_file, help="JSON file to write; an SVG beside it has the same name")
+    chosen = parser.parse_args(arguments)
+    before = describe_state()
+    commands = []
+    halves = {"first": SHAPES[:4], "second": SHAPES[4:]}
+    for name, shapes in halves.items():
+        for split, count, seed in (("train", TRAIN_IMAGES, 1), ("val", VAL_IMAGES, 2)):
+            if not (chosen.work / name / split).is_dir():
+                write_scenes(chosen.work / name, count, seed, split, SIZE, shapes=shapes)
+            commands.append(
+                f"yolor-edge scenes {name} --count {count} --seed {seed} --split {split} "
+                f"--image-size {SIZE[0]}x{SIZE[1]} --shapes {','.join(shapes)}"
+            )
+    curves = {}
+    for name, data, start in (
+        ("first half", "first", None),
+        ("from nothing", "second", None),
+        ("fine-tuned", "second", "first half"),
+    ):
+        commands.append(_train(chosen.work, name, data, start))
+        curves[name] = _curve(chosen.work / _folder(name) / LOG)
+        print(f"{name}: box AP {curves[name][-1]['box_ap']:.3f} after {curves[name][-1]['step']} steps", flush=True)
+    answer = compare(curves["from nothing"], curves["fine-tuned"])
+    print(json.dumps(answer))
+    if chosen.out is not None:
+        report = {
+            "command": " ".join(["python -m yolor_edge.benchmarks.studies.fine_tuning", *(arguments or sys.argv[1:])]),
+            "commands": commands,
+            "commit": source_commit(),
+            "answer": answer,
+            "curves": curves,
+            "state": {"before": before, "after": describe_state()},
+            "machine": describe_machine(),
+        }
+        write_atomically(chosen.out, json.dumps(report, indent=1) + "\n")
+        both = {name: curves[name] for name in COLOURS}
+        write_atomically(chosen.out.with_suffix(".svg"), plot(both, answer["box_ap"]))
+
+
+def compare(from_nothing: Sequence[Mapping[str, Any]], tuned: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The best AP of training from nothing, and after how many steps each of the two has it.
+
+    Returns:
+        `box_ap`, `steps_from_nothing`, and of fine-tuning `steps_fine_tuned` and `share`, None if it never gets there.
+    """
+    best = max(point["box_ap"] for point in from_nothing)
+    needed = next(point["step"] for point in from_nothing if point["box_ap"] == best)
+    reached = next((point["step"] for point in tuned if point["box_ap"] >= best), None)
+    share = None if reached is None else round(reached / needed, 3)
+    return {"box_ap": best, "steps_from_nothing": needed, "steps_fine_tuned": reached, "share": share}
+
+
+def plot(curves: Mapping[str, Sequence[Mapping[str, Any]]], level: float) -> str:
+    """An SVG of box AP by steps, with a line at `level`."""
+    width, height, left, top = 480, 300, 60, 40
+    most = max(point["step"] for curve in curves.values() for point in curve)
+    highest = max(point["box_ap"] for curve in curves.values() for point in curve)
+    tick = next(tick for tick in (0.02, 0.05, 0.1, 0.2) if highest / tick <= 8)
+
+    def at(step: float, score: float) -> tuple[float, float]:
+        return round(left + step / most * width, 1), round(top + height * (1 - score / (1.1 * highest)), 1)
+
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + width + 140}" height="{top + height + 60}"'
+        ' font-family="sans-serif" font-size="12">',
+        '<rect width="100%" height="100%" fill="white"/>',
+        f'<text x="{left}" y="20" font-size="14">Box AP on four new shapes, by training steps</text>',
+        f'<rect x="{left}" y="{top}" width="{width}" height="{height}" fill="none" stroke="#888"/>',
+    ]
+    for number in range(int(1.1 * highest / tick) + 1):
+        y = at(0, number * tick)[1]
+        lines.append(f'<path d="M{left} {y}h{width}" stroke="#ddd"/>')
+        lines.append(f'<text x="{left - 6}" y="{y + 4}" text-anchor="end">{number * tick:.2f}</text>')
+    for quarter in range(5):
+        x = at(most * quarter / 4, 0)[0]
+        lines.append(f'<path d="M{x} {top + height}v5" stroke="#888"/>')
+        lines.append(f'<text x="{x}" y="{top + height + 18}" text-anchor="middle">{most * quarter // 4}</text>')
+    lines.append(f'<text x="{left + width / 2}" y="{top + height + 40}" text-anchor="middle">steps</text>')
+    lines.append(f'<path d="M{left} {at(0, level)[1]}h{width}" stroke="#888" stroke-dasharray="4 4"/>')
+    for name, curve in curves.items():
+        places = [at(point["step"], point["box_ap"]) for point in curve]
+        path = " ".join(f"{x},{y}" for x, y in places)
+        lines.append(f'<polyline points="{path}" fill="none" stroke="{COLOURS[name]}" stroke-width="2"/>')
+        lines += [f'<circle cx="{x}" cy="{y}" r="2.5" fill="{COLOURS[name]}"/>' for x, y in places]
+        x, y = places[-1]
+        lines.append(f'<text x="{x + 8}" y="{y - 6}" fill="{COLOURS[name]}">{escape(name)}</text>')
+    return "\n".join([*lines, "</svg>"]) + "\n"
+
+
+def _train(work: Path, name: str, data: str, start: str | None) -> str:
+    """Train one of the three, if it is not there yet; returns the command that does the same."""
+    settings = {**COMMON, "epochs": EPOCHS[name]}
+    out, start_folder = work / _folder(name), None if start is None else work / _folder(start)
+    if not (out / "checkpoint").is_dir():
+        fit(
+            work / data,
+            out,
+            config=TrainConfig().with_settings([f"{key}={value}" for key, value in settings.items()]),
+            input_size=SIZE,
+            tasks=("boxes",),
+            threads=1,
+            start=start_folder,
+        )
+    said = "" if start is None else f"--from {_folder(start)} "
+    others = " ".join(f"--set {key}={value}" for key, value in COMMON.items())
+    return (
+        f"yolor-edge train {said}--data {data} --tasks boxes --input-size {SIZE[0]}x{SIZE[1]} --epochs {EPOCHS[name]} "
+        f"--threads 1 {others} --out {_folder(name)}"
+    )
+
+
+def _curve(log: Path) -> list[dict[str, Any]]:
+    """Box AP of the averaged weights after each epoch of a run."""
+    entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    return [
+        {"step": entry["epoch"] * STEPS_AN_EPOCH, "box_ap": entry["validation"]["scores"]["box_ap"]}
+        for entry in entries
+    ]
+
+
+def _folder(name: str) -> str:
+    return name.replace(" ", "-")
+
+
+if __name__ == "__main__":
+    main()
