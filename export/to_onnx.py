@@ -43,8 +43,8 @@ from ..runtime.verification.replay import (
     write_golden,
 )
 from ..train.checkpoint import Checkpoint
-from ..train.network.config import Task, check_input_size
-from ..train.network.network import Network
+from ..train.network.any_network import AnyNetwork, network_of
+from ..train.network.config import Task
 from ..train.torch_backend import TorchGraph, parts_of, spec_of
 from .onnx_graphs.caption_weights import write_caption_weights
 from .onnx_graphs.fold import fold
@@ -185,7 +185,7 @@ def export_bundle(
     return Bundle.open(out)
 
 
-def _write_caption_weights(folder: Path, network: Network) -> dict[str, str]:
+def _write_caption_weights(folder: Path, network: AnyNetwork) -> dict[str, str]:
     """The native caption decoder's weight files by precision; none for a network without captions."""
     if "caption" not in network.config.tasks:
         return {}
@@ -200,7 +200,7 @@ def _write_caption_weights(folder: Path, network: Network) -> dict[str, str]:
 
 
 def _prove_caption_weights(
-    network: Network, weights: Path, images: dict[str, NDArray[np.uint8]]
+    network: AnyNetwork, weights: Path, images: dict[str, NDArray[np.uint8]]
 ) -> list[dict[str, Any]]:
     """Hold the native decoder's captions from the float32 file against the network's.
 
@@ -254,7 +254,7 @@ def export_part(name: str, part: TorchGraph) -> onnx.ModelProto:
     model = program.model_proto
     model.graph.name = name
     model.producer_name = "yolor-edge"
-    name_by_module(model, root="network" if name == "vision" else "decoder")
+    name_by_module(model, *(("network.layers", "network") if name == "vision" else ("decoder",)))
     drop_metadata(model)
     fold_constants(model)
     drop_unread(model)
@@ -263,18 +263,18 @@ def export_part(name: str, part: TorchGraph) -> onnx.ModelProto:
     return model
 
 
-def _with_tasks(network: Network, tasks: Sequence[Task] | None, input_size: tuple[int, int] | None) -> Network:
+def _with_tasks(network: AnyNetwork, tasks: Sequence[Task] | None, input_size: tuple[int, int] | None) -> AnyNetwork:
     config = network.config
     absent = [task for task in tasks or () if task not in config.tasks]
     if absent:
         raise UsageError(
             f"<tasks>: the network has no task {', '.join(absent)}; it has {', '.join(config.tasks)}", argument="tasks"
         )
-    chosen = config.with_tasks(tasks) if tasks else config
-    chosen = replace(chosen, input_size=check_input_size(input_size) if input_size else config.input_size)
+    chosen = config.with_tasks(tasks) if tasks and set(tasks) != set(config.tasks) else config
+    chosen = chosen.with_input_size(input_size) if input_size else chosen
     if chosen == config:
         return network
-    smaller = Network(chosen)
+    smaller = network_of(chosen)
     smaller.load_state_dict({name: network.state_dict()[name] for name in smaller.state_dict()})
     return smaller.eval()
 
@@ -289,7 +289,7 @@ def _golden_images(paths: Sequence[Path] | None, input_size: tuple[int, int]) ->
 
 
 def _prove_graphs(
-    network: Network,
+    network: AnyNetwork,
     spec: ModelSpec,
     folder: Path,
     graphs: dict[str, dict[str, str]],
@@ -311,7 +311,7 @@ def _prove_graphs(
     return checks
 
 
-def _region_margins(network: Network, images: NDArray[np.float32]) -> NDArray[np.float32] | None:
+def _region_margins(network: AnyNetwork, images: NDArray[np.float32]) -> NDArray[np.float32] | None:
     with torch.inference_mode():
         margins = network.region_margins(torch.from_numpy(images))
     return None if margins is None else margins.numpy()
@@ -326,8 +326,10 @@ def check_top_k(spec: ModelSpec, name: str, expected: Answers) -> None:
     if spec.graph.top_k is None:
         return
     threshold = spec.thresholds.score
-    logit = np.log(threshold / (1 - threshold)) if threshold > 0 else -np.inf
-    count = int(np.count_nonzero(expected.heads["class_logits"][0].max(axis=0) > logit))
+    lowest = threshold if threshold > 0 else -np.inf
+    if spec.score_coding == "logits" and threshold > 0:
+        lowest = np.log(threshold / (1 - threshold))
+    count = int(np.count_nonzero(expected.heads[spec.score_head][0].max(axis=0) > lowest))
     if count > spec.graph.top_k:
         raise UsageError(
             f"<top_k> is {spec.graph.top_k}, but {name} has {count} cells above the score threshold {threshold}, so "
@@ -336,7 +338,7 @@ def check_top_k(spec: ModelSpec, name: str, expected: Answers) -> None:
         )
 
 
-def _prove_batch(network: Network, own: TorchGraph, exported: Graph, batch: int) -> list[Check]:
+def _prove_batch(network: AnyNetwork, own: TorchGraph, exported: Graph, batch: int) -> list[Check]:
     """Several images at once give what the network gives."""
     shape = own.inputs["images"].shape
     images = np.random.default_rng(0).random((batch, *(int(axis) for axis in shape[1:])), dtype=np.float32)

@@ -7,7 +7,7 @@ more, of results that are gone.
 
 Heads are read where they lie, in float32 or float16, or in bytes given as (array of uint8 or int8, scale, zero_point):
 numbers are then (byte - zero_point) * scale in float32. Any strides will do without a copy, negative ones and 0 too;
-the last axis side by side is fastest, for class logits the first one as well. Only an array whose elements lie askew
+the last axis side by side is fastest, for scores the first one as well. Only an array whose elements lie askew
 in memory is copied. The answer is that for the same numbers in float32, to the bit.
 
 `threads`, 1 to 64, is how many a call may use: its own and those of workers that the process keeps for all calls. The
@@ -60,8 +60,13 @@ def set_simd_level(name: str) -> None:
 def widen_half(halves: NDArray[np.float16]) -> NDArray[np.float32]:
     """The same numbers in float32, exactly; of any shape."""
 
-def letterbox_geometry(image_size: tuple[int, int], input_size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """(resized_height, resized_width, pad_top, pad_left) of an image in the middle of an input."""
+def letterbox_geometry(
+    image_size: tuple[int, int], input_size: tuple[int, int], rounding: Literal["half_up", "half_even"] = "half_up"
+) -> tuple[int, int, int, int]:
+    """(resized_height, resized_width, pad_top, pad_left) of an image in the middle of an input.
+
+    `rounding` says where a resized length goes that ends on half a pixel: up, or to its even neighbour.
+    """
 
 def letterbox(
     image: NDArray[np.uint8],
@@ -73,6 +78,7 @@ def letterbox(
     scale: float = ...,
     layout: Literal["bgr", "nv12", "yuyv"] = "bgr",
     threads: int = 1,
+    rounding: Literal["half_up", "half_even"] = "half_up",
 ) -> NDArray[np.float32]:
     """Resize an image with padding into the tensor a network takes.
 
@@ -89,6 +95,7 @@ def letterbox(
             alternating; or "yuyv": (h, w, 2). Both are narrow-range BT.601, rows packed, even lengths, and are
             first converted to BGR as OpenCV does, a row at a time.
         threads: Used at most.
+        rounding: See `letterbox_geometry`.
 
     Returns:
         (3, height, width) float32. Bilinear in fixed point, so that every implementation of the rule is equal
@@ -102,12 +109,13 @@ def letterbox_u8(
     pad_value: int = 114,
     swap_rb: bool = True,
     out: NDArray[np.uint8] | None = None,
+    rounding: Literal["half_up", "half_even"] = "half_up",
 ) -> NDArray[np.uint8]:
     """The bytes `letterbox` scales, as (height, width, 3) uint8; arguments as there."""
 
 def decode_boxes(
-    class_logits: Head,
-    box_bins: Head,
+    scores: Head,
+    boxes: Head,
     strides: Sequence[int],
     input_size: tuple[int, int],
     score_threshold: float = 0.25,
@@ -117,32 +125,38 @@ def decode_boxes(
     class_agnostic: bool = False,
     cells: NDArray[np.int32] | None = None,
     threads: int = 1,
+    box_coding: Literal["dfl", "ltrb", "xyxy"] = "dfl",
+    score_coding: Literal["logits", "probabilities"] = "logits",
+    box_count: int | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32], NDArray[np.int32]]:
     """Decode the box heads of one image and suppress overlapping boxes.
 
     Args:
-        class_logits: (C, N); cells level by level in the order of `strides`, row by row. C * N <
-            2^31.
-        box_bins: (4 * R, N): left, top, right, bottom, R bins each. A distance is the expectation of
-            the bin number under softmax, in units of the stride, from the centre of the cell.
-        strides: Of the levels; each divides both lengths of `input_size`.
+        scores: (C, N), the score head; cells level by level in the order of `strides`, row by row. C * N < 2^31.
+        boxes: The box head. "dfl": (4 * R, N), logits of left, top, right, bottom, R bins each; a distance is the
+            expectation of the bin number under softmax. "ltrb": (4, N), the distances themselves. Both are in units of
+            the stride, from the centre of the cell. "xyxy": (4, N), corners in pixels of the input.
+        strides: Of the levels; each divides both lengths of `input_size`. Corners need none.
         input_size: Of the network.
-        score_threshold: A (cell, class) pair is a candidate when sigmoid(logit) is strictly above it,
-            compared on logits, of float16 and bytes on the elements as they are. At or below 0 everything but NaN
-            passes, at or above 1 nothing does.
+        score_threshold: A (cell, class) pair is a candidate when its score is strictly above it, compared on the
+            head's numbers, be they logits or probabilities, of float16 and bytes on the elements as they are. At or
+            below 0 everything but NaN passes, at or above 1 nothing does.
         iou_threshold: A box goes when its IoU with a better one is strictly above it; 0 to 1.
         max_detections: Boxes returned at most.
         max_candidates: Candidates considered at most, the best ones; memory goes with them, however many there are.
         class_agnostic: Whether boxes of different classes suppress each other.
         cells: (K,) int32, the cells that the columns of the heads are of, which then have K columns instead of N;
             None where they are all cells.
-        threads: Used at most, to look through the logits and to decode boxes.
+        threads: Used at most, to look through the scores and to decode boxes.
+        box_coding: What the numbers of `boxes` are.
+        score_coding: What those of `scores` are: before the sigmoid, or scores as they come out.
+        box_count: N before any cells were chosen, where the boxes are "xyxy", which may be any number; else None.
 
     Returns:
         boxes (n, 4) float32 in pixels of the input, not clipped; scores (n,) float32; class_ids (n,) int32;
-        columns (n,) int32, where each box came from: cells, unless `cells` says otherwise. By falling logit, ties
-        by lower class, then lower column. n may be 0. A candidate whose box is not finite (NaN or infinite
-        bins) is left out.
+        columns (n,) int32, where each box came from: cells, unless `cells` says otherwise. By falling logit or
+        probability, ties by lower class, then lower column. n may be 0. A candidate whose box is not finite (NaN or
+        infinity among its numbers) is left out; one whose corners are turned over overlaps nothing.
     """
 
 def nms(

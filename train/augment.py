@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..evaluation.dataset.truth import IGNORED, Truth
 from ..runtime import _native
-from ..runtime.images.preprocess import Letterbox, PreprocessRule
+from ..runtime.images.preprocess import PreprocessRule
 from .config import TrainConfig
 from .network.config import PROTOTYPE_STRIDE
 
@@ -71,8 +71,8 @@ def weak_view(truth: Truth, read: Reader, rule: PreprocessRule, rng: np.random.G
     """The image exactly as the runtime prepares it; `dense=False` leaves the dense truth out."""
     image = read(truth)
     height, width = rule.input_size
-    pixels = _native.letterbox_u8(image, height, width, rule.pad_value, swap_rb=True)
-    letterbox = Letterbox.of((image.shape[0], image.shape[1]), rule.input_size)
+    pixels = _native.letterbox_u8(image, height, width, rule.pad_value, swap_rb=True, rounding=rule.rounding)
+    letterbox = rule.letterbox_of((image.shape[0], image.shape[1]))
     x2 = letterbox.pad_left + round(truth.size[1] * letterbox.scale_x)
     y2 = letterbox.pad_top + round(truth.size[0] * letterbox.scale_y)
     placement = _Placement(

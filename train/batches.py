@@ -18,11 +18,10 @@ from ..evaluation.dataset.coco import CocoDataset
 from ..evaluation.dataset.truth import Truth
 from ..runtime.bundle.tokenizer import BOS_ID, EOS_ID, PAD_ID, Tokenizer
 from ..runtime.errors import YolorEdgeError
-from ..runtime.images.preprocess import PreprocessRule
 from .augment import View, strong_view, weak_view
-from .checkpoint import AnyConfig
 from .config import TrainConfig
 from .losses import DenseTruth
+from .network.any_network import AnyConfig
 from .network.config import NetworkConfig
 
 
@@ -69,7 +68,7 @@ class TrainingViews(Dataset[_Sample | YolorEdgeError]):
 
     def __init__(self, data: CocoDataset, network: AnyConfig, train: TrainConfig) -> None:
         self.data, self.network, self.train = data, network, train
-        self.rule = PreprocessRule(input_size=network.input_size)
+        self.rule = network.preprocess_rule
         self.tokenizer = Tokenizer(network.vocabulary) if "caption" in network.tasks else None
 
     def __len__(self) -> int:

@@ -12,7 +12,7 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import safetensors.torch
 import torch
@@ -21,12 +21,10 @@ from safetensors import SafetensorError
 from ..runtime.bundle.json_files import read_json
 from ..runtime.errors import CheckpointError, UsageError
 from ..runtime.files import replacing_file, replacing_folder, sha256_of, write_atomically
+from .network.any_network import AnyConfig, AnyNetwork, network_of
 from .network.config import NetworkConfig
 from .network.layers import LayerNetwork, LayersConfig
-from .network.network import Network
 
-AnyNetwork = TypeVar("AnyNetwork", Network, LayerNetwork)
-AnyConfig = NetworkConfig | LayersConfig
 SCHEMA = 1
 WEIGHTS, DESCRIPTION = "network.safetensors", "checkpoint.json"
 
@@ -106,30 +104,31 @@ class Checkpoint:
             )
         return self.layout
 
-    def network(self) -> Network:
-        """The network with its weights, float32, in evaluation mode.
+    def network(self) -> AnyNetwork:
+        """The network with its weights, float32, in evaluation mode: a `Network`, or a `LayerNetwork` if imported.
 
         Raises:
-            CheckpointError: If the weights are not those of the configuration, or it is an imported network.
+            CheckpointError: If the weights are not those of the configuration.
         """
-        return self._filled(Network(self.config))
-
-    def layer_network(self) -> LayerNetwork:
-        """The imported network with its weights, float32, in evaluation mode.
-
-        Raises:
-            CheckpointError: If the weights are not those of the configuration, or it is a network of our own plan.
-        """
-        if not isinstance(self.layout, LayersConfig):
-            raise CheckpointError(
-                f"{self.path}: holds a network of size {self.layout.size}, not an imported one; it is network()"
-            )
         try:
-            network = LayerNetwork(self.layout)
+            network = network_of(self.layout)
         except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            if not isinstance(self.layout, LayersConfig):
+                raise
             reason = " ".join(str(error).split())[:120]
             raise CheckpointError(f"{self.path / DESCRIPTION}: its layers make no network ({reason})") from None
         return self._filled(network)
+
+    def layer_network(self) -> LayerNetwork:
+        """`network`, of a checkpoint that was imported.
+
+        Raises:
+            CheckpointError: If it is a network of our own plan.
+        """
+        network = self.network()
+        if not isinstance(network, LayerNetwork):
+            raise CheckpointError(f"{self.path}: holds a network of yolor-edge's own plan, expected an imported one")
+        return network
 
     def _filled(self, network: AnyNetwork) -> AnyNetwork:
         weights = self.path / WEIGHTS
@@ -157,14 +156,9 @@ def config_from_json(values: dict[str, Any]) -> AnyConfig:
     return (LayersConfig if "layers" in values else NetworkConfig).from_json(values)
 
 
-def new_network(config: AnyConfig) -> Network | LayerNetwork:
-    """A network with random weights, in training mode."""
-    return LayerNetwork(config) if isinstance(config, LayersConfig) else Network(config)
-
-
 def write_checkpoint(
     folder: Path,
-    network: Network | LayerNetwork,
+    network: AnyNetwork,
     provenance: dict[str, Any],
     weights: Literal["float32", "float16"] = "float32",
 ) -> Checkpoint:

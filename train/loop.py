@@ -25,11 +25,11 @@ from ..runtime.bundle.tokenizer import build_vocabulary
 from ..runtime.errors import UsageError, YolorEdgeError
 from ..runtime.files import write_atomically
 from .batches import training_loader
-from .checkpoint import AnyConfig, Checkpoint, config_from_json, write_checkpoint
+from .checkpoint import Checkpoint, config_from_json, write_checkpoint
 from .config import TrainConfig
+from .network.any_network import AnyConfig, AnyNetwork
 from .network.config import CAPTIONERS, TASKS, Captioner, NetworkConfig, Size, Task
-from .network.layers import LayerNetwork, LayersConfig
-from .network.network import Network
+from .network.layers import LayersConfig
 from .network.parts import with_heads
 from .progress import Progress, say
 from .run_state import epochs_done, read_state, write_state
@@ -424,7 +424,7 @@ def _validation_split(dataset: CocoDataset, network: AnyConfig) -> CocoDataset |
     return validation if any(task in validation.tasks for task in network.tasks) else None
 
 
-def _validate(network: Network | LayerNetwork, validation: CocoDataset) -> dict[str, Any]:
+def _validate(network: AnyNetwork, validation: CocoDataset) -> dict[str, Any]:
     scores = score_network(network, validation)
     say(str(scores))
     return scores.to_json()

@@ -23,9 +23,10 @@ from torch import Tensor
 
 from ..evaluation.dataset.truth import IGNORED
 from .assigner import Assignment, assign
-from .checkpoint import AnyConfig
 from .config import TrainConfig
-from .network.config import PROTOTYPE_STRIDE, NetworkConfig
+from .network.any_network import AnyConfig
+from .network.config import PROTOTYPE_STRIDE
+from .network.layers import LayersConfig
 
 # Cells whose masks are compared in one step; more only costs memory, the gradient is a mean over them.
 MASK_CELLS = 1600
@@ -124,15 +125,13 @@ class DenseLoss:
     def __init__(self, network: AnyConfig, train: TrainConfig, device: torch.device) -> None:
         self.network, self.train = network, train
         self.anchors: Tensor | None = None
-        boxes = {"reg_max": network.reg_max} if isinstance(network, NetworkConfig) else network.boxes
-        if "anchors" in boxes:
-            points, strides, anchors = anchor_cells(network.input_size, network.strides, boxes["anchors"])
+        if isinstance(network, LayersConfig) and network.box_coding == "xyxy":
+            points, strides, anchors = anchor_cells(network.input_size, network.strides, network.boxes["anchors"])
             self.anchors = anchors.to(device)
         else:
             points, strides = cell_centres(network.input_size, network.strides)
         self.points, self.strides = points.to(device), strides.to(device)
-        self.reg_max: int = boxes.get("reg_max", 0)
-        self.bins = torch.arange(self.reg_max, dtype=torch.float32, device=device)
+        self.bins = torch.arange(network.reg_max, dtype=torch.float32, device=device)
 
     def __call__(self, outputs: dict[str, Tensor], truth: DenseTruth) -> dict[str, Tensor]:
         """Weighted losses by name; their sum is what training minimises.
@@ -189,7 +188,7 @@ class DenseLoss:
         """Cross-entropy of bins (n, 4, R) with the two bins around each true distance, mean over the sides -> (n,)."""
         points, strides = self.points[cell], self.strides[cell, None]
         distances = torch.cat((points - wanted[:, :2], wanted[:, 2:] - points), 1) / strides
-        distances = distances.clamp(0, self.reg_max - 1 - 0.01)
+        distances = distances.clamp(0, self.network.reg_max - 1 - 0.01)
         low = distances.floor()
         high_share = distances - low
         log_probs = bins.log_softmax(-1)

@@ -9,8 +9,7 @@ from ..evaluation.evaluator import Evaluation, score_model
 from ..runtime.captions.captioning import CaptionOptions
 from ..runtime.progress import Count
 from .checkpoint import Checkpoint
-from .network.layers import LayerNetwork
-from .network.network import Network
+from .network.any_network import AnyNetwork
 from .torch_backend import torch_model
 
 
@@ -41,6 +40,6 @@ def evaluate_checkpoint(
         return score_model(model, dataset, limit, caption, progress, os.fspath(checkpoint))
 
 
-def score_network(network: Network | LayerNetwork, dataset: CocoDataset) -> Evaluation:
+def score_network(network: AnyNetwork, dataset: CocoDataset) -> Evaluation:
     """Score the training network itself, on the device it is on."""
     return score_model(torch_model(network), dataset)

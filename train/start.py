@@ -17,10 +17,8 @@ from torch import Tensor
 
 from ..runtime.errors import CheckpointError, UsageError
 from ..runtime.files import sha256_of
-from .checkpoint import WEIGHTS, AnyConfig, Checkpoint, new_network
-from .network.config import NetworkConfig
-from .network.layers import LayerNetwork
-from .network.network import Network
+from .checkpoint import WEIGHTS, Checkpoint
+from .network.any_network import AnyConfig, AnyNetwork, network_of
 from .network.parts import PARTS, Rows, modules_by_part, named_rows, part_of
 
 NAMES_SHOWN = 6
@@ -60,11 +58,11 @@ class Weights:
         checkpoint = Checkpoint.open(path)
         if vocabulary is not None:
             raise UsageError(f"{path}: holds its words itself; <vocabulary> is for an official .pt file", "vocabulary")
-        own = isinstance(checkpoint.layout, NetworkConfig)
-        network = checkpoint.network() if own else checkpoint.layer_network()
         source = {"checkpoint": path.resolve().name, "sha256": checkpoint.sha256}
         licence = checkpoint.provenance.get("licence")
-        return cls(checkpoint.layout, network.state_dict(), source | ({"licence": licence} if licence else {}))
+        return cls(
+            checkpoint.layout, checkpoint.network().state_dict(), source | ({"licence": licence} if licence else {})
+        )
 
     @classmethod
     def _official(cls, path: Path, vocabulary: str | os.PathLike[str] | None) -> Weights:
@@ -111,7 +109,7 @@ class Transfer:
     def plan(cls, weights: Weights, config: AnyConfig) -> Transfer:
         """Compare the weights with the network of `config`."""
         with torch.device("meta"):
-            own = new_network(config).state_dict()
+            own = network_of(config).state_dict()
         rows, given_rows = named_rows(config), named_rows(weights.layout)
         found: dict[str, list[str]] = {kind: [] for kind in ("kept", "by_name", "remade", "added")}
         for name, tensor in own.items():
@@ -129,7 +127,7 @@ class Transfer:
         """Tensors that learn at the full rate: all that were not kept whole."""
         return (*self.by_name, *self.remade, *self.added)
 
-    def fill(self, network: Network | LayerNetwork, weights: Weights) -> None:
+    def fill(self, network: AnyNetwork, weights: Weights) -> None:
         """Put the weights into a network of the configuration that this was planned for."""
         rows, given_rows = named_rows(network.config), named_rows(weights.layout)
         own = network.state_dict()

@@ -3,39 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..runtime.backends.base import Array, TensorInfo, checked_feed
-from ..runtime.bundle.spec import CaptionSpec, ModelSpec
+from ..runtime.bundle.spec import ModelSpec
 from ..runtime.bundle.tensors import describe_tensors
-from ..runtime.images.preprocess import PreprocessRule
 from ..runtime.model import Model
-from .network.config import NetworkConfig
-from .network.network import Network
-
-LONGEST_CAPTION = 40
+from .network.any_network import AnyConfig, AnyNetwork
 
 
-def spec_of(config: NetworkConfig) -> ModelSpec:
+def spec_of(config: AnyConfig) -> ModelSpec:
     """What the runtime has to know about a network, the same for a checkpoint under evaluation and for a bundle."""
-    caption = None
-    if "caption" in config.tasks:
-        caption = CaptionSpec(config.vocabulary, max_length=min(LONGEST_CAPTION, config.caption_positions - 1))
     return ModelSpec(
         name=config.name,
         tasks=config.tasks,
-        preprocess=PreprocessRule(input_size=config.input_size),
+        preprocess=config.preprocess_rule,
         strides=config.strides,
+        box_coding=config.box_coding,
+        score_coding=config.score_coding,
         reg_max=config.reg_max,
+        box_count=config.box_count,
+        semantic_stride=config.semantic_stride,
         class_names=config.class_names,
         category_ids=config.category_ids,
         semantic_names=config.semantic_names,
         semantic_category_ids=config.semantic_category_ids,
-        caption=caption,
+        caption=config.caption_spec,
+        thresholds=config.thresholds,
     )
 
 
@@ -67,7 +64,7 @@ class TorchGraph:
 class VisionPart(torch.nn.Module):
     """Images to the raw heads, in the order of `names`."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: AnyNetwork) -> None:
         super().__init__()
         self.network = network
 
@@ -78,7 +75,7 @@ class VisionPart(torch.nn.Module):
 class PrefillPart(torch.nn.Module):
     """The caption decoder's first run; the memory's positions are a constant of the input size."""
 
-    def __init__(self, network: Network, input_size: tuple[int, int]) -> None:
+    def __init__(self, network: AnyNetwork, input_size: tuple[int, int]) -> None:
         super().__init__()
         self.decoder = network.caption_decoder
         device = next(self.decoder.parameters()).device
@@ -92,7 +89,7 @@ class PrefillPart(torch.nn.Module):
 class StepPart(torch.nn.Module):
     """The caption decoder's run for every later word."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: AnyNetwork) -> None:
         super().__init__()
         self.decoder = network.caption_decoder
 
@@ -102,7 +99,7 @@ class StepPart(torch.nn.Module):
         return self.decoder.step(tokens, past_keys, past_values, cross_keys, cross_values)
 
 
-def parts_of(network: Network, input_size: tuple[int, int] | None = None) -> dict[str, TorchGraph]:
+def parts_of(network: AnyNetwork, input_size: tuple[int, int] | None = None) -> dict[str, TorchGraph]:
     """The parts of a network as graphs, by the names of a bundle's graphs.
 
     Args:
@@ -118,28 +115,20 @@ def parts_of(network: Network, input_size: tuple[int, int] | None = None) -> dic
     if network.training:
         raise ValueError("network must be in evaluation mode; call network.eval()")
     config = network.config
-    height, width = input_size or config.input_size
-    regions = config.regions_at((height, width))
+    height, width = size = input_size or config.input_size
+    regions = config.regions_at(size)
     if regions != config.regions_at(config.input_size):
         raise ValueError(
             f"the caption decoder looks at {config.regions_at(config.input_size)} regions, an image of "
             f"{height}x{width} has {regions}; make a network of that input size"
         )
-    spec = spec_of(config)
-    spec = replace(spec, preprocess=replace(spec.preprocess, input_size=(height, width)))
-    contract, plan = describe_tensors(spec), config.plan
-    lengths: dict[str, int | str] = {
-        "K": config.prototypes,
-        "L": (height // 32) * (width // 32) + regions,
-        "D": plan.caption_width,
-        "layers": plan.caption_layers,
-        "heads": plan.caption_heads,
-        "d": plan.caption_width // plan.caption_heads,
-    }
+    if size != config.input_size:
+        config = config.with_input_size(size)
+    contract = describe_tensors(spec_of(config))
 
     def graph(part: str, module: torch.nn.Module, **free: int | str) -> TorchGraph:
         """A part of the contract with its axes as long as this network has them."""
-        named = {**lengths, **{name.replace("_", " + "): axis for name, axis in free.items()}}
+        named = {**config.axes, **{name.replace("_", " + "): axis for name, axis in free.items()}}
         inputs, outputs = (
             {
                 name: TensorInfo(
@@ -155,11 +144,11 @@ def parts_of(network: Network, input_size: tuple[int, int] | None = None) -> dic
 
     parts = {"vision": graph("vision", VisionPart(network))}
     if "caption" in config.tasks:
-        parts["caption_prefill"] = graph("caption_prefill", PrefillPart(network, (height, width)), batch=1, T_1=1)
+        parts["caption_prefill"] = graph("caption_prefill", PrefillPart(network, size), batch=1, T_1=1)
         parts["caption_step"] = graph("caption_step", StepPart(network), batch="beam", T="past", T_1="past + 1")
     return parts
 
 
-def torch_model(network: Network) -> Model:
+def torch_model(network: AnyNetwork) -> Model:
     """The runtime's pipeline over the training network, on whatever device the network is."""
     return Model(spec_of(network.config), parts_of(network))

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from ..runtime.bundle.tokenizer import PAD_ID
 from ..runtime.errors import UnavailableError, UsageError, YolorEdgeError
 from .batches import Batch
-from .checkpoint import AnyConfig, new_network
 from .config import TrainConfig
 from .losses import DenseLoss, caption_loss, product_logits
+from .network.any_network import AnyConfig, network_of
 from .network.layers import LayerNetwork
 from .network.network import Network
 from .network.parts import modules_by_part, set_class_biases
@@ -91,11 +91,11 @@ class Trainer:
     ) -> None:
         self.config, self.steps, self.device = config, steps, device
         torch.manual_seed(config.seed)
-        self.network = new_network(network)
+        self.network = network_of(network)
         if isinstance(self.network, LayerNetwork):
             set_class_biases(self.network)
         self.network.to(device=device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average = new_network(network).to(device)
+        self.average = network_of(network).to(device)
         self.average.load_state_dict(self.network.state_dict())
         self.average.eval()
         modules = modules_by_part(network)
@@ -206,16 +206,15 @@ class Trainer:
         # Boxes are decoded in float32: 16 bits round a large one by pixels.
         features = {name: values.float() for name, values in network.features(images).items()}
         dense_count = len(batch.strong)
-        outputs = network.dense({name: values[:dense_count] for name, values in features.items()})
+        dense = {name: values[:dense_count] for name, values in features.items()}
+        outputs = network.heads(dense)
         if "class_scores" in outputs:
-            levels = network.raw_levels({name: values[:dense_count] for name, values in features.items()})
-            outputs["class_logits"] = anchor_logits(levels, len(network.config.class_names))
+            outputs["class_logits"] = anchor_logits(network.raw_levels(dense), len(network.config.class_names))
         losses = self.dense_loss(outputs, batch.truth)
         if network.captioner is not None and network.config.caption and len(batch.tokens):
             if batch.weak is not None:
-                features = {name: values[dense_count:] for name, values in features.items()}
-                outputs = network.dense(features)
-            memory = network.memory(features, outputs["class_logits"], outputs["semantic_logits"])
+                outputs = network.heads({name: values[dense_count:] for name, values in features.items()})
+            memory = outputs["caption_memory"]
             cells = features[network.config.caption["grid"]][0, 0].numel()
             grid, regions = memory[:, :cells], memory[:, cells:]
             owners, tokens = batch.owners, batch.tokens[:, :-1]

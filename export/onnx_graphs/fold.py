@@ -8,11 +8,13 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
+from ...train.network.any_network import SomeNetwork
 from ...train.network.blocks import Conv, ImplicitAdd, ImplicitMul, Prediction
-from ...train.network.network import Network
+from ...train.network.layers import LayerNetwork
+from ...train.network.layers_fold import fold as fold_layers
 
 
-def fold(network: Network) -> Network:
+def fold(network: SomeNetwork) -> SomeNetwork:
     """A copy of `network` that computes the same without batch normalisation and without implicit vectors.
 
     Args:
@@ -23,6 +25,8 @@ def fold(network: Network) -> Network:
     """
     if network.training:
         raise ValueError("network must be in evaluation mode: folding takes the running statistics")
+    if isinstance(network, LayerNetwork):
+        return fold_layers(network)
     folded = copy.deepcopy(network)
     for parent in list(folded.modules()):
         for name, child in list(parent.named_children()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Container
+from collections.abc import Container, Sequence
 
 import numpy as np
 import onnx
@@ -16,7 +16,7 @@ from ...runtime.errors import ParityError
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
-def name_by_module(model: onnx.ModelProto, root: str) -> None:
+def name_by_module(model: onnx.ModelProto, *roots: str) -> None:
     """Name every node, and the tensor it gives, after the module of the network that it came from.
 
     A convolution of `network.backbone.stem[0].conv` becomes `backbone.stem.0.conv`, a node without a module of its own
@@ -25,15 +25,16 @@ def name_by_module(model: onnx.ModelProto, root: str) -> None:
 
     Args:
         model: As torch.onnx.export gives it, with its metadata; changed in place.
-        root: The attribute that holds the network in the traced module, such as "network".
+        roots: Attributes that hold the network in the traced module, such as "network"; of a module that lies in
+            several the first one is left away.
     """
     graph = model.graph
     fixed = {value.name for value in (*graph.input, *graph.output)}
-    renamed = {weight.name: weight.name.removeprefix(f"{root}.") for weight in graph.initializer}
+    renamed = {weight.name: _inside(weight.name, roots) or weight.name for weight in graph.initializer}
     nodes: set[str] = set()
     tensors = fixed | set(renamed.values())
     for node in graph.node:
-        module = _module_of(node, root)
+        module = _module_of(node, roots)
         wanted = module if module and node.op_type in ("Conv", "Gemm") else f"{module or graph.name}/{node.op_type}"
         node.name = _taken_name(wanted, nodes)
         for output in node.output:
@@ -126,10 +127,15 @@ def _is_constant(node: onnx.NodeProto, constants: Container[str]) -> bool:
     return node.op_type == "Constant" or (bool(needed) and all(name in constants for name in needed))
 
 
-def _module_of(node: onnx.NodeProto, root: str) -> str:
+def _module_of(node: onnx.NodeProto, roots: Sequence[str]) -> str:
     scopes = next((entry.value for entry in node.metadata_props if entry.key == _SCOPES), "[]")
-    modules = [scope for scope in ast.literal_eval(scopes)[:-1] if scope.startswith(f"{root}.")]
-    return modules[-1].removeprefix(f"{root}.") if modules else ""
+    modules = [_inside(scope, roots) for scope in ast.literal_eval(scopes)[:-1]]
+    return next((module for module in reversed(modules) if module), "")
+
+
+def _inside(name: str, roots: Sequence[str]) -> str:
+    """`name` without the first root that it lies in; empty where it lies in none."""
+    return next((name.removeprefix(f"{root}.") for root in roots if name.startswith(f"{root}.")), "")
 
 
 def _taken_name(wanted: str, taken: set[str]) -> str:

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from ...runtime.backends.base import TensorInfo
 from ...runtime.bundle.graph_options import HEADS_OF_CELLS, GraphOptions
-from ...runtime.bundle.spec import ModelSpec
+from ...runtime.bundle.spec import SCORE_HEADS, ModelSpec
 from ...runtime.errors import UsageError
-from ...train.network.config import NetworkConfig
-from ...train.network.network import Network
+from ...train.network.any_network import AnyConfig, AnyNetwork
 from ...train.torch_backend import TorchGraph, spec_of
 
 __all__ = ["GraphOptions", "spec_with_options", "vision_with_options"]
@@ -22,7 +21,7 @@ __all__ = ["GraphOptions", "spec_with_options", "vision_with_options"]
 class OptionedVision(torch.nn.Module):
     """Images to the outputs of a graph with `options`, in the order of `vision_with_options`."""
 
-    def __init__(self, network: Network, options: GraphOptions) -> None:
+    def __init__(self, network: AnyNetwork, options: GraphOptions) -> None:
         super().__init__()
         self.network = network
         self.options = options
@@ -30,7 +29,8 @@ class OptionedVision(torch.nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         heads = self.network(images)
         if self.options.top_k is not None:
-            best = heads["class_logits"].amax(1)  # (B, N)
+            scores = next(heads[name] for name in SCORE_HEADS.values() if name in heads)
+            best = scores.amax(1)  # (B, N)
             cells = best.topk(self.options.top_k, dim=1).indices  # (B, K)
             for name in HEADS_OF_CELLS:
                 if name in heads:
@@ -46,7 +46,7 @@ class OptionedVision(torch.nn.Module):
         return tuple(heads.values())
 
 
-def vision_with_options(vision: TorchGraph, network: Network, options: GraphOptions) -> TorchGraph:
+def vision_with_options(vision: TorchGraph, network: AnyNetwork, options: GraphOptions) -> TorchGraph:
     """The vision part of `network` with `options`; `vision` itself where there are none.
 
     Args:
@@ -71,7 +71,7 @@ def vision_with_options(vision: TorchGraph, network: Network, options: GraphOpti
     return TorchGraph(OptionedVision(network, options).eval(), inputs, outputs)
 
 
-def spec_with_options(config: NetworkConfig, options: GraphOptions) -> ModelSpec:
+def spec_with_options(config: AnyConfig, options: GraphOptions) -> ModelSpec:
     """What the runtime has to know about a network whose graph has `options`.
 
     Raises:

@@ -58,11 +58,21 @@ class GraphView:
         return frozenset(found)
 
     def moved_into(self, name: str) -> list[str]:
-        """The tensors whose values `name` holds unchanged: what a Concat, MaxPool or Resize made it of."""
+        """The tensors whose values `name` holds unchanged: what a Concat, MaxPool, Resize or Slice made it of."""
         node = self.producers.get(name)
-        if node is None or node.op_type not in ("Concat", "MaxPool", "Resize"):
+        if node is None or node.op_type not in ("Concat", "MaxPool", "Resize", "Slice"):
             return []
         return list(node.input) if node.op_type == "Concat" else list(node.input[:1])
+
+    def reads_image(self, conv: onnx.NodeProto) -> bool:
+        """Whether a convolution reads the graph's input, as it is or rearranged."""
+        pending = [conv.input[0]]
+        while pending:
+            name = pending.pop()
+            if name not in self.producers:
+                return True
+            pending += self.moved_into(name)
+        return False
 
     def activation_of(self, conv: onnx.NodeProto) -> tuple[onnx.NodeProto, onnx.NodeProto] | None:
         """The (Sigmoid, Mul) pair of the SiLU behind a convolution, or None where something else follows."""

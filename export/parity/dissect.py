@@ -147,8 +147,14 @@ class Anatomy:
 
 
 def stage_of(name: str) -> str:
-    """The part of the network that a layer belongs to: the first two words of its name, or one before a number."""
+    """The part of the network that a layer belongs to: the first two words of its name, or one before a number.
+
+    Of an imported network it is the number of the official layer that it was a part of.
+    """
     words = re.split(r"[./]", name)
+    number = re.match(r"\d+(?=_|$)", words[0])
+    if number:
+        return number[0]
     return words[0] if len(words) == 1 or words[1].isdigit() else ".".join(words[:2])
 
 

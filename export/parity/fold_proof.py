@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from ...runtime.errors import ParityError
 from ...runtime.verification.graph_form import regions_in_place
+from ...train.network.any_network import AnyNetwork
 from ...train.network.blocks import ImplicitAdd, ImplicitMul
 from ...train.network.cost import count_flops
-from ...train.network.network import Network
+from ...train.network.layers import LayerNetwork, VectorLayer
 from ...train.torch_backend import VisionPart
 from ..onnx_graphs.fold import fold
 from ..onnx_graphs.graph_cleanup import drop_metadata, drop_unread, fold_constants
@@ -58,7 +59,7 @@ class FoldProof:
         return f"folded: no output of the network changed by more than {moved} ({algebra}{own})"
 
 
-def prove_fold(network: Network, folded: Network) -> FoldProof:
+def prove_fold(network: AnyNetwork, folded: AnyNetwork) -> FoldProof:
     """Compare a network with its fold on random images.
 
     Args:
@@ -116,23 +117,25 @@ class VisionCost:
         flops: Of convolutions for one image, by the rule of `inspect`.
         norm_flops: Of batch normalisation and implicit knowledge, which that rule leaves out: two for each value that
             is normalised, one for each that an implicit vector is added to or multiplied with.
-        nodes: Of the ONNX graph.
+        nodes: Of the ONNX graph; None where none is made.
         bytes: Of the ONNX graph.
     """
 
     parameters: int
     flops: int
     norm_flops: int
-    nodes: int
-    bytes: int
+    nodes: int | None = None
+    bytes: int | None = None
 
     @classmethod
-    def of(cls, network: Network, graph: onnx.ModelProto) -> VisionCost:
+    def of(cls, network: AnyNetwork, graph: onnx.ModelProto | None) -> VisionCost:
         """Of `network`, whose exported vision graph is `graph`."""
         parameters = sum(p.numel() for p in network.parameters())
         if "caption" in network.config.tasks:
             parameters -= sum(p.numel() for p in network.caption_decoder.parameters())
         flops, norm_flops = _work(network)
+        if graph is None:
+            return cls(parameters, flops, norm_flops)
         return cls(parameters, flops, norm_flops, len(graph.graph.node), graph.ByteSize())
 
     def to_json(self) -> dict[str, Any]:
@@ -144,13 +147,22 @@ def cost_line(before: VisionCost, after: VisionCost) -> str:
     return (
         f"vision, before -> after folding: parameters {before.parameters / 1e6:.3f} -> {after.parameters / 1e6:.3f} M, "
         f"FLOPs {before.flops / 1e9:.3f} -> {after.flops / 1e9:.3f} G, of norms and implicit vectors "
-        f"{before.norm_flops / 1e6:.1f} -> {after.norm_flops / 1e6:.1f} M, nodes {before.nodes} -> {after.nodes}, "
-        f"{before.bytes / 1e6:.2f} -> {after.bytes / 1e6:.2f} MB"
+        f"{before.norm_flops / 1e6:.1f} -> {after.norm_flops / 1e6:.1f} M, "
+        f"nodes {_change(before.nodes, after.nodes)}, {_change(before.bytes, after.bytes, 1e6, '.2f')} MB"
     )
 
 
-def unfolded_cost(network: Network) -> VisionCost:
-    """Of `network` as it was trained, with every norm and implicit vector still in its graph."""
+def _change(before: int | None, after: int | None, unit: float = 1, digits: str = ".0f") -> str:
+    return " -> ".join(f"{count / unit:{digits}}" for count in (before, after) if count is not None)
+
+
+def unfolded_cost(network: AnyNetwork) -> VisionCost:
+    """Of `network` as it was trained, with every norm and implicit vector still in its graph.
+
+    Of an imported network no such graph is made: tracing its hundreds of layers takes as long as the export itself.
+    """
+    if isinstance(network, LayerNetwork):
+        return VisionCost.of(network, None)
     with quietly():
         # Neither names nor weights depend on the size of the image, and a small one is traced fastest.
         program = torch.onnx.export(
@@ -175,7 +187,7 @@ def unfolded_cost(network: Network) -> VisionCost:
     return VisionCost.of(network, model)
 
 
-def _work(network: Network) -> tuple[int, int]:
+def _work(network: AnyNetwork) -> tuple[int, int]:
     """FLOPs for one image, and those of norms and implicit vectors; only shapes are computed."""
     shadow = copy.deepcopy(network).to("meta")
     height, width = network.config.input_size
@@ -186,7 +198,7 @@ def _work(network: Network) -> tuple[int, int]:
         norm_flops += (2 if isinstance(module, nn.BatchNorm2d) else 1) * output.numel()
 
     for module in shadow.modules():
-        if isinstance(module, nn.BatchNorm2d | ImplicitAdd | ImplicitMul):
+        if isinstance(module, nn.BatchNorm2d | ImplicitAdd | ImplicitMul | VectorLayer):
             module.register_forward_hook(count)
     with torch.no_grad():
         flops, _ = count_flops(lambda: shadow(torch.empty(1, 3, height, width, device="meta")))

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from ...runtime.bundle.spec import BOX_HEADS, SCORE_HEADS
 from ...runtime.errors import AccuracyError
 from ...runtime.progress import Say
 from ..onnx_graphs.graph_view import GraphView
@@ -22,10 +23,11 @@ from ..onnx_graphs.probe import open_model
 from .choices import choices_of, chosen, with_choices_given, with_choices_shown
 from .to_int8 import Quantized, kept_convolutions, quantize
 
-# The one number by which each task is judged, and which head carries it.
+# The one number by which each task is judged, and which heads carry it, of those that a graph has.
+_BOXES = (*SCORE_HEADS.values(), *BOX_HEADS.values())
 METRICS: dict[str, tuple[str, ...]] = {
-    "box AP": ("class_logits", "box_bins"),
-    "mask AP": ("class_logits", "box_bins", "mask_coefficients", "prototypes"),
+    "box AP": _BOXES,
+    "mask AP": (*_BOXES, "mask_coefficients", "prototypes"),
     "mIoU": ("semantic_logits",),
     "CIDEr": ("caption_memory",),
 }

@@ -222,14 +222,19 @@ def _add_fp16(
         kept[part] = dict(halved.kept)
         share = f"{len(halved.kept)} nodes stay in fp32" if halved.kept else "all of it in 16 bits"
         say(f"{file}: {(folder / file).stat().st_size / 1e6:.1f} MB, {share}")
-        for node, why in halved.kept.items():
-            say(f"  {node} stays in fp32: {why}")
+        for line in _told(halved.kept):
+            say(line)
     with Model(spec, half) as model:
         pairs = {}
         for name in images:
             image, expected = read_golden(folder / GOLDEN_FOLDER / f"{name}.npz")
             pairs[name] = (expected, answers_of(model, half["vision"], image))
-    checks = [check for name, (expected, found) in pairs.items() for check in compare(name, expected, found, FP16)]
+    usual = spec.thresholds
+    checks = [
+        check
+        for name, (expected, found) in pairs.items()
+        for check in compare(name, expected, found, FP16, usual.score, usual.iou)
+    ]
     captions = captions_check(list(pairs.values()), FP16)
     checks += [captions] if captions is not None else []
     failures = [check for check in checks if not check.passed]
@@ -320,8 +325,21 @@ def _add_int8(
         say(f"{file}: {(folder / file).stat().st_size / 1e6:.1f} MB")
         if report.dialect == "s8s8":
             added.accuracy[kind]["kept_in_fp32"] = in_fp32
-            for node, why in in_fp32.items():
-                say(f"  {node} stays in fp32: {why}")
+            for line in _told(in_fp32):
+                say(line)
+
+
+def _told(kept: Mapping[str, str]) -> list[str]:
+    """A line a reason for what stays in fp32."""
+    by_reason: dict[str, list[str]] = {}
+    for node, why in kept.items():
+        by_reason.setdefault(why, []).append(node)
+    return [
+        f"  {nodes[0]} stays in fp32: {why}"
+        if len(nodes) == 1
+        else f"  {nodes[0]} and {len(nodes) - 1} more stay in fp32: {why}"
+        for why, nodes in by_reason.items()
+    ]
 
 
 def _dataset(options: PrecisionOptions) -> CocoDataset | None:

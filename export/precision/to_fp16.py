@@ -29,6 +29,10 @@ SMALLEST = 2.0**-17
 # Inputs that an operation wants in float32 or as whole numbers, whatever the type of its data.
 _UNTYPED_INPUTS = {"Resize": (1, 2), "Reshape": (1,), "Unsqueeze": (1,), "Squeeze": (1,), "Slice": (1, 2, 3, 4)}
 _FLOATS = (TensorProto.FLOAT,)
+# Operations that give the values they take: one whose values are rounded already may stay in fp16.
+_MOVERS = frozenset({"Reshape", "Slice", "Split", "Transpose", "Concat", "Squeeze", "Unsqueeze", "Identity"})
+# The output that holds corners in pixels: in fp16 they would count in whole pixels beyond 1024.
+_PIXELS = "boxes"
 # From here on a scale may be float16, which makes what a DequantizeLinear gives float16.
 _OPSET_OF_HALF_SCALES = 19
 
@@ -88,7 +92,7 @@ def halve_around_int8(model: onnx.ModelProto, out_of_range: Collection[str]) -> 
 
 
 def nodes_out_of_range(model: onnx.ModelProto, feeds: Iterable[Mapping[str, Array]]) -> dict[str, str]:
-    """Nodes whose values do not fit into fp16 on these inputs, each with the reason."""
+    """Nodes that are to stay in fp32, each with the reason: what does not fit into fp16 on these inputs, and pixels."""
     floats = _float_tensors(model)
     names = [output for node in model.graph.node for output in node.output if output in floats]
     highest = dict.fromkeys(names, 0.0)
@@ -100,7 +104,7 @@ def nodes_out_of_range(model: onnx.ModelProto, feeds: Iterable[Mapping[str, Arra
     for weight in model.graph.initializer:
         if weight.data_type in _FLOATS:
             highest[weight.name] = float(np.abs(numpy_helper.to_array(weight)).max(initial=0))
-    kept: dict[str, str] = {}
+    kept = dict.fromkeys(_nodes_of_pixels(model, floats), "boxes in pixels need more digits than fp16 has")
     for node in model.graph.node:
         for name in (*node.output, *node.input):
             most = highest.get(name)
@@ -110,6 +114,24 @@ def nodes_out_of_range(model: onnx.ModelProto, feeds: Iterable[Mapping[str, Arra
                 kept.setdefault(node.name, f"{name} reaches {most:.3g}, fp16 ends at 65504")
             elif most < SMALLEST:
                 kept.setdefault(node.name, f"{name} stays below {most:.3g}, where fp16 has no precision")
+    return kept
+
+
+def _nodes_of_pixels(model: onnx.ModelProto, floats: Collection[str]) -> list[str]:
+    """What lies between the last convolutions and the boxes, but for what only moves the convolutions' values."""
+    producers = GraphView(model).producers
+    behind: set[str] = set()
+    pending = [_PIXELS]
+    while pending:
+        node = producers.get(pending.pop())
+        if node is not None and node.op_type != "Conv" and node.name not in behind:
+            behind.add(node.name)
+            pending += [name for name in node.input if name in floats]
+    kept: list[str] = []
+    for node in model.graph.node:
+        makers = {producers[name].name for name in node.input if name in producers}
+        if node.name in behind and (node.op_type not in _MOVERS or makers.intersection(kept)):
+            kept.append(node.name)
     return kept
 
 

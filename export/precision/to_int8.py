@@ -77,7 +77,7 @@ def quantize(
     view = GraphView(stem_on_blocks(model) if dialect == "u8s8" else model)
     kept = kept_convolutions(view, keep_float)
     if dialect == "s8s8":
-        kept |= {conv.name for conv in view.convolutions() if conv.input[0] not in view.producers}
+        kept |= {conv.name for conv in view.convolutions() if view.reads_image(conv)}
     chosen = [conv for conv in view.convolutions() if conv.name not in kept]
     tensors = _tensors_to_quantize(view, chosen, dialect)
     scales = _activation_scales(view, tensors, ranges, dialect)

@@ -229,6 +229,7 @@ class ModelSpec:
                 "pad_value": rule.pad_value,
                 "channel_order": rule.channel_order,
                 "scale": rule.scale,
+                "rounding": rule.rounding,
             },
             "strides": list(self.strides),
             "box_coding": self.box_coding,
@@ -305,6 +306,7 @@ class ModelSpec:
         pad_value = rule.get("pad_value", int, 114)
         channel_order = rule.get("channel_order", str, "RGB")
         scale = rule.get("scale", float, 1.0)
+        rounding = rule.get("rounding", str, "half_up") if rule.present("rounding") else "half_up"
         limits = Thresholds(
             thresholds.get("score", float, 0.0),
             thresholds.get("iou", float, 0.0),
@@ -326,6 +328,7 @@ class ModelSpec:
                     pad_value=pad_value,
                     channel_order=channel_order,  # pyright: ignore[reportArgumentType]
                     scale=scale,
+                    rounding=rounding,  # pyright: ignore[reportArgumentType]
                 )
             except ValueError as error:
                 raise BundleError(f"preprocess: {error}") from error

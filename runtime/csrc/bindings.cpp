@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <initializer_list>
 #include <limits>
 #include <optional>
 #include <stdexcept>
@@ -93,10 +94,29 @@ void require_apart(const char* name, const py::array& input, const py::array& ou
     }
 }
 
+/// The one of `known` (name, value) that is called so.
+template <class Value>
+Value named(const char* argument, const std::string& name,
+            std::initializer_list<std::pair<const char*, Value>> known) {
+    std::string names;
+    for (const auto& [candidate, value] : known) {
+        if (name == candidate) return value;
+        names += (names.empty() ? "" : ", ") + std::string(candidate);
+    }
+    throw std::invalid_argument(std::string(argument) + " must be one of " + names + ", got " + name);
+}
+
+Rounding rounding_of(const std::string& name) {
+    return named<Rounding>("rounding", name,
+                           {{"half_up", Rounding::half_up}, {"half_even", Rounding::half_even}});
+}
+
 py::array_t<float> letterbox_binding(const py::array& image, int64_t height, int64_t width, uint8_t pad_value,
                                      bool swap_rb, const std::optional<py::array>& out, double scale,
-                                     const std::string& layout, int64_t threads) {
+                                     const std::string& layout, int64_t threads,
+                                     const std::string& rounding_name) {
     const ImageView view = image_view(image, layout);
+    const Rounding rounding = rounding_of(rounding_name);
     const int thread_count = checked_threads(threads);
     require_positive("input size", height, width);
     auto output = output_array<float>(out, {3, height, width}, "(3, height, width) of the input");
@@ -104,32 +124,36 @@ py::array_t<float> letterbox_binding(const py::array& image, int64_t height, int
     float* data = output.mutable_data();
     {
         py::gil_scoped_release unlocked;
-        letterbox(view, height, width, pad_value, swap_rb, static_cast<float>(scale), data, thread_count);
+        letterbox(view, height, width, pad_value, swap_rb, static_cast<float>(scale), data, thread_count,
+                  rounding);
     }
     return output;
 }
 
 py::array_t<uint8_t> letterbox_u8_binding(const py::array& image, int64_t height, int64_t width,
                                           uint8_t pad_value, bool swap_rb,
-                                          const std::optional<py::array>& out) {
+                                          const std::optional<py::array>& out,
+                                          const std::string& rounding_name) {
     const ImageView view = image_view(image);
+    const Rounding rounding = rounding_of(rounding_name);
     require_positive("input size", height, width);
     auto output = output_array<uint8_t>(out, {height, width, 3}, "(height, width, 3) of the input");
     if (out) require_apart("image", image, output);
     uint8_t* data = output.mutable_data();
     {
         py::gil_scoped_release unlocked;
-        letterbox_u8(view, height, width, pad_value, swap_rb, data);
+        letterbox_u8(view, height, width, pad_value, swap_rb, data, rounding);
     }
     return output;
 }
 
 std::tuple<int64_t, int64_t, int64_t, int64_t> letterbox_geometry_binding(
-    std::pair<int64_t, int64_t> image_size, std::pair<int64_t, int64_t> input_size) {
+    std::pair<int64_t, int64_t> image_size, std::pair<int64_t, int64_t> input_size,
+    const std::string& rounding) {
     require_positive("image_size", image_size.first, image_size.second);
     require_positive("input_size", input_size.first, input_size.second);
-    const LetterboxGeometry geometry =
-        letterbox_geometry(image_size.first, image_size.second, input_size.first, input_size.second);
+    const LetterboxGeometry geometry = letterbox_geometry(
+        image_size.first, image_size.second, input_size.first, input_size.second, rounding_of(rounding));
     return {geometry.resized_height, geometry.resized_width, geometry.pad_top, geometry.pad_left};
 }
 
@@ -230,11 +254,9 @@ std::vector<int32_t> chosen_cells(const py::array& cells, int64_t count) {
     return chosen;
 }
 
-py::tuple decode_boxes_binding(const py::object& class_logits, const py::object& box_bins,
-                               const std::vector<int64_t>& strides, Size input_size, double score_threshold,
-                               double iou_threshold, int64_t max_detections, int64_t max_candidates,
-                               bool class_agnostic, const std::optional<py::array>& chosen, int64_t threads) {
-    const int thread_count = checked_threads(threads);
+/// The columns that the heads have to have, with the cells they are of.
+HeadGrid head_grid(const std::vector<int64_t>& strides, Size input_size, BoxCoding coding,
+                   const std::optional<int64_t>& box_count, const std::optional<py::array>& chosen) {
     require_positive("input_size", input_size.first, input_size.second);
     for (const int64_t stride : strides) {
         require_at_least("strides", 1, stride);
@@ -244,33 +266,59 @@ py::tuple decode_boxes_binding(const py::object& class_logits, const py::object&
                                         std::to_string(stride));
         }
     }
+    if (box_count.has_value() != (coding == BoxCoding::xyxy)) {
+        throw std::invalid_argument("box_count goes with the box_coding xyxy, and with no other");
+    }
     HeadGrid grid{strides, input_size.first, input_size.second};
+    if (box_count) {
+        require_at_least("box_count", 1, *box_count);
+        grid.box_count = *box_count;
+    }
     if (chosen) grid.chosen = chosen_cells(*chosen, grid.cells());
+    return grid;
+}
+
+py::tuple decode_boxes_binding(const py::object& scores, const py::object& boxes,
+                               const std::vector<int64_t>& strides, Size input_size, double score_threshold,
+                               double iou_threshold, int64_t max_detections, int64_t max_candidates,
+                               bool class_agnostic, const std::optional<py::array>& chosen, int64_t threads,
+                               const std::string& box_coding_name, const std::string& score_coding_name,
+                               const std::optional<int64_t>& box_count) {
+    const int thread_count = checked_threads(threads);
+    const auto box_coding =
+        named<BoxCoding>("box_coding", box_coding_name,
+                         {{"dfl", BoxCoding::dfl}, {"ltrb", BoxCoding::ltrb}, {"xyxy", BoxCoding::xyxy}});
+    const auto score_coding =
+        named<ScoreCoding>("score_coding", score_coding_name,
+                           {{"logits", ScoreCoding::logits}, {"probabilities", ScoreCoding::probabilities}});
+    const HeadGrid grid = head_grid(strides, input_size, box_coding, box_count, chosen);
     const int64_t cells = grid.columns();
     const std::string cell_count = std::to_string(cells);
-    const HeldHead logits = held_head("class_logits", class_logits, 2, "(C, " + cell_count + ")");
-    if (logits.shape(1) != cells) refuse_shape("class_logits", "(C, " + cell_count + ")", logits.values);
-    if (logits.values.size() > std::numeric_limits<int32_t>::max()) {
-        throw std::invalid_argument("class_logits must have fewer than 2^31 values, got shape " +
-                                    shape_of(logits.values));
+    const HeldHead score_values = held_head("scores", scores, 2, "(C, " + cell_count + ")");
+    if (score_values.shape(1) != cells)
+        refuse_shape("scores", "(C, " + cell_count + ")", score_values.values);
+    if (score_values.values.size() > std::numeric_limits<int32_t>::max()) {
+        throw std::invalid_argument("scores must have fewer than 2^31 values, got shape " +
+                                    shape_of(score_values.values));
     }
-    const std::string bins_shape = "(4 * bins, " + cell_count + ")";
-    const HeldHead bins = held_head("box_bins", box_bins, 2, bins_shape);
-    if (bins.shape(0) == 0 || bins.shape(0) % 4 != 0 || bins.shape(1) != cells) {
-        refuse_shape("box_bins", bins_shape, bins.values);
-    }
+    const bool has_bins = box_coding == BoxCoding::dfl;
+    const std::string box_shape = (has_bins ? "(4 * bins, " : "(4, ") + cell_count + ")";
+    const HeldHead box_values = held_head("boxes", boxes, 2, box_shape);
+    const bool are_rows_right =
+        has_bins ? box_values.shape(0) != 0 && box_values.shape(0) % 4 == 0 : box_values.shape(0) == 4;
+    if (!are_rows_right || box_values.shape(1) != cells) refuse_shape("boxes", box_shape, box_values.values);
     if (std::isnan(score_threshold)) throw std::invalid_argument("score_threshold must be a number, got nan");
     require_unit_interval("iou_threshold", iou_threshold);
     require_at_least("max_detections", 0, max_detections);
     require_at_least("max_candidates", 0, max_candidates);
     const DecodeOptions options{score_threshold, static_cast<float>(iou_threshold), max_detections,
                                 max_candidates, class_agnostic};
+    const BoxHeads heads{score_values.view,       score_values.shape(0), box_values.view,
+                         box_values.shape(0) / 4, score_coding,          box_coding};
     thread_local Detections found;
     {
-        const int64_t classes = logits.shape(0);
-        const int64_t bin_count = bins.shape(0) / 4;
         py::gil_scoped_release unlocked;
-        decode_boxes(logits.view, classes, bins.view, bin_count, grid, options, thread_count, &found);
+        decode_boxes(heads, grid, options, thread_count, &found);
     }
     const auto n = static_cast<py::ssize_t>(found.scores.size());
     return py::make_tuple(array_of(found.boxes, {n, 4}), array_of(found.scores, {n}),
@@ -414,17 +462,20 @@ PYBIND11_MODULE(_native, module) {
     require_simd_level();  // pybind11 makes an ImportError of it
     module.doc() = "Kernels of the runtime. Arguments, results and errors are described in _native.pyi.";
     module.def("letterbox_geometry", &letterbox_geometry_binding, py::arg("image_size"),
-               py::arg("input_size"));
+               py::arg("input_size"), py::arg("rounding") = "half_up");
     module.def("letterbox", &letterbox_binding, py::arg("image"), py::arg("height"), py::arg("width"),
                py::arg("pad_value") = 114, py::arg("swap_rb") = true, py::arg("out") = py::none(),
-               py::arg("scale") = 1.0 / 255.0, py::arg("layout") = "bgr", py::arg("threads") = 1);
+               py::arg("scale") = 1.0 / 255.0, py::arg("layout") = "bgr", py::arg("threads") = 1,
+               py::arg("rounding") = "half_up");
     module.def("letterbox_u8", &letterbox_u8_binding, py::arg("image"), py::arg("height"), py::arg("width"),
-               py::arg("pad_value") = 114, py::arg("swap_rb") = true, py::arg("out") = py::none());
-    module.def("decode_boxes", &decode_boxes_binding, py::arg("class_logits"), py::arg("box_bins"),
-               py::arg("strides"), py::arg("input_size"), py::arg("score_threshold") = 0.25,
-               py::arg("iou_threshold") = 0.65, py::arg("max_detections") = 300,
-               py::arg("max_candidates") = 30000, py::arg("class_agnostic") = false,
-               py::arg("cells") = py::none(), py::arg("threads") = 1);
+               py::arg("pad_value") = 114, py::arg("swap_rb") = true, py::arg("out") = py::none(),
+               py::arg("rounding") = "half_up");
+    module.def("decode_boxes", &decode_boxes_binding, py::arg("scores"), py::arg("boxes"), py::arg("strides"),
+               py::arg("input_size"), py::arg("score_threshold") = 0.25, py::arg("iou_threshold") = 0.65,
+               py::arg("max_detections") = 300, py::arg("max_candidates") = 30000,
+               py::arg("class_agnostic") = false, py::arg("cells") = py::none(), py::arg("threads") = 1,
+               py::arg("box_coding") = "dfl", py::arg("score_coding") = "logits",
+               py::arg("box_count") = py::none());
     module.def("nms", &nms_binding, py::arg("boxes"), py::arg("scores"), py::arg("class_ids"),
                py::arg("iou_threshold") = 0.65, py::arg("max_detections") = 300,
                py::arg("class_agnostic") = false);

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from .. import _native
 from ..errors import UsageError
 
+Rounding = Literal["half_up", "half_even"]
+"""Where a length of the resized image ends on half a pixel: up, or to the even neighbour, as Python's `round` does."""
+
 
 @dataclass(frozen=True)
 class Letterbox:
@@ -30,13 +33,13 @@ class Letterbox:
     pad_left: int
 
     @classmethod
-    def of(cls, image_size: tuple[int, int], input_size: tuple[int, int]) -> Letterbox:
+    def of(cls, image_size: tuple[int, int], input_size: tuple[int, int], rounding: Rounding = "half_up") -> Letterbox:
         """The letterbox that places an image of `image_size` in the middle of `input_size`, its shape kept.
 
         Raises:
-            ValueError: If a length is not positive.
+            ValueError: If a length is not positive, or there is no such rounding.
         """
-        resized_height, resized_width, pad_top, pad_left = _native.letterbox_geometry(image_size, input_size)
+        resized_height, resized_width, pad_top, pad_left = _native.letterbox_geometry(image_size, input_size, rounding)
         height, width = image_size
         return cls(
             image_size=(int(height), int(width)),
@@ -79,12 +82,15 @@ class PreprocessRule:
         pad_value: Byte around the image, before scaling.
         channel_order: Order of the tensor's channels; images themselves are BGR, as OpenCV reads them.
         scale: Every byte is multiplied by this.
+        rounding: Of the resized image's lengths. YOLOv7 and its kin round half to even, networks of this repository
+            half up.
     """
 
     input_size: tuple[int, int]
     pad_value: int = 114
     channel_order: Literal["RGB", "BGR"] = "RGB"
     scale: float = 1 / 255
+    rounding: Rounding = "half_up"
 
     def __post_init__(self) -> None:
         if len(self.input_size) != 2 or any(not isinstance(n, int) or n < 1 for n in self.input_size):
@@ -100,6 +106,13 @@ class PreprocessRule:
             )
         if not (math.isfinite(self.scale) and self.scale > 0):
             raise UsageError(f"<scale> must be a positive number, got {self.scale}", argument="scale")
+        if self.rounding not in get_args(Rounding):
+            known = " or ".join(f'"{name}"' for name in get_args(Rounding))
+            raise UsageError(f'<rounding> must be {known}, got "{self.rounding}"', argument="rounding")
+
+    def letterbox_of(self, image_size: tuple[int, int]) -> Letterbox:
+        """The letterbox of an image of (height, width) pixels."""
+        return Letterbox.of(image_size, self.input_size, self.rounding)
 
 
 PixelLayout = Literal["bgr", "rgb", "bgra", "rgba", "grey", "nv12", "yuyv"]
@@ -181,8 +194,9 @@ def preprocess(
         scale=rule.scale,
         layout=kernel_layout,
         threads=threads,
+        rounding=rule.rounding,
     )
-    return tensor, Letterbox.of(image_size_of(image, layout), rule.input_size)
+    return tensor, rule.letterbox_of(image_size_of(image, layout))
 
 
 def _as_boxes(boxes: NDArray[np.floating]) -> NDArray[np.float64]:

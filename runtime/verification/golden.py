@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..backends.base import Array, Graph
 from ..captions.captioning import CaptionOptions
 from ..errors import BundleError
-from ..images.preprocess import preprocess
+from ..images.preprocess import Letterbox, preprocess
 from ..model import Model
 from ..results import InstanceMasks, Result
 from ..vision.graph_outputs import run_one
@@ -34,6 +34,7 @@ class Answers:
         captions: Token ids by name of the search.
         region_margins: (1, R) float32, how clear the network's choice of each region of its memory was; None where
             captions look at none.
+        letterbox: Between the image and the pixels; None in what was read from a file.
     """
 
     pixels: NDArray[np.uint8]
@@ -41,15 +42,16 @@ class Answers:
     result: Result
     captions: Mapping[str, tuple[int, ...]]
     region_margins: Array | None = None
+    letterbox: Letterbox | None = None
 
 
 def answers_of(model: Model, vision: Graph, image: NDArray[np.uint8]) -> Answers:
     """Run `image`, (h, w, 3) uint8 BGR, through every stage of a model whose vision graph is `vision`."""
-    tensor, _ = preprocess(image, model.spec.preprocess)
+    tensor, letterbox = preprocess(image, model.spec.preprocess)
     pixels = np.rint(tensor / model.spec.preprocess.scale).astype(np.uint8).transpose(1, 2, 0)
     heads = run_one(vision, tensor[np.newaxis])
     result = model.predict(image)
-    return Answers(pixels, heads, result, captions_of(model, image))
+    return Answers(pixels, heads, result, captions_of(model, image), letterbox=letterbox)
 
 
 def captions_of(model: Model, image: NDArray[np.uint8]) -> dict[str, tuple[int, ...]]:

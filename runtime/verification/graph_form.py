@@ -10,6 +10,12 @@ from numpy.typing import NDArray
 from .. import _native
 from ..backends.base import Array
 from ..bundle.graph_options import HEADS_OF_CELLS
+from ..bundle.spec import SCORE_HEADS
+
+
+def scores_in(heads: Mapping[str, Array]) -> Array | None:
+    """The score head among outputs, (B, C, N), whichever coding it has; None where there is none."""
+    return next((heads[name] for name in SCORE_HEADS.values() if name in heads), None)
 
 
 def in_form_of(found: Mapping[str, Array], expected: Mapping[str, Array]) -> dict[str, Array]:
@@ -24,8 +30,8 @@ def in_form_of(found: Mapping[str, Array], expected: Mapping[str, Array]) -> dic
         logits where `found` holds it. Cells that are none leave everything as it was.
     """
     heads = dict(expected)
-    cells, logits = found.get("cells"), heads.get("class_logits")
-    if cells is not None and logits is not None and _is_sound(cells, logits):
+    cells, scores = found.get("cells"), scores_in(heads)
+    if cells is not None and scores is not None and _is_sound(cells, scores):
         for name in HEADS_OF_CELLS:
             if name in heads:
                 heads[name] = np.take_along_axis(heads[name], cells[:, None].astype(np.intp), 2)
@@ -80,38 +86,41 @@ def regions_in_place(
 
 
 def _slack(found: Mapping[str, Array], expected: Mapping[str, Array], tolerance: float) -> float:
-    """How far the logits that regions are chosen by are off: as seen, or what they may be where they are not given."""
+    """How far the heads that regions are chosen by are off: as seen, or what they may be where they are not given."""
     errors = []
-    for name in ("class_logits", "semantic_logits"):
-        if name not in found or name not in expected or found[name].shape != expected[name].shape:
+    for own, other in (
+        (scores_in(expected), scores_in(found)),
+        (expected.get("semantic_logits"), found.get("semantic_logits")),
+    ):
+        if own is None or other is None or own.shape != other.shape:
             return tolerance
-        scale = float(np.abs(expected[name]).max(initial=0)) or 1.0
-        errors.append(float(np.abs(found[name] - expected[name]).max(initial=0)) / scale)
+        scale = float(np.abs(own).max(initial=0)) or 1.0
+        errors.append(float(np.abs(other - own).max(initial=0)) / scale)
     # Twice, since a graph may choose before it rounds what it gives.
     worst = max(errors)
     return min(max(tolerance, worst), 2 * worst)
 
 
-def cells_check(cells: Array, class_logits: Array, tolerance: float) -> tuple[str, str, bool]:
-    """Whether `cells` (B, K) are the best of `class_logits` (B, C, N): what was measured, what is allowed, the verdict.
+def cells_check(cells: Array, scores: Array, tolerance: float) -> tuple[str, str, bool]:
+    """Whether `cells` (B, K) are the best of a score head (B, C, N): what was measured, what is allowed, the verdict.
 
-    Two cells of nearly the same logit may change places, so what counts is how much better a cell is that was left out
-    than the worst that was taken, relative to the largest logit. Both may be off by `tolerance`.
+    Two cells of nearly the same score may change places, so what counts is how much better a cell is that was left out
+    than the worst that was taken, relative to the head's largest magnitude. Both may be off by `tolerance`.
     """
-    allowed = f"the best, +- {2 * tolerance:.0e} of the logits' scale"
-    if not _is_sound(cells, class_logits):
+    allowed = f"the best, +- {2 * tolerance:.0e} of the scores' scale"
+    if not _is_sound(cells, scores):
         return "cells out of range, or one of them twice", allowed, False
-    best = class_logits.max(axis=1)  # (B, N)
+    best = scores.max(axis=1)  # (B, N)
     taken = np.take_along_axis(best, cells.astype(np.intp), 1)
     count = cells.shape[1]
     least = -np.partition(-best, count - 1, axis=1)[:, count - 1]  # the K-th best of each image
-    scale = float(np.abs(class_logits).max(initial=0)) or 1.0
+    scale = float(np.abs(scores).max(initial=0)) or 1.0
     worst = float(np.max(least - taken.min(axis=1))) / scale
     return f"{count} best but for {worst:.1e}", allowed, bool(worst <= 2 * tolerance)
 
 
-def _is_sound(cells: NDArray[np.int32], class_logits: Array) -> bool:
-    if cells.ndim != 2 or len(cells) != len(class_logits) or not 0 < cells.shape[1] <= class_logits.shape[2]:
+def _is_sound(cells: NDArray[np.int32], scores: Array) -> bool:
+    if cells.ndim != 2 or len(cells) != len(scores) or not 0 < cells.shape[1] <= scores.shape[2]:
         return False
-    is_inside = cells.min() >= 0 and cells.max() < class_logits.shape[2]
+    is_inside = cells.min() >= 0 and cells.max() < scores.shape[2]
     return bool(is_inside and all(len(np.unique(row)) == len(row) for row in cells))

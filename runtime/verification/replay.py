@@ -196,14 +196,14 @@ def verify(
         if precision == "fp32" and opened.spec.caption is not None and "fp32" in opened.caption_weights:
             decoder = NativeCaptionDecoder(opened.spec.caption, opened.path / opened.caption_weights["fp32"])
             native = _replay_captions(Model(opened.spec, graphs, decoder, processing), files)
-    threshold = opened.spec.thresholds.score
+    usual = opened.spec.thresholds
     if isinstance(tolerances, ResultTolerances):
         checks = compare_results(answers, tolerances)
     else:
         checks = [
             check
             for golden, (expected, found) in answers.items()
-            for check in compare(golden, expected, found, tolerances, threshold)
+            for check in compare(golden, expected, found, tolerances, usual.score, usual.iou)
         ]
         captions = captions_check(list(answers.values()), tolerances)
         if captions is not None and tolerances.captions < 1:

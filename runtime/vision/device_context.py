@@ -91,7 +91,7 @@ class DeviceContext:
             # Whatever the last image left undone, such as after an error, still reads what is written now.
             self._stream.synchronize()
             self._outputs = {}
-            placed = Letterbox.of(image_size_of(image, layout), self._spec.input_size)
+            placed = self._spec.preprocess.letterbox_of(image_size_of(image, layout))
             if placed != self._placed or self._tables is None:
                 self._resize(placed)
             picture = self._picture = self._at_least(self._picture, image.size, "the image")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,15 +30,19 @@ def run_one(vision: Graph, images: NDArray[np.float32], wanted: Sequence[str] | 
     return {name: value[:1] for name, value in vision.run({"images": padded}, wanted).items()}
 
 
-def by_rising_cell(heads: Mapping[str, Array]) -> tuple[NDArray[np.float32], NDArray[np.float32], Array, Array]:
+def by_rising_cell(scores: Array, boxes: Array, cells: Array) -> tuple[Array, Array, Array, Array]:
     """Columns of one image of a `top_k` graph in the order of cells, where ties are decided as without it.
 
+    Args:
+        scores: (C, K), its score head.
+        boxes: (rows, K), its box head.
+        cells: (K,) int32.
+
     Returns:
-        class_logits (C, K), box_bins (4 * reg_max, K), cells (K,) int32 rising, and the column of each in `heads`.
+        The same three with `cells` rising, and the column that each was, (K,).
     """
-    cells = heads["cells"][0]
     columns = np.argsort(cells, kind="stable")
-    return heads["class_logits"][0][:, columns], heads["box_bins"][0][:, columns], cells[columns], columns
+    return scores[:, columns], boxes[:, columns], cells[columns], columns
 
 
 def map_to_image(semantic_map: NDArray[np.uint8], letterbox: Letterbox) -> NDArray[np.uint8]:

@@ -125,21 +125,24 @@ class HostContext:
 
     def _boxes(self, letterbox: Letterbox, request: Request) -> tuple[dict[str, Array], Array]:
         """Boxes, scores and class ids in pixels of the image, and the column of the heads that each came from."""
-        heads, limits = self._heads, request.limits
-        logits, bins, cells, order = heads["class_logits"][0], heads["box_bins"][0], None, None
-        if self._spec.graph.top_k is not None:
-            logits, bins, cells, order = by_rising_cell(heads)
+        heads, spec, limits = self._heads, self._spec, request.limits
+        score_head, box_head, cells, order = heads[spec.score_head][0], heads[spec.box_head][0], None, None
+        if spec.graph.top_k is not None:
+            score_head, box_head, cells, order = by_rising_cell(score_head, box_head, heads["cells"][0])
         boxes, scores, class_ids, columns = _native.decode_boxes(
-            logits,
-            bins,
-            strides=list(self._spec.strides),
-            input_size=self._spec.input_size,
+            score_head,
+            box_head,
+            strides=list(spec.strides),
+            input_size=spec.input_size,
             score_threshold=limits.score,
             iou_threshold=limits.iou,
             max_detections=limits.max_detections,
             max_candidates=MAX_CANDIDATES,
             class_agnostic=request.class_agnostic,
             cells=cells,
+            box_coding=spec.box_coding,
+            score_coding=spec.score_coding,
+            box_count=spec.box_count,
         )
         if order is not None:
             columns = order[columns]

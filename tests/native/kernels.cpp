@@ -179,17 +179,20 @@ void letterboxes(Dice& dice, Bytes* answers) {
     append(tensor, answers);
 }
 
-Detections boxes(Dice& dice, const HeadGrid& grid, double odd_share, Bytes* answers) {
-    const int64_t classes = dice.between(1, 9), bins = dice.between(1, 17);
-    const Dice::Head logits = dice.head(classes, 1, grid.cells(), odd_share);
-    const Dice::Head box_bins = dice.head(4 * bins, 1, grid.cells(), odd_share / 10);
+Detections boxes(Dice& dice, HeadGrid grid, double odd_share, Bytes* answers) {
+    const auto box_coding = static_cast<BoxCoding>(dice.between(0, 2));
+    const auto score_coding = static_cast<ScoreCoding>(dice.between(0, 1));
+    if (box_coding == BoxCoding::xyxy) grid.box_count = dice.between(1, 2000);
+    const int64_t classes = dice.between(1, 9);
+    const int64_t bins = box_coding == BoxCoding::dfl ? dice.between(1, 17) : 1;
+    const Dice::Head scores = dice.head(classes, 1, grid.cells(), odd_share);
+    const Dice::Head sides = dice.head(4 * bins, 1, grid.cells(), odd_share / 10);
+    const BoxHeads heads{scores.view, classes, sides.view, bins, score_coding, box_coding};
     const double thresholds[] = {-1.0, 0.001, 0.25, 0.9, 1.0};
     const DecodeOptions options{thresholds[dice.between(0, 4)], 0.5f, dice.between(0, 400),
                                 dice.between(0, 3000), dice.between(0, 1) == 1};
     Detections found;
-    do_twice("boxes fetch memory", [&] {
-        decode_boxes(logits.view, classes, box_bins.view, bins, grid, options, thread_count, &found);
-    });
+    do_twice("boxes fetch memory", [&] { decode_boxes(heads, grid, options, thread_count, &found); });
     const size_t n = found.scores.size();
     std::vector<int32_t> order(n), kept(n);
     do_twice("suppression fetches memory", [&] {

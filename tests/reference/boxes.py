@@ -49,21 +49,33 @@ def cell_centres(strides: list[int], input_size: tuple[int, int]) -> NDArray[np.
     ).reshape(-1, 3)
 
 
-def all_boxes(box_bins: NDArray[np.float32], strides: list[int], input_size: tuple[int, int]) -> NDArray[np.float32]:
-    """(N, 4) xyxy boxes of every cell, in pixels of the input."""
-    bins = len(box_bins) // 4
-    logits = box_bins.astype(np.float64).reshape(4, bins, -1)
-    with np.errstate(invalid="ignore"):
-        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-        distances = (weights * np.arange(bins)[:, None]).sum(axis=1) / weights.sum(axis=1)
-    x, y, stride = cell_centres(strides, input_size).T
-    left, top, right, bottom = distances * stride
-    return np.stack([x - left, y - top, x + right, y + bottom], axis=1).astype(np.float32)
+def all_boxes(
+    boxes: NDArray[np.float32],
+    strides: list[int],
+    input_size: tuple[int, int],
+    box_coding: str = "dfl",
+    cells: NDArray[np.int32] | None = None,
+) -> NDArray[np.float32]:
+    """(N, 4) xyxy boxes of every column of the box head, in pixels of the input; `cells` (N,) says whose they are."""
+    if box_coding == "xyxy":
+        return boxes.T.copy()
+    distances = boxes.astype(np.float64)
+    if box_coding == "dfl":
+        bins = len(boxes) // 4
+        logits = distances.reshape(4, bins, -1)
+        with np.errstate(invalid="ignore"):
+            weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+            distances = (weights * np.arange(bins)[:, None]).sum(axis=1) / weights.sum(axis=1)
+    centres = cell_centres(strides, input_size)
+    x, y, stride = (centres if cells is None else centres[cells]).T
+    with np.errstate(invalid="ignore", over="ignore"):
+        left, top, right, bottom = distances * stride
+        return np.stack([x - left, y - top, x + right, y + bottom], axis=1).astype(np.float32)
 
 
 def decode_boxes(
-    class_logits: NDArray[np.float32],
-    box_bins: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    boxes: NDArray[np.float32],
     strides: list[int],
     input_size: tuple[int, int],
     score_threshold: float = 0.25,
@@ -71,22 +83,29 @@ def decode_boxes(
     max_detections: int = 300,
     max_candidates: int = 30000,
     class_agnostic: bool = False,
+    cells: NDArray[np.int32] | None = None,
+    box_coding: str = "dfl",
+    score_coding: str = "logits",
+    box_count: int | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32], NDArray[np.int32]]:
-    """(boxes, scores, class_ids, cells) of one image, by falling score."""
+    """(boxes, scores, class_ids, columns) of one image, by falling score."""
+    assert (box_count is not None) == (box_coding == "xyxy")
     if score_threshold <= 0:
-        passes = ~np.isnan(class_logits)
+        passes = ~np.isnan(scores)
     elif score_threshold >= 1:
-        passes = np.zeros(class_logits.shape, dtype=bool)
+        passes = np.zeros(scores.shape, dtype=bool)
     else:
-        passes = class_logits.astype(np.float64) > np.log(score_threshold / (1 - score_threshold))
-    class_ids, cells = np.nonzero(passes)
-    logits = class_logits[class_ids, cells]
-    best = np.lexsort((cells, class_ids, -logits))[:max_candidates]
-    class_ids, cells, logits = class_ids[best].astype(np.int32), cells[best].astype(np.int32), logits[best]
-    boxes = all_boxes(box_bins, strides, input_size)[cells]
-    with np.errstate(over="ignore"):
-        scores = (1 / (1 + np.exp(-logits.astype(np.float64)))).astype(np.float32)
-    # Ranked by logit already; falling numbers stand for the scores, which may have been rounded alike.
-    ranks = np.arange(len(logits), 0, -1).astype(np.float32)
-    kept = nms(boxes, ranks, class_ids, iou_threshold, max_detections, class_agnostic)
-    return boxes[kept], scores[kept], class_ids[kept], cells[kept]
+        limit = np.log(score_threshold / (1 - score_threshold)) if score_coding == "logits" else score_threshold
+        passes = scores.astype(np.float64) > limit
+    class_ids, columns = np.nonzero(passes)
+    values = scores[class_ids, columns]
+    best = np.lexsort((columns, class_ids, -values))[:max_candidates]
+    class_ids, columns, values = class_ids[best].astype(np.int32), columns[best].astype(np.int32), values[best]
+    found = all_boxes(boxes, strides, input_size, box_coding, cells)[columns]
+    if score_coding == "logits":
+        with np.errstate(over="ignore"):
+            values = (1 / (1 + np.exp(-values.astype(np.float64)))).astype(np.float32)
+    # Ranked already; falling numbers stand for the scores, which may have been rounded alike.
+    ranks = np.arange(len(values), 0, -1).astype(np.float32)
+    kept = nms(found, ranks, class_ids, iou_threshold, max_detections, class_agnostic)
+    return found[kept], values[kept], class_ids[kept], columns[kept]

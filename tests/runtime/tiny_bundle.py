@@ -14,12 +14,17 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from yolor_edge.runtime.bundle.bundle import Bundle, CaptionSpec, ModelSpec, write_bundle
+from yolor_edge.runtime.bundle.spec import BOX_HEADS, SCORE_HEADS, BoxCoding, ScoreCoding
 from yolor_edge.runtime.bundle.tokenizer import SPECIALS
 from yolor_edge.runtime.images.preprocess import PreprocessRule
 
+from ..reference.boxes import cell_centres
+
 INPUT_SIZE = (64, 96)
 STRIDES = (8, 16, 32)
+CELLS = sum((INPUT_SIZE[0] // stride) * (INPUT_SIZE[1] // stride) for stride in STRIDES)
 REG_MAX = 4
+TASKS = ("boxes", "masks", "semantic", "caption")
 COLOURS = ("red", "green", "blue")
 WORDS = ("a", *COLOURS, "thing", "here")
 VOCABULARY = (*SPECIALS, *WORDS)
@@ -31,13 +36,18 @@ COLOUR_WEIGHTS = 10 * (1.5 * np.eye(3) - 0.5)
 COLOUR_BIAS = np.full(3, -5.0)
 
 
-def tiny_spec(tasks: tuple[str, ...] = ("boxes", "masks", "semantic", "caption")) -> ModelSpec:
-    """The spec of the tiny model with a subset of its tasks."""
+def tiny_spec(
+    tasks: tuple[str, ...] = TASKS, box_coding: BoxCoding = "dfl", score_coding: ScoreCoding = "logits"
+) -> ModelSpec:
+    """The spec of the tiny model with a subset of its tasks, and with heads in these codings."""
     return ModelSpec(
         name="tiny",
         tasks=tasks,
         preprocess=PreprocessRule(INPUT_SIZE),
         strides=STRIDES,
+        box_coding=box_coding,
+        score_coding=score_coding,
+        box_count=CELLS if box_coding == "xyxy" else None,
         reg_max=REG_MAX,
         class_names=COLOURS,
         category_ids=(1, 4, 9),
@@ -47,10 +57,15 @@ def tiny_spec(tasks: tuple[str, ...] = ("boxes", "masks", "semantic", "caption")
     )
 
 
-def write_tiny_bundle(folder: Path, tasks: tuple[str, ...] = ("boxes", "masks", "semantic", "caption")) -> Bundle:
-    """Write the tiny model to `folder` as a whole bundle."""
+def write_tiny_bundle(
+    folder: Path,
+    tasks: tuple[str, ...] = TASKS,
+    box_coding: BoxCoding = "dfl",
+    score_coding: ScoreCoding = "logits",
+) -> Bundle:
+    """Write the tiny model to `folder` as a whole bundle; whatever the codings, it answers the same."""
     folder.mkdir(parents=True, exist_ok=True)
-    models = {"vision": vision_model(tasks)}
+    models = {"vision": vision_model(tasks, box_coding=box_coding, score_coding=score_coding)}
     if "caption" in tasks:
         models["caption_prefill"] = prefill_model()
         models["caption_step"] = step_model()
@@ -60,7 +75,8 @@ def write_tiny_bundle(folder: Path, tasks: tuple[str, ...] = ("boxes", "masks", 
         (folder / graphs[part]["fp32"]).write_bytes(model.SerializeToString())
     (folder / "golden").mkdir(exist_ok=True)
     np.savez(folder / "golden" / "one.npz", images=np.zeros((1, 3, *INPUT_SIZE), np.float32))
-    return write_bundle(folder, tiny_spec(tasks), graphs, provenance={"made_by": "tests"})
+    spec = tiny_spec(tasks, box_coding, score_coding)
+    return write_bundle(folder, spec, graphs, provenance={"made_by": "tests"})
 
 
 class _Graph:
@@ -98,11 +114,12 @@ class _Graph:
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
 
-def vision_model(tasks: tuple[str, ...], classes: int = 3) -> onnx.ModelProto:
+def vision_model(
+    tasks: tuple[str, ...], classes: int = 3, box_coding: BoxCoding = "dfl", score_coding: ScoreCoding = "logits"
+) -> onnx.ModelProto:
     """images -> raw heads of the tasks asked for."""
     graph = _Graph()
     height, width = INPUT_SIZE
-    cells = sum((height // s) * (width // s) for s in STRIDES)
     pooled = {
         s: graph.node("AveragePool", ["images"], f"pool{s}", kernel_shape=[s, s], strides=[s, s]) for s in (4, *STRIDES)
     }
@@ -116,12 +133,25 @@ def vision_model(tasks: tuple[str, ...], classes: int = 3) -> onnx.ModelProto:
                 level = graph.node("Relu", [level], f"{name}_relu{s}")
             levels.append(graph.reshape(level, f"{name}_level{s}", [0, len(bias), -1]))
         graph.node("Concat", levels, name, axis=2)
-        outputs[name] = ["batch", len(bias), cells]
+        outputs[name] = ["batch", len(bias), CELLS]
 
     if "boxes" in tasks:
         over_levels("class_logits", COLOUR_WEIGHTS[:classes], COLOUR_BIAS[:classes])
-        one_stride_each_way = np.tile([-20.0, 20.0, -20.0, -20.0], 4)
-        over_levels("box_bins", np.zeros((4 * REG_MAX, 3)), one_stride_each_way)
+        if score_coding == "probabilities":
+            graph.node("Sigmoid", ["class_logits"], SCORE_HEADS[score_coding])
+            outputs[SCORE_HEADS[score_coding]] = outputs.pop("class_logits")
+        # One stride each way.
+        if box_coding == "dfl":
+            over_levels("box_bins", np.zeros((4 * REG_MAX, 3)), np.tile([-20.0, 20.0, -20.0, -20.0], 4))
+        else:
+            over_levels("box_distances", np.zeros((4, 3)), np.ones(4))
+        if box_coding == "xyxy":
+            x, y, stride = cell_centres(list(STRIDES), INPUT_SIZE).T
+            centres = graph.weight("centres", np.stack([x, y, x, y]).astype(np.float32))
+            steps = graph.weight("steps", np.stack([-stride, -stride, stride, stride]).astype(np.float32))
+            graph.node("Mul", ["box_distances", steps], "offsets")
+            graph.node("Add", ["offsets", centres], BOX_HEADS[box_coding])
+            outputs[BOX_HEADS[box_coding]] = outputs.pop("box_distances")
     if "masks" in tasks:
         over_levels("mask_coefficients", COLOUR_WEIGHTS, COLOUR_BIAS, relu=True)
         graph.conv(pooled[4], "prototypes", COLOUR_WEIGHTS, COLOUR_BIAS)

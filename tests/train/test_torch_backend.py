@@ -10,9 +10,9 @@ import pytest
 import torch
 from yolor_edge.runtime.backends.base import TensorInfo
 from yolor_edge.runtime.errors import UsageError
-from yolor_edge.train.network.config import TASKS, Task
+from yolor_edge.train.network.config import LONGEST_CAPTION, TASKS, Task
 from yolor_edge.train.network.network import Network
-from yolor_edge.train.torch_backend import LONGEST_CAPTION, TorchGraph, parts_of, spec_of, torch_model
+from yolor_edge.train.torch_backend import TorchGraph, parts_of, spec_of, torch_model
 
 from .tiny_network import tiny_config, tiny_network
 

@@ -220,7 +220,7 @@ def imported_network(
         caption=heads.caption,
         semantic_names=tuple(f"semantic {index}" for index in range(semantic)),
         vocabulary=tuple(words),
-        preprocess={"letterbox": "yolov7", "pad_value": 114, "stride_multiple": max(32, *strides)},
+        preprocess={"pad_value": 114, "rounding": "half_even", "stride_multiple": max(32, *strides)},
     )
     layers, weights = graph.pruned(config.outputs)
     return Imported(dataclasses.replace(config, layers=tuple(layers)), {**weights, **heads.weights}, half, source)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from ...runtime.bundle.graph_options import LARGEST_TOP_K
+from ...runtime.bundle.spec import BoxCoding, CaptionSpec, ScoreCoding, Thresholds
 from ...runtime.errors import UsageError
+from ...runtime.images.preprocess import PreprocessRule
 
 Size = Literal["n", "s", "m", "l"]
 Task = Literal["boxes", "masks", "semantic", "caption"]
@@ -20,6 +22,7 @@ CAPTIONERS: dict[Captioner, dict[str, Any]] = {
     "grit": {"caption_regions": 300, "caption_output_layers": 1},
 }
 """Kinds of caption decoder: what each asks of `NetworkConfig`."""
+LONGEST_CAPTION = 40
 PROTOTYPE_STRIDE = 4
 """Input pixels a side of a prototype cell; the truth of masks and semantic map is prepared at this resolution."""
 
@@ -101,7 +104,13 @@ class NetworkConfig:
     caption_output_layers: int = 3
     silent_tasks: tuple[Task, ...] = ()
 
+    # What every network of our own plan has alike, and an imported one says for itself.
     strides = (8, 16, 32)
+    box_coding: ClassVar[BoxCoding] = "dfl"
+    score_coding: ClassVar[ScoreCoding] = "logits"
+    box_count: ClassVar[int | None] = None
+    semantic_stride: ClassVar[int] = 8
+    thresholds: ClassVar[Thresholds] = Thresholds()
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -148,6 +157,29 @@ class NetworkConfig:
             )
 
     @property
+    def preprocess_rule(self) -> PreprocessRule:
+        return PreprocessRule(self.input_size)
+
+    @property
+    def caption_spec(self) -> CaptionSpec | None:
+        if "caption" not in self.tasks:
+            return None
+        return CaptionSpec(self.vocabulary, max_length=min(LONGEST_CAPTION, self.caption_positions - 1))
+
+    @property
+    def axes(self) -> dict[str, int]:
+        """How long the axes are that the tensor contract has letters for."""
+        (height, width), plan = self.input_size, self.plan
+        return {
+            "K": self.prototypes,
+            "L": (height // 32) * (width // 32) + self.regions_at(self.input_size),
+            "D": plan.caption_width,
+            "layers": plan.caption_layers,
+            "heads": plan.caption_heads,
+            "d": plan.caption_width // plan.caption_heads,
+        }
+
+    @property
     def plan(self) -> SizePlan:
         return SIZE_PLANS[self.size]
 
@@ -178,6 +210,10 @@ class NetworkConfig:
         silent = tuple(task for task in inner if task in self.heads and task not in tasks)
         return dataclasses.replace(self, tasks=tuple(tasks), silent_tasks=silent)
 
+    def with_input_size(self, size: tuple[int, int]) -> NetworkConfig:
+        """This network for images of `size` (height, width), multiples of 32."""
+        return dataclasses.replace(self, input_size=check_input_size(size))
+
     def to_json(self) -> dict[str, Any]:
         """Every field but those that came with the gated decoder and are not in use: older versions know none."""
         values = dataclasses.asdict(self)
@@ -190,15 +226,16 @@ class NetworkConfig:
         return cls(**known_fields(cls, values))
 
 
-def check_input_size(size: tuple[int, int]) -> tuple[int, int]:
-    """Return `size` (height, width) if a network can take it.
+def check_input_size(size: tuple[int, int], multiple: int = 32) -> tuple[int, int]:
+    """Return `size` (height, width) if a network whose largest stride is `multiple` can take it.
 
     Raises:
-        UsageError: If a side is not a multiple of 32 within 32 and 8192.
+        UsageError: If a side is not a multiple of that up to 8192.
     """
-    if len(size) != 2 or any(side % 32 or not 32 <= side <= 8192 for side in size):
+    if len(size) != 2 or any(side % multiple or not multiple <= side <= 8192 for side in size):
         raise UsageError(
-            f"<input_size> must be two multiples of 32 within 32 and 8192, got {'x'.join(map(str, size))}",
+            f"<input_size> must be two multiples of {multiple} within {multiple} and 8192, "
+            f"got {'x'.join(map(str, size))}",
             argument="input_size",
         )
     return size

@@ -10,16 +10,23 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...runtime.bundle.spec import BoxCoding, CaptionSpec, ScoreCoding, Thresholds
 from ...runtime.errors import UsageError
+from ...runtime.images.preprocess import PreprocessRule
+from .config import TASKS, Task, check_input_size
 from .gated_captioner import GatedCaptioner
+from .regions import region_margins
 
 IMAGE = "image"
+# IoU of the families' own evaluation.
+_IOU = {"yolov9": 0.7, "generalist": 0.7}
 Layer = dict[str, Any]
 Activation = str | Sequence[Any] | None
 
@@ -44,6 +51,7 @@ class LayersConfig:
         vocabulary: Words of the captions by id; empty and repeated ones occur.
         input_size: (height, width) the family trains at.
         preprocess: How an image is brought to the input: `pad_value`, `stride_multiple`, `rounding`.
+        left_out: Tasks whose answers are not given, see `with_tasks`.
     """
 
     name: str
@@ -60,6 +68,7 @@ class LayersConfig:
     semantic_category_ids: tuple[int, ...] = ()
     vocabulary: tuple[str, ...] = ()
     preprocess: dict[str, Any] = field(default_factory=dict)
+    left_out: tuple[Task, ...] = ()
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
@@ -92,30 +101,143 @@ class LayersConfig:
     @property
     def outputs(self) -> list[str]:
         """Names of the layers that the heads read."""
-        boxes, masks, caption = self.boxes, self.masks or {}, self.caption or {}
-        names = [*boxes.get("levels", ()), *boxes.get("bins", ()), *boxes.get("classes", ())]
+        boxes, masks, caption, heads = self.boxes, self.masks or {}, self.caption or {}, self.heads
+        names = [*boxes.get("classes", ())] if "boxes" in heads else []
+        if "boxes" in self.tasks:
+            names += [*boxes.get("levels", ()), *boxes.get("bins", ())]
         names += [*(masks.get("coefficients") or ()), *([masks["prototypes"]] if masks else ())]
-        names += [self.semantic] if self.semantic else []
+        names += [self.semantic] if self.semantic and "semantic" in heads else []
         if caption:
             names += [*caption["levels"], caption["grid"], caption["semantic_features"]]
         return list(dict.fromkeys(names))
 
     @property
-    def tasks(self) -> tuple[str, ...]:
+    def tasks(self) -> tuple[Task, ...]:
         found = {"boxes": True, "masks": self.masks, "semantic": self.semantic, "caption": self.caption}
-        return tuple(task for task, there in found.items() if there)
+        return tuple(task for task in TASKS if found[task] and task not in self.left_out)
+
+    @property
+    def heads(self) -> tuple[Task, ...]:
+        """The heads that are computed: those of the tasks, and those that captions choose their regions by."""
+        return tuple(task for task in TASKS if task in self.tasks or (self.caption and task in ("boxes", "semantic")))
 
     @property
     def strides(self) -> tuple[int, ...]:
         return tuple(self.boxes["strides"])
 
     @property
-    def box_coding(self) -> str:
+    def box_coding(self) -> BoxCoding:
         return "xyxy" if self.boxes["coding"] == "anchors" else "dfl"
 
     @property
-    def score_coding(self) -> str:
+    def score_coding(self) -> ScoreCoding:
         return "probabilities" if self.boxes["coding"] == "anchors" else "logits"
+
+    @property
+    def reg_max(self) -> int:
+        return self.boxes.get("reg_max", 16)
+
+    @property
+    def box_count(self) -> int | None:
+        """Boxes an image where a cell may have several."""
+        if self.boxes["coding"] != "anchors":
+            return None
+        height, width = self.input_size
+        levels = zip(self.strides, self.boxes["anchors"], strict=True)
+        return sum((height // stride) * (width // stride) * len(anchors) for stride, anchors in levels)
+
+    @property
+    def axes(self) -> dict[str, int]:
+        """How long the axes are that the tensor contract has letters for."""
+        caption, axes = self.caption, {}
+        if self.masks:
+            axes["K"] = self._shape(self.masks["prototypes"])[0]
+        if caption:
+            (height, width), stride = self.input_size, int(self._shape(caption["grid"])[1])
+            axes["L"] = (height // stride) * (width // stride) + self.regions_at(self.input_size)
+            axes |= {"D": caption["width"], "layers": caption["decoder_layers"], "heads": caption["heads"]}
+            axes["d"] = caption["width"] // caption["heads"]
+        return axes
+
+    @property
+    def semantic_stride(self) -> int:
+        return int(self._shape(self.semantic)[1]) if self.semantic else 8
+
+    @property
+    def preprocess_rule(self) -> PreprocessRule:
+        rule = self.preprocess
+        return PreprocessRule(self.input_size, rule.get("pad_value", 114), rounding=rule.get("rounding", "half_even"))
+
+    @property
+    def thresholds(self) -> Thresholds:
+        return Thresholds(iou=_IOU.get(self.family, 0.65))
+
+    @property
+    def caption_spec(self) -> CaptionSpec | None:
+        return None
+
+    def regions_at(self, input_size: tuple[int, int]) -> int:
+        """How many region vectors the memory of an image of `input_size` (height, width) ends with."""
+        if not self.caption:
+            return 0
+        cells = sum((input_size[0] // stride) * (input_size[1] // stride) for stride in self.strides)
+        return min(self.caption["regions"], cells) + self.caption["semantic_regions"]
+
+    def with_tasks(self, tasks: Sequence[Task]) -> LayersConfig:
+        """The part of this network that does only `tasks`, with what their answers depend on."""
+        if "masks" in tasks and "boxes" not in tasks:
+            raise UsageError("the task masks needs the task boxes: a mask belongs to a box")
+        caption = self.caption if "caption" in tasks else None
+        smaller = dataclasses.replace(
+            self,
+            masks=self.masks if "masks" in tasks else None,
+            semantic=self.semantic if caption or "semantic" in tasks else None,
+            caption=caption,
+            left_out=tuple(task for task in self.tasks if task not in tasks),
+        )
+        needed = set(smaller.outputs)
+        for layer in reversed(self.layers):
+            if layer["name"] in needed:
+                needed.update(layer["from"])
+        layers = tuple(layer for layer in self.layers if layer["name"] in needed)
+        return dataclasses.replace(smaller, layers=layers)
+
+    def with_input_size(self, size: tuple[int, int]) -> LayersConfig:
+        """This network for images of `size` (height, width).
+
+        Raises:
+            UsageError: If a side is not a multiple of the largest stride, or more than 8192.
+        """
+        multiple = self.preprocess.get("stride_multiple", max(self.strides))
+        return dataclasses.replace(self, input_size=check_input_size(size, multiple))
+
+    def _shape(self, wanted: str) -> tuple[int, Fraction]:
+        """Channels of a layer's output, and pixels of the image from one of its cells to the next."""
+        found = {IMAGE: (3, Fraction(1))}
+        for layer in self.layers:
+            channels, stride = found[layer["from"][0]]
+            kind = layer["type"]
+            if kind in ("conv", "max_pool", "average_pool"):
+                stride *= layer.get("stride", 1)
+            elif kind == "rep_conv":
+                first = layer["branches"][0]
+                channels, stride = first["out"], stride * first.get("stride", 1)
+            elif kind == "upsample":
+                stride /= Fraction(layer["scale"])
+            elif kind == "resize_like":
+                stride = found[layer["from"][1]][1]
+            elif kind == "concat":
+                channels = sum(found[source][0] for source in layer["from"])
+            elif kind == "slice":
+                channels = layer["stop"] - layer["start"]
+            elif kind == "reorg":
+                channels, stride = 4 * channels, 2 * stride
+            elif kind in ("attention", "attention_values"):
+                channels = layer["heads"] * layer["value_width"]
+            found[layer["name"]] = layer.get("out", channels), stride
+            if layer["name"] == wanted:
+                break
+        return found[wanted]
 
     def to_json(self) -> dict[str, Any]:
         values = dataclasses.asdict(self)
@@ -347,9 +469,9 @@ class LayerNetwork(nn.Module):
 
     `forward` takes images (B, 3, H, W), float32 RGB in 0..1, sides multiples of the largest stride, and returns
 
-    - with anchors: `boxes` (B, 4, N), corners in pixels of the input, and `class_scores` (B, C, N), probabilities with
-      the objectness multiplied in; cells by level, anchor, row, column;
-    - with dfl: `box_bins` (B, 4 * reg_max, N), sides left, top, right, bottom, and `class_logits` (B, C, N); cells by
+    - with anchors: `class_scores` (B, C, N), probabilities with the objectness multiplied in, and `boxes` (B, 4, N),
+      corners in pixels of the input; cells by level, anchor, row, column;
+    - with dfl: `class_logits` (B, C, N), and `box_bins` (B, 4 * reg_max, N), sides left, top, right, bottom; cells by
       level, row, column;
     - `mask_coefficients` (B, K, N), `prototypes` (B, K, H / 4, W / 4) and `semantic_logits` (B, S, h, w);
     - `caption_memory` (B, cells + regions, D): the encoded grid, then the regions.
@@ -359,6 +481,9 @@ class LayerNetwork(nn.Module):
         super().__init__()
         self.config = config
         self.layers = nn.ModuleDict({layer["name"]: OPERATIONS[layer["type"]](layer) for layer in config.layers})
+        self.decoding = (
+            AnchorDecoding(config.boxes, len(config.class_names)) if config.boxes["coding"] == "anchors" else None
+        )
         self.captioner = GatedCaptioner(config.caption) if config.caption else None
         kept = {*config.outputs}
         last: dict[str, int] = {}
@@ -399,65 +524,77 @@ class LayerNetwork(nn.Module):
         return self.heads(self.features(images))
 
     def heads(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The contract's raw heads from the layers' outputs."""
-        outputs = self.dense(features)
-        if self.config.caption:
-            outputs["caption_memory"] = self.memory(features, outputs["class_logits"], outputs["semantic_logits"])
-        return outputs
-
-    def memory(self, features: Mapping[str, Tensor], class_logits: Tensor, semantic_logits: Tensor) -> Tensor:
-        """(B, cells + regions, D): what captions look at."""
-        assert self.captioner is not None
-        assert self.config.caption is not None
-        return self.captioner.memory(
-            [features[name] for name in self.config.caption["levels"]],
-            class_logits,
-            features[self.config.caption["grid"]],
-            features[self.config.caption["semantic_features"]],
-            semantic_logits,
-        )
-
-    def dense(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The raw heads of all tasks but captions."""
-        config, outputs = self.config, {}
-        if config.boxes["coding"] == "dfl":
-            outputs["box_bins"] = _joined([features[name] for name in config.boxes["bins"]])
-            outputs["class_logits"] = _joined([features[name] for name in config.boxes["classes"]])
-        else:
-            outputs |= self._decoded(features)
+        """The contract's raw heads of the tasks from the layers' outputs."""
+        config, outputs, silent = self.config, {}, {}
+        if self.decoding is not None and "boxes" in config.tasks:
+            scores, boxes, coefficients = self.decoding([features[name] for name in config.boxes["levels"]])
+            outputs |= {"class_scores": scores, "boxes": boxes}
+            if config.masks and not config.masks.get("coefficients"):
+                outputs["mask_coefficients"] = coefficients
+        elif "boxes" in config.heads and self.decoding is None:
+            silent["class_logits"] = _joined([features[name] for name in config.boxes["classes"]])
+            if "boxes" in config.tasks:
+                outputs |= silent
+                outputs["box_bins"] = _joined([features[name] for name in config.boxes["bins"]])
         if config.masks:
             if config.masks.get("coefficients"):
-                levels = [features[name] for name in config.masks["coefficients"]]
-                outputs["mask_coefficients"] = _joined(levels)
+                outputs["mask_coefficients"] = _joined([features[name] for name in config.masks["coefficients"]])
             outputs["prototypes"] = features[config.masks["prototypes"]]
         if config.semantic:
-            outputs["semantic_logits"] = features[config.semantic]
+            silent["semantic_logits"] = features[config.semantic]
+            if "semantic" in config.tasks:
+                outputs["semantic_logits"] = features[config.semantic]
+        if self.captioner is not None and config.caption:
+            outputs["caption_memory"] = self.captioner.memory(
+                [features[name] for name in config.caption["levels"]],
+                silent["class_logits"],
+                features[config.caption["grid"]],
+                features[config.caption["semantic_features"]],
+                silent["semantic_logits"],
+            )
         return outputs
 
-    def _decoded(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        boxes, scores, coefficients = [], [], []
-        classes = len(self.config.class_names)
-        settings = self.config.boxes
-        for raw, stride, anchors in zip(
-            self.raw_levels(features), settings["strides"], settings["anchors"], strict=True
-        ):
-            _, count, height, width, _ = raw.shape
-            columns = torch.arange(width, dtype=raw.dtype, device=raw.device).view(1, 1, 1, width)
-            rows = torch.arange(height, dtype=raw.dtype, device=raw.device).view(1, 1, height, 1)
-            sizes = torch.tensor(anchors, dtype=raw.dtype, device=raw.device).view(1, count, 1, 1, 2)
-            known = raw[..., : 5 + classes].sigmoid()
-            x = (known[..., 0] * 2 - 0.5 + columns) * stride
-            y = (known[..., 1] * 2 - 0.5 + rows) * stride
-            half = (known[..., 2:4] * 2) ** 2 * sizes / 2
-            corners = (x - half[..., 0], y - half[..., 1], x + half[..., 0], y + half[..., 1])
-            boxes.append(torch.stack(corners, 1).flatten(2))
-            scores.append((known[..., 4:5] * known[..., 5:]).permute(0, 4, 1, 2, 3).flatten(2))
-            if settings.get("mask_coefficients"):
-                coefficients.append(raw[..., 5 + classes :].permute(0, 4, 1, 2, 3).flatten(2))
-        outputs = {"boxes": torch.cat(boxes, 2), "class_scores": torch.cat(scores, 2)}
-        if coefficients:
-            outputs["mask_coefficients"] = torch.cat(coefficients, 2)
-        return outputs
+    def region_margins(self, images: Tensor) -> Tensor | None:
+        """How clear the choice of the regions of `images` is, see `regions.region_margins`; None without regions."""
+        config = self.config
+        if config.caption is None or config.semantic is None:
+            return None
+        features = self.features(images)
+        logits = _joined([features[name] for name in config.boxes["classes"]])
+        return region_margins(logits, features[config.semantic], config.caption["regions"])
+
+
+class AnchorDecoding(nn.Module):
+    """Scores, boxes and mask coefficients from the maps of anchor heads.
+
+    It stands in the exported graph: where a box is depends on its anchor and cell, which are constants there.
+    """
+
+    def __init__(self, boxes: Mapping[str, Any], classes: int) -> None:
+        super().__init__()
+        self.levels = list(zip(boxes["strides"], boxes["anchors"], strict=True))
+        self.known = 5 + classes
+
+    def forward(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, C, N), (B, 4, N) and (B, K, N) of maps (B, anchors * (5 + C + K), h, w), in rising stride."""
+        parts = [self._level(raw, *level) for raw, level in zip(levels, self.levels, strict=True)]
+        scores, boxes, coefficients = (torch.cat(part, 2) for part in zip(*parts, strict=True))
+        return scores, boxes, coefficients
+
+    def _level(self, raw: Tensor, stride: int, anchors: Sequence[Sequence[float]]) -> tuple[Tensor, Tensor, Tensor]:
+        height, width = raw.shape[2:]
+        own: dict[str, Any] = {"dtype": raw.dtype, "device": raw.device}
+        rows, columns = torch.meshgrid(torch.arange(height, **own), torch.arange(width, **own), indexing="ij")
+        corner = (torch.stack((columns, rows)).flatten(1) - 0.5) * stride  # (2, cells), of where a centre may lie
+        sizes = torch.tensor(anchors, **own)[..., None] * 2  # (anchors, 2, 1)
+        raw = raw.flatten(2).unflatten(1, (len(anchors), -1))  # (B, anchors, 5 + C + K, cells)
+        place, size = raw[:, :, :2].sigmoid(), raw[:, :, 2:4].sigmoid()
+        known = raw[:, :, 4 : self.known].sigmoid()
+        centre, half = place * (2 * stride) + corner, size * size * sizes
+        boxes = torch.cat((centre - half, centre + half), 2)
+        parts = known[:, :, 1:] * known[:, :, :1], boxes, raw[:, :, self.known :]
+        scores, boxes, coefficients = (part.transpose(1, 2).flatten(2) for part in parts)
+        return scores, boxes, coefficients
 
 
 def _joined(levels: Sequence[Tensor]) -> Tensor:

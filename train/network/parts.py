@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from ...runtime.errors import CheckpointError, UsageError
-from .config import NetworkConfig
+from .any_network import AnyConfig
+from .config import NetworkConfig, check_input_size
 from .layers import IMAGE, ConvLayer, Layer, LayerNetwork, LayersConfig
 
 PARTS = ("backbone", "neck", "boxes", "masks", "semantic", "caption")
@@ -38,7 +39,7 @@ _OWN_PARTS = {
 _PASSED = ("multiply_vector", "add_vector", "upsample", "resize_like", "activation")
 
 
-def modules_by_part(config: NetworkConfig | LayersConfig) -> dict[str, str]:
+def modules_by_part(config: AnyConfig) -> dict[str, str]:
     """Part by the name of the module that belongs to it: what the names of its tensors begin with."""
     if isinstance(config, NetworkConfig):
         return _OWN_PARTS
@@ -126,7 +127,7 @@ def _channel_layers(config: LayersConfig, output: str) -> list[Layer]:
     return [layer for layer in layers[: conv + 1] if "out" in layer]
 
 
-def named_rows(config: NetworkConfig | LayersConfig) -> dict[str, Rows]:
+def named_rows(config: AnyConfig) -> dict[str, Rows]:
     """For tensors with a row for each class, semantic class or word: their axis, and what each row stands for."""
     if isinstance(config, NetworkConfig):
         return _own_rows(config)
@@ -214,14 +215,7 @@ def with_heads(
         raise UsageError(f"the network {config.name} always finds boxes; <tasks> must hold boxes", argument="tasks")
     if "caption" in tasks and "semantic" in config.tasks and "semantic" not in tasks:
         raise UsageError("captions of this network look at its semantic map; <tasks> must hold semantic too", "tasks")
-    least = max(32, *config.strides)
-    size = input_size or config.input_size
-    if any(side % least or not least <= side <= 8192 for side in size):
-        raise UsageError(
-            f"<input_size> must be two multiples of {least}, as the strides of {config.name} ask for, up to 8192, "
-            f"got {'x'.join(map(str, size))}",
-            argument="input_size",
-        )
+    size = check_input_size(input_size or config.input_size, max(32, *config.strides))
     boxes = {key: value for key, value in config.boxes.items() if key != "mask_coefficients" or "masks" in tasks}
     semantic = config.semantic if "semantic" in tasks else None
     caption = None
@@ -242,6 +236,7 @@ def with_heads(
         semantic_category_ids=tuple(semantic_category_ids) if semantic else (),
         vocabulary=tuple(vocabulary) if caption else (),
         input_size=size,
+        left_out=(),
     )
     for output, keys in _layer_keys(changed).items():
         for layer in _channel_layers(config, output):

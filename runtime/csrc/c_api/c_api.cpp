@@ -284,7 +284,7 @@ yolor_edge_status yolor_edge_decode_boxes(const yolor_edge_head* class_logits,
                                                     std::to_string(detections->capacity));
         }
         Detections found;
-        decode_boxes(logits, class_logits->channels, bins, box_bins->channels / 4, made,
+        decode_boxes({logits, class_logits->channels, bins, box_bins->channels / 4}, made,
                      {chosen.score_threshold, static_cast<float>(chosen.iou_threshold), chosen.max_detections,
                       chosen.max_candidates, chosen.class_agnostic != 0},
                      thread_count("options.threads", chosen.threads), &found);

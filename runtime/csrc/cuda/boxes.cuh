@@ -221,7 +221,7 @@ __device__ inline void write_detections(const SelectParameters& p, int32_t candi
         if (is_visible) {
             const int64_t to = detections + detections_with - 1;
             for (int32_t k = 0; k < 4; ++k) p.image_boxes[4 * to + k] = box[k];
-            p.scores[to] = sigmoid(logit_of(p.kept[i]));
+            p.scores[to] = sigmoid(value_of(p.kept[i]));
             p.class_ids[to] = static_cast<int32_t>(flat_index_of(p.kept[i]) / p.grid_cells);
             p.columns[to] = column_of(p, p.kept[i]);
             p.regions[4 * to] = static_cast<int32_t>(region.y0);

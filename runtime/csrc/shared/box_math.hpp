@@ -5,11 +5,22 @@
 
 namespace yolor_edge {
 
-/// A candidate as one number whose rising order is: falling logit, then rising flat index (class * N + cell).
+/// What the numbers of the box head are; runtime/bundle/spec.py has the same by name, in this order.
+enum class BoxCoding : int32_t {
+    dfl,   // logits of distributions over distances in strides: left, top, right, bottom, some bins each
+    ltrb,  // distances to left, top, right, bottom in strides
+    xyxy,  // corners in pixels of the input, of any number of boxes
+};
+
+/// What those of the score head are.
+enum class ScoreCoding : int32_t { logits, probabilities };
+
+/// A candidate as one number whose rising order is: falling value of the score head, then rising flat index
+/// (class * N + cell).
 using Candidate = uint64_t;
 
-YOLOR_EDGE_HD Candidate make_candidate(float logit, int64_t flat_index) {
-    const float ordinary_zero = logit + 0.0f;  // -0 and 0 are the same score
+YOLOR_EDGE_HD Candidate make_candidate(float value, int64_t flat_index) {
+    const float ordinary_zero = value + 0.0f;  // -0 and 0 are the same score
     uint32_t bits;
     copy_bits(ordinary_zero, &bits);
     // Negative floats grow downwards as integers: turning them over makes integer order float order.
@@ -17,12 +28,12 @@ YOLOR_EDGE_HD Candidate make_candidate(float logit, int64_t flat_index) {
     return (static_cast<uint64_t>(~rising) << 32) | static_cast<uint64_t>(flat_index);
 }
 
-YOLOR_EDGE_HD float logit_of(Candidate candidate) {
+YOLOR_EDGE_HD float value_of(Candidate candidate) {
     const uint32_t rising = ~static_cast<uint32_t>(candidate >> 32);
     const uint32_t bits = (rising & 0x80000000u) ? rising & 0x7fffffffu : ~rising;
-    float logit;
-    copy_bits(bits, &logit);
-    return logit;
+    float value;
+    copy_bits(bits, &value);
+    return value;
 }
 
 YOLOR_EDGE_HD int64_t flat_index_of(Candidate candidate) {
@@ -147,6 +158,11 @@ YOLOR_EDGE_HD float sigmoid(float logit) {
     if (size < -700.0) return logit < 0.0f ? 0.0f : 1.0f;
     const double power = exp_of_negative_double(size);
     return static_cast<float>((logit < 0.0f ? power : 1.0) / (1.0 + power));
+}
+
+/// The score that a number of the score head means.
+YOLOR_EDGE_HD float score_of(float value, ScoreCoding coding) {
+    return coding == ScoreCoding::logits ? sigmoid(value) : value;
 }
 
 }  // namespace yolor_edge

@@ -16,14 +16,15 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-/// The smallest logit whose sigmoid is above `threshold`, which lies strictly between 0 and 1.
-float lowest_passing_logit(double threshold) noexcept {
-    const double limit = std::log(threshold / (1.0 - threshold));
+/// The smallest number of the score head that is a score above `threshold`, which lies strictly between 0
+/// and 1.
+float lowest_passing(double threshold, ScoreCoding coding) noexcept {
+    const double limit = coding == ScoreCoding::logits ? std::log(threshold / (1.0 - threshold)) : threshold;
     const auto rounded = static_cast<float>(limit);
     return static_cast<double>(rounded) > limit ? rounded : std::nextafter(rounded, kInfinity);
 }
 
-/// A logit's bound, as its elements are compared with it.
+/// A bound of scores, as the elements of their head are compared with it.
 struct Bound {
     float number;   // of float32
     int32_t raw;    // of others: of float16 see HalfCompare
@@ -161,12 +162,12 @@ struct CollectNarrow {
     };
 };
 
-constexpr int64_t kBlock = 4096;  // logits looked through in one go
+constexpr int64_t kBlock = 4096;  // scores looked through in one go
 
-/// The class logits in the order they are looked through: that of memory, as far as rows of it go.
-class LogitScan {
+/// The score head in the order it is looked through: that of memory, as far as rows of it go.
+class ScoreScan {
   public:
-    LogitScan(const HeadView& head, int64_t classes, int64_t cells)
+    ScoreScan(const HeadView& head, int64_t classes, int64_t cells)
         : head_(head), classes_(classes), cells_(cells) {
         is_class_inner_ = head.column_stride != 1 && head.channel_stride == 1;
         is_side_by_side_ = head.column_stride == 1 || is_class_inner_;
@@ -182,7 +183,7 @@ class LogitScan {
 
     int64_t blocks() const noexcept { return rows_ * blocks_of_row_; }
 
-    /// What elements are compared with to find the logits of at least `lowest`.
+    /// What elements are compared with to find the numbers of at least `lowest`.
     Bound bound_of(float lowest) const noexcept {
         Bound bound{lowest, 0, false};
         if (head_.type == HeadType::float16) {
@@ -245,11 +246,11 @@ class LogitScan {
         return dispatch_lanes<CollectNarrow<ByteCompare<Byte>>::template In>(values, n, bound.raw, hits);
     }
 
-    void add(float logit, int64_t row, int64_t column, std::vector<Candidate>* candidates) const {
+    void add(float value, int64_t row, int64_t column, std::vector<Candidate>* candidates) const {
         const int64_t position = row * columns_ + column;
         const int64_t flat_index =
             is_class_inner_ ? position % classes_ * cells_ + position / classes_ : position;
-        candidates->push_back(make_candidate(logit, flat_index));
+        candidates->push_back(make_candidate(value, flat_index));
     }
 
     HeadView head_;
@@ -268,12 +269,12 @@ bool keep_best(size_t limit, std::vector<Candidate>* candidates) {
 }
 
 /// The best `max_candidates` pairs above the threshold, in no order, into the first of `found`.
-void find_candidates(const LogitScan& scan, const DecodeOptions& options, int threads,
+void find_candidates(const ScoreScan& scan, ScoreCoding coding, const DecodeOptions& options, int threads,
                      std::vector<std::vector<Candidate>>* found) {
     for (std::vector<Candidate>& part : *found) part.clear();
     if (options.score_threshold >= 1.0 || options.max_candidates == 0 || scan.blocks() == 0) return;
     const float lowest =
-        options.score_threshold <= 0.0 ? -kInfinity : lowest_passing_logit(options.score_threshold);
+        options.score_threshold <= 0.0 ? -kInfinity : lowest_passing(options.score_threshold, coding);
     const Bound first_bound = scan.bound_of(lowest);
     if (first_bound.is_above) return;
     const auto limit = static_cast<size_t>(options.max_candidates);
@@ -287,7 +288,7 @@ void find_candidates(const LogitScan& scan, const DecodeOptions& options, int th
             // Where many more pass than are wanted, what is worse than the best so far need not be kept.
             if (candidates.size() >= limit + std::max<size_t>(limit, 4 * kBlock) &&
                 keep_best(limit, &candidates)) {
-                bound = scan.bound_of(logit_of(candidates.back()));
+                bound = scan.bound_of(value_of(candidates.back()));
             }
         }
     });
@@ -319,16 +320,17 @@ struct ExpectDistances {
 class CellBoxes {
   public:
     /// Forget all boxes; `grid` is looked at until the next time.
-    void restart(const HeadView& box_bins, int64_t bins, const HeadGrid& grid) {
-        box_bins_ = box_bins;
-        bins_ = bins;
+    void restart(const BoxHeads& heads, const HeadGrid& grid) {
+        head_ = heads.boxes;
+        bins_ = heads.bins;
+        coding_ = heads.box_coding;
         grid_ = &grid;
         const auto cells = static_cast<size_t>(grid.columns());
         is_known_.assign(cells, 0);
         boxes_.resize(4 * cells);
     }
 
-    /// Decode these cells; bins are read for those not known yet alone.
+    /// Decode these cells; the head is read for those not known yet alone.
     void decode(int threads, std::vector<int32_t>* cells) {
         size_t count = 0;
         for (const int32_t cell : *cells) {
@@ -344,7 +346,12 @@ class CellBoxes {
                          const size_t begin = static_cast<size_t>(task) * kCellsOfTask;
                          const size_t end = std::min(begin + kCellsOfTask, count);
                          for (size_t i = begin; i < end; i += kCells) {
-                             decode_few(cells->data() + i, std::min(kCells, end - i));
+                             const size_t few = std::min(kCells, end - i);
+                             if (coding_ == BoxCoding::dfl) {
+                                 decode_bins(cells->data() + i, few);
+                             } else {
+                                 decode_sides(cells->data() + i, few);
+                             }
                          }
                      });
     }
@@ -354,20 +361,20 @@ class CellBoxes {
     void finish() { trim(&is_known_, &boxes_); }
 
   private:
-    void decode_few(const int32_t* cells, size_t count) {
+    void decode_bins(const int32_t* cells, size_t count) {
         thread_local std::vector<float> logits;
         logits.resize(static_cast<size_t>(bins_ * kLanes));
-        with_elements(box_bins_.type, [&](auto elements) {
+        with_elements(head_.type, [&](auto elements) {
             using Elements = decltype(elements);
-            const auto* data = static_cast<const typename Elements::Element*>(box_bins_.data);
+            const auto* data = static_cast<const typename Elements::Element*>(head_.data);
             for (size_t i = 0; i < static_cast<size_t>(kLanes / 4); ++i) {
                 const int64_t cell = cells[std::min(i, count - 1)];
                 for (int64_t side = 0; side < 4; ++side) {
-                    const auto* source = data + box_bins_.at(side * bins_, 0, cell);
+                    const auto* source = data + head_.at(side * bins_, 0, cell);
                     float* of_distance = logits.data() + 4 * i + static_cast<size_t>(side);
                     for (int64_t bin = 0; bin < bins_; ++bin) {
                         of_distance[bin * kLanes] =
-                            Elements::value(source[bin * box_bins_.channel_stride], box_bins_);
+                            Elements::value(source[bin * head_.channel_stride], head_);
                     }
                 }
             }
@@ -377,6 +384,24 @@ class CellBoxes {
                                         static_cast<float*>(distances));
         for (size_t i = 0; i < count; ++i) place(cells[i], distances + 4 * i);
         trim(&logits);
+    }
+
+    void decode_sides(const int32_t* cells, size_t count) {
+        with_elements(head_.type, [&](auto elements) {
+            using Elements = decltype(elements);
+            const auto* data = static_cast<const typename Elements::Element*>(head_.data);
+            for (size_t i = 0; i < count; ++i) {
+                float sides[4];
+                for (int64_t side = 0; side < 4; ++side) {
+                    sides[side] = Elements::value(data[head_.at(side, 0, cells[i])], head_);
+                }
+                if (coding_ == BoxCoding::ltrb) {
+                    place(cells[i], sides);
+                } else {
+                    std::copy(sides, sides + 4, boxes_.data() + 4 * static_cast<int64_t>(cells[i]));
+                }
+            }
+        });
     }
 
     void place(int64_t cell, const float* distances) {
@@ -393,8 +418,9 @@ class CellBoxes {
         }
     }
 
-    HeadView box_bins_{};
+    HeadView head_{};
     int64_t bins_ = 0;
+    BoxCoding coding_ = BoxCoding::dfl;
     const HeadGrid* grid_ = nullptr;
     std::vector<uint8_t> is_known_;
     std::vector<float> boxes_;
@@ -411,13 +437,14 @@ struct Scratch {
 }  // namespace
 
 int64_t HeadGrid::cells() const noexcept {
+    if (box_count != 0) return box_count;
     int64_t total = 0;
     for (const int64_t stride : strides) total += (input_height / stride) * (input_width / stride);
     return total;
 }
 
-void decode_boxes(const HeadView& class_logits, int64_t classes, const HeadView& box_bins, int64_t bins,
-                  const HeadGrid& grid, const DecodeOptions& options, int threads, Detections* found) {
+void decode_boxes(const BoxHeads& heads, const HeadGrid& grid, const DecodeOptions& options, int threads,
+                  Detections* found) {
     found->boxes.clear();
     found->scores.clear();
     found->class_ids.clear();
@@ -429,7 +456,8 @@ void decode_boxes(const HeadView& class_logits, int64_t classes, const HeadView&
     thread_local Scratch scratch;
     if (scratch.found.size() < static_cast<size_t>(threads))
         scratch.found.resize(static_cast<size_t>(threads));
-    find_candidates(LogitScan(class_logits, classes, cells), options, threads, &scratch.found);
+    find_candidates(ScoreScan(heads.scores, heads.classes, cells), heads.score_coding, options, threads,
+                    &scratch.found);
     std::vector<Candidate>& candidates = scratch.found.front();
 
     // The search mostly ends long before the last candidate: sort, decode and compare a portion at a time.
@@ -437,7 +465,7 @@ void decode_boxes(const HeadView& class_logits, int64_t classes, const HeadView&
     Suppressor& suppressor = scratch.suppressor;
     std::vector<int32_t>& portion_cells = scratch.portion_cells;
     if (!candidates.empty()) {
-        boxes.restart(box_bins, bins, grid);
+        boxes.restart(heads, grid);
         suppressor.restart(options.iou_threshold, options.class_agnostic);
     }
     size_t portion = std::max<size_t>(256, 2 * std::min(limit, candidates.size()));
@@ -460,7 +488,7 @@ void decode_boxes(const HeadView& class_logits, int64_t classes, const HeadView&
             if (!std::all_of(box, box + 4, is_finite_number)) continue;
             if (!suppressor.offer(box, class_id)) continue;
             found->boxes.insert(found->boxes.end(), box, box + 4);
-            found->scores.push_back(sigmoid(logit_of(candidates[i])));
+            found->scores.push_back(score_of(value_of(candidates[i]), heads.score_coding));
             found->class_ids.push_back(class_id);
             found->cells.push_back(static_cast<int32_t>(cell));
         }

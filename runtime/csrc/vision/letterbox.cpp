@@ -81,8 +81,15 @@ void resize(const ImageView& image, const LetterboxGeometry& geometry, const Axe
     }
 }
 
-int64_t resized_length(int64_t length, double scale, int64_t limit) noexcept {
-    const double rounded = std::floor(static_cast<double>(length) * scale + 0.5);
+int64_t resized_length(int64_t length, double scale, int64_t limit, Rounding rounding) noexcept {
+    const double exact = static_cast<double>(length) * scale;
+    double rounded = std::floor(exact + 0.5);
+    if (rounding == Rounding::half_even) {
+        const double below = std::floor(exact);
+        const double rest = exact - below;
+        const bool is_down = rest < 0.5 || (rest == 0.5 && std::fmod(below, 2.0) == 0.0);
+        rounded = is_down ? below : below + 1.0;
+    }
     return std::clamp<int64_t>(static_cast<int64_t>(rounded), 1, limit);
 }
 
@@ -119,21 +126,21 @@ ImageView with_rising_channels(const ImageView& image, bool* swap_rb) noexcept {
 
 }  // namespace
 
-LetterboxGeometry letterbox_geometry(int64_t height, int64_t width, int64_t input_height,
-                                     int64_t input_width) noexcept {
+LetterboxGeometry letterbox_geometry(int64_t height, int64_t width, int64_t input_height, int64_t input_width,
+                                     Rounding rounding) noexcept {
     const double scale = std::min(static_cast<double>(input_height) / static_cast<double>(height),
                                   static_cast<double>(input_width) / static_cast<double>(width));
-    const int64_t resized_height = resized_length(height, scale, input_height);
-    const int64_t resized_width = resized_length(width, scale, input_width);
+    const int64_t resized_height = resized_length(height, scale, input_height, rounding);
+    const int64_t resized_width = resized_length(width, scale, input_width, rounding);
     return {resized_height, resized_width, (input_height - resized_height) / 2,
             (input_width - resized_width) / 2};
 }
 
 void letterbox(const ImageView& given, int64_t input_height, int64_t input_width, uint8_t pad_value,
-               bool swap_rb, float scale, float* output, int threads) {
+               bool swap_rb, float scale, float* output, int threads, Rounding rounding) {
     const ImageView image = with_rising_channels(given, &swap_rb);
     const LetterboxGeometry geometry =
-        letterbox_geometry(image.height, image.width, input_height, input_width);
+        letterbox_geometry(image.height, image.width, input_height, input_width, rounding);
     const int64_t plane_size = input_height * input_width;
     const auto planes_of = [&](int64_t y) {
         float* row = output + (geometry.pad_top + y) * input_width + geometry.pad_left;
@@ -197,9 +204,9 @@ void letterbox(const ImageView& given, int64_t input_height, int64_t input_width
 }
 
 void letterbox_u8(const ImageView& image, int64_t input_height, int64_t input_width, uint8_t pad_value,
-                  bool swap_rb, uint8_t* output) {
+                  bool swap_rb, uint8_t* output, Rounding rounding) {
     const LetterboxGeometry geometry =
-        letterbox_geometry(image.height, image.width, input_height, input_width);
+        letterbox_geometry(image.height, image.width, input_height, input_width, rounding);
     const int64_t height = geometry.resized_height;
     fill_padding(geometry, input_height, input_width, 3, pad_value, 0, height, output);
     const int64_t last = image.channels - 1;

@@ -11,6 +11,12 @@
 
 namespace yolor_edge {
 
+/// How the lengths of the resized image become whole pixels; they differ only where a length ends on a half.
+enum class Rounding {
+    half_up,
+    half_even,  // as Python's round(), which YOLOv7 and its kin call
+};
+
 /// Where an image of some size comes to lie inside the input of the network.
 struct LetterboxGeometry {
     int64_t resized_height;
@@ -22,8 +28,8 @@ struct LetterboxGeometry {
 /// Place an image (height, width) in an input (input_height, input_width); all four at least 1.
 /// The image keeps its shape as far as whole pixels allow, is at least one pixel in size and sits in the
 /// middle; where the padding is odd, the extra row or column is at the bottom or right.
-LetterboxGeometry letterbox_geometry(int64_t height, int64_t width, int64_t input_height,
-                                     int64_t input_width) noexcept;
+LetterboxGeometry letterbox_geometry(int64_t height, int64_t width, int64_t input_height, int64_t input_width,
+                                     Rounding rounding = Rounding::half_up) noexcept;
 
 /// How the bytes of an image mean pixels. Cameras' YUV is BT.601 in its narrow range (16 to 235), converted
 /// to BGR in fixed point as OpenCV does, before resizing.
@@ -52,12 +58,14 @@ struct ImageView {
 ///   scale      every byte becomes float(byte) * scale
 ///   output     out: (3, input_height, input_width), contiguous; grey is repeated in all three channels
 ///   threads    at most; they take strips of the output, and the answer does not depend on them
+///   rounding   see letterbox_geometry
 void letterbox(const ImageView& image, int64_t input_height, int64_t input_width, uint8_t pad_value,
-               bool swap_rb, float scale, float* output, int threads = 1);
+               bool swap_rb, float scale, float* output, int threads = 1,
+               Rounding rounding = Rounding::half_up);
 
 /// The same, as interleaved bytes.
 ///   output     out: (input_height, input_width, 3), contiguous
 void letterbox_u8(const ImageView& image, int64_t input_height, int64_t input_width, uint8_t pad_value,
-                  bool swap_rb, uint8_t* output);
+                  bool swap_rb, uint8_t* output, Rounding rounding = Rounding::half_up);
 
 }  // namespace yolor_edge

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from yolor_edge.runtime.backends.base import Array, Graph, TensorInfo, checked_feed
 from yolor_edge.runtime.bundle.graph_options import HEADS_OF_CELLS, GraphOptions
+from yolor_edge.runtime.bundle.spec import SCORE_HEADS
 
 from ...reference.semantic import semantic_argmax
 
@@ -34,7 +35,7 @@ class OptionedGraph:
         checked_feed("optioned", self.inputs, self.outputs, feed, wanted)
         heads = self._graph.run(feed)
         if self._options.top_k is not None:
-            best = heads["class_logits"].max(axis=1)
+            best = next(heads[name] for name in SCORE_HEADS.values() if name in heads).max(axis=1)
             cells = np.argsort(-best, axis=1, kind="stable")[:, : self._options.top_k].astype(np.int32)
             for name in set(HEADS_OF_CELLS) & heads.keys():
                 heads[name] = np.stack([head[:, row] for head, row in zip(heads[name], cells, strict=True)])

@@ -244,26 +244,26 @@ def test_no_candidates():
     ("change", "message"),
     [
         (
-            {"class_logits": np.zeros((3, 20), np.float32)},
-            "class_logits must have shape (C, 21), got (3, 20)",
+            {"scores": np.zeros((3, 20), np.float32)},
+            "scores must have shape (C, 21), got (3, 20)",
         ),
         (
-            {"class_logits": np.zeros((1, 3, 21), np.float32)},
-            "class_logits must have shape (C, 21), got (1, 3, 21)",
+            {"scores": np.zeros((1, 3, 21), np.float32)},
+            "scores must have shape (C, 21), got (1, 3, 21)",
         ),
         (
-            {"class_logits": np.zeros((3, 21))},
-            "class_logits must have dtype float32, got float64",
+            {"scores": np.zeros((3, 21))},
+            "scores must have dtype float32, got float64",
         ),
         (
-            {"box_bins": np.zeros((64, 20), np.float32)},
-            "box_bins must have shape (4 * bins, 21), got (64, 20)",
+            {"boxes": np.zeros((64, 20), np.float32)},
+            "boxes must have shape (4 * bins, 21), got (64, 20)",
         ),
         (
-            {"box_bins": np.zeros((63, 21), np.float32)},
-            "box_bins must have shape (4 * bins, 21), got (63, 21)",
+            {"boxes": np.zeros((63, 21), np.float32)},
+            "boxes must have shape (4 * bins, 21), got (63, 21)",
         ),
-        ({"box_bins": np.zeros((0, 21), np.float32)}, "box_bins must have shape (4 * bins, 21), got (0, 21)"),
+        ({"boxes": np.zeros((0, 21), np.float32)}, "boxes must have shape (4 * bins, 21), got (0, 21)"),
         (
             {"input_size": (32, 40)},
             "input_size must be divisible by every stride, got (32, 40) and stride 16",
@@ -274,12 +274,20 @@ def test_no_candidates():
         ({"iou_threshold": -0.1}, "iou_threshold must lie in 0..1, got -0.1"),
         ({"max_detections": -1}, "max_detections must be at least 0, got -1"),
         ({"max_candidates": -1}, "max_candidates must be at least 0, got -1"),
+        ({"box_coding": "cxcywh"}, "box_coding must be one of dfl, ltrb, xyxy, got cxcywh"),
+        ({"score_coding": "sigmoid"}, "score_coding must be one of logits, probabilities, got sigmoid"),
+        ({"box_coding": "ltrb"}, "boxes must have shape (4, 21), got (64, 21)"),
+        ({"box_coding": "xyxy"}, "box_count goes with the box_coding xyxy, and with no other"),
+        ({"box_count": 21}, "box_count goes with the box_coding xyxy, and with no other"),
+        ({"box_coding": "xyxy", "box_count": 0}, "box_count must be at least 1, got 0"),
+        ({"box_coding": "xyxy", "box_count": 22}, "scores must have shape (C, 22), got (3, 21)"),
+        ({"box_coding": "xyxy", "box_count": 21}, "boxes must have shape (4, 21), got (64, 21)"),
     ],
 )
 def test_refuses_bad_arguments(change, message):
     arguments = {
-        "class_logits": np.zeros((3, 21), np.float32),
-        "box_bins": np.zeros((64, 21), np.float32),
+        "scores": np.zeros((3, 21), np.float32),
+        "boxes": np.zeros((64, 21), np.float32),
         "strides": STRIDES,
         "input_size": (32, 32),
     }
@@ -332,7 +340,7 @@ def test_all_cells_chosen_is_as_none_chosen():
         (np.array([0, 1], np.int64), "cells must have dtype int32, got int64"),
         (np.array([[0, 1]], np.int32), r"cells must have shape \(K,\), K at least 1, got \(1, 2\)"),
         (np.array([], np.int32), r"cells must have shape \(K,\), K at least 1, got \(0,\)"),
-        (np.array([0, 1, 2], np.int32), r"class_logits must have shape \(C, 3\), got \(3, 2\)"),
+        (np.array([0, 1, 2], np.int32), r"scores must have shape \(C, 3\), got \(3, 2\)"),
     ],
 )
 def test_cells_that_are_none(cells, message):
