@@ -11,7 +11,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,10 +120,11 @@ def fit(
             input_size or (own.input_size if own else (640, 640)),
             tasks,
             name or (own.name if own else "yolor-edge"),
-            captioner or "catr",
+            captioner or _captioner_of(own, tasks or dataset.tasks),
         )
-        if own is not None:
-            network_config = _as_the_start(network_config, own, captioner)
+        if own is not None:  # So that as much as possible fits.
+            fields = ("prototypes", "reg_max", "caption_positions")
+            network_config = dataclasses.replace(network_config, **{name: getattr(own, name) for name in fields})
     choose_device(config.device)  # Before anything is written: a run that cannot start must not be there to resume.
     transfer, begun = None, None
     if weights is not None:
@@ -290,13 +291,11 @@ def describe_layers(
     )
 
 
-def _as_the_start(network: NetworkConfig, start: NetworkConfig, captioner: Captioner | None) -> NetworkConfig:
-    """The network with what data and options leave open as the start has it, so that as much as possible fits."""
-    fields = ["prototypes", "reg_max", "caption_positions"]
-    speaks = "caption" in start.tasks and "caption" in network.tasks
-    if captioner is None and speaks and (not start.caption_regions or "boxes" in network.tasks):
-        fields += ["caption_regions", "caption_output_layers"]
-    return dataclasses.replace(network, **{field: getattr(start, field) for field in fields})
+def _captioner_of(start: NetworkConfig | None, tasks: Collection[str]) -> Captioner:
+    """The captioner of the start, where the tasks allow it."""
+    if start is not None and "caption" in start.tasks and {"boxes", "caption"} <= set(tasks):
+        return next((known for known in CAPTIONERS if known == start.captioner), "catr")
+    return "catr"
 
 
 def _words_of(dataset: CocoDataset, config: TrainConfig) -> tuple[str, ...]:

@@ -108,9 +108,7 @@ class Trainer:
         self.amp = amp_dtype(device, config.amp)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp == torch.float16)
         self.where = (
-            self.network.memory_positions(network.input_size).to(device)
-            if isinstance(self.network, Network) and "caption" in network.tasks
-            else None
+            self.network.memory_positions(network.input_size).to(device) if "caption" in network.tasks else None
         )
         self.step_index = 0
 
@@ -191,14 +189,13 @@ class Trainer:
         if "caption" in self.network.config.tasks and len(batch.tokens):
             spoken = features if batch.weak is None else [level[dense_count:] for level in features]
             known = outputs if batch.weak is None else self._choosing(spoken)
-            memory = self.network.memory(spoken, known)[batch.owners]
-            logits = self.network.caption_decoder(batch.tokens[:, :-1], memory, self.where)
-            losses["caption"] = self._caption_loss(logits, batch)
+            losses["caption"] = self._caption_loss(self.network.memory(spoken, known), batch)
         elif not losses:  # A network that only speaks, and a batch without captions.
             losses["caption"] = features[3].sum() * 0.0
         return losses
 
-    def _caption_loss(self, logits: Tensor, batch: Batch) -> Tensor:
+    def _caption_loss(self, memory: Tensor, batch: Batch) -> Tensor:
+        logits = self.network.caption_decoder(batch.tokens[:, :-1], memory[batch.owners], self.where)
         loss = caption_loss(logits, batch.tokens[:, 1:], PAD_ID, self.config.label_smoothing)
         return self.config.caption_gain * loss
 
@@ -211,15 +208,10 @@ class Trainer:
         if "class_scores" in outputs:
             outputs["class_logits"] = anchor_logits(network.raw_levels(dense), len(network.config.class_names))
         losses = self.dense_loss(outputs, batch.truth)
-        if network.captioner is not None and network.config.caption and len(batch.tokens):
+        if "caption" in network.config.tasks and len(batch.tokens):
             if batch.weak is not None:
                 outputs = network.heads({name: values[dense_count:] for name, values in features.items()})
-            memory = outputs["caption_memory"]
-            cells = features[network.config.caption["grid"]][0, 0].numel()
-            grid, regions = memory[:, :cells], memory[:, cells:]
-            owners, tokens = batch.owners, batch.tokens[:, :-1]
-            words = network.captioner.log_probabilities(tokens, grid[owners], regions[owners])
-            losses["caption"] = self._caption_loss(words, batch)
+            losses["caption"] = self._caption_loss(outputs["caption_memory"], batch)
         return losses
 
     @torch.no_grad()

@@ -143,7 +143,7 @@ def named_rows(config: AnyConfig) -> dict[str, Rows]:
                 rows[start + "vector"] = (1, keys)
     if config.caption:
         words = _words(config.vocabulary)
-        rows.update({f"captioner.{name}.weight": (0, words) for name in ("words", "out")})
+        rows.update({f"captioner.decoder.{name}.weight": (0, words) for name in ("words", "output")})
     return rows
 
 
