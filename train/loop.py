@@ -99,7 +99,9 @@ def fit(
         )
     for argument, value in (("freeze", freeze), ("vocabulary", vocabulary)):
         if value and start is None:
-            raise UsageError(f"<{argument}> belongs to a training from other weights; give <start> too", argument)
+            raise UsageError(
+                f"<{argument}> belongs to a training from other weights; give <start> too", (argument, "start")
+            )
     dataset = CocoDataset.open(data, split=split, role="train")
     weights = None if start is None else Weights.open(start, vocabulary)
     if weights is not None and isinstance(weights.layout, LayersConfig):
