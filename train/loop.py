@@ -104,29 +104,42 @@ def fit(
             )
     dataset = CocoDataset.open(data, split=split, role="train")
     weights = None if start is None else Weights.open(start, vocabulary)
-    if weights is not None and isinstance(weights.layout, LayersConfig):
+    layout = None if weights is None else weights.layout
+    if isinstance(layout, LayersConfig):
         for argument, value in (("size", size), ("captioner", captioner)):
             if value is not None:
                 raise UsageError(
-                    f"<{argument}> is for networks of our own plan; {start} holds {weights.layout.name}, which stays "
-                    "as it is",
+                    f"<{argument}> is for networks of our own plan; {start} holds {layout.name}, which stays as it is",
                     argument,
                 )
-        network_config: AnyConfig = describe_layers(dataset, weights.layout, config, input_size, tasks, name)
-    else:
-        own = None if weights is None else weights.layout
+        network_config: AnyConfig = describe_layers(dataset, layout, config, input_size, tasks, name)
+    elif layout is None:
         network_config = describe_network(
             dataset,
-            size or (own.size if own else "n"),
+            size or "n",
             config,
-            input_size or (own.input_size if own else (640, 640)),
+            input_size or (640, 640),
             tasks,
-            name or (own.name if own else "yolor-edge"),
-            captioner or _captioner_of(own, tasks or dataset.tasks),
+            name or "yolor-edge",
+            captioner or "catr",
         )
-        if own is not None:  # So that as much as possible fits.
-            fields = ("prototypes", "reg_max", "caption_positions")
-            network_config = dataclasses.replace(network_config, **{name: getattr(own, name) for name in fields})
+    else:
+        network_config = describe_network(
+            dataset,
+            size or layout.size,
+            config,
+            input_size or layout.input_size,
+            tasks,
+            name or layout.name,
+            captioner or _captioner_of(layout, tasks or dataset.tasks),
+        )
+        # What neither options nor data say, so that as much as possible fits.
+        network_config = dataclasses.replace(
+            network_config,
+            prototypes=layout.prototypes,
+            reg_max=layout.reg_max,
+            caption_positions=layout.caption_positions,
+        )
     choose_device(config.device)  # Before anything is written: a run that cannot start must not be there to resume.
     transfer, begun = None, None
     if weights is not None:
@@ -293,11 +306,10 @@ def describe_layers(
     )
 
 
-def _captioner_of(start: NetworkConfig | None, tasks: Collection[str]) -> Captioner:
+def _captioner_of(start: NetworkConfig, tasks: Collection[str]) -> Captioner:
     """The captioner of the start, where the tasks allow it."""
-    if start is not None and "caption" in start.tasks and {"boxes", "caption"} <= set(tasks):
-        return next((known for known in CAPTIONERS if known == start.captioner), "catr")
-    return "catr"
+    is_grit = start.captioner == "grit" and "caption" in start.tasks
+    return "grit" if is_grit and {"boxes", "caption"} <= set(tasks) else "catr"
 
 
 def _words_of(dataset: CocoDataset, config: TrainConfig) -> tuple[str, ...]:

@@ -46,7 +46,9 @@ def add(commands: Any) -> None:
         help="parts that stay as they are: some of backbone, neck, boxes, masks, semantic, caption (default: none); "
         "what else was kept learns at --set kept_rate=0.1 of the rate",
     )
-    start.add_argument("--vocabulary", metavar="FILE", help="words of the captions of an official .pt, one a line")
+    start.add_argument(
+        "--vocabulary", metavar="FILE", help="words of the captions of an official .pt, one a line (default: none)"
+    )
     network = parser.add_argument_group("network")
     network.add_argument("--size", choices=("n", "s", "m", "l"), help="size of the network (default: n, or as --from)")
     network.add_argument(

@@ -243,13 +243,11 @@ def with_heads(
             if layer.get("groups", 1) > 1 and layer["out"] != len(keys):
                 raise CheckpointError(f"layer {layer['name']} makes classes in groups; expected a plain convolution")
             layers[layer["name"]]["out"] = len(keys)
-    needed, waiting = set(), list(changed.outputs)
-    while waiting:
-        name = waiting.pop()
-        if name != IMAGE and name not in needed:
-            needed.add(name)
-            waiting += layers[name]["from"]
-    return dataclasses.replace(changed, layers=tuple(layer for name, layer in layers.items() if name in needed))
+    needed = set(changed.outputs)
+    for layer in reversed(layers.values()):
+        if layer["name"] in needed:
+            needed.update(layer["from"])
+    return dataclasses.replace(changed, layers=tuple(layer for key, layer in layers.items() if key in needed))
 
 
 @torch.no_grad()
