@@ -42,13 +42,13 @@ def build_as_asked(arguments: argparse.Namespace, say: Say) -> None:
     from .runtime.backends.registry import backend_entry
     from .runtime.backends.tensorrt.missing_engines import build_if_missing
     from .runtime.bundle.bundle import Bundle
-    from .runtime.captions.captioning import CaptionOptions
     from .runtime.model import needed_parts
     from .runtime.options import LoadOptions
 
     bundle, backend, precision = Bundle.open(path), arguments.backend, arguments.precision
     decoder = getattr(arguments, "caption_decoder", None)
-    beam = getattr(arguments, "beam_size", None) or CaptionOptions.beam_size
+    own = bundle.spec.caption.beam_size if bundle.spec.caption is not None else 1
+    beam = getattr(arguments, "beam_size", None) or own
     is_open = False
     if arguments.command == "verify":
         parts = tuple(bundle.graphs)
@@ -61,9 +61,7 @@ def build_as_asked(arguments: argparse.Namespace, say: Say) -> None:
             if is_open
             else needed_parts(bundle, LoadOptions(backend, precision, caption_decoder=decoder))
         )
-    missing = build_if_missing(
-        bundle, backend, precision, parts, build_missing(say, max(beam, CaptionOptions.beam_size))
-    )
+    missing = build_if_missing(bundle, backend, precision, parts, build_missing(say, max(beam, own)))
     if is_open or (missing and decoder is None and len(parts) > 1):
         choose_after_build(bundle, backend, precision, beam, say)
 

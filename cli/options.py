@@ -138,7 +138,12 @@ def build_if_asked(arguments: argparse.Namespace) -> None:
 def add_caption(parser: argparse.ArgumentParser) -> Group:
     """The group of how captions are written; more can be added to it."""
     group = parser.add_argument_group("captions")
-    group.add_argument("--beam-size", type=int, metavar="K", help="width of the beam search; 1 is greedy (default: 3)")
+    group.add_argument(
+        "--beam-size",
+        type=int,
+        metavar="K",
+        help="width of the beam search; 1 is greedy (default: the model's own, 3 for ours)",
+    )
     group.add_argument(
         "--caption-decoder",
         metavar="D",

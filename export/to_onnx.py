@@ -194,8 +194,10 @@ def _write_caption_weights(folder: Path, network: AnyNetwork) -> dict[str, str]:
     files = {}
     for precision in CAPTION_WEIGHTS:
         files[precision] = f"caption.{precision}.bin"
-        heads, regions = network.config.plan.caption_heads, network.caption_decoder.regions
-        write_caption_weights(folder / files[precision], parameters, where, heads, precision, regions=regions)
+        path, decoder = folder / files[precision], network.caption_decoder
+        write_caption_weights(
+            path, parameters, where, decoder.heads, precision, regions=decoder.regions, padding=decoder.padding or 0
+        )
     return files
 
 

@@ -306,15 +306,17 @@ class CaptionSearch:
         temperature: float = 0.0,
         top_k: int = 0,
         seed: int = 0,
+        keeps_finished: bool = False,
     ) -> None:
         """Start the search for one caption.
 
         Args:
             beam_size: Hypotheses kept alive, 1 to 4096; 1 is greedy.
             max_length: Tokens generated at most, end of sentence included; 1 to 1048576.
-            bos_id: Never generated. This token and all others lie in the vocabulary, which has at most 16777216.
+            bos_id: Never generated, unless with keeps_finished. This token and all others lie in the vocabulary, which
+                has at most 16777216.
             eos_id: Ends a hypothesis; differs from the other two.
-            pad_id: Never generated.
+            pad_id: As bos_id.
             length_penalty: At least 0; score = log_prob / length^length_penalty, end of sentence counted.
             min_length: Tokens that come before an end of sentence at least, up to max_length.
             forbidden: Further tokens never generated.
@@ -325,6 +327,9 @@ class CaptionSearch:
                 and its length on every machine.
             top_k: Draw among the likeliest so many; 0 for all.
             seed: Of the drawing, at least 0.
+            keeps_finished: Every step takes the best beam_size of all continuations; a finished hypothesis has itself
+                at no further cost, and else what scores -999. The search goes on for max_length steps, or until all
+                are finished. Nothing is forbidden but `forbidden`.
 
         Raises:
             ValueError: If one of them is out of its range.
@@ -384,11 +389,13 @@ class CaptionDecoder:
         tensors: dict[str, NDArray[Any]],
         kernels: str | None = None,
         regions: int = 0,
+        padding: int = 0,
     ) -> None:
         """Take the weights where they lie.
 
         Args:
-            vocabulary, width, layers, heads, feed_forward, hidden, positions, memory, regions: See `CaptionDims`.
+            vocabulary, width, layers, heads, feed_forward, hidden, positions, memory, regions, padding: See
+                `CaptionDims`.
             norm_epsilon: Of every layer norm.
             precision: "fp32" or "int8".
             tensors: By the names of `caption_weights.tensor_shapes`; kept alive, not copied.
@@ -415,6 +422,7 @@ class CaptionDecoder:
         temperature: float = 0.0,
         top_k: int = 0,
         seed: int = 0,
+        keeps_finished: bool = False,
         budget_ms: float | None = None,
     ) -> tuple[list[tuple[list[int], float, float]], int, int, int, bool]:
         """Search as `CaptionSearch` does.

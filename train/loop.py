@@ -72,8 +72,8 @@ def fit(
             a head for.
         split: Training split; by default the first whose name starts with "train".
         name: What the network calls itself; by default as the start, else "yolor-edge".
-        captioner: Kind of the caption decoder: "catr" attends to a grid of the image; "grit" to regions too, with
-            gates between the two, and has one output layer. The second needs the task boxes. By default that of the
+        captioner: Kind of the caption decoder: "catr" attends to a grid of the image; "grit" to the encoded grid
+            and to regions, with a gate that weighs both. The second needs the task boxes. By default that of the
             start, else "catr".
         threads: CPU threads of torch, beside the processes that prepare batches; None for torch's own choice, which is
             every core that this process may run on. Another number rounds sums in another order.

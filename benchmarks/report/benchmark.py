@@ -167,7 +167,7 @@ def bench(
             "score_threshold": limits.score if predict.score_threshold is None else predict.score_threshold,
             "iou_threshold": limits.iou if predict.iou_threshold is None else predict.iou_threshold,
             "max_detections": predict.max_detections or limits.max_detections,
-            "caption_beam_size": caption.beam_size,
+            "caption_beam_size": "none" if spec.caption is None else caption.for_model(spec.caption).beam_size,
             "caption_decoder": caption_decoder_name(opened, load),
             "caption_budget_ms": "none" if caption.budget_ms is None else caption.budget_ms,
             "seed": "none, nothing is drawn at random",

@@ -38,7 +38,7 @@ def choose_after_build(
     bundle: Bundle,
     backend: str,
     precision: str,
-    beam_size: int,
+    beam_size: int | None,
     say: Say,
     has_new_engines: bool = True,
 ) -> None:
@@ -48,7 +48,7 @@ def choose_after_build(
         bundle: With the engines.
         backend: One that runs them.
         precision: Of the graphs.
-        beam_size: Of the search.
+        beam_size: Of the search; None for the model's own.
         say: Called with lines of progress, and with the outcome.
         has_new_engines: Whether what was measured before, if anything, is out of date.
     """
@@ -68,7 +68,7 @@ def choose_caption_decoder(
     backend: str,
     precision: str = "fp16",
     runs: int = 20,
-    beam_size: int = CaptionOptions.beam_size,
+    beam_size: int | None = None,
     progress: Say | None = None,
 ) -> CaptionChoice | None:
     """Time captions of the reference images with every decoder in turn, and keep the fastest in the bundle's cache.
@@ -78,7 +78,7 @@ def choose_caption_decoder(
         backend: One that runs on the GPU.
         precision: Of the graphs.
         runs: Captions that count, for each decoder.
-        beam_size: Of the search.
+        beam_size: Of the search; None for the model's own.
         progress: Called with lines of text.
 
     Returns:
@@ -99,6 +99,8 @@ def choose_caption_decoder(
     if not names:
         raise BundleError(f"{bundle.path}: holds no reference images to measure captions on; export it again")
     pictures = [read_golden(bundle.path / name)[0] for name in names]
+    assert bundle.spec.caption is not None  # as every bundle with caption weights has
+    beam_size = beam_size or bundle.spec.caption.beam_size
     options = CaptionOptions(beam_size=beam_size)
     chosen = bundle.choose_precision(precision, backend)
     medians: dict[str, float] = {}

@@ -39,14 +39,15 @@ from ...export.onnx_graphs.caption_weights import dims_of, write_caption_weights
 from ...export.to_onnx import export_part
 from ...runtime.bundle.bundle import CaptionSpec
 from ...runtime.bundle.caption_weights import CaptionDims, tensor_shapes
-from ...runtime.bundle.tokenizer import SPECIALS
+from ...runtime.bundle.tokenizer import PAD_ID, SPECIALS
 from ...runtime.captions.captioning import CaptionDecoder, CaptionOptions, CaptionWriter
 from ...runtime.captions.native_captioning import NativeCaptionDecoder
 from ...runtime.files import write_atomically
 from ...runtime.images.preprocess import preprocess
 from ...train.checkpoint import Checkpoint
-from ...train.network.caption_decoder import CaptionDecoder as TorchDecoder
-from ...train.network.caption_decoder import sine_positions
+from ...train.network.caption_decoder import CaptionDecoder as PlainDecoder
+from ...train.network.caption_decoder import Decoder, sine_positions
+from ...train.network.gated_captioner import GatedDecoder
 from ...train.torch_backend import TorchGraph, parts_of, spec_of
 from ..report.machine import describe_machine
 from ..report.report_files import output_file
@@ -56,7 +57,7 @@ from .onnxruntime_peer import OnnxRuntimeDecoder
 
 @dataclass(frozen=True)
 class Size:
-    """Of a decoder: those of the network's `CaptionDecoder`, and the grid (height, width) before the regions."""
+    """Of a decoder, with the grid (height, width) before the regions, which gated layers have."""
 
     vocabulary: int
     width: int
@@ -71,24 +72,25 @@ class Size:
     def memory(self) -> int:
         return self.grid[0] * self.grid[1] + self.regions
 
-    def decoder(self, tokens: int) -> TorchDecoder:
+    def decoder(self, tokens: int) -> Decoder:
         """With weights that are random, but the same every time."""
         torch.manual_seed(0)
-        return TorchDecoder(
-            self.vocabulary, self.width, self.layers, self.heads, self.feed_forward, tokens + 1,
-            regions=self.regions, output_layers=self.output_layers,
-        ).eval()  # fmt: skip
+        sizes = (self.vocabulary, self.width, self.layers, self.heads, self.feed_forward, tokens + 1)
+        if self.regions:
+            return GatedDecoder(*sizes, self.regions, PAD_ID).eval()
+        return PlainDecoder(*sizes, output_layers=self.output_layers).eval()
 
     def where(self) -> torch.Tensor:
         """(memory, width), zero for the regions."""
         return F.pad(sine_positions(*self.grid, self.width), (0, 0, 0, self.regions))
 
 
-# 256x1 and 256x1-gated have the sizes of GeneralistYOLO's decoder; 256x1-catr is as wide in the default network's form.
+# 256x1-gated is Generalist YOLO's decoder at 640 x 640 (300 cells and 171 semantic channels); 256x1 has plain layers of
+# these sizes, 256x1-catr is as wide in the default network's form.
 SIZES = {
     "demo": Size(47, 128, 3, 4, 512, (7, 9)),
     "256x1": Size(10202, 256, 1, 8, 512, (20, 20), output_layers=1),
-    "256x1-gated": Size(10202, 256, 1, 8, 512, (20, 20), regions=393, output_layers=1),
+    "256x1-gated": Size(10202, 256, 1, 8, 512, (20, 20), regions=471),
     "256x1-catr": Size(10202, 256, 1, 8, 2048, (20, 20)),
     "512x6": Size(10202, 512, 6, 8, 2048, (20, 20)),
 }
@@ -103,7 +105,7 @@ DEEPER = " with a layer more"
 class _Prefill(torch.nn.Module):
     """The decoder's first run, its memory's positions a constant."""
 
-    def __init__(self, decoder: TorchDecoder, where: torch.Tensor) -> None:
+    def __init__(self, decoder: Decoder, where: torch.Tensor) -> None:
         super().__init__()
         self.decoder, self.where = decoder, where
 
@@ -114,7 +116,7 @@ class _Prefill(torch.nn.Module):
 class _Step(torch.nn.Module):
     """The decoder's run for every later word."""
 
-    def __init__(self, decoder: TorchDecoder) -> None:
+    def __init__(self, decoder: Decoder) -> None:
         super().__init__()
         self.decoder = decoder
 
@@ -170,7 +172,7 @@ def build(
     writers = {}
     for ours, precision in zip(OURS, ("fp32", "int8"), strict=True):
         path = folder / f"{precision}.bin"
-        write_caption_weights(path, parameters, where.numpy(), heads, precision, regions=size.regions)
+        write_caption_weights(path, parameters, where.numpy(), heads, precision, regions=size.regions, padding=PAD_ID)
         writers[ours] = NativeCaptionDecoder(spec, path)
     image = np.random.default_rng(0).normal(0, 1, (1, memory, width)).astype(np.float32)
     return dims, writers, others, image
@@ -337,8 +339,10 @@ def compare_answers(checkpoint: Path, scenes: int, beams: tuple[int, ...]) -> di
         where = network.memory_positions(network.config.input_size).numpy()
         for ours, precision in zip(OURS, ("fp32", "int8"), strict=True):
             path = Path(folder) / f"{precision}.bin"
-            heads, regions = network.config.plan.caption_heads, network.caption_decoder.regions
-            write_caption_weights(path, parameters, where, heads, precision, regions=regions)
+            decoder = network.caption_decoder
+            write_caption_weights(
+                path, parameters, where, decoder.heads, precision, regions=decoder.regions, padding=PAD_ID
+            )
             writers[ours] = NativeCaptionDecoder(spec.caption, path)
         reference = CaptionDecoder(spec.caption, own["caption_prefill"], own["caption_step"])
         same = {ours: dict.fromkeys(beams, 0) for ours in OURS}

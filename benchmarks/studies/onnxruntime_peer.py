@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from ...runtime import _native
 from ...runtime.bundle.spec import CaptionSpec
-from ...runtime.bundle.tokenizer import Tokenizer
 from ...runtime.captions.captioning import CaptionOptions, caption_of
 from ...runtime.results import Caption
 
@@ -41,7 +40,7 @@ class OnnxRuntimeDecoder:
             onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"]) for path in (prefill, step)
         )
         self._spec = spec
-        self._tokenizer = Tokenizer(spec.vocabulary)
+        self._tokenizer = spec.tokenizer()
 
     def write(self, memory: NDArray[np.float32], options: CaptionOptions) -> Caption:
         """The best sentence for the memory (1, L, D) of one image."""

@@ -57,7 +57,7 @@ def add(commands: Any) -> None:
         "--input-size", type=size, metavar="HxW", help="fail unless the bundle has this input size (default: any)"
     )
     engine.add_argument(
-        "--max-beam-size", type=int, default=3, metavar="K", help="largest beam size of the captions (default: 3)"
+        "--max-beam-size", type=int, metavar="K", help="largest beam size of the captions (default: the model's own)"
     )
     builder = parser.add_argument_group("builder")
     builder.add_argument(

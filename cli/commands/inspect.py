@@ -42,18 +42,15 @@ def add(commands: Any) -> None:
 
 def _inspect(arguments: argparse.Namespace) -> int:
     from ..train.network.cost import inspect_network
+    from ..train.network.layers import LayersConfig
+    from ..train.network.layers_fold import layers_cost
 
-    if arguments.checkpoint is not None and arguments.size is None and arguments.tasks is None:
-        from ..train.checkpoint import Checkpoint
-        from ..train.network.layers import LayersConfig
-        from ..train.network.layers_fold import layers_cost
-
-        layout = Checkpoint.open(arguments.checkpoint).layout
-        if isinstance(layout, LayersConfig):
-            cost = layers_cost(layout, arguments.input_size)
-            print_result(arguments, asdict(cost), cost.table())
-            return 0
-    found = inspect_network(_network_config(arguments), arguments.input_size)
+    config = _network_config(arguments)
+    if isinstance(config, LayersConfig):
+        cost = layers_cost(config, arguments.input_size)
+        print_result(arguments, asdict(cost), cost.table())
+        return 0
+    found = inspect_network(config, arguments.input_size)
     print_result(arguments, found.to_json(), found.table())
     return 0
 
@@ -84,7 +81,7 @@ def _network_config(arguments: argparse.Namespace) -> Any:
             raise Misuse(f"a checkpoint has its own classes, words and captioner; leave out {', '.join(given)}")
         from ..train.checkpoint import Checkpoint
 
-        config = Checkpoint.open(arguments.checkpoint).config
+        config = Checkpoint.open(arguments.checkpoint).layout
         absent = [task for task in arguments.tasks or () if task not in config.tasks]
         if absent:
             raise Misuse(f"--tasks: the network has no task {', '.join(absent)}; it has {', '.join(config.tasks)}")

@@ -64,7 +64,7 @@ bool has(const Model& model, int64_t task) {
 
 std::vector<std::string> head_names(const Model& model) {
     std::vector<std::string> names;
-    if (has(model, YOLOR_EDGE_BOXES)) names.insert(names.end(), {"class_logits", "box_bins"});
+    if (has(model, YOLOR_EDGE_BOXES)) names.insert(names.end(), {model.info.score_head, model.info.box_head});
     if (has(model, YOLOR_EDGE_MASKS)) names.insert(names.end(), {"mask_coefficients", "prototypes"});
     if (has(model, YOLOR_EDGE_SEMANTIC)) names.emplace_back("semantic_logits");
     if (model.captions != nullptr) names.emplace_back("caption_memory");
@@ -98,6 +98,7 @@ std::vector<float> network_input(const Model& model, const Picture& picture) {
     options.input_width = model.info.input_width;
     options.pad_value = model.info.pad_value;
     options.scale = model.info.scale;
+    options.rounding = model.info.rounding;
     // A bundle says what becomes of B G R, which cameras give; a PPM holds R G B.
     options.swap_rb = model.info.swap_rb == 0 ? 1 : 0;
     std::vector<float> input(static_cast<size_t>(3 * options.input_height * options.input_width));
@@ -121,6 +122,7 @@ struct Boxes {
 };
 
 int64_t cells_of(const Model& model) {
+    if (model.info.box_coding == YOLOR_EDGE_XYXY) return model.info.box_count;
     int64_t cells = 0;
     for (int64_t i = 0; i < model.info.stride_count; ++i) {
         const int64_t stride = model.info.strides[i];
@@ -131,20 +133,23 @@ int64_t cells_of(const Model& model) {
 
 void find_boxes(const Model& model, const Heads& heads, const yolor_edge_frame& frame, Boxes* boxes) {
     const int64_t cells = cells_of(model);
-    const yolor_edge_head logits = head_of(heads, "class_logits", 1, cells);
-    const yolor_edge_head bins = head_of(heads, "box_bins", 1, cells);
+    const yolor_edge_head scores = head_of(heads, model.info.score_head, 1, cells);
+    const yolor_edge_head sides = head_of(heads, model.info.box_head, 1, cells);
     yolor_edge_grid grid;
     check(yolor_edge_grid_init(&grid, sizeof grid));
     grid.input_height = model.info.input_height;
     grid.input_width = model.info.input_width;
     grid.strides = model.info.strides;
     grid.stride_count = model.info.stride_count;
+    grid.box_coding = model.info.box_coding;
+    grid.score_coding = model.info.score_coding;
+    grid.box_count = model.info.box_count;
     yolor_edge_box_options options;
     check(yolor_edge_box_options_init(&options, sizeof options));
     options.score_threshold = model.info.score_threshold;
     options.iou_threshold = model.info.iou_threshold;
     options.max_detections = model.info.max_detections;
-    check(yolor_edge_decode_boxes(&logits, &bins, &grid, &options, &boxes->found));
+    check(yolor_edge_decode_boxes(&scores, &sides, &grid, &options, &boxes->found));
     check(yolor_edge_boxes_to_image(&frame, &boxes->found));
 }
 
@@ -212,25 +217,18 @@ void write_instances(const std::string& path, const Masks& masks, const Picture&
 void write_semantic(const std::string& path, const Model& model, const Heads& heads,
                     const yolor_edge_frame& frame) {
     const yolor_edge_head logits =
-        head_of(heads, "semantic_logits", model.info.input_height / YOLOR_EDGE_SEMANTIC_STRIDE,
-                model.info.input_width / YOLOR_EDGE_SEMANTIC_STRIDE);
+        head_of(heads, "semantic_logits", model.info.input_height / model.info.semantic_stride,
+                model.info.input_width / model.info.semantic_stride);
     std::vector<uint8_t> map(static_cast<size_t>(frame.image_height * frame.image_width));
-    check(yolor_edge_semantic_argmax(&logits, &frame, YOLOR_EDGE_SEMANTIC_STRIDE, 1, map.data()));
+    check(yolor_edge_semantic_argmax(&logits, &frame, model.info.semantic_stride, 1, map.data()));
     write_pgm(path, map, frame.image_height, frame.image_width);
 }
 
 void print_caption(const Model& model, const Heads& heads) {
     const yolor_edge_head memory = head_of(heads, "caption_memory", model.dims.memory, model.dims.width);
     if (memory.channels != 1) throw std::runtime_error("caption_memory does not fit the caption weights");
-    const int64_t forbidden[] = {model.info.pad_id, model.info.unk_id, model.info.bos_id};
     yolor_edge_caption_options options;
-    check(yolor_edge_caption_options_init(&options, sizeof options));
-    options.max_length = model.info.max_length;
-    options.bos_id = model.info.bos_id;
-    options.eos_id = model.info.eos_id;
-    options.pad_id = model.info.pad_id;
-    options.forbidden = forbidden;
-    options.forbidden_count = 3;
+    check(yolor_edge_bundle_caption_options(model.bundle.get(), &options, sizeof options));
     std::vector<int64_t> tokens(static_cast<size_t>(options.max_length));
     int64_t length = 0;
     double log_prob = 0.0;
@@ -272,7 +270,7 @@ int run(const std::string& folder, const std::string& picture_path, const std::s
     }
     yolor_edge_frame frame;
     check(yolor_edge_frame_of(picture.height, picture.width, model.info.input_height, model.info.input_width,
-                              &frame));
+                              model.info.rounding, &frame));
     if (has(model, YOLOR_EDGE_BOXES)) {
         Boxes boxes(model.info.max_detections);
         find_boxes(model, heads, frame, &boxes);

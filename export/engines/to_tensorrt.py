@@ -64,7 +64,7 @@ def build_engines(
     input_size: tuple[int, int] | None = None,
     *,
     flavour: str | None = None,
-    max_beam_size: int = 3,
+    max_beam_size: int | None = None,
     workspace_mib: int | None = None,
     low_memory: bool = False,
     frozen: bool = False,
@@ -82,7 +82,7 @@ def build_engines(
         input_size: (height, width); fail unless the bundle has it, since sizes are fixed at export. None for the
             bundle's own.
         flavour: Of `tensorrt_flavours.FLAVOURS`; by default the one that is installed.
-        max_beam_size: Largest beam size that the caption search may be asked for.
+        max_beam_size: Largest beam size that the caption search may be asked for; None for the model's own.
         workspace_mib: Most scratch memory of one kernel in MiB; None for the builder's own limit.
         low_memory: Build with less memory, and perhaps a slower engine.
         frozen: Use cached kernel timings only; fail on a cache miss.
@@ -101,6 +101,8 @@ def build_engines(
     say = progress or (lambda line: None)
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     batches = _checked_batches(batch_sizes)
+    if max_beam_size is None:
+        max_beam_size = opened.spec.caption.beam_size if opened.spec.caption is not None else 1
     if not 1 <= max_beam_size <= _MOST_AT_ONCE:
         raise UsageError(
             f"<max_beam_size> must be from 1 to {_MOST_AT_ONCE}, got {max_beam_size}", argument="max_beam_size"
@@ -156,12 +158,12 @@ def build_engines(
     return built
 
 
-def build_missing(progress: Say | None = None, max_beam_size: int = 3) -> EngineBuilder:
+def build_missing(progress: Say | None = None, max_beam_size: int | None = None) -> EngineBuilder:
     """What `runtime.load` may build missing engines with: as `yolor-edge build` does by default, for the device here.
 
     Args:
         progress: Called with lines of progress.
-        max_beam_size: Largest beam size that the caption search may be asked for.
+        max_beam_size: Largest beam size that the caption search may be asked for; None for the model's own.
     """
 
     def build(bundle: Bundle, precision: str, flavour: str, parts: Sequence[str], compute_capability: str) -> object:

@@ -23,18 +23,20 @@ def write_caption_weights(
     precision: str,
     norm_epsilon: float = 1e-5,
     regions: int = 0,
+    padding: int = 0,
 ) -> CaptionDims:
     """Write one weight file; `runtime/bundle/caption_weights.py` describes it.
 
     Args:
         path: Of the file.
         parameters: Of the network's `caption_decoder`, by their names there.
-        memory_positions: (L, width), the positions of the image memory.
+        memory_positions: (L, width), the positions of the image memory; gated layers have none, and take its length.
         heads: Attention heads of a layer.
         precision: "fp32", or "int8" for weights of the layers rounded to 8 bits, symmetric about zero and with a scale
             for each output.
         norm_epsilon: Of every layer norm.
         regions: How many of the memory's last vectors are regions of the image; 0 for plain layers.
+        padding: Id of the word that gated layers mask.
 
     Returns:
         The sizes found in the parameters.
@@ -42,8 +44,8 @@ def write_caption_weights(
     Raises:
         ValueError: If there are regions and plain layers, or gated layers and no regions.
     """
-    dims = dims_of(parameters, len(memory_positions), heads, regions)
-    tensors: dict[str, NDArray[Any]] = {"memory_positions": memory_positions}
+    dims = dims_of(parameters, len(memory_positions), heads, regions, padding)
+    tensors: dict[str, NDArray[Any]] = {}
     for name in ("words", "positions"):
         tensors[name] = parameters[f"{name}.weight"]
 
@@ -53,8 +55,9 @@ def write_caption_weights(
 
     def linear(name: str, *sources: str, kind: str = precision) -> None:
         weight = np.concatenate([parameters[f"{source}.weight"] for source in sources])
-        bias = np.concatenate([parameters[f"{source}.bias"] for source in sources])
-        tensors[f"{name}.bias"] = in_whole_blocks(bias)
+        if f"{sources[0]}.bias" in parameters:
+            bias = np.concatenate([parameters[f"{source}.bias"] for source in sources])
+            tensors[f"{name}.bias"] = in_whole_blocks(bias)
         if kind == "two digits":
             digits, scales = quantise_finely(weight)
             tensors[f"{name}.weight"] = np.stack([pack_int8(digit) for digit in digits])
@@ -68,8 +71,10 @@ def write_caption_weights(
         else:
             tensors[f"{name}.weight"] = pack_fp32(weight)
 
-    norm("norm")
-    norm("memory_norm")
+    if not regions:
+        tensors["memory_positions"] = memory_positions
+        norm("norm")
+        norm("memory_norm")
     for i in range(dims.layers):
         at = f"layers.{i}"
         own = f"{at}.self_attention"
@@ -80,8 +85,7 @@ def write_caption_weights(
         if regions:
             for part in ("query", "key", "value", "output"):
                 linear(f"{at}.region_attention.{part}", f"{at}.region_attention.{part}")
-            for n in range(2):
-                linear(f"{at}.gates.{n}", f"{at}.gates.{n}")
+            linear(f"{at}.gate", f"{at}.gate")
             norm(f"{at}.region_norm")
         linear(f"{at}.feed_forward.in", f"{at}.feed_forward.0")
         linear(f"{at}.feed_forward.out", f"{at}.feed_forward.3")
@@ -91,7 +95,7 @@ def write_caption_weights(
         fine = "two digits" if precision == "int8" else precision
         linear("output.0", "output.0", kind=fine)
         linear("output.1", "output.2", kind=fine)
-    source = "output.4" if dims.hidden else "output.0"
+    source = "output" if regions else "output.4" if dims.hidden else "output.0"
     linear(dims.last_layer, source)
     if precision == "int8":
         tensors[f"{dims.last_layer}.exact"] = parameters[f"{source}.weight"]
@@ -108,13 +112,15 @@ def write_caption_weights(
     return dims
 
 
-def dims_of(parameters: Mapping[str, Floats], memory: int, heads: int, regions: int = 0) -> CaptionDims:
+def dims_of(
+    parameters: Mapping[str, Floats], memory: int, heads: int, regions: int = 0, padding: int = 0
+) -> CaptionDims:
     """The sizes of a decoder with these parameters.
 
     Raises:
         ValueError: If there are regions and plain layers, or gated layers and no regions.
     """
-    if ("layers.0.gates.0.weight" in parameters) != (regions > 0):
+    if ("layers.0.gate.weight" in parameters) != (regions > 0):
         raise ValueError(f"gated layers, and only those, have regions; got {regions}")
     vocabulary, width = parameters["words.weight"].shape
     layers = 0
@@ -130,6 +136,7 @@ def dims_of(parameters: Mapping[str, Floats], memory: int, heads: int, regions: 
         positions=len(parameters["positions.weight"]),
         memory=memory,
         regions=regions,
+        padding=padding,
     )
 
 

@@ -3,7 +3,7 @@
 Layout, all numbers little-endian:
 
     0   8 bytes   magic, b"YECAPTN\\0"
-    8   uint32    version of the layout, 2 or 3
+    8   uint32    version of the layout, 4
     12  uint32    length of the header in bytes
     16  header    JSON: "precision" ("fp32" or "int8"), "dims", "norm_epsilon", and "tensors", which maps a name to its
                   "dtype", "shape" and "offset" from the start of the file
@@ -17,9 +17,8 @@ two such matrices one after the other, weight = (255 * first + second) * scale, 
 it has twice: packed in int8, to find the likeliest words, and as plain rows `output.2.exact`, to compute those few
 from. A decoder with one output layer has `output.0` and `output.0.exact` alone.
 
-Layout 3 says of a decoder what layout 2 cannot: gated layers over two memories (dims.regions) or one output layer
-(dims.hidden 0). It is written for those only, so that runtimes of before read all the files that they can run, and
-refuse these by their number rather than write wrong captions.
+A decoder with gated layers (dims.regions) has neither norms of words and memory nor positions of the memory, one gate a
+layer for both of its looks, and no bias in its last layer.
 """
 
 from __future__ import annotations
@@ -38,8 +37,7 @@ from numpy.typing import NDArray
 from ..errors import BundleError
 
 MAGIC = b"YECAPTN\0"
-PLAIN_VERSION = 2
-VERSION = 3
+VERSION = 4
 ALIGNMENT = 64
 BLOCK = 16
 PRECISIONS = ("fp32", "int8")
@@ -65,6 +63,7 @@ class CaptionDims:
         memory: Vectors an image gives.
         regions: How many of those, the last ones, stand for regions of the image, and have an attention of their own in
             gated layers; 0 for plain layers.
+        padding: Id of the word that gated layers mask.
     """
 
     vocabulary: int
@@ -76,11 +75,7 @@ class CaptionDims:
     positions: int
     memory: int
     regions: int = 0
-
-    @property
-    def version(self) -> int:
-        """The oldest layout that can say this."""
-        return VERSION if self.regions or not self.hidden else PLAIN_VERSION
+    padding: int = 0
 
     @property
     def last_layer(self) -> str:
@@ -105,13 +100,14 @@ def tensor_shapes(dims: CaptionDims, precision: str) -> dict[str, TensorShape]:
     shapes: dict[str, TensorShape] = {
         "words": ("float32", (dims.vocabulary, width)),
         "positions": ("float32", (dims.positions, width)),
-        "memory_positions": ("float32", (dims.memory, width)),
     }
+    if not dims.regions:
+        shapes["memory_positions"] = ("float32", (dims.memory, width))
 
     def norm(name: str) -> None:
         shapes[f"{name}.weight"] = shapes[f"{name}.bias"] = ("float32", (width,))
 
-    def linear(name: str, inputs: int, outputs: int, kind: str = precision) -> None:
+    def linear(name: str, inputs: int, outputs: int, kind: str = precision, bias: bool = True) -> None:
         blocks = math.ceil(outputs / BLOCK)
         if kind == "two digits":
             shapes[f"{name}.weight"] = ("int8", (2, blocks, math.ceil(inputs / 4), BLOCK, 4))
@@ -123,10 +119,12 @@ def tensor_shapes(dims: CaptionDims, precision: str) -> dict[str, TensorShape]:
             shapes[f"{name}.sums"] = ("int32", (blocks * BLOCK,))
         else:
             shapes[f"{name}.weight"] = ("float32", (blocks, inputs, BLOCK))
-        shapes[f"{name}.bias"] = ("float32", (blocks * BLOCK,))
+        if bias:
+            shapes[f"{name}.bias"] = ("float32", (blocks * BLOCK,))
 
-    norm("norm")
-    norm("memory_norm")
+    if not dims.regions:
+        norm("norm")
+        norm("memory_norm")
     for i in range(dims.layers):
         layer = f"layers.{i}"
         linear(f"{layer}.self_attention.in", width, 3 * width)
@@ -136,8 +134,7 @@ def tensor_shapes(dims: CaptionDims, precision: str) -> dict[str, TensorShape]:
         if dims.regions:
             for name in ("query", "key", "value", "output"):
                 linear(f"{layer}.region_attention.{name}", width, width)
-            for n in range(2):
-                linear(f"{layer}.gates.{n}", 2 * width, width)
+            linear(f"{layer}.gate", 2 * width, width)
             norm(f"{layer}.region_norm")
         linear(f"{layer}.feed_forward.in", width, dims.feed_forward)
         linear(f"{layer}.feed_forward.out", dims.feed_forward, width)
@@ -148,7 +145,7 @@ def tensor_shapes(dims: CaptionDims, precision: str) -> dict[str, TensorShape]:
         linear("output.0", width, dims.hidden, fine)
         linear("output.1", dims.hidden, dims.hidden, fine)
     last, inputs = dims.last_layer, dims.hidden or width
-    linear(last, inputs, dims.vocabulary)
+    linear(last, inputs, dims.vocabulary, bias=not dims.regions)
     if precision == "int8":
         shapes[f"{last}.exact"] = ("float32", (dims.vocabulary, inputs))
     return shapes
@@ -168,15 +165,12 @@ def header_of(dims: CaptionDims, precision: str, norm_epsilon: float) -> tuple[b
             name: {"dtype": dtype, "shape": list(shape), "offset": offsets[name]}
             for name, (dtype, shape) in shapes.items()
         }
-        sizes = asdict(dims)
-        if dims.version == PLAIN_VERSION:
-            del sizes["regions"]
-        content = {"precision": precision, "dims": sizes, "norm_epsilon": norm_epsilon, "tensors": tensors}
+        content = {"precision": precision, "dims": asdict(dims), "norm_epsilon": norm_epsilon, "tensors": tensors}
         text = json.dumps(content).encode()
         needed = _aligned(PREFIX.size + len(text))
         if needed <= start:
             text += b" " * (start - PREFIX.size - len(text))
-            return PREFIX.pack(MAGIC, dims.version, len(text)) + text, offsets
+            return PREFIX.pack(MAGIC, VERSION, len(text)) + text, offsets
         start = needed
 
 
@@ -193,9 +187,11 @@ def open_caption_weights(path: Path) -> CaptionWeights:
             if len(prefix) < PREFIX.size or not prefix.startswith(MAGIC):
                 raise _unfit(path, "is not a file of caption weights (it does not begin with YECAPTN)")
             _, version, length = PREFIX.unpack(prefix)
-            if version not in (PLAIN_VERSION, VERSION):
-                known, cure = f"{PLAIN_VERSION} and {VERSION}", "upgrade the runtime or export again"
-                raise BundleError(f"{path}: layout {version} of caption weights, this runtime reads {known}; {cure}")
+            if version != VERSION:
+                raise BundleError(
+                    f"{path}: layout {version} of caption weights, this runtime reads {VERSION}; upgrade the runtime "
+                    "or export again"
+                )
             if length > min(size - PREFIX.size, _LARGEST_HEADER):
                 raise _unfit(path, f"the header of {length} bytes exceeds the file of {size} bytes")
             text = stream.read(length)
@@ -205,7 +201,7 @@ def open_caption_weights(path: Path) -> CaptionWeights:
         header = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise _unfit(path, f"its header is not JSON ({error})") from error
-    dims, precision, epsilon = _described(path, header, version)
+    dims, precision, epsilon = _described(path, header)
     expected = tensor_shapes(dims, precision)
     listed = header.get("tensors")
     listed = listed if isinstance(listed, dict) else {}
@@ -236,7 +232,7 @@ def open_caption_weights(path: Path) -> CaptionWeights:
     return CaptionWeights(path, precision, dims, epsilon, tensors)
 
 
-def _described(path: Path, header: Any, version: int) -> tuple[CaptionDims, str, float]:
+def _described(path: Path, header: Any) -> tuple[CaptionDims, str, float]:
     """Dims, precision and epsilon of a header.
 
     Raises:
@@ -252,19 +248,20 @@ def _described(path: Path, header: Any, version: int) -> tuple[CaptionDims, str,
         complaints.append(f"norm_epsilon must lie between 0 and 1, got {epsilon!r}")
     values = {}
     for field in fields(CaptionDims):
-        if field.name == "regions" and version == PLAIN_VERSION:
-            continue
         value = dims.get(field.name) if isinstance(dims, dict) else None
-        least = 0 if field.name in ("hidden", "regions") and version != PLAIN_VERSION else 1
+        least = 0 if field.name in ("hidden", "regions", "padding") else 1
         if type(value) is not int or not least <= value <= 1 << 24:
             complaints.append(f"dims.{field.name} must be a whole number from {least} to 16777216, got {value!r}")
         else:
             values[field.name] = value
     if not complaints and values["width"] % values["heads"]:
         complaints.append(f"dims.width must be a multiple of heads, got {values['width']} and {values['heads']}")
-    if not complaints and values.get("regions", 0) >= values["memory"]:
+    if not complaints and values["regions"] >= values["memory"]:
         found = f"{values['regions']} of {values['memory']}"
         complaints.append(f"dims.regions must be less than memory, got {found}")
+    if not complaints and values["padding"] >= values["vocabulary"]:
+        found = f"{values['padding']} of {values['vocabulary']}"
+        complaints.append(f"dims.padding must be less than vocabulary, got {found}")
     # Each layer has its tensors listed: no header that fits the file describes more than this.
     if not complaints and values["layers"] > 1 << 12:
         complaints.append(f"dims.layers must be at most 4096, got {values['layers']}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -10,7 +11,7 @@ from ..errors import BundleError, UsageError
 from ..images.preprocess import PreprocessRule
 from .graph_options import GraphOptions
 from .json_files import JsonReader
-from .tokenizer import BOS_ID, EOS_ID, PAD_ID, UNK_ID, vocabulary_complaints
+from .tokenizer import BOS_ID, EOS_ID, PAD_ID, UNK_ID, TextRule, Tokenizer, vocabulary_complaints
 
 TASKS = ("boxes", "masks", "semantic", "caption")
 
@@ -20,6 +21,8 @@ BOX_HEADS = {"dfl": "box_bins", "ltrb": "box_distances", "xyxy": "boxes"}
 SCORE_HEADS = {"logits": "class_logits", "probabilities": "class_scores"}
 BoxCoding = Literal["dfl", "ltrb", "xyxy"]
 ScoreCoding = Literal["logits", "probabilities"]
+Finished = Literal["leave", "stay"]
+FINISHED: tuple[Finished, ...] = ("leave", "stay")
 MOST_DETECTIONS = 1_000_000  # more than the candidates that are ever looked at
 
 
@@ -51,15 +54,21 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class CaptionSpec:
-    """The caption decoder's words and limits.
+    """The caption decoder's words, its limits and its own search.
 
     Attributes:
-        vocabulary: Every token in id order, the four special ones first.
-        pad_id: Id of `<pad>`.
-        unk_id: Id of `<unk>`.
-        bos_id: Id of `<bos>`, fed first.
-        eos_id: Id of `<eos>`, ends a sentence.
+        vocabulary: Every token in id order.
+        pad_id: Id of the token that fills up.
+        unk_id: Id of the token for words that are not in the vocabulary.
+        bos_id: Id of the token that is fed first.
+        eos_id: Id of the token that ends a sentence.
         max_length: Most tokens the decoder can write, eos included.
+        text: How text and tokens become each other, one of `tokenizer.TEXT_RULES`.
+        beam_size: Sentences the search keeps, where `CaptionOptions` does not say.
+        length_penalty: As in `CaptionOptions`, where that does not say.
+        finished: What becomes of a sentence that has ended. "leave": it leaves the beam and the next best go on, until
+            none can become better; pad, unk and bos are never written. "stay": it keeps its place in the beam at no
+            further cost, and the search goes on for `max_length` tokens; any token may be written.
     """
 
     vocabulary: tuple[str, ...]
@@ -68,6 +77,33 @@ class CaptionSpec:
     bos_id: int = BOS_ID
     eos_id: int = EOS_ID
     max_length: int = 30
+    text: TextRule = "words"
+    beam_size: int = 3
+    length_penalty: float = 1.0
+    finished: Finished = "leave"
+
+    @property
+    def special_ids(self) -> tuple[int, int, int, int]:
+        """Of pad, unk, bos and eos."""
+        return self.pad_id, self.unk_id, self.bos_id, self.eos_id
+
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer(self.vocabulary, self.text, self.special_ids)
+
+    def complaints(self) -> list[str]:
+        """Everything in it that makes no sense, in words; empty if nothing does."""
+        found = vocabulary_complaints(self.vocabulary, self.text, self.special_ids)
+        if self.max_length < 1:
+            found.append(f"the caption's max_length must be at least 1, got {self.max_length}")
+        if not 1 <= self.beam_size <= len(self.vocabulary):
+            found.append(
+                f"the caption's beam_size must be from 1 to {len(self.vocabulary)} (words), got {self.beam_size}"
+            )
+        if not (math.isfinite(self.length_penalty) and self.length_penalty >= 0):
+            found.append(f"the caption's length_penalty must be a number of at least 0, got {self.length_penalty}")
+        if self.finished not in FINISHED:
+            found.append(f"the caption's finished must be one of {', '.join(FINISHED)}, got {self.finished!r}")
+        return found
 
 
 @dataclass(frozen=True)
@@ -203,12 +239,7 @@ class ModelSpec:
         if self.reg_max < 1:
             found.append(f"reg_max must be at least 1, got {self.reg_max}")
         if self.caption is not None:
-            found += vocabulary_complaints(self.caption.vocabulary)
-            ids = (self.caption.pad_id, self.caption.unk_id, self.caption.bos_id, self.caption.eos_id)
-            if ids != (PAD_ID, UNK_ID, BOS_ID, EOS_ID):
-                found.append(f"the ids of pad, unk, bos, eos must be 0, 1, 2, 3, got {ids}")
-            if self.caption.max_length < 1:
-                found.append(f"the caption's max_length must be at least 1, got {self.caption.max_length}")
+            found += self.caption.complaints()
         wrong = {} if found else self.graph_complaints()
         return found + [f"{name} {what}" for name, what in {**wrong, **self.thresholds.complaints()}.items()]
 
@@ -260,6 +291,10 @@ class ModelSpec:
                 "unk_id": caption.unk_id,
                 "bos_id": caption.bos_id,
                 "eos_id": caption.eos_id,
+                "text": caption.text,
+                "beam_size": caption.beam_size,
+                "length_penalty": caption.length_penalty,
+                "finished": caption.finished,
                 "vocabulary": list(caption.vocabulary),
             },
         }
@@ -287,6 +322,10 @@ class ModelSpec:
                 words.strings("vocabulary"),
                 *(words.get(key, int, i) for i, key in enumerate(("pad_id", "unk_id", "bos_id", "eos_id"))),
                 max_length=words.get("max_length", int, 1),
+                text=words.get("text", str, "words"),  # pyright: ignore[reportArgumentType]
+                beam_size=words.get("beam_size", int, 1),
+                length_penalty=words.get("length_penalty", float, 0.0),
+                finished=words.get("finished", str, "leave"),  # pyright: ignore[reportArgumentType]
             )
             reader.complaints += words.complaints
         fields: dict[str, Any] = {

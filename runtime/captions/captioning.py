@@ -25,9 +25,9 @@ class CaptionOptions:
     """How a sentence is searched for.
 
     Attributes:
-        beam_size: Sentences kept at every step; 1 is greedy search.
+        beam_size: Sentences kept at every step; 1 is greedy search; None for the model's own number.
         length_penalty: Sentences are ranked by log_prob / length ** length_penalty; 0 ranks by log_prob
-            alone, above 0 favours longer ones. Length counts the end token.
+            alone, above 0 favours longer ones. Length counts the end token. None for the model's own.
             Source: Wu et al., Google's NMT system, https://arxiv.org/abs/1609.08144 (in this simpler form).
         min_length: The end token is not allowed before this many words.
         max_length: Most tokens, the end token included; None for the model's own limit.
@@ -49,8 +49,8 @@ class CaptionOptions:
             always made. None for no limit.
     """
 
-    beam_size: int = 3
-    length_penalty: float = 1.0
+    beam_size: int | None = None
+    length_penalty: float | None = None
     min_length: int = 0
     max_length: int | None = None
     n_best: int = 1
@@ -62,16 +62,23 @@ class CaptionOptions:
     seed: int = 0
     budget_ms: float | None = None
 
-    def checked_length(self, spec: CaptionSpec) -> int:
-        """The most tokens to write with this decoder.
+    def for_model(self, spec: CaptionSpec) -> CaptionOptions:
+        """These options with the model's own in place of those that are None.
 
         Raises:
             UsageError: If an option makes no sense, or asks for more tokens than the decoder can write.
         """
-        length = spec.max_length if self.max_length is None else self.max_length
-        if not 1 <= self.beam_size <= len(spec.vocabulary):
+        own = {name: getattr(spec, name) for name in ("beam_size", "length_penalty", "max_length")}
+        options = replace(self, **{name: value for name, value in own.items() if getattr(self, name) is None})
+        options._check(spec)
+        return options
+
+    def _check(self, spec: CaptionSpec) -> None:
+        beam_size, length, length_penalty = self.beam_size, self.max_length, self.length_penalty
+        assert beam_size is not None and length is not None and length_penalty is not None
+        if not 1 <= beam_size <= len(spec.vocabulary):
             raise UsageError(
-                f"<beam_size> must be from 1 to {len(spec.vocabulary)}, got {self.beam_size}", argument="beam_size"
+                f"<beam_size> must be from 1 to {len(spec.vocabulary)}, got {beam_size}", argument="beam_size"
             )
         if not 1 <= length <= spec.max_length:
             raise UsageError(
@@ -82,11 +89,11 @@ class CaptionOptions:
                 f"<min_length> must be from 0 to max_length - 1 ({length - 1}), got {self.min_length}",
                 argument="min_length",
             )
-        if not math.isfinite(self.length_penalty):
-            raise UsageError(f"<length_penalty> must be a number, got {self.length_penalty}", argument="length_penalty")
-        if not 1 <= self.n_best <= self.beam_size:
+        if not math.isfinite(length_penalty):
+            raise UsageError(f"<length_penalty> must be a number, got {length_penalty}", argument="length_penalty")
+        if not 1 <= self.n_best <= beam_size:
             raise UsageError(
-                f"<n_best> must be from 1 to beam_size ({self.beam_size}), got {self.n_best}", argument="n_best"
+                f"<n_best> must be from 1 to beam_size ({beam_size}), got {self.n_best}", argument="n_best"
             )
         for name, least in (("length_penalty", 0), ("repetition_penalty", 1), ("temperature", 0)):
             value = getattr(self, name)
@@ -105,29 +112,33 @@ class CaptionOptions:
                 f"<forbidden_words> must be in the vocabulary, {', '.join(map(repr, unknown))} not",
                 argument="forbidden_words",
             )
-        return length
 
     def search_arguments(self, spec: CaptionSpec) -> dict[str, Any]:
         """What a search of the extension is told.
 
         Raises:
-            UsageError: As by `checked_length`.
+            UsageError: As by `for_model`.
         """
-        max_length = self.checked_length(spec)
+        options = self.for_model(spec)
+        leaves = spec.finished == "leave"
         return {
-            "beam_size": self.beam_size,
-            "max_length": max_length,
+            "beam_size": options.beam_size,
+            "max_length": options.max_length,
             "bos_id": spec.bos_id,
             "eos_id": spec.eos_id,
             "pad_id": spec.pad_id,
-            "length_penalty": self.length_penalty,
+            "length_penalty": options.length_penalty,
             "min_length": self.min_length,
-            "forbidden": [spec.pad_id, spec.unk_id, spec.bos_id, *map(spec.vocabulary.index, self.forbidden_words)],
+            "forbidden": [
+                *((spec.pad_id, spec.unk_id, spec.bos_id) if leaves else ()),
+                *(i for word in self.forbidden_words for i, token in enumerate(spec.vocabulary) if token == word),
+            ],
             "repetition_penalty": self.repetition_penalty,
             "no_repeat_ngram": self.no_repeat_ngram,
             "temperature": self.temperature,
             "top_k": self.top_k,
             "seed": self.seed,
+            "keeps_finished": not leaves,
         }
 
 
@@ -168,7 +179,7 @@ class CaptionDecoder:
         self._graphs = (prefill, step)
         self._idle = [self._graphs]
         self._clones: list[Graph] = []
-        self._tokenizer = Tokenizer(spec.vocabulary)
+        self._tokenizer = spec.tokenizer()
 
     def write(self, memory: NDArray[np.float32], options: CaptionOptions) -> tuple[Caption, CaptionTimes]:
         """The best sentence for one image.

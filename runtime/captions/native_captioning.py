@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from .. import _native
 from ..bundle.caption_weights import open_caption_weights
 from ..bundle.spec import CaptionSpec
-from ..bundle.tokenizer import Tokenizer
 from ..errors import BundleError, UsageError
 from ..results import Caption
 from .captioning import CaptionOptions, CaptionTimes, caption_of
@@ -52,7 +51,7 @@ class NativeCaptionDecoder:
         self.dims = dims
         self.precision = weights.precision
         self._spec = spec
-        self._tokenizer = Tokenizer(spec.vocabulary)
+        self._tokenizer = spec.tokenizer()
         self._decoder = _native.CaptionDecoder(
             **asdict(dims),
             norm_epsilon=weights.norm_epsilon,

@@ -124,10 +124,11 @@ std::unique_ptr<LockedCaptionSearch> make_search(int64_t beam_size, int64_t max_
                                                  int64_t eos_id, int64_t pad_id, double length_penalty,
                                                  int64_t min_length, std::vector<int64_t> forbidden,
                                                  double repetition_penalty, int64_t no_repeat_ngram,
-                                                 double temperature, int64_t top_k, uint64_t seed) {
-    return std::make_unique<LockedCaptionSearch>(
-        CaptionOptions{beam_size, max_length, bos_id, eos_id, pad_id, length_penalty, min_length,
-                       std::move(forbidden), repetition_penalty, no_repeat_ngram, temperature, top_k, seed});
+                                                 double temperature, int64_t top_k, uint64_t seed,
+                                                 bool keeps_finished) {
+    return std::make_unique<LockedCaptionSearch>(CaptionOptions{
+        beam_size, max_length, bos_id, eos_id, pad_id, length_penalty, min_length, std::move(forbidden),
+        repetition_penalty, no_repeat_ngram, temperature, top_k, seed, keeps_finished});
 }
 
 /// The decoder with the Python arrays that hold its weights.
@@ -159,7 +160,7 @@ class BoundDecoder {
         const py::array& memory, int64_t beam_size, int64_t max_length, int64_t bos_id, int64_t eos_id,
         int64_t pad_id, double length_penalty, int64_t min_length, std::vector<int64_t> forbidden,
         double repetition_penalty, int64_t no_repeat_ngram, double temperature, int64_t top_k, uint64_t seed,
-        std::optional<double> budget_ms) const {
+        bool keeps_finished, std::optional<double> budget_ms) const {
         const auto values = memory_values(memory);
         if (budget_ms && !(*budget_ms >= 0.0)) {
             throw std::invalid_argument("budget_ms must be at least 0, got " + std::to_string(*budget_ms));
@@ -179,7 +180,8 @@ class BoundDecoder {
                                      no_repeat_ngram,
                                      temperature,
                                      top_k,
-                                     seed};
+                                     seed,
+                                     keeps_finished};
         Writing writing{};
         {
             const float* data = values.data();
@@ -227,11 +229,11 @@ std::unique_ptr<BoundDecoder> make_decoder(int64_t vocabulary, int64_t width, in
                                            int64_t feed_forward, int64_t hidden, int64_t positions,
                                            int64_t memory, double norm_epsilon, const std::string& precision,
                                            const py::dict& tensors, const std::optional<std::string>& kernels,
-                                           int64_t regions) {
+                                           int64_t regions, int64_t padding) {
     if (precision != "fp32" && precision != "int8")
         throw std::invalid_argument("precision must be fp32 or int8, got " + precision);
-    const DecoderDims dims{vocabulary, width,     layers, heads,   feed_forward,
-                           hidden,     positions, memory, regions, norm_epsilon};
+    const DecoderDims dims{vocabulary, width,  layers,  heads,   feed_forward, hidden,
+                           positions,  memory, regions, padding, norm_epsilon};
     return std::make_unique<BoundDecoder>(dims, precision == "int8", tensors, kernels);
 }
 
@@ -251,7 +253,7 @@ std::vector<std::string> available_kernels() {
         py::arg("length_penalty") = 1.0, py::arg("min_length") = 0,                                       \
         py::arg("forbidden") = std::vector<int64_t>{}, py::arg("repetition_penalty") = 1.0,               \
         py::arg("no_repeat_ngram") = 0, py::arg("temperature") = 0.0, py::arg("top_k") = 0,               \
-        py::arg("seed") = 0
+        py::arg("seed") = 0, py::arg("keeps_finished") = false
 
 void bind_captions(py::module_& module) {
     py::class_<LockedCaptionSearch>(module, "CaptionSearch")
@@ -265,7 +267,7 @@ void bind_captions(py::module_& module) {
         .def(py::init(&make_decoder), py::arg("vocabulary"), py::arg("width"), py::arg("layers"),
              py::arg("heads"), py::arg("feed_forward"), py::arg("hidden"), py::arg("positions"),
              py::arg("memory"), py::arg("norm_epsilon"), py::arg("precision"), py::arg("tensors"),
-             py::arg("kernels") = py::none(), py::arg("regions") = 0)
+             py::arg("kernels") = py::none(), py::arg("regions") = 0, py::arg("padding") = 0)
         .def("write", &BoundDecoder::write, py::arg("memory"), YE_SEARCH_ARGUMENTS,
              py::arg("budget_ms") = py::none())
         .def("log_probs", &BoundDecoder::log_probs, py::arg("memory"), py::arg("tokens"))

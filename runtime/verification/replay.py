@@ -198,7 +198,7 @@ def verify(
             native = _replay_captions(Model(opened.spec, graphs, decoder, processing), files)
     usual = opened.spec.thresholds
     if isinstance(tolerances, ResultTolerances):
-        checks = compare_results(answers, tolerances)
+        checks = compare_results(answers, tolerances, usual.score)
     else:
         checks = [
             check

@@ -24,8 +24,8 @@ class BoxMemory:
         cleared_bytes: Its size.
     """
 
-    def __init__(self, spec: ModelSpec, kernels: KernelSet, class_logits: Head, max_detections: int):
-        classes, columns = class_logits.shape
+    def __init__(self, spec: ModelSpec, kernels: KernelSet, scores: Head, max_detections: int):
+        classes, columns = scores.shape
         self._spec = spec
         self.max_detections = max_detections
         shape = (classes, columns, spec.cells, MAX_CANDIDATES)
@@ -59,7 +59,7 @@ class BoxMemory:
         self.cleared_bytes = self._at["column_of_cell"] - self._at["count"]
 
     def launches(
-        self, class_logits: Head, box_bins: Head, cells: int, request: Request, placed: Letterbox | None
+        self, scores: Head, boxes: Head, cells: int, request: Request, placed: Letterbox | None
     ) -> list[Launch | None]:
         """In their order; None is where `cleared` is set to zero."""
         assert placed is not None
@@ -70,7 +70,7 @@ class BoxMemory:
         return [
             None,
             box_launches.collect_candidates(
-                class_logits,
+                scores,
                 cells,
                 spec.cells,
                 request.limits.score,
@@ -78,10 +78,17 @@ class BoxMemory:
                 count,
                 self._address("is_wanted"),
                 of_cell,
+                spec.score_coding,
             ),
             *ranked,
             box_launches.decode_cells(
-                box_bins, cells, self._address("is_wanted"), self._address("boxes"), spec.strides, spec.input_size
+                boxes,
+                cells,
+                self._address("is_wanted"),
+                self._address("boxes"),
+                spec.strides,
+                spec.input_size,
+                spec.box_coding,
             ),
             box_launches.select_boxes(
                 candidates,
@@ -97,6 +104,7 @@ class BoxMemory:
                 request.limits.iou,
                 request.class_agnostic,
                 ranking,
+                spec.score_coding,
             ),
         ]
 

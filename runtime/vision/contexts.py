@@ -56,7 +56,7 @@ class Request:
             raise UsageError("; ".join(f"<{name}> {what}" for name, what in complaints.items()), tuple(complaints))
         search = options.caption or CaptionOptions()
         if "caption" in tasks and spec.caption is not None:
-            search.checked_length(spec.caption)
+            search = search.for_model(spec.caption)
         return cls(tasks, limits, options.class_agnostic, search)
 
 

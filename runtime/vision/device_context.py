@@ -218,28 +218,27 @@ class DeviceContext:
 
     def _put_boxes(self, request: Request) -> None:
         limit = self._limit(request)
+        scores, boxes = self._spec.score_head, self._spec.box_head
         if self._work is None or self._work.max_detections != limit:
             self._forget_stages()
             if self._work is not None:
                 self._work.close()
                 self._work = None
-            self._work = BoxMemory(self._spec, self._kernels, self._head("class_logits"), limit)
+            self._work = BoxMemory(self._spec, self._kernels, self._head(scores), limit)
         work, options = self._work, (request.limits, request.class_agnostic)
 
         def put() -> None:
             cells = 0
             if self._spec.graph.top_k is not None:
                 cells = self._outputs["cells"].address
-            for launch in work.launches(
-                self._head("class_logits"), self._head("box_bins"), cells, request, self._placed
-            ):
+            for launch in work.launches(self._head(scores), self._head(boxes), cells, request, self._placed):
                 if launch is None:
                     self._device.fill(work.cleared, 0, work.cleared_bytes, self._stream)
                 else:
                     self._kernels.put(launch, self._stream)
             work.found.fetch(work.read_bytes, self._stream)
 
-        self._run(("boxes", self._placed, options, self._addresses("class_logits", "box_bins", "cells")), put)
+        self._run(("boxes", self._placed, options, self._addresses(scores, boxes, "cells")), put)
         self._has_boxes.record(self._stream)
 
     def _put_masks(self) -> None:
@@ -393,7 +392,7 @@ class DeviceContext:
 
     def _limit(self, request: Request) -> int:
         """Detections at most, and never more than there can be."""
-        classes, columns = self._head("class_logits").shape
+        classes, columns = self._head(self._spec.score_head).shape
         return max(min(request.limits.max_detections, MAX_CANDIDATES, classes * columns), 1)
 
     def _head(self, name: str) -> Head:

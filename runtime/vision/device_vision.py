@@ -25,7 +25,7 @@ _WHOLE = {"cells": ("int32",), "semantic_map": ("uint8",)}
 def device_complaints(spec: ModelSpec, graph: DeviceGraph) -> list[str]:
     """What the kernels cannot take of a model, in words; empty if nothing."""
     found = []
-    if len(spec.strides) > kernel_parameters.MOST_LEVELS:
+    if spec.box_coding != "xyxy" and len(spec.strides) > kernel_parameters.MOST_LEVELS:
         found.append(f"{len(spec.strides)} strides, at most {kernel_parameters.MOST_LEVELS} are handled on the GPU")
     infos = {**graph.inputs, **graph.outputs}
     for name in ("images", *(name for task in spec.tasks for name in outputs_of(spec, task))):

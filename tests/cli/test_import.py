@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+from yolor_edge.evaluation.scenes.scene_files import write_scenes
 from yolor_edge.main import main
+
+IMAGES = Path(__file__).resolve().parents[2] / "demo" / "images"
 
 
 def test_an_official_file_becomes_a_checkpoint(
@@ -19,6 +23,52 @@ def test_an_official_file_becomes_a_checkpoint(
     assert json.loads((out / "checkpoint.json").read_text())["provenance"]["licence"] == "GPL-3.0"
     assert main(["inspect", str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)
+
+
+def data_of_five_classes(folder: Path) -> Path:
+    """Two scenes with the boxes of five of their classes, beside a file of those names."""
+    data = write_scenes(folder / "scenes", count=2, seed=3, size=(96, 128))
+    for file in ("captions_train.json", "panoptic_train.json"):
+        (data / "annotations" / file).unlink()
+    shutil.rmtree(data / "annotations" / "panoptic_train")
+    file = data / "annotations" / "instances_train.json"
+    truth = json.loads(file.read_text())
+    truth["categories"] = truth["categories"][:5]
+    truth["annotations"] = [one for one in truth["annotations"] if one["category_id"] <= 5]
+    file.write_text(json.dumps(truth))
+    (folder / "names.txt").write_text("".join(f"{one['name']}\n" for one in truth["categories"]))
+    return data
+
+
+def test_what_was_imported_goes_through_every_command(
+    goldens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"t": tmp_path, "g": goldens, "d": data_of_five_classes(tmp_path), "i": IMAGES}
+
+    def ran(line: str) -> str:
+        assert main(line.format(**places).split()) == 0
+        return capsys.readouterr().out
+
+    ran("import {g}/yolov7-u7-seg/checkpoint.pt --out {t}/c --names {t}/names.txt --licence GPL-3.0")
+    assert "folded" in ran("inspect {t}/c --input-size 64")
+    whole, boxes = (json.loads(ran(f"inspect {{t}}/c --json {more}")) for more in ("", "--tasks boxes"))
+    assert boxes["folded_parameters"] < whole["folded_parameters"]
+    checkpoint = json.loads(ran("evaluate {t}/c --data {d} --split train --json"))
+    exported = ran(
+        "export {t}/c --out {t}/b --input-size 96x128 --precision fp16,int8 --calibration {i} --top-k 700 --batch 1"
+    )
+    assert exported == f"bundle: {tmp_path}/b\n"
+    bundle = json.loads((tmp_path / "b" / "bundle.json").read_text())
+    assert bundle["model"]["preprocess"]["rounding"] == "half_even"
+    scored = json.loads(ran("evaluate {t}/b --data {d} --split train --json"))
+    assert scored["scores"].keys() == checkpoint["scores"].keys()
+    assert "verified" in ran("verify {t}/b --backend onnxruntime --precision fp32")
+    assert "105" in ran("diff {t}/b:fp32 {t}/b:fp16 --tolerance 10")
+    ran("run {t}/b {i} --out {t}/run --no-pictures")
+    lines = (tmp_path / "run" / "results.jsonl").read_text().splitlines()
+    assert len(lines) == 8 and "masks" in lines[0]
+    assert "onnxruntime" in ran("bench {t}/b --out {t}/report --runs 3 --warmup-seconds 0")
+    assert ran("doctor {t}/b")
 
 
 @pytest.mark.parametrize(

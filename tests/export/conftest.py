@@ -26,4 +26,4 @@ def gated(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     from .exported import export_random_network
 
     folder = tmp_path_factory.mktemp("gated")
-    return export_random_network(folder, caption_regions=20, caption_output_layers=1)
+    return export_random_network(folder, caption_regions=20)

@@ -31,9 +31,8 @@ def random_network(config: NetworkConfig, seed: int = 0) -> Network:
             elif isinstance(module, ImplicitMul):
                 module.vector.normal_(1.0, 0.3)
         if "caption" in config.tasks:
-            last = network.caption_decoder.output[-1]
-            assert isinstance(last, nn.Linear)
-            last.weight.mul_(20)
+            *_, last = (part for part in network.caption_decoder.modules() if isinstance(part, nn.Linear))
+            last.weight.mul_(1.2 / last.weight.std() if config.caption_regions else 20)
         network.train()
         network(scene_batch(config.input_size, 12))
         network.eval()

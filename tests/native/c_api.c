@@ -94,7 +94,8 @@ static void answers(void) {
     found.columns = some(MOST * sizeof(int32_t));
     check(yolor_edge_decode_boxes(&logits, &bins, &grid, &options, &found) == YOLOR_EDGE_OK, "decode_boxes");
     check(found.count > 0, "boxes");
-    check(yolor_edge_frame_of(HEIGHT, WIDTH, INPUT, INPUT, &frame) == YOLOR_EDGE_OK, "frame_of");
+    check(yolor_edge_frame_of(HEIGHT, WIDTH, INPUT, INPUT, YOLOR_EDGE_HALF_UP, &frame) == YOLOR_EDGE_OK,
+          "frame_of");
     check(yolor_edge_boxes_to_image(&frame, &found) == YOLOR_EDGE_OK, "boxes_to_image");
 
     rows = some((size_t)(found.count * CHANNELS) * sizeof(float));
@@ -148,11 +149,13 @@ static const char kBundle[] =
     "\"preprocess\": "
     "{\"input_size\": [64, 96], \"pad_value\": 114, \"channel_order\": \"RGB\", \"scale\": 0.5}, "
     "\"strides\": [8, 16], "
+    "\"box_coding\": \"dfl\", \"score_coding\": \"logits\", \"semantic_stride\": 8, "
     "\"reg_max\": 4, \"class_names\": [\"x\\u00e9\", \"\\ud83d\\ude42\"], \"semantic_names\": [], "
     "\"thresholds\": "
     "{\"score\": 0.25, \"iou\": 0.65, \"max_detections\": 300}, \"caption\": {\"max_length\": 9, \"pad_id\": "
     "0, "
-    "\"unk_id\": 1, \"bos_id\": 2, \"eos_id\": 3, \"vocabulary\": [\"<pad>\", \"<unk>\", \"<bos>\", "
+    "\"unk_id\": 1, \"bos_id\": 2, \"eos_id\": 3, \"text\": \"bert\", \"beam_size\": 5, "
+    "\"length_penalty\": 0, \"finished\": \"stay\", \"vocabulary\": [\"<pad>\", \"<unk>\", \"<bos>\", "
     "\"<eos>\", \"sea\"]}}, "
     "\"graphs\": {\"vision\": {\"fp32\": \"vision.onnx\"}}, \"caption_weights\": {\"int8\": \"w.bin\"}}";
 
@@ -180,6 +183,7 @@ static void bundles(const char* folder) {
     char path[1024], text[sizeof kBundle], words[8];
     yolor_edge_bundle* bundle = NULL;
     yolor_edge_bundle_info info;
+    yolor_edge_caption_options options;
     const int64_t tokens[3] = {2, 4, 3};
     size_t length = 0;
     int i, opened = 0;
@@ -193,6 +197,9 @@ static void bundles(const char* folder) {
         }
         ++opened;
         check(yolor_edge_bundle_describe(bundle, &info, sizeof info) == YOLOR_EDGE_OK, "describe");
+        check(yolor_edge_bundle_caption_options(bundle, &options, sizeof options) ==
+                  (info.word_count > 0 ? YOLOR_EDGE_OK : YOLOR_EDGE_INVALID_ARGUMENT),
+              "caption options");
         check(yolor_edge_bundle_class_name(bundle, info.class_count) == NULL, "no such class");
         check(yolor_edge_bundle_text(bundle, tokens, INT64_MAX, NULL, 0, &length) ==
                   YOLOR_EDGE_INVALID_ARGUMENT,
@@ -209,7 +216,9 @@ static void weights(const char* folder) {
     static const char kHeader[] =
         "{\"precision\": \"fp32\", \"norm_epsilon\": 1e-5, \"dims\": {\"vocabulary\": 4, \"width\": 2, "
         "\"layers\": 1, \"heads\": "
-        "1, \"feed_forward\": 1, \"hidden\": 1, \"positions\": 3, \"memory\": 1}, \"tensors\": {\"words\": "
+        "1, \"feed_forward\": 1, \"hidden\": 1, \"positions\": 3, \"memory\": 1, \"regions\": 0, "
+        "\"padding\": 0}, "
+        "\"tensors\": {\"words\": "
         "{\"dtype\": "
         "\"float32\", \"shape\": [4, 2], \"offset\": 512}, \"positions\": {\"dtype\": \"float32\", "
         "\"shape\": [3, 2], "
@@ -220,7 +229,7 @@ static void weights(const char* folder) {
     snprintf(path, sizeof path, "%s/w.bin", folder);
     for (i = 0; i < 800; ++i) {
         const size_t count = damaged(kHeader, sizeof kHeader - 1, header);
-        const uint32_t version = 2, said = (uint32_t)count + (roll(8) == 0 ? roll(4000) : 0);
+        const uint32_t version = 4, said = (uint32_t)count + (roll(8) == 0 ? roll(4000) : 0);
         memset(file, 0, sizeof file);
         memcpy(file, "YECAPTN", 8);
         memcpy(file + 8, &version, 4);
@@ -262,13 +271,12 @@ static void write_weights(const char* path, int regions) {
                     {"layers.0.region_attention.key", DEPTH},
                     {"layers.0.region_attention.value", DEPTH},
                     {"layers.0.region_attention.output", DEPTH},
-                    {"layers.0.gates.0", 2 * DEPTH},
-                    {"layers.0.gates.1", 2 * DEPTH},
+                    {"layers.0.gate", 2 * DEPTH},
                     {"layers.0.feed_forward.in", DEPTH},
                     {"layers.0.feed_forward.out", 1},
                     {"output.0", DEPTH}};
     const size_t largest = 2 * DEPTH * BLOCK * sizeof(float);
-    const uint32_t version = 3;
+    const uint32_t version = 4;
     char file[TENSORS + 2 * DEPTH * BLOCK * sizeof(float)] = "YECAPTN";
     char* header = file + 16;
     float* values = floats(largest / sizeof(float));
@@ -277,7 +285,7 @@ static void write_weights(const char* path, int regions) {
     snprintf(header, TENSORS - 16,
              "{\"precision\": \"fp32\", \"norm_epsilon\": 1e-5, \"dims\": {\"vocabulary\": %d, \"width\": "
              "%d, \"layers\": 1, \"heads\": 1, \"feed_forward\": 1, \"hidden\": 0, \"positions\": %d, "
-             "\"memory\": %d, \"regions\": %d}, \"tensors\": {",
+             "\"memory\": %d, \"regions\": %d, \"padding\": 0}, \"tensors\": {",
              WORDS, DEPTH, POSITIONS, MEMORY, regions);
     add_tensor(header, "words", "", WORDS * DEPTH);
     add_tensor(header, "positions", "", POSITIONS * DEPTH);
@@ -327,6 +335,12 @@ static void captions(const char* folder, int regions) {
               found.lengths[0] == POSITIONS,
           "caption_write");
     check(yolor_edge_caption_log_probs(decoder, memory, tokens, 2, log_probs) == YOLOR_EDGE_OK, "log_probs");
+    options.keeps_finished = 1;
+    options.min_length = 0;
+    check(yolor_edge_caption_write(decoder, memory, &options, &found) == YOLOR_EDGE_OK && found.count == 2,
+          "caption_write that keeps what is finished");
+    options.keeps_finished = 0;
+    options.min_length = POSITIONS;
     options.no_repeat_ngram = options.top_k = INT64_MAX;
     options.temperature = 1.0;
     check(yolor_edge_caption_write(decoder, memory, &options, &found) == YOLOR_EDGE_OK, "no such run");

@@ -275,8 +275,8 @@ void sentences(const DecoderKernels& kernels, const char* kind, const DecoderDim
 }
 
 constexpr std::pair<const char*, DecoderDims> kDecoders[] = {
-    {"plain", {60, 40, 2, 5, 70, 45, 14, 33, 0, 1e-5}},
-    {"gated", {60, 40, 2, 5, 70, 0, 14, 53, 20, 1e-5}},
+    {"plain", {60, 40, 2, 5, 70, 45, 14, 33, 0, 0, 1e-5}},
+    {"gated", {60, 40, 2, 5, 70, 0, 14, 53, 20, 0, 1e-5}},
 };
 
 Answers all_answers() {

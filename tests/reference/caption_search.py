@@ -109,6 +109,47 @@ def caption_search(
     return finished
 
 
+LOST = -999.0
+
+
+def keeping_search(
+    log_probs_of: LogProbs,
+    beam_size: int,
+    max_length: int,
+    bos_id: int,
+    eos_id: int,
+    pad_id: int,
+    length_penalty: float = 0.0,
+    min_length: int = 0,
+    forbidden: Sequence[int] = (),
+    repetition_penalty: float = 1.0,
+    no_repeat_ngram: int = 0,
+) -> list[Hypothesis]:
+    """The search of Generalist YOLO: always `max_length` steps, finished sentences stay in the beam.
+
+    A finished sentence goes on with `pad_id` at no cost; with any other token it scores `LOST`.
+    """
+    rules = Rules(tuple(forbidden), eos_id, min_length, repetition_penalty, no_repeat_ngram)
+    beam: list[tuple[tuple[int, ...], float]] = [((), 0.0)]
+    for _ in range(max_length):
+        table = log_probs_of([tokens for tokens, _ in beam])
+        continuations = []
+        for row, (tokens, so_far) in enumerate(beam):
+            if eos_id in tokens:
+                words = range(table.shape[1])
+                continuations += [(so_far if word == pad_id else LOST, row, word) for word in words]
+            else:
+                continuations += [(so_far + x, row, word) for word, x in rules.choices(tokens, table[row])]
+        continuations.sort(key=lambda c: (-c[0], c[1], c[2]))
+        beam = [((*beam[row][0], word), log_prob) for log_prob, row, word in continuations[:beam_size]]
+    found = []
+    for tokens, log_prob in beam:
+        words = tokens[: tokens.index(eos_id)] if eos_id in tokens else tokens
+        length = len(words) + (eos_id in tokens)
+        found.append(Hypothesis(words, log_prob, log_prob / length**length_penalty))
+    return sorted(found, key=lambda hypothesis: -hypothesis.score)
+
+
 def greedy_search(
     log_probs_of: LogProbs, max_length: int, bos_id: int, eos_id: int, pad_id: int
 ) -> tuple[tuple[int, ...], float]:

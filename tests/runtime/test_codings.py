@@ -12,6 +12,7 @@ from yolor_edge.runtime.backends.registry import open_graphs
 from yolor_edge.runtime.bundle.bundle import Bundle, write_bundle
 from yolor_edge.runtime.bundle.graph_options import GraphOptions
 from yolor_edge.runtime.bundle.spec import BOX_HEADS, SCORE_HEADS, BoxCoding, ModelSpec, ScoreCoding
+from yolor_edge.runtime.errors import BundleError
 from yolor_edge.runtime.model import Model, load
 from yolor_edge.runtime.results import Result
 from yolor_edge.runtime.verification.replay import answers_of, verify, write_golden
@@ -96,3 +97,30 @@ def test_golden_answers_are_replayed(coded: Bundle, tmp_path: Path) -> None:
 def test_a_spec_reads_back_from_json(box_coding: BoxCoding, score_coding: ScoreCoding) -> None:
     spec = tiny_spec(("boxes",), box_coding, score_coding)
     assert ModelSpec.from_json(spec.to_json()) == spec
+
+
+def test_the_rounding_of_the_letterbox_travels_in_the_bundle() -> None:
+    spec = replace(tiny_spec(), preprocess=replace(tiny_spec().preprocess, rounding="half_even"))
+    data = spec.to_json()
+    assert ModelSpec.from_json(data) == spec
+    del data["preprocess"]["rounding"]
+    assert ModelSpec.from_json(data) == tiny_spec()
+    data["preprocess"]["rounding"] = "up"
+    with pytest.raises(BundleError, match='preprocess: rounding must be "half_up" or "half_even", got "up"'):
+        ModelSpec.from_json(data)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"box_coding": "cxcywh"}, "box_coding must be one of dfl, ltrb, xyxy, got 'cxcywh'"),
+        ({"score_coding": "softmax"}, "score_coding must be one of logits, probabilities, got 'softmax'"),
+        ({"box_coding": "xyxy"}, "box_count goes with the box_coding xyxy, got None with xyxy"),
+        ({"box_count": 9}, "box_count goes with the box_coding xyxy, got 9 with dfl"),
+    ],
+)
+def test_codings_that_are_none_are_one_line(change: dict[str, object], complaint: str) -> None:
+    with pytest.raises(BundleError) as raised:
+        ModelSpec.from_json({**tiny_spec().to_json(), **change})
+    assert complaint in str(raised.value)
+    assert len(str(raised.value).splitlines()) == 1

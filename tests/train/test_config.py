@@ -54,8 +54,6 @@ def test_every_size_has_a_plan_of_even_attention_heads() -> None:
         ({"caption_regions": 3841}, "caption_regions must be a whole number from 0 to 3840, got 3841"),
         ({"caption_regions": "300"}, "caption_regions must be a whole number from 0 to 3840, got '300'"),
         ({"caption_regions": True}, "caption_regions must be a whole number from 0 to 3840, got True"),
-        ({"caption_output_layers": 2}, "caption_output_layers must be 1 or 3, got 2"),
-        ({"caption_output_layers": 3.0}, "caption_output_layers must be 1 or 3, got 3.0"),
         (
             {"caption_regions": 300, "tasks": ("semantic", "caption")},
             "caption_regions, which the captioner grit has, needs the task boxes: regions are its likeliest cells",
@@ -70,18 +68,18 @@ def test_an_impossible_network_is_refused(changes: dict[str, Any], message: str)
     assert message in str(caught.value)
 
 
-def test_a_captioner_is_two_fields() -> None:
+def test_a_captioner_is_told_by_its_regions() -> None:
     assert tiny_config().captioner == "catr"
     assert tiny_config(**CAPTIONERS["grit"]).captioner == "grit"
-    assert tiny_config(caption_regions=20).captioner == "caption_regions=20, caption_output_layers=3"
+    assert tiny_config(caption_regions=20).captioner == "caption_regions=20"
 
 
 def test_a_plain_network_is_described_as_older_versions_read_it() -> None:
-    newer = {"caption_regions", "caption_output_layers", "silent_tasks"}
+    newer = {"caption_regions", "silent_tasks"}
     assert not newer & set(tiny_config().to_json())
     gated = tiny_config(**CAPTIONERS["grit"])
     described = json.loads(json.dumps(gated.to_json()))
-    assert newer & set(described) == {"caption_regions", "caption_output_layers"}
+    assert newer & set(described) == {"caption_regions"}
     assert NetworkConfig.from_json(described) == gated
     part = gated.with_tasks(("caption",))
     assert NetworkConfig.from_json(json.loads(json.dumps(part.to_json()))) == part

@@ -247,7 +247,7 @@ def test_a_network_for_one_task_answers_only_that() -> None:
 
 
 def test_regions_are_part_of_the_memory_of_every_graph() -> None:
-    parts = parts_of(tiny_network(caption_regions=20, caption_output_layers=1))
+    parts = parts_of(tiny_network(caption_regions=20))
     vectors = 2 * 3 + 20 + 5
     assert parts["vision"].outputs["caption_memory"].shape == ("batch", vectors, 128)
     assert parts["caption_prefill"].inputs["caption_memory"].shape == (1, vectors, 128)
@@ -257,7 +257,7 @@ def test_regions_are_part_of_the_memory_of_every_graph() -> None:
 
 
 def test_a_gated_network_writes_captions() -> None:
-    network = tiny_network(caption_regions=20, caption_output_layers=1)
+    network = tiny_network(caption_regions=20)
     image = np.zeros((50, 60, 3), np.uint8)
     with torch_model(network) as model:
         caption = model.predict(image, ["caption"]).caption

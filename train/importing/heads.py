@@ -219,6 +219,11 @@ def _dense_head(graph: Graph, module: Module, sources: Sequence[str]) -> Heads:
 # The captioner of Generalist YOLO.
 
 GRIT_SOURCES = 6
+_LOOKS = (
+    ("self_att", "self_attention", "norms.0"),
+    ("vis_att1", "cross_attention", "norms.1"),
+    ("vis_att2", "region_attention", "region_norm"),
+)
 
 
 def read_captioner(graph: Graph, module: Module, sources: Sequence[str], heads: Heads) -> None:
@@ -241,22 +246,25 @@ def read_captioner(graph: Graph, module: Module, sources: Sequence[str], heads: 
     if not 0 < len(layers) <= 64 or not 0 < len(decoders) <= 64:
         raise module.complain(f"has {len(layers)} encoder and {len(decoders)} decoder layers")
     for index, layer in enumerate(layers):
-        _attention(layer.child("mhatt"), f"grid.layers.{index}.attention", weights, shape)
-        shape.inner = _feed_forward(layer.child("pwff"), f"grid.layers.{index}.feed_forward", weights, shape)
-    words = _table(generator.child("word_emb"), "words", weights, width)
-    positions = _table(generator.child("pos_emb"), "positions", weights, width)
+        place = f"grid.layers.{index}"
+        _attention(layer.child("mhatt"), f"{place}.attention", f"{place}.norms.0", weights, shape)
+        shape.inner = _feed_forward(layer.child("pwff"), place, ("0", "2"), f"{place}.norms.1", weights, shape)
+    words = _table(generator.child("word_emb"), "decoder.words", weights, width)
+    # The first word of a caption stands at position 1; only padding, which says nothing, stands at 0.
+    positions = _table(generator.child("pos_emb"), "decoder.positions", weights, width) - 1
+    weights["decoder.positions.weight"] = weights["decoder.positions.weight"][1:]
     for index, layer in enumerate(decoders):
         if layer.kind != "ParallelAttentionLayer" or layer.get("activation", "sigmoid") != "sigmoid":
             raise layer.complain("is no decoder layer with sigmoid gates")
-        place = f"layers.{index}"
-        for name, ours in (("self_att", "words"), ("vis_att1", "grid"), ("vis_att2", "regions")):
-            _attention(layer.child(name), f"{place}.{ours}", weights, shape)
+        place = f"decoder.layers.{index}"
+        for name, ours, norm in _LOOKS:
+            _attention(layer.child(name), f"{place}.{ours}", f"{place}.{norm}", weights, shape)
         # `fc_alpha2` is in every file, but the official network gates both looks with `fc_alpha1`.
         _linear(layer.child("fc_alpha1"), f"{place}.gate", weights, 2 * width, width)
-        inner = _feed_forward(layer.child("pwff"), f"{place}.feed_forward", weights, shape)
+        inner = _feed_forward(layer.child("pwff"), place, ("0", "3"), f"{place}.norms.2", weights, shape)
         if inner != shape.inner:
             raise layer.complain("has a feed-forward part of another width than the encoder")
-    _linear(generator.child("fc"), "out", weights, width, words, bias=False)
+    _linear(generator.child("fc"), "decoder.output", weights, width, words, bias=False)
     if {graph.channels(name) for name in (*levels, features)} != {width}:
         raise module.complain(f"reads regions of another width than {width}")
     config = module.get("config")
@@ -268,7 +276,7 @@ def read_captioner(graph: Graph, module: Module, sources: Sequence[str], heads: 
         "semantic_features": features,
         "width": width,
         "heads": shape.heads,
-        "inner": shape.inner,
+        "feed_forward": shape.inner,
         "encoder_layers": len(layers),
         "decoder_layers": len(decoders),
         "grid_channels": graph.channels(grid),
@@ -279,11 +287,13 @@ def read_captioner(graph: Graph, module: Module, sources: Sequence[str], heads: 
         "padding": whole(generator, "pad_idx", 0),
         "begin": whole(transformer, "bos_idx", 2),
         "end": _setting(module, config, "eos_idx", 3),
-        "longest": _setting(module, config, "beam_len", 20),
-        "beams": _setting(module, config, "beam_size", 5),
+        "max_length": _setting(module, config, "beam_len", 20),
+        "beam_size": _setting(module, config, "beam_size", 5),
     }
-    if heads.caption["longest"] >= positions or max(heads.caption[n] for n in ("padding", "begin", "end")) >= words:
-        raise module.complain(f"has {words} words and {positions} positions, too few for its own settings")
+    if not 0 < heads.caption["max_length"] <= positions or not 0 < heads.caption["beam_size"] <= words:
+        raise module.complain(f"has {positions} positions and {words} words, too few for its own search")
+    if max(heads.caption[n] for n in ("padding", "begin", "end")) >= words:
+        raise module.complain(f"has {words} words, too few for its own settings")
     heads.weights = {f"captioner.{name}": value for name, value in weights.items()}
 
 
@@ -332,19 +342,21 @@ def _table(module: Module, name: str, weights: dict[str, np.ndarray], width: int
     return len(value)
 
 
-def _attention(module: Module, name: str, weights: dict[str, np.ndarray], shape: _Shape) -> None:
+def _attention(module: Module, name: str, norm: str, weights: dict[str, np.ndarray], shape: _Shape) -> None:
     inner = module.child("attention")
     if whole(inner, "n_heads", None, 1) != shape.heads or shape.width % shape.heads:
         raise inner.complain(f"has another number of heads than {shape.heads}")
-    for theirs, ours in (("fc_q", "query"), ("fc_k", "key"), ("fc_v", "value"), ("fc_o", "out")):
+    for theirs, ours in (("fc_q", "query"), ("fc_k", "key"), ("fc_v", "value"), ("fc_o", "output")):
         _linear(inner.child(theirs), f"{name}.{ours}", weights, shape.width, shape.width)
-    _norm(module.child("layer_norm"), f"{name}.norm", weights, shape.width)
+    _norm(module.child("layer_norm"), norm, weights, shape.width)
 
 
-def _feed_forward(module: Module, name: str, weights: dict[str, np.ndarray], shape: _Shape) -> int:
-    inner = _linear(module.child("fc1"), f"{name}.rise", weights, shape.width, None)
-    _linear(module.child("fc2"), f"{name}.fall", weights, inner, shape.width)
-    _norm(module.child("layer_norm"), f"{name}.norm", weights, shape.width)
+def _feed_forward(
+    module: Module, place: str, parts: tuple[str, str], norm: str, weights: dict[str, np.ndarray], shape: _Shape
+) -> int:
+    inner = _linear(module.child("fc1"), f"{place}.feed_forward.{parts[0]}", weights, shape.width, None)
+    _linear(module.child("fc2"), f"{place}.feed_forward.{parts[1]}", weights, inner, shape.width)
+    _norm(module.child("layer_norm"), norm, weights, shape.width)
     return inner
 
 

@@ -18,8 +18,8 @@ SIZES: tuple[Size, ...] = get_args(Size)
 TASKS: tuple[Task, ...] = get_args(Task)
 Captioner = Literal["catr", "grit"]
 CAPTIONERS: dict[Captioner, dict[str, Any]] = {
-    "catr": {"caption_regions": 0, "caption_output_layers": 3},
-    "grit": {"caption_regions": 300, "caption_output_layers": 1},
+    "catr": {"caption_regions": 0},
+    "grit": {"caption_regions": 300},
 }
 """Kinds of caption decoder: what each asks of `NetworkConfig`."""
 LONGEST_CAPTION = 40
@@ -83,7 +83,6 @@ class NetworkConfig:
         name: What the network calls itself in bundles and reports.
         caption_regions: Most cells that captions look at beside the grid, chosen by their class logits; the decoder's
             layers are gated then, and classes of the semantic map add one region each. 0 for plain layers.
-        caption_output_layers: Linear layers from a word's vector to the next word: 3 or 1.
         silent_tasks: Heads that are computed because regions are chosen by them, and not given: only a part of a
             network that was trained whole has any, see `with_tasks`.
     """
@@ -101,7 +100,6 @@ class NetworkConfig:
     caption_positions: int = 128
     name: str = "yolor-edge"
     caption_regions: int = 0
-    caption_output_layers: int = 3
     silent_tasks: tuple[Task, ...] = ()
 
     # What every network of our own plan has alike, and an imported one says for itself.
@@ -139,13 +137,12 @@ class NetworkConfig:
         check_input_size(self.input_size)
 
     def _check_captioner(self) -> None:
-        for name, allowed, words in (
-            ("caption_regions", range(LARGEST_TOP_K + 1), f"a whole number from 0 to {LARGEST_TOP_K}"),
-            ("caption_output_layers", (1, 3), "1 or 3"),
-        ):
-            value = getattr(self, name)
-            if type(value) is not int or value not in allowed:
-                raise UsageError(f"<{name}> must be {words}, got {value!r}", argument=name)
+        regions = self.caption_regions
+        if type(regions) is not int or not 0 <= regions <= LARGEST_TOP_K:
+            raise UsageError(
+                f"<caption_regions> must be a whole number from 0 to {LARGEST_TOP_K}, got {regions!r}",
+                argument="caption_regions",
+            )
         if any(task not in ("boxes", "semantic") or task in self.tasks for task in self.silent_tasks):
             raise UsageError(
                 f"<silent_tasks> must be of boxes, semantic, and none of the tasks, got {', '.join(self.silent_tasks)}",
@@ -191,11 +188,10 @@ class NetworkConfig:
     @property
     def captioner(self) -> str:
         """Which of `CAPTIONERS` it has, or in words what it has else."""
-        chosen = {"caption_regions": self.caption_regions, "caption_output_layers": self.caption_output_layers}
         for name, values in CAPTIONERS.items():
-            if values == chosen:
+            if values["caption_regions"] == self.caption_regions:
                 return name
-        return ", ".join(f"{name}={value}" for name, value in chosen.items())
+        return f"caption_regions={self.caption_regions}"
 
     def regions_at(self, input_size: tuple[int, int]) -> int:
         """How many region vectors the memory of an image of `input_size` (height, width) ends with."""
@@ -217,7 +213,7 @@ class NetworkConfig:
     def to_json(self) -> dict[str, Any]:
         """Every field but those that came with the gated decoder and are not in use: older versions know none."""
         values = dataclasses.asdict(self)
-        newer = ("caption_regions", "caption_output_layers", "silent_tasks")
+        newer = ("caption_regions", "silent_tasks")
         usual = {field.name: field.default for field in dataclasses.fields(self) if field.name in newer}
         return {name: value for name, value in values.items() if name not in usual or value != usual[name]}
 

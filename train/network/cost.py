@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ...runtime.bundle.tokenizer import BOS_ID
+from .caption_decoder import sine_positions
 from .config import NetworkConfig, check_input_size
 from .network import Network
 
@@ -155,6 +156,8 @@ def inspect_network(config: NetworkConfig, input_size: tuple[int, int] | None = 
         if "caption" in config.tasks:
             memory = run("caption memory", network.caption_memory, lambda: network.grid_memory([texture, *features]))
             if config.caption_regions:
+                grid, where = memory, sine_positions(features[2].shape[2], features[2].shape[3], memory.shape[2])
+                memory = run("caption grid", network.grid_encoder, lambda: network.grid_encoder(grid, where))
                 chosen = logits["class_logits"], logits.get("semantic_logits")
                 regions = run(
                     "caption regions", network.region_memory, lambda: network.region_memory(features, *chosen)

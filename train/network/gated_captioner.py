@@ -1,8 +1,9 @@
 """The captioner of Generalist YOLO: a grid encoder, regions, and a decoder whose gates weigh two looks at them.
 
 The arithmetic is that of the official network (GRIT's parallel attention, arXiv 2207.09666, as Generalist YOLO changed
-it): post-norm everywhere, no positions on grid and regions, word positions from a fixed table that the checkpoint
-holds, and one gate for both looks.
+it): post-norm everywhere, no norm and no positions on grid and regions, one gate for both looks, words without a bias.
+Our own networks use the encoder and the decoder too; their options are the positions of the grid and learned positions
+of words.
 """
 
 from __future__ import annotations
@@ -14,116 +15,165 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-FINISHED = -999.0
-"""What any other continuation of a finished sentence scores in the official search."""
-
-
-class Attention(nn.Module):
-    """LN(queries + attention), with a bias in all four projections."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, width)
-        self.value = nn.Linear(width, width)
-        self.out = nn.Linear(width, width)
-        self.norm = nn.LayerNorm(width)
-
-    def forward(self, x: Tensor, memory: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """x (B, T, D) looks at memory (B, L, D), but not where `hidden`, which broadcasts to (B, 1, T, L), is True."""
-        queries = self.query(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
-        keys = self.key(memory).unflatten(2, (self.heads, -1)).permute(0, 2, 3, 1)
-        values = self.value(memory).unflatten(2, (self.heads, -1)).transpose(1, 2)
-        scores = queries @ keys / math.sqrt(queries.shape[-1])
-        if hidden is not None:
-            scores = scores.masked_fill(hidden, -math.inf)
-        seen = (scores.softmax(3) @ values).transpose(1, 2).flatten(2)
-        return self.norm(x + self.out(seen))
-
-
-class FeedForward(nn.Module):
-    """LN(x + W2 relu(W1 x))."""
-
-    def __init__(self, width: int, inner: int) -> None:
-        super().__init__()
-        self.rise = nn.Linear(width, inner)
-        self.fall = nn.Linear(inner, width)
-        self.norm = nn.LayerNorm(width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm(x + self.fall(self.rise(x).relu()))
+from .caption_decoder import Attend, Attention, Decoder, DecoderLayer
+from .regions import best_cells
 
 
 class EncoderLayer(nn.Module):
-    def __init__(self, width: int, heads: int, inner: int) -> None:
+    """Self-attention and feed-forward, each followed by its norm."""
+
+    def __init__(self, width: int, heads: int, feed_forward: int) -> None:
         super().__init__()
-        self.attention = Attention(width, heads)
-        self.feed_forward = FeedForward(width, inner)
+        self.attention = Attention(width, heads, 0.0)
+        self.feed_forward = nn.Sequential(nn.Linear(width, feed_forward), nn.ReLU(), nn.Linear(feed_forward, width))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.feed_forward(self.attention(x, x))
+        attention = self.attention
+        keys, values = attention.split(attention.key(x)), attention.split(attention.value(x))
+        x = self.norms[0](x + attention.attend(x, keys, values))
+        return self.norms[1](x + self.feed_forward(x))
 
 
 class GridEncoder(nn.Module):
     """(B, L, C) vectors of cells to (B, L, D)."""
 
-    def __init__(self, channels: int, width: int, heads: int, inner: int, layers: int) -> None:
+    def __init__(self, channels: int, width: int, heads: int, feed_forward: int, layers: int) -> None:
         super().__init__()
         self.entry = nn.Linear(channels, width)
         self.norm = nn.LayerNorm(width)
-        self.layers = nn.ModuleList(EncoderLayer(width, heads, inner) for _ in range(layers))
+        self.layers = nn.ModuleList(EncoderLayer(width, heads, feed_forward) for _ in range(layers))
 
-    def forward(self, cells: Tensor) -> Tensor:
+    def forward(self, cells: Tensor, where: Tensor | None = None) -> Tensor:
+        """With `where` (L, D), which says where the cells lie; the official network has none."""
         x = self.norm(self.entry(cells).relu())
+        if where is not None:
+            x = x + where.to(x.dtype)
         for layer in self.layers:
             x = layer(x)
         return x
 
 
-class GatedLayer(nn.Module):
-    """Words look at the words before them, then at grid and regions side by side; one gate weighs both."""
+class GatedDecoderLayer(DecoderLayer):
+    """A layer that looks at the grid and at regions side by side; a gate weighs both.
 
-    def __init__(self, width: int, heads: int, inner: int) -> None:
-        super().__init__()
-        self.words = Attention(width, heads)
-        self.grid = Attention(width, heads)
-        self.regions = Attention(width, heads)
+    The gate sees the word before a look and after it, and opens feature by feature. The regions are the last `regions`
+    vectors of the memory. What the looks show replaces the word: there is no way around them.
+    """
+
+    def __init__(self, width: int, heads: int, feed_forward: int, dropout: float, regions: int) -> None:
+        super().__init__(width, heads, feed_forward, dropout)
+        self.regions = regions
+        self.region_attention = Attention(width, heads, dropout)
+        self.region_norm = nn.LayerNorm(width)
         self.gate = nn.Linear(2 * width, width)
-        self.feed_forward = FeedForward(width, inner)
 
-    def forward(self, x: Tensor, grid: Tensor, regions: Tensor, hidden: Tensor, kept: Tensor) -> Tensor:
-        said = self.words(x, x, hidden) * kept
-        looks = [look(said, memory) * kept for look, memory in ((self.grid, grid), (self.regions, regions))]
-        gates = [self.gate(torch.cat((said, look), 2)).sigmoid() for look in looks]
-        z = (looks[0] * gates[0] + looks[1] * gates[1]) / math.sqrt(2) * kept
-        return self.feed_forward(z) * kept
+    def cross(self, memory: Tensor, keyed: Tensor) -> tuple[Tensor, Tensor]:
+        """As in `DecoderLayer`: those of the grid and, after them, those of the regions."""
+        sizes = (memory.shape[1] - self.regions, self.regions)
+        (grid, regions), (keyed_grid, keyed_regions) = memory.split(sizes, 1), keyed.split(sizes, 1)
+        of_grid, of_regions = self.cross_attention, self.region_attention
+        keys = torch.cat((of_grid.key(keyed_grid), of_regions.key(keyed_regions)), 1)
+        values = torch.cat((of_grid.value(grid), of_regions.value(regions)), 1)
+        return of_grid.split(keys), of_grid.split(values)
+
+    def look(self, x: Tensor, cross_keys: Tensor, cross_values: Tensor, attend: Attend) -> Tensor:
+        sizes = (cross_keys.shape[-2] - self.regions, self.regions)
+        (grid_keys, region_keys), (grid_values, region_values) = (
+            cross_keys.split(sizes, -2),
+            cross_values.split(sizes, -2),
+        )
+        grid = self.norms[1](x + self.dropout(attend(self.cross_attention, x, grid_keys, grid_values)))
+        regions = self.region_norm(x + self.dropout(attend(self.region_attention, x, region_keys, region_values)))
+        of_grid, of_regions = (self.gate(torch.cat((x, seen), -1)).sigmoid() for seen in (grid, regions))
+        return (of_grid * grid + of_regions * regions) * math.sqrt(0.5)
+
+
+class GatedDecoder(Decoder):
+    """Words from the encoded grid and the regions.
+
+    Args:
+        vocabulary: Words it chooses from.
+        width: Of a word's vector and of the memory's.
+        layers: Decoder layers.
+        heads: Attention heads of a layer.
+        feed_forward: Width inside a layer's feed-forward part.
+        positions: Longest caption, in tokens.
+        regions: How many vectors at the end of the memory are regions.
+        padding: Id of the word that is masked: no word sees it, and all words are as likely after it.
+        dropout: Share of values dropped in training.
+        learns_positions: Whether the vectors of positions are learned; the official ones are fixed, random numbers.
+    """
+
+    def __init__(
+        self,
+        vocabulary: int,
+        width: int,
+        layers: int,
+        heads: int,
+        feed_forward: int,
+        positions: int,
+        regions: int,
+        padding: int,
+        dropout: float = 0.1,
+        learns_positions: bool = True,
+    ) -> None:
+        super().__init__(width, heads, regions, padding)
+        self.words = nn.Embedding(vocabulary, width)
+        self.positions = nn.Embedding(positions, width)
+        self.positions.requires_grad_(learns_positions)
+        self.dropout = nn.Dropout(dropout)
+        self.layers = nn.ModuleList(
+            GatedDecoderLayer(width, heads, feed_forward, dropout, regions) for _ in range(layers)
+        )
+        self.output = nn.Linear(width, vocabulary, bias=False)
+        for parameter in self.parameters():
+            if parameter.ndim > 1:
+                nn.init.xavier_uniform_(parameter)
+
+    def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        return self.dropout(self.words(tokens) + positions)
+
+    def normed(self, memory: Tensor) -> Tensor:
+        return memory
+
+    def logits(self, x: Tensor) -> Tensor:
+        return self.output(x)
 
 
 class GatedCaptioner(nn.Module):
-    """Memory from features, and log-probabilities of words from the memory.
+    """The captioner of an imported network: memory from features, and the decoder that writes from the memory.
 
     Args:
-        settings: `width`, `heads`, `inner`, `encoder_layers`, `decoder_layers`, `grid_channels`, `words`, `positions`
-            (rows of the table of word positions), `regions` (cells that are looked at), `padding`, `begin`, `end`
-            (ids), `longest` (words of a caption) and `beams`.
+        settings: `width`, `heads`, `feed_forward`, `encoder_layers`, `decoder_layers`, `grid_channels`, `words`,
+            `positions` (words that have one), `regions` (cells that are looked at) and `padding` (an id).
+        regions: Vectors at the end of the memory that are regions, for images of the network's own size.
     """
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
+    def __init__(self, settings: Mapping[str, Any], regions: int) -> None:
         super().__init__()
-        self.settings = settings
-        width, heads, inner = settings["width"], settings["heads"], settings["inner"]
-        self.grid = GridEncoder(settings["grid_channels"], width, heads, inner, settings["encoder_layers"])
-        self.words = nn.Embedding(settings["words"], width)
-        self.positions = nn.Embedding(settings["positions"], width)
-        self.positions.requires_grad_(False)
-        self.layers = nn.ModuleList(GatedLayer(width, heads, inner) for _ in range(settings["decoder_layers"]))
-        self.out = nn.Linear(width, settings["words"], bias=False)
+        self.cells: int = settings["regions"]
+        sizes = [settings[name] for name in ("width", "heads", "feed_forward")]
+        self.grid = GridEncoder(settings["grid_channels"], *sizes, settings["encoder_layers"])
+        self.decoder = GatedDecoder(
+            settings["words"],
+            settings["width"],
+            settings["decoder_layers"],
+            settings["heads"],
+            settings["feed_forward"],
+            settings["positions"],
+            regions,
+            settings["padding"],
+            learns_positions=False,
+        )
 
     def regions(
         self, levels: Sequence[Tensor], class_logits: Tensor, semantic_features: Tensor, semantic_logits: Tensor
     ) -> Tensor:
         """(B, k + S, D): vectors of the cells with the largest class logits, then one for each semantic channel.
+
+        The cells are in the order of their numbers, see `regions.best_cells`; the official code has the likeliest
+        first, and what looks at them does not see their order.
 
         Args:
             levels: (B, D, h_i, w_i) vectors of the cells.
@@ -132,8 +182,7 @@ class GatedCaptioner(nn.Module):
             semantic_logits: (B, S, h, w).
         """
         cells = torch.cat([level.flatten(2) for level in levels], 2).transpose(1, 2)
-        count = min(self.settings["regions"], cells.shape[1])
-        chosen = class_logits.amax(1).topk(count, 1).indices
+        chosen = best_cells(class_logits, self.cells)
         objects = cells.gather(1, chosen[..., None].expand(-1, -1, cells.shape[2]))
         places = semantic_logits.flatten(2).argmax(2)
         vectors = semantic_features.flatten(2).transpose(1, 2)
@@ -151,64 +200,3 @@ class GatedCaptioner(nn.Module):
         """(B, L + k + S, D): the encoded grid (B, C, h, w) row by row, then the regions."""
         cells = self.grid(grid.flatten(2).transpose(1, 2))
         return torch.cat((cells, self.regions(levels, class_logits, semantic_features, semantic_logits)), 1)
-
-    def log_probabilities(self, tokens: Tensor, grid: Tensor, regions: Tensor, whole: bool = True) -> Tensor:
-        """(B, T, words) of what follows each of `tokens` (B, T), which start with the id `begin`.
-
-        Args:
-            tokens: int64 ids.
-            grid: (B, L, D), regions: (B, R, D).
-            whole: As the official code reads a whole caption, in which padding stands at position 0; word by word,
-                as it searches, positions just count on.
-        """
-        length = tokens.shape[1]
-        padding = tokens == self.settings["padding"]
-        positions = torch.arange(1, length + 1, device=tokens.device).expand_as(tokens)
-        if whole:
-            positions = positions.masked_fill(padding, 0)
-        x = self.words(tokens) + self.positions(positions)
-        later = torch.ones(length, length, dtype=torch.bool, device=tokens.device).triu(1)
-        hidden = later[None, None] | padding[:, None, None]
-        kept = (~padding)[..., None].to(x.dtype)
-        for layer in self.layers:
-            x = layer(x, grid, regions, hidden, kept)
-        return self.out(x).log_softmax(2)
-
-    @torch.no_grad()
-    def search(self, grid: Tensor, regions: Tensor, beams: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """The official search: always `longest` steps, finished sentences stay in the beam, ranked by plain sums.
-
-        Args:
-            grid: (B, L, D) and regions: (B, R, D), the two parts of `memory`.
-            beams: Width of the beam; 1 is greedy.
-
-        Returns:
-            ids (B, beams, T), log-probabilities of each word (B, beams, T), 0 after the end, and their sums (B, beams),
-            best first.
-        """
-        width: int = self.settings["beams"] if beams is None else beams
-        found = [self._search_one(grid[i : i + 1], regions[i : i + 1], width) for i in range(len(grid))]
-        ids, steps, sums = (torch.stack(part) for part in zip(*found, strict=True))
-        return ids, steps, sums
-
-    def _search_one(self, grid: Tensor, regions: Tensor, beams: int) -> tuple[Tensor, Tensor, Tensor]:
-        begin, end = self.settings["begin"], self.settings["end"]
-        tokens = torch.full((1, 1), begin, dtype=torch.int64, device=grid.device)
-        steps = grid.new_zeros(1, 0)
-        sums = grid.new_zeros(1)
-        finished = torch.zeros(1, dtype=torch.bool, device=grid.device)
-        for _ in range(self.settings["longest"]):
-            count = len(tokens)
-            looks = (part.expand(count, -1, -1) for part in (grid, regions))
-            words = self.log_probabilities(tokens, *looks, whole=False)[:, -1]
-            # A finished sentence goes on with id 0 at no cost; its other words lose, whatever they would score.
-            words = words.masked_fill(finished[:, None], 0.0)
-            scores = sums[:, None] + words
-            scores[finished, 1:] = FINISHED
-            sums, flat = scores.flatten().topk(beams)
-            origin, word = flat.div(words.shape[1], rounding_mode="floor"), flat.remainder(words.shape[1])
-            tokens = torch.cat((tokens[origin], word[:, None]), 1)
-            steps = torch.cat((steps[origin], words[origin, word][:, None]), 1)
-            finished = finished[origin] | (word == end)
-        order = sums.argsort(descending=True)
-        return tokens[order, 1:], steps[order], sums[order]

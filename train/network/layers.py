@@ -21,7 +21,7 @@ from ...runtime.bundle.spec import BoxCoding, CaptionSpec, ScoreCoding, Threshol
 from ...runtime.errors import UsageError
 from ...runtime.images.preprocess import PreprocessRule
 from .config import TASKS, Task, check_input_size
-from .gated_captioner import GatedCaptioner
+from .gated_captioner import GatedCaptioner, GatedDecoder
 from .regions import region_margins
 
 IMAGE = "image"
@@ -129,6 +129,30 @@ class LayersConfig:
     def box_coding(self) -> BoxCoding:
         return "xyxy" if self.boxes["coding"] == "anchors" else "dfl"
 
+    def regions_at(self, input_size: tuple[int, int]) -> int:
+        """How many region vectors the memory of an image of `input_size` (height, width) ends with."""
+        if not self.caption:
+            return 0
+        cells = sum((input_size[0] // stride) * (input_size[1] // stride) for stride in self.strides)
+        return min(self.caption["regions"], cells) + self.caption["semantic_regions"]
+
+    @property
+    def caption_spec(self) -> CaptionSpec | None:
+        """The words of the captions and the network's own search for them."""
+        if not self.caption:
+            return None
+        return CaptionSpec(
+            self.vocabulary,
+            pad_id=self.caption["padding"],
+            bos_id=self.caption["begin"],
+            eos_id=self.caption["end"],
+            max_length=self.caption["max_length"],
+            text="bert",
+            beam_size=self.caption["beam_size"],
+            length_penalty=0.0,
+            finished="stay",
+        )
+
     @property
     def score_coding(self) -> ScoreCoding:
         return "probabilities" if self.boxes["coding"] == "anchors" else "logits"
@@ -171,17 +195,6 @@ class LayersConfig:
     @property
     def thresholds(self) -> Thresholds:
         return Thresholds(iou=_IOU.get(self.family, 0.65))
-
-    @property
-    def caption_spec(self) -> CaptionSpec | None:
-        return None
-
-    def regions_at(self, input_size: tuple[int, int]) -> int:
-        """How many region vectors the memory of an image of `input_size` (height, width) ends with."""
-        if not self.caption:
-            return 0
-        cells = sum((input_size[0] // stride) * (input_size[1] // stride) for stride in self.strides)
-        return min(self.caption["regions"], cells) + self.caption["semantic_regions"]
 
     def with_tasks(self, tasks: Sequence[Task]) -> LayersConfig:
         """The part of this network that does only `tasks`, with what their answers depend on."""
@@ -484,7 +497,9 @@ class LayerNetwork(nn.Module):
         self.decoding = (
             AnchorDecoding(config.boxes, len(config.class_names)) if config.boxes["coding"] == "anchors" else None
         )
-        self.captioner = GatedCaptioner(config.caption) if config.caption else None
+        self.captioner = (
+            GatedCaptioner(config.caption, config.regions_at(config.input_size)) if config.caption else None
+        )
         kept = {*config.outputs}
         last: dict[str, int] = {}
         for index, layer in enumerate(config.layers):
@@ -494,6 +509,19 @@ class LayerNetwork(nn.Module):
         for name, index in last.items():
             if name not in kept:
                 self._done[index].append(name)
+
+    @property
+    def caption_decoder(self) -> GatedDecoder:
+        """What writes the captions from `caption_memory`."""
+        if self.captioner is None:
+            raise ValueError("this network writes no captions")
+        return self.captioner.decoder
+
+    def memory_positions(self, input_size: tuple[int, int]) -> Tensor:
+        """(L, D) zeros: the captioner is told nothing of where its memory lies."""
+        assert self.config.caption is not None
+        grid = (input_size[0] // 32) * (input_size[1] // 32)
+        return torch.zeros(grid + self.config.regions_at(input_size), self.config.caption["width"])
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
         """The outputs of the layers that the heads read, by name."""

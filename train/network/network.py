@@ -11,9 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...runtime.bundle.tokenizer import PAD_ID
 from .blocks import ELAN, ELANH, MP, SPPCSPC, Conv, Prediction
-from .caption_decoder import CaptionDecoder, sine_positions
+from .caption_decoder import CaptionDecoder, Decoder, sine_positions
 from .config import NetworkConfig, SizePlan
+from .gated_captioner import GatedDecoder, GridEncoder
 from .heads import BoxHead, MaskHead, SemanticHead
 from .regions import RegionMemory, region_margins
 
@@ -99,20 +101,15 @@ class Network(nn.Module):
             self.semantic_head = SemanticHead(channels[0], len(config.semantic_names), width)
         if "caption" in config.tasks:
             self.caption_memory = Prediction(self.backbone.texture_channels + sum(channels), plan.caption_width)
+            width, heads, inner = plan.caption_width, plan.caption_heads, plan.caption_feed_forward
+            sizes = (len(config.vocabulary), width, plan.caption_layers, heads, inner, config.caption_positions)
+            self.caption_decoder: Decoder
             if config.caption_regions:
-                self.region_memory = RegionMemory(
-                    channels, plan.caption_width, config.caption_regions, "semantic" in config.heads
-                )
-            self.caption_decoder = CaptionDecoder(
-                len(config.vocabulary),
-                plan.caption_width,
-                plan.caption_layers,
-                plan.caption_heads,
-                plan.caption_feed_forward,
-                config.caption_positions,
-                regions=config.regions_at(config.input_size),
-                output_layers=config.caption_output_layers,
-            )
+                self.grid_encoder = GridEncoder(width, width, heads, inner, layers=1)
+                self.region_memory = RegionMemory(channels, width, config.caption_regions, "semantic" in config.heads)
+                self.caption_decoder = GatedDecoder(*sizes, config.regions_at(config.input_size), PAD_ID)
+            else:
+                self.caption_decoder = CaptionDecoder(*sizes)
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Images (B, 3, H, W) in 0..1, RGB, to texture (stride 4) and the three levels of the neck (8, 16, 32)."""
@@ -132,7 +129,8 @@ class Network(nn.Module):
         return outputs
 
     def memory(self, features: list[Tensor], known: Mapping[str, Tensor]) -> Tensor:
-        """(B, L, D): what the caption decoder attends to: the grid and, where its layers are gated, regions after it.
+        """(B, L, D): what the caption decoder attends to: the grid or, where its layers are gated, the encoded grid
+        and regions after it.
 
         Args:
             features: From `features`.
@@ -141,9 +139,10 @@ class Network(nn.Module):
         grid = self.grid_memory(features)
         if not self.config.caption_regions:
             return grid
+        where = sine_positions(features[3].shape[2], features[3].shape[3], grid.shape[2]).to(grid.device)
         logits = self.choosing(features, known)
         regions = self.region_memory(features[1:], logits["class_logits"], logits.get("semantic_logits"))
-        return torch.cat((grid, regions), 1)
+        return torch.cat((self.grid_encoder(grid, where), regions), 1)
 
     def choosing(self, features: list[Tensor], known: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """The raw outputs that regions are chosen by; none without regions. What is `known` is not computed again."""
@@ -166,13 +165,13 @@ class Network(nn.Module):
         return self.caption_memory(torch.cat((*finer, features[3]), 1)).flatten(2).transpose(1, 2)
 
     def memory_positions(self, input_size: tuple[int, int]) -> Tensor:
-        """(L, D): where the cells of the grid lie, for images of `input_size` (height, width); zeros for regions.
+        """(L, D): where the cells of the grid lie, for images of `input_size` (height, width).
 
-        A region's place is in its vector already.
+        Zeros for a memory with regions, whose vectors hold their places already.
         """
-        width = self.config.plan.caption_width
+        width, regions = self.config.plan.caption_width, self.config.regions_at(input_size)
         grid = sine_positions(input_size[0] // 32, input_size[1] // 32, width)
-        return torch.cat((grid, torch.zeros(self.config.regions_at(input_size), width)))
+        return torch.zeros(len(grid) + regions, width) if regions else grid
 
     def region_margins(self, images: Tensor) -> Tensor | None:
         """How clear the choice of the regions of `images` is, see `regions.region_margins`; None without regions."""

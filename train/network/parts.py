@@ -32,6 +32,7 @@ _OWN_PARTS = {
     "mask_head": "masks",
     "semantic_head": "semantic",
     "caption_memory": "caption",
+    "grid_encoder": "caption",
     "region_memory": "caption",
     "caption_decoder": "caption",
 }
@@ -153,10 +154,8 @@ def _own_rows(config: NetworkConfig) -> dict[str, Rows]:
     branches += [("semantic_head.body.1", config.semantic_names)]
     for start, names in branches:
         rows |= {f"{start}.1.weight": (0, names), f"{start}.1.bias": (0, names), f"{start}.2.vector": (1, names)}
-    words, last = _words(config.vocabulary), 4 if config.caption_output_layers == 3 else 0
-    for name in ("words.weight", f"output.{last}.weight", f"output.{last}.bias"):
-        rows[f"caption_decoder.{name}"] = (0, words)
-    return rows
+    outputs = ["output.weight"] if config.caption_regions else ["output.4.weight", "output.4.bias"]
+    return rows | {f"caption_decoder.{name}": (0, _words(config.vocabulary)) for name in ("words.weight", *outputs)}
 
 
 def _words(vocabulary: Sequence[str]) -> tuple[Hashable, ...]:

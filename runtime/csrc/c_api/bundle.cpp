@@ -3,6 +3,8 @@
 #include <cstdio>
 #include <map>
 #include <memory>
+#include <string_view>
+#include <unordered_set>
 #include <utility>
 
 #include "arguments.hpp"
@@ -15,6 +17,9 @@ struct yolor_edge_bundle {
     std::string name;
     std::vector<int64_t> strides;
     std::vector<std::string> class_names, semantic_names, words;
+    std::vector<int64_t> forbidden;  // tokens that the model's own search never writes
+    bool is_bert = false;
+    std::vector<uint8_t> is_written;  // by token, whether texts have it; see Tokenizer in tokenizer.py
     std::map<std::pair<std::string, std::string>, std::string> files;  // by what and precision
     yolor_edge_bundle_info info{};                                     // pointers into this bundle
 };
@@ -25,6 +30,9 @@ constexpr int64_t kSchema = 1;
 constexpr size_t kLargestFile = 64 << 20;
 constexpr double kMostPixels = 1 << 20;
 constexpr double kMany = 1 << 24;
+constexpr double kMostBoxes = 2147483647.0;
+constexpr const char* kBoxHeads[] = {"box_bins", "box_distances", "boxes"};  // by coding
+constexpr const char* kScoreHeads[] = {"class_logits", "class_scores"};
 constexpr int64_t kMostTokens = 1 << 24;
 
 std::string read_text(const std::string& path) {
@@ -85,6 +93,17 @@ class Reader {
         return found;
     }
 
+    /// The number of the one of `known` that a key names.
+    int64_t one_of(const char* key, const std::vector<std::string>& known) const {
+        const std::string& name = text(key);
+        std::string names;
+        for (size_t i = 0; i < known.size(); ++i) {
+            if (known[i] == name) return static_cast<int64_t>(i);
+            names += (i == 0 ? "" : ", ") + known[i];
+        }
+        refuse(key, "one of " + names);
+    }
+
     [[noreturn]] void refuse(const std::string& key, const std::string& expected) const {
         throw std::invalid_argument(where_ + ": \"" + key + "\" must be " + expected);
     }
@@ -123,7 +142,16 @@ void read_model(const Reader& model, yolor_edge_bundle* bundle) {
     if (order != "RGB" && order != "BGR") rule.refuse("channel_order", "\"RGB\" or \"BGR\"");
     info.swap_rb = order == "RGB" ? 1 : 0;
     info.scale = rule.number("scale");
+    info.rounding = rule.has("rounding") ? rule.one_of("rounding", {"half_up", "half_even"}) : 0;
     bundle->strides = model.wholes("strides", 1, kMostPixels);
+    info.box_coding = model.one_of("box_coding", {"dfl", "ltrb", "xyxy"});
+    info.score_coding = model.one_of("score_coding", {"logits", "probabilities"});
+    info.box_head = kBoxHeads[info.box_coding];
+    info.score_head = kScoreHeads[info.score_coding];
+    if (model.has("box_count") != (info.box_coding == YOLOR_EDGE_XYXY))
+        model.refuse("box_count", "a number with the box_coding xyxy, and null with others");
+    if (model.has("box_count")) info.box_count = model.whole("box_count", 1, kMostBoxes);
+    info.semantic_stride = model.whole("semantic_stride", 1, kMostPixels);
     info.bins = model.whole("reg_max", 1, kMany);
     bundle->class_names = model.texts("class_names");
     bundle->semantic_names = model.texts("semantic_names");
@@ -146,6 +174,24 @@ void read_model(const Reader& model, yolor_edge_bundle* bundle) {
     info.unk_id = caption.whole("unk_id", 0, last);
     info.bos_id = caption.whole("bos_id", 0, last);
     info.eos_id = caption.whole("eos_id", 0, last);
+    const std::string& text = caption.text("text");
+    if (text != "words" && text != "bert") caption.refuse("text", "\"words\" or \"bert\"");
+    bundle->is_bert = text == "bert";
+    info.beam_size = caption.whole("beam_size", 1, last + 1.0);
+    info.length_penalty = caption.number("length_penalty");
+    const std::string& finished = caption.text("finished");
+    if (finished != "leave" && finished != "stay") caption.refuse("finished", "\"leave\" or \"stay\"");
+    info.keeps_finished = finished == "stay" ? 1 : 0;
+    if (info.keeps_finished == 0) bundle->forbidden = {info.pad_id, info.unk_id, info.bos_id};
+    bundle->is_written.assign(bundle->words.size(), 1);
+    for (const int64_t id : {info.pad_id, info.bos_id, info.eos_id})
+        bundle->is_written[static_cast<size_t>(id)] = 0;
+    if (!bundle->is_bert) return;
+    bundle->is_written[static_cast<size_t>(info.unk_id)] = 0;
+    std::unordered_set<std::string_view> later{"[MASK]", ""};
+    for (size_t i = bundle->words.size(); i-- > 0;) {
+        if (!later.insert(bundle->words[i]).second) bundle->is_written[i] = 0;
+    }
 }
 
 void read_files(const Json& whole, const std::string& folder, yolor_edge_bundle* bundle) {
@@ -187,6 +233,25 @@ std::unique_ptr<yolor_edge_bundle> read_bundle(const std::string& folder) {
     } catch (const std::invalid_argument& error) {
         throw Failure(YOLOR_EDGE_BAD_FILE, path + ": " + error.what());
     }
+}
+
+/// As BERT's text is cleaned up (transformers' clean_up_tokenization), with a capital at its start.
+std::string cleaned_up(std::string text) {
+    const auto replace = [&](const std::string& mark, const std::string& with) {
+        for (size_t at = text.find(mark); at != std::string::npos; at = text.find(mark, at + with.size()))
+            text.replace(at, mark.size(), with);
+    };
+    replace(" ##", "");
+    const size_t start = text.find_first_not_of(' ');
+    text = start == std::string::npos ? "" : text.substr(start, text.find_last_not_of(' ') - start + 1);
+    for (const char* mark : {" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're"}) {
+        const std::string whole = mark;
+        replace(whole, whole == " ' " ? "'" : whole.substr(1));
+    }
+    for (char& letter : text)
+        if (letter >= 'A' && letter <= 'Z') letter = static_cast<char>(letter - 'A' + 'a');
+    if (!text.empty() && text[0] >= 'a' && text[0] <= 'z') text[0] = static_cast<char>(text[0] - 'a' + 'A');
+    return text;
 }
 
 const char* name_at(const std::vector<std::string>& names, int64_t i) {
@@ -237,6 +302,29 @@ const char* yolor_edge_bundle_file(const yolor_edge_bundle* bundle, const char* 
     return nullptr;
 }
 
+yolor_edge_status yolor_edge_bundle_caption_options(const yolor_edge_bundle* bundle,
+                                                    yolor_edge_caption_options* options, size_t size) {
+    return guarded([&] {
+        require_given("bundle", bundle);
+        const yolor_edge_bundle_info& info = bundle->info;
+        if (info.word_count == 0) throw std::invalid_argument("bundle has no captions");
+        yolor_edge_caption_options own{};
+        own.size = sizeof own;
+        own.beam_size = info.beam_size;
+        own.max_length = info.max_length;
+        own.bos_id = info.bos_id;
+        own.eos_id = info.eos_id;
+        own.pad_id = info.pad_id;
+        own.length_penalty = info.length_penalty;
+        own.forbidden = bundle->forbidden.data();
+        own.forbidden_count = static_cast<int64_t>(bundle->forbidden.size());
+        own.repetition_penalty = 1.0;
+        own.budget_ms = -1.0;
+        own.keeps_finished = info.keeps_finished;
+        give("options", own, options, size);
+    });
+}
+
 yolor_edge_status yolor_edge_bundle_text(const yolor_edge_bundle* bundle, const int64_t* tokens,
                                          int64_t count, char* text, size_t capacity, size_t* length) {
     return guarded([&] {
@@ -248,10 +336,11 @@ yolor_edge_status yolor_edge_bundle_text(const yolor_edge_bundle* bundle, const 
         for (int64_t i = 0; i < count; ++i) {
             const int64_t token = tokens[i];
             require_between("tokens", 0, info.word_count - 1, token);
-            if (token == info.pad_id || token == info.bos_id || token == info.eos_id) continue;
+            if (bundle->is_written[static_cast<size_t>(token)] == 0) continue;
             if (!made.empty()) made += ' ';
             made += bundle->words[static_cast<size_t>(token)];
         }
+        if (bundle->is_bert) made = cleaned_up(std::move(made));
         give_text(made, text, capacity, length);
     });
 }

@@ -19,8 +19,9 @@ namespace {
 constexpr yolor_edge_image kImage{sizeof(yolor_edge_image), nullptr, 0, 0, 3,
                                   YOLOR_EDGE_INTERLEAVED,   0,       0, 0};
 constexpr yolor_edge_letterbox_options kLetterbox{
-    sizeof(yolor_edge_letterbox_options), 0, 0, 114, 1, 1.0 / 255.0, 1};
-constexpr yolor_edge_grid kGrid{sizeof(yolor_edge_grid), 0, 0, nullptr, 0, nullptr, 0};
+    sizeof(yolor_edge_letterbox_options), 0, 0, 114, 1, 1.0 / 255.0, 1, YOLOR_EDGE_HALF_UP};
+constexpr yolor_edge_grid kGrid{sizeof(yolor_edge_grid), 0, 0, nullptr, 0, nullptr, 0, YOLOR_EDGE_DFL,
+                                YOLOR_EDGE_LOGITS,       0};
 constexpr yolor_edge_box_options kBoxes{sizeof(yolor_edge_box_options), 0.25, 0.65, 300, 30000, 0, 1};
 
 ImageView image_view(const yolor_edge_image* image) {
@@ -67,16 +68,24 @@ ImageView image_view(const yolor_edge_image* image) {
             is_nv12 ? PixelLayout::nv12 : PixelLayout::yuyv};
 }
 
+Rounding rounding_of(const char* name, int64_t rounding) {
+    require_between(name, YOLOR_EDGE_HALF_UP, YOLOR_EDGE_HALF_EVEN, rounding);
+    return rounding == YOLOR_EDGE_HALF_EVEN ? Rounding::half_even : Rounding::half_up;
+}
+
 void require_letterbox(const yolor_edge_letterbox_options* options) {
     require_known("options", options);
     require_side("options.input_height", options->input_height);
     require_side("options.input_width", options->input_width);
     require_between("options.pad_value", 0, 255, options->pad_value);
     thread_count("options.threads", options->threads);
+    rounding_of("options.rounding", options->rounding);
 }
 
 HeadGrid grid_of(const yolor_edge_grid* grid) {
     require_known("grid", grid);
+    require_between("grid.box_coding", YOLOR_EDGE_DFL, YOLOR_EDGE_XYXY, grid->box_coding);
+    require_between("grid.score_coding", YOLOR_EDGE_LOGITS, YOLOR_EDGE_PROBABILITIES, grid->score_coding);
     require_side("grid.input_height", grid->input_height);
     require_side("grid.input_width", grid->input_width);
     require_at_least("grid.stride_count", 1, grid->stride_count);
@@ -89,6 +98,12 @@ HeadGrid grid_of(const yolor_edge_grid* grid) {
                 "the input must be divisible by every stride, got (" + std::to_string(grid->input_height) +
                 ", " + std::to_string(grid->input_width) + ") and stride " + std::to_string(stride));
         }
+    }
+    if (grid->box_coding == YOLOR_EDGE_XYXY) {
+        require_at_least("grid.box_count", 1, grid->box_count);
+        made.box_count = grid->box_count;
+    } else {
+        require_between("grid.box_count", 0, 0, grid->box_count);
     }
     if (grid->cells == nullptr) return made;
     require_at_least("grid.cell_count", 1, grid->cell_count);
@@ -213,15 +228,15 @@ yolor_edge_status yolor_edge_head_init(yolor_edge_head* head, size_t size, const
 }
 
 yolor_edge_status yolor_edge_frame_of(int64_t image_height, int64_t image_width, int64_t input_height,
-                                      int64_t input_width, yolor_edge_frame* frame) {
+                                      int64_t input_width, int64_t rounding, yolor_edge_frame* frame) {
     return guarded([&] {
         require_given("frame", frame);
         require_side("image_height", image_height);
         require_side("image_width", image_width);
         require_side("input_height", input_height);
         require_side("input_width", input_width);
-        const LetterboxGeometry geometry =
-            letterbox_geometry(image_height, image_width, input_height, input_width);
+        const LetterboxGeometry geometry = letterbox_geometry(image_height, image_width, input_height,
+                                                              input_width, rounding_of("rounding", rounding));
         *frame = {image_height,
                   image_width,
                   input_height,
@@ -241,7 +256,8 @@ yolor_edge_status yolor_edge_letterbox(const yolor_edge_image* image,
         require_given("output", output);
         letterbox(view, options->input_height, options->input_width, static_cast<uint8_t>(options->pad_value),
                   options->swap_rb != 0, static_cast<float>(options->scale), output,
-                  thread_count("options.threads", options->threads));
+                  thread_count("options.threads", options->threads),
+                  rounding_of("options.rounding", options->rounding));
     });
 }
 
@@ -255,25 +271,26 @@ yolor_edge_status yolor_edge_letterbox_u8(const yolor_edge_image* image,
         require_letterbox(options);
         require_given("output", output);
         letterbox_u8(view, options->input_height, options->input_width,
-                     static_cast<uint8_t>(options->pad_value), options->swap_rb != 0, output);
+                     static_cast<uint8_t>(options->pad_value), options->swap_rb != 0, output,
+                     rounding_of("options.rounding", options->rounding));
     });
 }
 
-yolor_edge_status yolor_edge_decode_boxes(const yolor_edge_head* class_logits,
-                                          const yolor_edge_head* box_bins, const yolor_edge_grid* grid,
-                                          const yolor_edge_box_options* options,
+yolor_edge_status yolor_edge_decode_boxes(const yolor_edge_head* scores, const yolor_edge_head* boxes,
+                                          const yolor_edge_grid* grid, const yolor_edge_box_options* options,
                                           yolor_edge_detections* detections) {
     return guarded([&] {
         const HeadGrid made = grid_of(grid);
-        const HeadView logits = view_of("class_logits", class_logits);
-        const HeadView bins = view_of("box_bins", box_bins);
-        require_columns("class_logits", *class_logits, made.columns());
-        require_columns("box_bins", *box_bins, made.columns());
-        if (class_logits->channels > std::numeric_limits<int32_t>::max() / made.columns())
-            throw std::invalid_argument("class_logits must have fewer than 2^31 values");
-        if (box_bins->channels % 4 != 0) {
-            throw std::invalid_argument("box_bins must have 4 * bins channels, got " +
-                                        std::to_string(box_bins->channels));
+        const HeadView score_view = view_of("scores", scores);
+        const HeadView box_view = view_of("boxes", boxes);
+        require_columns("scores", *scores, made.columns());
+        require_columns("boxes", *boxes, made.columns());
+        if (scores->channels > std::numeric_limits<int32_t>::max() / made.columns())
+            throw std::invalid_argument("scores must have fewer than 2^31 values");
+        const bool has_bins = grid->box_coding == YOLOR_EDGE_DFL;
+        if (has_bins ? boxes->channels % 4 != 0 : boxes->channels != 4) {
+            throw std::invalid_argument("boxes must have " + std::string(has_bins ? "4 * bins" : "4") +
+                                        " channels, got " + std::to_string(boxes->channels));
         }
         const yolor_edge_box_options chosen = options_or("options", options, kBoxes);
         require_box_options(chosen);
@@ -284,7 +301,9 @@ yolor_edge_status yolor_edge_decode_boxes(const yolor_edge_head* class_logits,
                                                     std::to_string(detections->capacity));
         }
         Detections found;
-        decode_boxes({logits, class_logits->channels, bins, box_bins->channels / 4}, made,
+        decode_boxes({score_view, scores->channels, box_view, boxes->channels / 4,
+                      static_cast<ScoreCoding>(grid->score_coding), static_cast<BoxCoding>(grid->box_coding)},
+                     made,
                      {chosen.score_threshold, static_cast<float>(chosen.iou_threshold), chosen.max_detections,
                       chosen.max_candidates, chosen.class_agnostic != 0},
                      thread_count("options.threads", chosen.threads), &found);

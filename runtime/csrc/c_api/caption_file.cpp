@@ -19,8 +19,7 @@ namespace yolor_edge::c_api {
 namespace {
 
 constexpr char kMagic[8] = {'Y', 'E', 'C', 'A', 'P', 'T', 'N', '\0'};
-constexpr uint32_t kPlainVersion = 2;
-constexpr uint32_t kVersion = 3;  // see caption_weights.py
+constexpr uint32_t kVersion = 4;  // see caption_weights.py
 constexpr size_t kPrefix = 16;
 constexpr int64_t kAlignment = 64;
 constexpr uint32_t kLargestHeader = 1 << 24;
@@ -81,10 +80,9 @@ CaptionFile read_caption_file(const MappedFile& file) {
     uint32_t version = 0, length = 0;
     std::memcpy(&version, file.data() + 8, 4);
     std::memcpy(&length, file.data() + 12, 4);
-    if (version != kPlainVersion && version != kVersion) {
+    if (version != kVersion) {
         refuse(path, "layout " + std::to_string(version) + " of caption weights, this library reads " +
-                         std::to_string(kPlainVersion) + " and " + std::to_string(kVersion) +
-                         "; link a newer one or export again");
+                         std::to_string(kVersion) + "; link a newer one or export again");
     }
     if (length > file.size() - kPrefix || length > kLargestHeader) {
         refuse_unfit(path, "the header of " + std::to_string(length) + " bytes exceeds the file of " +
@@ -115,11 +113,11 @@ CaptionFile read_caption_file(const MappedFile& file) {
                                       {"hidden", &found.dims.hidden},
                                       {"positions", &found.dims.positions},
                                       {"memory", &found.dims.memory},
-                                      {"regions", &found.dims.regions}}) {
-        const bool is_regions = std::strcmp(name, "regions") == 0;
-        if (is_regions && version == kPlainVersion) continue;
+                                      {"regions", &found.dims.regions},
+                                      {"padding", &found.dims.padding}}) {
         const double highest = std::strcmp(name, "layers") == 0 ? kMostLayers : kLargestDim;
-        const bool may_lack = version != kPlainVersion && (is_regions || std::strcmp(name, "hidden") == 0);
+        const std::string_view which = name;
+        const bool may_lack = which == "hidden" || which == "regions" || which == "padding";
         *value = dims != nullptr ? whole(dims->find(name), highest) : -1;
         if (*value < (may_lack ? 0 : 1)) {
             refuse_unfit(path, std::string("dims.") + name + " must be a whole number from " +

@@ -21,7 +21,7 @@ struct yolor_edge_caption_decoder {
 namespace {
 
 constexpr yolor_edge_caption_options kOptions{
-    sizeof(yolor_edge_caption_options), 3, 0, 2, 3, 0, 1.0, 0, nullptr, 0, 1.0, 0, 0.0, 0, 0, -1.0};
+    sizeof(yolor_edge_caption_options), 3, 0, 2, 3, 0, 1.0, 0, nullptr, 0, 1.0, 0, 0.0, 0, 0, -1.0, 0};
 constexpr yolor_edge_captions kCaptions{
     sizeof(yolor_edge_captions), 0, 0, nullptr, nullptr, nullptr, nullptr, 0, 0, 0, 0, 0};
 
@@ -45,6 +45,7 @@ CaptionOptions search_options(const yolor_edge_caption_options& options, const D
     search.temperature = options.temperature;
     search.top_k = options.top_k;
     search.seed = options.seed;
+    search.keeps_finished = options.keeps_finished != 0;
     return search;
 }
 
@@ -88,7 +89,7 @@ yolor_edge_status yolor_edge_caption_decoder_dims(const yolor_edge_caption_decod
         const yolor_edge_caption_dims values{
             sizeof values, known.vocabulary, known.positions,    known.memory, known.width,
             known.layers,  known.heads,      known.feed_forward, known.hidden, decoder->is_int8 ? 1 : 0,
-            known.regions};
+            known.regions, known.padding};
         give("dims", values, dims, size);
     });
 }

@@ -134,10 +134,15 @@ typedef struct yolor_edge_frame {
     int64_t pad_left;
 } yolor_edge_frame;
 
-/* The image in the middle of the input, as large as fits, its shape kept. All sizes 1 to 1048576. */
+/* Where a length of the resized image goes that ends on half a pixel; a bundle says what its network takes.
+ */
+enum { YOLOR_EDGE_HALF_UP = 0, YOLOR_EDGE_HALF_EVEN = 1 };
+
+/* The image in the middle of the input, as large as fits, its shape kept. All sizes 1 to 1048576.
+ *   rounding  YOLOR_EDGE_HALF_UP or YOLOR_EDGE_HALF_EVEN, as in the letterbox's options */
 YOLOR_EDGE_API yolor_edge_status yolor_edge_frame_of(int64_t image_height, int64_t image_width,
                                                      int64_t input_height, int64_t input_width,
-                                                     yolor_edge_frame* frame);
+                                                     int64_t rounding, yolor_edge_frame* frame);
 
 typedef struct yolor_edge_letterbox_options {
     size_t size;
@@ -147,6 +152,7 @@ typedef struct yolor_edge_letterbox_options {
     int64_t swap_rb;   /* whether B G R becomes R G B; 1 */
     double scale;      /* every byte is multiplied by it; 1 / 255. Not for letterbox_u8 */
     int64_t threads;   /* at most, at least 1; 1 */
+    int64_t rounding;  /* YOLOR_EDGE_HALF_UP */
 } yolor_edge_letterbox_options;
 
 YOLOR_EDGE_API yolor_edge_status yolor_edge_letterbox_options_init(yolor_edge_letterbox_options* options,
@@ -191,7 +197,17 @@ YOLOR_EDGE_API yolor_edge_status yolor_edge_head_init(yolor_edge_head* head, siz
 
 /* ---- Boxes ------------------------------------------------------------------------------------------- */
 
-/* What the columns of the box heads are of. */
+/* What the box head says, N columns of it:
+ *   DFL   (4 * bins, 1, N) logits of distributions over the distances, sides left, top, right, bottom; a
+ *         distance is the expectation of the bin number under softmax
+ *   LTRB  (4, 1, N) the distances from the cell's centre, in strides like those of DFL
+ *   XYXY  (4, 1, N) corners in pixels of the input, of any number of boxes */
+enum { YOLOR_EDGE_DFL = 0, YOLOR_EDGE_LTRB = 1, YOLOR_EDGE_XYXY = 2 };
+
+/* What the score head says: numbers before the sigmoid, or scores as they come out. */
+enum { YOLOR_EDGE_LOGITS = 0, YOLOR_EDGE_PROBABILITIES = 1 };
+
+/* What the box heads hold, and what their columns are of. */
 typedef struct yolor_edge_grid {
     size_t size;
     int64_t input_height; /* divisible by every stride */
@@ -202,6 +218,9 @@ typedef struct yolor_edge_grid {
                              NULL where the columns are all cells. Ties go by column: hand the columns over in
                              the order of their cells to get what the graph without it gives */
     int64_t cell_count;
+    int64_t box_coding;   /* YOLOR_EDGE_DFL */
+    int64_t score_coding; /* YOLOR_EDGE_LOGITS */
+    int64_t box_count; /* of YOLOR_EDGE_XYXY: boxes of an image before any were chosen, at least 1; else 0 */
 } yolor_edge_grid;
 
 /* Zeros. */
@@ -230,14 +249,14 @@ typedef struct yolor_edge_detections {
 } yolor_edge_detections;
 
 /* Threshold, distances, order and suppression of the raw heads of one image.
- *   class_logits  (classes, 1, N), N the number of columns of the grid; fewer than 2^31 values
- *   box_bins      (4 * bins, 1, N) sides left, top, right, bottom
- *   options       NULL for the defaults
- *   detections    capacity at least max_detections; boxes in pixels of the input, not clipped
+ *   scores      (classes, 1, N), N the number of columns of the grid; fewer than 2^31 values
+ *   boxes       (4 * bins, 1, N) or (4, 1, N), as the grid's box_coding says
+ *   options     NULL for the defaults
+ *   detections  capacity at least max_detections; boxes in pixels of the input, not clipped
  * A cell may give several boxes, of several classes. Equal scores: lower class first, then lower column.
- * Where a logit is NaN or a box not finite, the pair is left out. */
-YOLOR_EDGE_API yolor_edge_status yolor_edge_decode_boxes(const yolor_edge_head* class_logits,
-                                                         const yolor_edge_head* box_bins,
+ * Where a score is NaN or a box not finite, the pair is left out. */
+YOLOR_EDGE_API yolor_edge_status yolor_edge_decode_boxes(const yolor_edge_head* scores,
+                                                         const yolor_edge_head* boxes,
                                                          const yolor_edge_grid* grid,
                                                          const yolor_edge_box_options* options,
                                                          yolor_edge_detections* detections);
@@ -320,11 +339,9 @@ YOLOR_EDGE_API yolor_edge_status yolor_edge_mask_rle(const uint8_t* crop, int64_
 
 /* ---- Semantic map ------------------------------------------------------------------------------------ */
 
-#define YOLOR_EDGE_SEMANTIC_STRIDE 8 /* input pixels per cell of the semantic head */
-
 /* Logits interpolated to every pixel of the image, and the class that is highest there, exactly.
  *   logits   (classes, h, w), 1 to 256 classes. NaN counts as lowest
- *   stride   YOLOR_EDGE_SEMANTIC_STRIDE
+ *   stride   input pixels per cell of the semantic head, as the bundle says
  *   threads  at most, at least 1
  *   map      (image_height, image_width) bytes out; ties go to the lower class */
 YOLOR_EDGE_API yolor_edge_status yolor_edge_semantic_argmax(const yolor_edge_head* logits,
@@ -366,6 +383,7 @@ typedef struct yolor_edge_caption_dims {
     int64_t hidden;  /* width of the two layers before the last one; 0 where the last one is alone */
     int64_t is_int8; /* 1 for int8 weights, 0 for float */
     int64_t regions; /* the last so many of the L vectors are regions of the image; 0: plain layers */
+    int64_t padding; /* the word that layers with regions mask */
 } yolor_edge_caption_dims;
 
 /* `size` is sizeof(yolor_edge_caption_dims); all else is out. */
@@ -395,6 +413,9 @@ typedef struct yolor_edge_caption_options {
     uint64_t seed;             /* of the drawing; 0 */
     double budget_ms;          /* no word is begun that would likely end later than this after the call; the
                                   best sentence so far is the answer then. Negative, the default: no budget */
+    int64_t keeps_finished;    /* 1: a sentence that has ended keeps its place in the beam at no further cost,
+                                  the search goes on for max_length tokens, and no token is forbidden but those
+                                  of `forbidden`; 0 */
 } yolor_edge_caption_options;
 
 YOLOR_EDGE_API yolor_edge_status yolor_edge_caption_options_init(yolor_edge_caption_options* options,
@@ -462,9 +483,16 @@ typedef struct yolor_edge_bundle_info {
     int64_t pad_value;
     int64_t swap_rb; /* whether the network takes R G B */
     double scale;
+    int64_t rounding;       /* YOLOR_EDGE_HALF_UP or _HALF_EVEN */
     const int64_t* strides; /* (stride_count,) */
     int64_t stride_count;
-    int64_t bins; /* of a box's side */
+    int64_t box_coding;      /* YOLOR_EDGE_DFL, _LTRB or _XYXY */
+    int64_t score_coding;    /* YOLOR_EDGE_LOGITS or _PROBABILITIES */
+    const char* box_head;    /* the output of the graph that holds the boxes: "box_bins" and so on */
+    const char* score_head;  /* and the one that holds the scores */
+    int64_t box_count;       /* of YOLOR_EDGE_XYXY: boxes of an image, else 0 */
+    int64_t bins;            /* of a box's side, where they are YOLOR_EDGE_DFL */
+    int64_t semantic_stride; /* pixels of the input from one point of `semantic_logits` to the next */
     int64_t class_count;
     int64_t semantic_count;
     double score_threshold; /* the model's defaults */
@@ -479,6 +507,9 @@ typedef struct yolor_edge_bundle_info {
     int64_t unk_id;
     int64_t bos_id;
     int64_t eos_id;
+    int64_t beam_size; /* the model's own search; see yolor_edge_caption_options */
+    double length_penalty;
+    int64_t keeps_finished;
 } yolor_edge_bundle_info;
 
 /* `size` is sizeof(yolor_edge_bundle_info); all else is out. */
@@ -496,11 +527,18 @@ YOLOR_EDGE_API const char* yolor_edge_bundle_word(const yolor_edge_bundle* bundl
 YOLOR_EDGE_API const char* yolor_edge_bundle_file(const yolor_edge_bundle* bundle, const char* what,
                                                   const char* precision);
 
+/* The model's own search for captions, its special tokens and what it never writes: the same answers as
+ * Python's. options  out, with pointers that live as long as the bundle BAD_ARGUMENT where the model has no
+ * captions. */
+YOLOR_EDGE_API yolor_edge_status yolor_edge_bundle_caption_options(const yolor_edge_bundle* bundle,
+                                                                   yolor_edge_caption_options* options,
+                                                                   size_t size);
+
 /* Words of `count` tokens, 0 to 16777216, joined by spaces, with a 0 at the end; pad, begin and end are left
- * out. Each token lies in the vocabulary.
- *   text    (capacity,) out; may be NULL where capacity is 0
- *   length  out: bytes without the 0. Where capacity is below length + 1, TOO_SMALL, and length says what it
- *           takes */
+ * out. Each token lies in the vocabulary. Of a BERT-like vocabulary no special token is written, no space
+ * stands before punctuation, the first letter is upper case and the rest lower (letters of ASCII). text
+ * (capacity,) out; may be NULL where capacity is 0 length  out: bytes without the 0. Where capacity is below
+ * length + 1, TOO_SMALL, and length says what it takes */
 YOLOR_EDGE_API yolor_edge_status yolor_edge_bundle_text(const yolor_edge_bundle* bundle,
                                                         const int64_t* tokens, int64_t count, char* text,
                                                         size_t capacity, size_t* length);

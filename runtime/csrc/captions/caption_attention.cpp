@@ -23,13 +23,17 @@ void CaptionDecoder::prefill(State& state, const float* memory) const {
         // Floats are not needed any more once there are digits of them.
         float* row = normed + (weights_.is_int8 ? 0 : i * stride);
         float* key_row = key_input + (weights_.is_int8 ? 0 : i * stride);
-        kernels_.layer_norm(memory + i * width, weights_.memory_norm.gain, weights_.memory_norm.shift, width,
-                            epsilon, row);
+        if (is_gated()) {
+            std::memcpy(row, memory + i * width, static_cast<size_t>(width) * 4);
+        } else {
+            kernels_.layer_norm(memory + i * width, weights_.memory_norm.gain, weights_.memory_norm.shift,
+                                width, epsilon, row);
+        }
         if (weights_.is_int8) {
             state.memory_scales.get()[i] =
                 kernels_.quantise(row, width, 0, state.memory_digits.get() + i * stride);
         }
-        if (!is_placed_[i < part(0).count ? 0 : 1]) continue;
+        if (!is_placed_) continue;
         std::memcpy(key_row, row, static_cast<size_t>(width) * 4);
         kernels_.add_scaled(key_row, 1.0f, weights_.memory_positions + i * width, width);
         if (!weights_.is_int8) continue;
@@ -41,14 +45,14 @@ void CaptionDecoder::prefill(State& state, const float* memory) const {
         for (int64_t look = 0; look < looks(); ++look) {
             const LookWeights& weights = weights_.layers[static_cast<size_t>(layer)].looks[look];
             const auto [first, count] = part(look);
-            const bool is_placed = is_placed_[look];
             if (weights_.is_int8) {
-                product((is_placed ? key_digits : digits).part(first, count), weights.key, projected, stride);
+                product((is_placed_ ? key_digits : digits).part(first, count), weights.key, projected,
+                        stride);
                 pack_small_keys(state, layer, look);
                 product(digits.part(first, count), weights.value, projected, stride);
                 pack_small_values(state, layer, look);
             } else {
-                linear(state, weights.key, (is_placed ? key_input : normed) + first * stride, count, stride,
+                linear(state, weights.key, (is_placed_ ? key_input : normed) + first * stride, count, stride,
                        projected, stride);
                 pack_keys(state, layer, look);
                 linear(state, weights.value, normed + first * stride, count, stride, projected, stride);
@@ -165,13 +169,19 @@ void CaptionDecoder::self_attention(State& state, int64_t layer, int64_t rows) c
     for (int64_t row = 0; row < rows; ++row) {
         float* query = state.wide.get() + row * wide;
         kernels_.scale(query, shrink, width);
+        int64_t seen = 0;
         for (int64_t t = 0; t <= now; ++t) {
-            where[t] = (t * state.rows + state.rows_of[static_cast<size_t>(t * state.rows + row)]) * width;
-            kernels_.head_dots(query, keys + where[t], dims_.heads, depth, scores + t, now + 1);
+            const int64_t at = t * state.rows + state.rows_of[static_cast<size_t>(t * state.rows + row)];
+            if (state.is_hidden[static_cast<size_t>(at)] == 0) where[seen++] = at * width;
         }
-        for (int64_t head = 0; head < dims_.heads; ++head)
-            kernels_.softmax(scores + head * (now + 1), now + 1);
-        kernels_.head_sums(scores, now + 1, values, where, now + 1, dims_.heads, depth,
+        if (seen == 0) {
+            std::fill_n(state.mixed.get() + row * stride, width, 0.0f);
+            continue;
+        }
+        for (int64_t t = 0; t < seen; ++t)
+            kernels_.head_dots(query, keys + where[t], dims_.heads, depth, scores + t, seen);
+        for (int64_t head = 0; head < dims_.heads; ++head) kernels_.softmax(scores + head * seen, seen);
+        kernels_.head_sums(scores, seen, values, where, seen, dims_.heads, depth,
                            state.mixed.get() + row * stride);
     }
 }
@@ -186,15 +196,15 @@ void CaptionDecoder::look(State& state, int64_t layer, int64_t rows) const {
     add_and_norm(state, weights.norm, rows);
 }
 
-/// A gated layer's looks at the grid and at the regions: x = (sum of what each shows, times its gate) /
-/// sqrt 2.
+/// A gated layer's looks at the grid and at the regions: x = (sum of what each shows, times how far the gate
+/// opens for it) / sqrt 2.
 void CaptionDecoder::gated_look(State& state, int64_t layer, int64_t rows) const {
     const int64_t width = dims_.width, stride = row_stride(width), wide = row_stride(2 * width);
     float* x = state.x.get();
     float* gates = state.wide.get();
     for (int64_t look = 0; look < 2; ++look) {
         const LookWeights& weights = weights_.layers[static_cast<size_t>(layer)].looks[look];
-        float* both = state.both.get() + look * state.rows * wide;
+        float* both = state.both.get() + look * rows * wide;
         linear(state, weights.query, x, rows, stride, state.wide.get(), stride);
         look_at(state, layer, look, state.wide.get(), rows);
         linear(state, weights.out, state.mixed.get(), rows, stride, state.y.get(), stride);
@@ -202,15 +212,15 @@ void CaptionDecoder::gated_look(State& state, int64_t layer, int64_t rows) const
             std::memcpy(both + row * wide, x + row * stride, static_cast<size_t>(width) * 4);
         add_and_norm(state, weights.norm, rows, both + width, wide);
     }
-    for (int64_t row = 0; row < rows; ++row) std::fill_n(x + row * stride, width, 0.0f);
-    for (int64_t look = 0; look < 2; ++look) {
-        const float* both = state.both.get() + look * state.rows * wide;
-        linear(state, weights_.layers[static_cast<size_t>(layer)].looks[look].gate, both, rows, wide, gates,
-               stride);
-        for (int64_t row = 0; row < rows; ++row)
-            kernels_.add_gated(x + row * stride, gates + row * stride, both + row * wide + width, width);
+    const float* both = state.both.get();
+    linear(state, weights_.layers[static_cast<size_t>(layer)].gate, both, 2 * rows, wide, gates, stride);
+    for (int64_t row = 0; row < rows; ++row) {
+        float* sum = x + row * stride;
+        std::fill_n(sum, width, 0.0f);
+        for (const int64_t at : {row, rows + row})
+            kernels_.add_gated(sum, gates + at * stride, both + at * wide + width, width);
+        kernels_.scale(sum, std::sqrt(0.5f), width);
     }
-    for (int64_t row = 0; row < rows; ++row) kernels_.scale(x + row * stride, std::sqrt(0.5f), width);
 }
 
 /// From queries to what each row attends to of a part of the memory in `mixed`. Whole blocks may reach into

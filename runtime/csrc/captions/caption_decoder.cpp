@@ -67,12 +67,9 @@ CaptionDecoder::CaptionDecoder(DecoderDims dims, DecoderWeights weights, const D
     uint8_t digits[4];
     kernels_.quantise(&zero, 1, 0, digits);
     digit_offset_ = digits[0];
-    for (int64_t look = 0; look < looks(); ++look) {
-        const auto [first, count] = part(look);
-        const float* positions = weights_.memory_positions + first * dims_.width;
-        is_placed_[look] = std::any_of(positions, positions + count * dims_.width,
-                                       [](float value) { return value != 0.0f; });
-    }
+    const float* positions = weights_.memory_positions;
+    is_placed_ = positions != nullptr && std::any_of(positions, positions + dims_.memory * dims_.width,
+                                                     [](float value) { return value != 0.0f; });
 }
 
 CaptionDecoder::~CaptionDecoder() = default;
@@ -118,11 +115,12 @@ std::unique_ptr<CaptionDecoder::State> CaptionDecoder::acquire(int64_t rows, int
     state->values.take(dims_.layers * length * rows * dims_.width);
     state->rows_of.resize(static_cast<size_t>(length * rows));
     state->moved.resize(static_cast<size_t>(length * rows));
+    state->is_hidden.assign(static_cast<size_t>(length * rows), 0);
     const int64_t width = row_stride(dims_.width);
     state->x.take(rows * width);
     state->y.take(rows * width);
     state->mixed.take(rows * width);
-    if (dims_.regions > 0) state->both.take(2 * rows * row_stride(2 * dims_.width));
+    if (is_gated()) state->both.take(2 * rows * row_stride(2 * dims_.width));
     const int64_t widest = std::max({3 * dims_.width, dims_.feed_forward, dims_.hidden});
     state->wide.take(2 * rows * row_stride(widest));
     state->scores.take(std::max(rows * row_stride(dims_.memory), dims_.heads * length));
@@ -131,9 +129,11 @@ std::unique_ptr<CaptionDecoder::State> CaptionDecoder::acquire(int64_t rows, int
     state->normalisers.take(rows);
     state->shortlist.reserve(static_cast<size_t>(dims_.vocabulary));
     state->peaks.take(rows * scan_parts(dims_.vocabulary));
-    state->high.take(rows * row_stride(std::max(widest, dims_.memory)));
+    // Gates take the words of both looks at once.
+    const int64_t high_rows = looks() * rows;
+    state->high.take(high_rows * row_stride(std::max(widest, dims_.memory)));
     state->low.take(rows * row_stride(std::max(widest, dims_.memory)));
-    state->row_scales.take(rows);
+    state->row_scales.take(high_rows);
     state->memory.take(dims_.memory * width);
     state->key_input.take(dims_.memory * width);
     state->projected.take(dims_.memory * width);
@@ -242,7 +242,7 @@ void CaptionDecoder::make_best_exact(State& state, const float* hidden, float* l
     }
     for (const auto& [logit, word] : best) {
         const float product = kernels_.dot(hidden, weights_.exact_output + word * output.in, output.in);
-        logits[word] = product + output.bias[word];
+        logits[word] = output.bias != nullptr ? product + output.bias[word] : product;
     }
     // The highest of them is what powers are taken relative to, so it must be one that there is.
     for (const auto& [logit, word] : best) {
@@ -256,10 +256,13 @@ void CaptionDecoder::make_best_exact(State& state, const float* hidden, float* l
 void CaptionDecoder::step(State& state, const int64_t* tokens, int64_t rows) const {
     const int64_t width = dims_.width, stride = row_stride(width);
     for (int64_t row = 0; row < rows; ++row) {
-        state.rows_of[static_cast<size_t>(state.position * state.rows + row)] = static_cast<int32_t>(row);
+        const auto at = static_cast<size_t>(state.position * state.rows + row);
+        state.rows_of[at] = static_cast<int32_t>(row);
+        state.is_hidden[at] = is_gated() && tokens[row] == dims_.padding ? 1 : 0;
         float* x = state.x.get() + row * stride;
         std::memcpy(x, weights_.words + tokens[row] * width, static_cast<size_t>(width) * 4);
         kernels_.add_scaled(x, 1.0f, weights_.positions + state.position * width, width);
+        if (is_gated()) continue;
         kernels_.layer_norm(x, weights_.norm.gain, weights_.norm.shift, width,
                             static_cast<float>(dims_.norm_epsilon), x);
     }
@@ -273,7 +276,7 @@ void CaptionDecoder::step(State& state, const int64_t* tokens, int64_t rows) con
         linear(state, weights.self_out, state.mixed.get(), rows, stride, y, stride);
         add_and_norm(state, weights.self_norm, rows);
 
-        if (dims_.regions > 0) {
+        if (is_gated()) {
             gated_look(state, layer, rows);
         } else {
             look(state, layer, rows);
@@ -284,6 +287,10 @@ void CaptionDecoder::step(State& state, const int64_t* tokens, int64_t rows) con
         for (int64_t row = 0; row < rows; ++row) kernels_.relu(wide + row * inner, dims_.feed_forward);
         linear(state, weights.feed_out, wide, rows, inner, y, stride);
         add_and_norm(state, weights.feed_norm, rows);
+    }
+    for (int64_t row = 0; row < rows; ++row) {
+        if (state.is_hidden[static_cast<size_t>(state.position * state.rows + row)] != 0)
+            std::fill_n(x + row * stride, width, 0.0f);
     }
     words_logits(state, rows);
     ++state.position;

@@ -2,10 +2,12 @@
 /// memory, from the first token to the last without leaving C++.
 ///
 /// The last vectors of the memory may stand for regions of the image. Layers are gated then: they look at the
-/// others, the grid, and at the regions side by side, and gates weigh what both say, feature by feature
-/// (parallel attention of GRIT, arXiv 2207.09666).
+/// others, the grid, and at the regions side by side, and a gate weighs what both say, feature by feature
+/// (parallel attention of GRIT, arXiv 2207.09666, as Generalist YOLO has it). Words and memory are taken as
+/// they are, without norms and positions of the memory, and one word is masked: no word sees it, and what
+/// follows it is as likely as anything else.
 ///
-/// Once an image, the memory is normed and every layer's cross-attention keys and values are made from it and
+/// Once an image, every layer's cross-attention keys and values are made from it and
 /// packed like weights, in int8 where those are. Then all running sentences take each step together, so that
 /// every weight is read once a step whatever the beam. The self-attention cache stays where it was written; a
 /// table says in which row each position of each sentence lies, so that the beam is reordered by moving a few
@@ -34,6 +36,7 @@ struct DecoderDims {
     int64_t positions;  // tokens it can be fed at most
     int64_t memory;     // vectors an image gives
     int64_t regions;    // how many of those, the last ones, are regions; 0 for plain layers
+    int64_t padding;    // id of the word that gated layers mask
     double norm_epsilon;
 };
 
@@ -59,13 +62,13 @@ struct NormWeights {
 struct LookWeights {
     PackedLinear query, key, value, out;
     NormWeights norm;
-    PackedLinear gate;  // from 2 * width inputs, a word before and after; in gated layers
 };
 
 struct DecoderLayerWeights {
     PackedLinear self_in;  // queries, keys and values in one: 3 * width outputs
     PackedLinear self_out;
     LookWeights looks[2];  // at the grid and, in gated layers, at the regions
+    PackedLinear gate;     // in gated layers: from 2 * width inputs, a word before and after a look
     PackedLinear feed_in, feed_out;
     NormWeights self_norm, feed_norm;
 };
@@ -75,8 +78,9 @@ struct DecoderWeights {
     bool is_int8;
     const float* words;             // (vocabulary, width)
     const float* positions;         // (positions, width)
-    const float* memory_positions;  // (memory, width), added to the keys of the cross-attention
-    NormWeights norm, memory_norm;
+    const float* memory_positions;  // (memory, width), added to the keys of the cross-attention; null with
+                                    // gated layers
+    NormWeights norm, memory_norm;  // of plain layers
     std::vector<DecoderLayerWeights> layers;
     PackedLinear hidden[2];  // where dims.hidden is not 0
     PackedLinear output;
@@ -145,7 +149,8 @@ class CaptionDecoder {
     std::unique_ptr<State> acquire(int64_t rows, int64_t length) const;
     void release(std::unique_ptr<State> state) const;
     void prefill(State& state, const float* memory) const;
-    int64_t looks() const noexcept { return dims_.regions > 0 ? 2 : 1; }
+    bool is_gated() const noexcept { return dims_.regions > 0; }
+    int64_t looks() const noexcept { return is_gated() ? 2 : 1; }
     Part part(int64_t look) const noexcept;
     View view(int64_t layer, int64_t look, int64_t head) const noexcept;
     void pack_keys(State& state, int64_t layer, int64_t look) const;
@@ -172,8 +177,8 @@ class CaptionDecoder {
     DecoderDims dims_;
     DecoderWeights weights_;
     const DecoderKernels& kernels_;
-    int32_t digit_offset_;  // what these kernels add to a digit
-    bool is_placed_[2];     // whether the vectors of each part have positions
+    int32_t digit_offset_;    // what these kernels add to a digit
+    bool is_placed_ = false;  // whether the vectors of the memory have positions
     mutable std::mutex mutex_;
     mutable std::vector<std::unique_ptr<State>> idle_;
     mutable size_t states_ = 0;  // idle or in use

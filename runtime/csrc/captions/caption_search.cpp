@@ -92,6 +92,10 @@ CaptionSearch::CaptionSearch(CaptionOptions options, int64_t vocabulary_size)
     running_.reserve(beam);
     survivors_.reserve(beam);
     ended_.reserve(beam + 1);
+    if (options_.keeps_finished) {
+        kept_.reserve(beam);
+        still_kept_.reserve(beam);
+    }
     best_.reserve(2 * beam + 1);
     next_.tokens.reserve(beam);
     next_.parents.reserve(beam);
@@ -122,7 +126,11 @@ const NextRows& CaptionSearch::advance(const float* logits, const float* normali
             finish_with_running_rows();
             return next_;
         }
-        take_continuations();
+        if (options_.keeps_finished) {
+            keep_continuations();
+        } else {
+            take_continuations();
+        }
     }
     if (!finished_) return next_;
     running_.clear();
@@ -135,8 +143,10 @@ void CaptionSearch::start(int64_t vocabulary_size) {
     vocabulary_size_ = vocabulary_size;
     const auto words = static_cast<size_t>(vocabulary_size);
     is_forbidden_.assign(words, 0);
-    is_forbidden_[static_cast<size_t>(options_.bos_id)] = 1;
-    is_forbidden_[static_cast<size_t>(options_.pad_id)] = 1;
+    if (!options_.keeps_finished) {
+        is_forbidden_[static_cast<size_t>(options_.bos_id)] = 1;
+        is_forbidden_[static_cast<size_t>(options_.pad_id)] = 1;
+    }
     for (const int64_t id : options_.forbidden) is_forbidden_[static_cast<size_t>(id)] = 1;
     if (options_.repetition_penalty > 1.0) written_.assign(words, 0);
     if (options_.no_repeat_ngram > 0) banned_.assign(words, 0);
@@ -179,7 +189,8 @@ double CaptionSearch::log_prob_of(float value, float normaliser, int64_t token) 
 /// The best continuations of all rows, best first: by log-probability, then lower row, then lower token.
 void CaptionSearch::find_best_continuations(const Values& step) {
     // Greedy search looks at the best continuation only, so that an end of sentence ends it.
-    const auto wanted = static_cast<size_t>(options_.beam_size == 1 ? 1 : 2 * options_.beam_size);
+    const bool is_narrow = options_.beam_size == 1 || options_.keeps_finished;
+    const auto wanted = static_cast<size_t>(is_narrow ? options_.beam_size : 2 * options_.beam_size);
     constexpr float kLowestFinite = std::numeric_limits<float>::lowest();
     const auto is_better = [](const Continuation& a, const Continuation& b) {
         if (a.log_prob != b.log_prob) return a.log_prob > b.log_prob;
@@ -247,6 +258,41 @@ void CaptionSearch::take_continuations() {
         const double best_possible = score_of(running_.front().log_prob, options_.max_length);
         finished_ = !(best_possible > ended_.back().score);
     }
+}
+
+/// One step of the search that keeps what is finished, from the best continuations.
+void CaptionSearch::keep_continuations() {
+    ++length_;
+    const auto beam = static_cast<size_t>(options_.beam_size);
+    const auto others = std::min<int64_t>(options_.beam_size, vocabulary_size_ - 1);
+    for (size_t i = 0; i < kept_.size(); ++i) {
+        const auto row = -1 - static_cast<int64_t>(i);
+        best_.push_back({kept_[i].log_prob, row, options_.pad_id});
+        for (int64_t other = 0; other < others; ++other) best_.push_back({kLostScore, row, options_.pad_id});
+    }
+    std::stable_sort(best_.begin(), best_.end(),
+                     [](const Continuation& a, const Continuation& b) { return a.log_prob > b.log_prob; });
+    if (best_.size() > beam) best_.resize(beam);
+    still_kept_.clear();
+    for (const Continuation& continuation : best_) {
+        if (continuation.row < 0) {
+            const Kept& kept = kept_[static_cast<size_t>(-1 - continuation.row)];
+            still_kept_.push_back({continuation.log_prob, kept.length, kept.node});
+            continue;
+        }
+        const int64_t parent = running_[static_cast<size_t>(continuation.row)].node;
+        if (continuation.token == options_.eos_id) {
+            still_kept_.push_back({continuation.log_prob, length_, parent});
+            continue;
+        }
+        survivors_.push_back({continuation.log_prob, static_cast<int64_t>(nodes_.size()), 0});
+        nodes_.push_back({parent, continuation.token});
+        next_.tokens.push_back(continuation.token);
+        next_.parents.push_back(continuation.row);
+    }
+    std::swap(running_, survivors_);
+    std::swap(kept_, still_kept_);
+    if (length_ == options_.max_length || running_.empty()) finish_with_running_rows();
 }
 
 /// One step of every sentence that is being drawn; the first step starts all of them from the one row there
@@ -322,7 +368,7 @@ void CaptionSearch::draw(const Values& step, size_t row, int64_t sample) {
 
 void CaptionSearch::stop() {
     if (finished_) return;
-    if (!ended_.empty()) running_.clear();
+    if (!ended_.empty() || !kept_.empty()) running_.clear();
     finish_with_running_rows();
 }
 
@@ -340,7 +386,9 @@ void CaptionSearch::add_ended(double log_prob, int64_t length, int64_t node) {
 }
 
 void CaptionSearch::finish_with_running_rows() {
+    for (const Kept& kept : kept_) add_ended(kept.log_prob, kept.length, kept.node);
     for (const Row& row : running_) add_ended(row.log_prob, length_, row.node);
+    kept_.clear();
     running_.clear();
     finished_ = true;
 }

@@ -61,7 +61,8 @@ struct CaptionDecoder::State {
     // rows_of[t * rows + r].
     Buffer<float> keys, values;
     std::vector<int32_t> rows_of, moved;
-    Buffer<int64_t> where;  // of the sentence in hand, by position
+    std::vector<uint8_t> is_hidden;  // (length, rows), whether the word that was written there is masked
+    Buffer<int64_t> where;           // of the sentence in hand, by position
 
     Buffer<float> x, y, mixed, wide, scores, logits;  // rows of the strides below
     Buffer<float> both;                               // (2, rows), a word before and after each look

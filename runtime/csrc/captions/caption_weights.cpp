@@ -34,6 +34,14 @@ const DecoderDims& checked(const DecoderDims& dims) {
         throw std::invalid_argument("regions must be at least 0 and less than memory, got " +
                                     std::to_string(dims.regions) + " of " + std::to_string(dims.memory));
     }
+    if (dims.regions > 0 && dims.hidden > 0) {
+        throw std::invalid_argument("hidden must be 0 with gated layers, which have one output layer, got " +
+                                    std::to_string(dims.hidden));
+    }
+    if (dims.padding < 0 || dims.padding >= dims.vocabulary) {
+        throw std::invalid_argument("padding must be at least 0 and less than vocabulary, got " +
+                                    std::to_string(dims.padding) + " of " + std::to_string(dims.vocabulary));
+    }
     if (dims.width % dims.heads != 0) {
         throw std::invalid_argument("width must be a multiple of heads, got " + std::to_string(dims.width) +
                                     " and " + std::to_string(dims.heads));
@@ -63,10 +71,10 @@ DecoderWeights collect_weights(const DecoderDims& dims, bool is_int8, const Tens
     enum class Kind { kFloats, kInt8, kTwoDigits };
     const Kind kind = is_int8 ? Kind::kInt8 : Kind::kFloats;
     const Kind fine_kind = is_int8 ? Kind::kTwoDigits : Kind::kFloats;
-    const auto linear = [&](const std::string& name, int64_t in, int64_t out, Kind of) {
+    const auto linear = [&](const std::string& name, int64_t in, int64_t out, Kind of, bool has_bias = true) {
         const int64_t outputs = whole_blocks(out);
         PackedLinear layer{};
-        layer.bias = floats(name + ".bias", outputs);
+        if (has_bias) layer.bias = floats(name + ".bias", outputs);
         layer.in = in;
         layer.out = out;
         if (of == Kind::kFloats) {
@@ -84,9 +92,11 @@ DecoderWeights collect_weights(const DecoderDims& dims, bool is_int8, const Tens
     DecoderWeights weights{};
     weights.words = floats("words", dims.vocabulary * dims.width);
     weights.positions = floats("positions", dims.positions * dims.width);
-    weights.memory_positions = floats("memory_positions", dims.memory * dims.width);
-    weights.norm = norm("norm");
-    weights.memory_norm = norm("memory_norm");
+    if (dims.regions == 0) {
+        weights.memory_positions = floats("memory_positions", dims.memory * dims.width);
+        weights.norm = norm("norm");
+        weights.memory_norm = norm("memory_norm");
+    }
     for (int64_t i = 0; i < dims.layers; ++i) {
         const std::string at = "layers." + std::to_string(i) + ".";
         DecoderLayerWeights layer{};
@@ -107,11 +117,8 @@ DecoderWeights collect_weights(const DecoderDims& dims, bool is_int8, const Tens
         layer.looks[0] = look("cross_attention", "norms.1");
         if (dims.regions > 0) {
             layer.looks[1] = look("region_attention", "region_norm");
-            for (int64_t n = 0; n < 2; ++n) {
-                PackedLinear& gate = layer.looks[n].gate;
-                gate = linear(at + "gates." + std::to_string(n), 2 * dims.width, dims.width, kind);
-                gate.is_coarse = true;
-            }
+            layer.gate = linear(at + "gate", 2 * dims.width, dims.width, kind);
+            layer.gate.is_coarse = true;
         }
         layer.feed_in = linear(at + "feed_forward.in", dims.width, dims.feed_forward, kind);
         layer.feed_out = linear(at + "feed_forward.out", dims.feed_forward, dims.width, kind);
@@ -128,7 +135,7 @@ DecoderWeights collect_weights(const DecoderDims& dims, bool is_int8, const Tens
     }
     const std::string last = dims.hidden > 0 ? "output.2" : "output.0";
     const int64_t inputs = dims.hidden > 0 ? dims.hidden : dims.width;
-    weights.output = linear(last, inputs, dims.vocabulary, kind);
+    weights.output = linear(last, inputs, dims.vocabulary, kind, dims.regions == 0);
     weights.is_int8 = is_int8;
     if (is_int8) {
         weights.output.is_coarse = true;

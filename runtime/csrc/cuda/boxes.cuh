@@ -21,7 +21,7 @@ constexpr int32_t kPortion = 2048;  // candidates sorted in one go; a power of t
 constexpr int32_t kChunk = 64;      // candidates compared in one go: bits of a word
 constexpr int32_t kHelpers = kSelectThreads / kChunk;
 
-/// Logits of one distance, for `expect_distance`.
+/// Numbers of one side of a box: its bins, for `expect_distance`, or the only one.
 struct BinReader {
     const void* head;
     int64_t first;
@@ -221,7 +221,7 @@ __device__ inline void write_detections(const SelectParameters& p, int32_t candi
         if (is_visible) {
             const int64_t to = detections + detections_with - 1;
             for (int32_t k = 0; k < 4; ++k) p.image_boxes[4 * to + k] = box[k];
-            p.scores[to] = sigmoid(value_of(p.kept[i]));
+            p.scores[to] = score_of(value_of(p.kept[i]), p.score_coding);
             p.class_ids[to] = static_cast<int32_t>(flat_index_of(p.kept[i]) / p.grid_cells);
             p.columns[to] = column_of(p, p.kept[i]);
             p.regions[4 * to] = static_cast<int32_t>(region.y0);
@@ -254,14 +254,14 @@ extern "C" __global__ void __launch_bounds__(yolor_edge::cuda::kCollectThreads)
     const int64_t begin = static_cast<int64_t>(blockIdx.x) * (kCollectThreads * kCollectItems) + thread;
     if (thread == 0) found = 0;
     __syncthreads();
-    float logits[kCollectItems];
+    float scores[kCollectItems];
     uint32_t hits = 0;
     uint32_t count = 0;
 #pragma unroll
     for (int32_t k = 0; k < kCollectItems; ++k) {
         const int64_t i = begin + k * kCollectThreads;
-        logits[k] = i < size ? head_value(p.logits, i, p.is_half) : 0.0f;
-        bool is_hit = i < size && logits[k] >= p.lowest;
+        scores[k] = i < size ? head_value(p.scores, i, p.is_half) : 0.0f;
+        bool is_hit = i < size && scores[k] >= p.lowest;
         if (p.cells != nullptr && i < size) {
             const int32_t cell = p.cells[i % p.columns];
             if (cell < 0 || cell >= p.grid_cells) {
@@ -286,7 +286,7 @@ extern "C" __global__ void __launch_bounds__(yolor_edge::cuda::kCollectThreads)
         const int64_t i = begin + k * kCollectThreads;
         const int64_t column = i % p.columns;
         const int64_t cell = p.cells != nullptr ? p.cells[column] : column;
-        p.candidates[to++] = make_candidate(logits[k], i / p.columns * p.grid_cells + cell);
+        p.candidates[to++] = make_candidate(scores[k], i / p.columns * p.grid_cells + cell);
         p.is_wanted[column] = 1;
     }
 }
@@ -301,12 +301,20 @@ extern "C" __global__ void __launch_bounds__(4 * yolor_edge::cuda::kDecodeColumn
     const int32_t column = static_cast<int32_t>(blockIdx.x) * kDecodeColumns + lane;
     const bool is_wanted = column < p.columns && p.is_wanted[column] != 0;
     if (is_wanted) {
-        const BinReader read{p.box_bins, static_cast<int64_t>(side) * p.bins * p.columns + column, p.columns,
+        const BinReader read{p.head, static_cast<int64_t>(side) * p.bins * p.columns + column, p.columns,
                              p.is_half};
-        expect_distance<float, uint32_t>(p.bins, read, &distances[lane][side]);
+        if (p.coding == BoxCoding::dfl) {
+            expect_distance<float, uint32_t>(p.bins, read, &distances[lane][side]);
+        } else {
+            read(0, &distances[lane][side]);
+        }
     }
     __syncthreads();
     if (!is_wanted || side != 0) return;
+    if (p.coding == BoxCoding::xyxy) {
+        for (int32_t i = 0; i < 4; ++i) p.boxes[4 * static_cast<int64_t>(column) + i] = distances[lane][i];
+        return;
+    }
     int32_t index = p.cells != nullptr ? p.cells[column] : column;
     if (index < 0) return;
     for (int32_t level = 0; level < p.levels; ++level) {

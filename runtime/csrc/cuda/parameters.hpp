@@ -70,9 +70,9 @@ struct LetterboxParameters {
     float scale;
 };
 
-/// collect_candidates, kCollectItems logits a thread.
+/// collect_candidates, kCollectItems scores a thread.
 struct CollectParameters {
-    const void* logits;       // (classes, columns) float32 or float16
+    const void* scores;       // (classes, columns) float32 or float16
     const int32_t* cells;     // (columns,) of a graph that chose some, or null
     Candidate* candidates;    // (classes * columns,) out, in no order
     uint32_t* count;          // out; zero before
@@ -82,7 +82,7 @@ struct CollectParameters {
     int32_t columns;
     int32_t grid_cells;
     int32_t is_half;
-    float lowest;  // the smallest logit that passes; NaN for none
+    float lowest;  // the smallest number of the head that passes; NaN for none
 };
 
 /// What the passes of rank_candidates find out; zeros before each image.
@@ -120,13 +120,13 @@ struct CompactParameters {
 
 /// decode_cells, a thread a column and side.
 struct DecodeParameters {
-    const void* box_bins;  // (4 * bins, columns) float32 or float16
+    const void* head;  // (4 * bins, columns) float32 or float16
     const int32_t* cells;
     const uint8_t* is_wanted;
     float* boxes;  // (columns, 4) out, those wanted
-    int32_t bins;
+    BoxCoding coding;
+    int32_t bins;  // 1 but for dfl
     int32_t columns;
-    int32_t grid_cells;
     int32_t input_height;
     int32_t input_width;
     int32_t levels;
@@ -165,6 +165,7 @@ struct SelectParameters {
     int32_t max_candidates;
     int32_t class_agnostic;
     int32_t capacity;  // of `compacted`
+    ScoreCoding score_coding;
     float iou_threshold;
 };
 

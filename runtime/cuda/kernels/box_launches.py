@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...bundle.spec import BOX_HEADS, SCORE_HEADS, BoxCoding, ScoreCoding
 from ...images.preprocess import Letterbox
 from . import kernel_parameters as parameters
 from .detections import Detections
@@ -25,7 +26,7 @@ _MASK_TILE = (32, 64)
 
 
 def collect_candidates(
-    logits: Head,
+    scores: Head,
     cells: int,
     grid_cells: int,
     score_threshold: float,
@@ -33,12 +34,13 @@ def collect_candidates(
     count: int,
     is_wanted: int,
     column_of_cell: int,
+    score_coding: ScoreCoding = "logits",
 ) -> Launch:
     """Pairs of class and cell above the threshold; `cells` is 0 where the columns are all cells."""
-    classes, columns = logits.shape
+    classes, columns = scores.shape
     check_count("pairs of a class and a cell", classes * max(columns, grid_cells))
     filled = parameters.CollectParameters(
-        logits=logits.address,
+        scores=scores.address,
         cells=cells,
         candidates=candidates,
         count=count,
@@ -47,48 +49,50 @@ def collect_candidates(
         classes=classes,
         columns=columns,
         grid_cells=grid_cells,
-        is_half=logits.is_half,
-        lowest=lowest_passing_logit(score_threshold),
+        is_half=scores.is_half,
+        lowest=lowest_passing(score_threshold, score_coding),
     )
     blocks = blocks_for(classes * columns, _COLLECT_THREADS * _COLLECT_ITEMS)
     return Launch("collect_candidates", (blocks, 1, 1), (_COLLECT_THREADS, 1, 1), filled)
 
 
-def lowest_passing_logit(score_threshold: float) -> float:
-    """The smallest float32 logit whose sigmoid is above the threshold; NaN where none is."""
+def lowest_passing(score_threshold: float, coding: ScoreCoding) -> float:
+    """The smallest float32 number of the score head that is a score above the threshold; NaN where none is."""
     if score_threshold >= 1:
         return math.nan
     if score_threshold <= 0:
         return -math.inf
-    limit = math.log(score_threshold / (1 - score_threshold))
+    limit = math.log(score_threshold / (1 - score_threshold)) if coding == "logits" else score_threshold
     rounded = np.float32(limit)
     return float(rounded if float(rounded) > limit else np.nextafter(rounded, np.float32(np.inf)))
 
 
 def decode_cells(
-    box_bins: Head,
+    head: Head,
     cells: int,
     is_wanted: int,
     boxes: int,
     strides: Sequence[int],
     input_size: tuple[int, int],
+    box_coding: BoxCoding = "dfl",
 ) -> Launch:
-    """Boxes (columns, 4) of the columns that have a candidate, in pixels of the input."""
-    rows, columns = box_bins.shape
-    check_count("logits of the boxes' sides", rows * columns)
+    """Boxes (columns, 4) of the columns that have a candidate, in pixels of the input; corners need no strides."""
+    rows, columns = head.shape
+    check_count("numbers of the boxes' sides", rows * columns)
+    levels = () if box_coding == "xyxy" else tuple(strides)
     filled = parameters.DecodeParameters(
-        box_bins=box_bins.address,
+        head=head.address,
         cells=cells,
         is_wanted=is_wanted,
         boxes=boxes,
+        coding=[*BOX_HEADS].index(box_coding),
         bins=rows // 4,
         columns=columns,
-        grid_cells=sum((input_size[0] // stride) * (input_size[1] // stride) for stride in strides),
         input_height=input_size[0],
         input_width=input_size[1],
-        levels=len(strides),
-        strides=(ctypes.c_int32 * parameters.MOST_LEVELS)(*strides),
-        is_half=box_bins.is_half,
+        levels=len(levels),
+        strides=(ctypes.c_int32 * parameters.MOST_LEVELS)(*levels),
+        is_half=head.is_half,
     )
     return Launch("decode_cells", (blocks_for(columns, _DECODE_COLUMNS), 1, 1), (_DECODE_COLUMNS, 4, 1), filled)
 
@@ -177,6 +181,7 @@ def select_boxes(
     iou_threshold: float,
     class_agnostic: bool,
     ranking: Ranking | None = None,
+    score_coding: ScoreCoding = "logits",
 ) -> Launch:
     """The best boxes into `found`, which has room for `max_detections`; `column_of_cell` is 0 without `cells`."""
     check_image_size(placed.image_size)
@@ -213,6 +218,7 @@ def select_boxes(
         max_candidates=max_candidates,
         class_agnostic=class_agnostic,
         capacity=0 if ranking is None else ranking.capacity,
+        score_coding=[*SCORE_HEADS].index(score_coding),
         iou_threshold=iou_threshold,
     )
     return Launch("select_boxes", (1, 1, 1), (_SELECT_THREADS, 1, 1), filled)

@@ -95,7 +95,7 @@ class CollectParameters(ctypes.Structure):
     """Of collect_candidates."""
 
     _fields_ = [
-        ("logits", c_void_p),
+        ("scores", c_void_p),
         ("cells", c_void_p),
         ("candidates", c_void_p),
         ("count", c_void_p),
@@ -142,13 +142,13 @@ class DecodeParameters(ctypes.Structure):
     """Of decode_cells."""
 
     _fields_ = [
-        ("box_bins", c_void_p),
+        ("head", c_void_p),
         ("cells", c_void_p),
         ("is_wanted", c_void_p),
         ("boxes", c_void_p),
+        ("coding", c_int32),
         ("bins", c_int32),
         ("columns", c_int32),
-        ("grid_cells", c_int32),
         ("input_height", c_int32),
         ("input_width", c_int32),
         ("levels", c_int32),
@@ -189,6 +189,7 @@ class SelectParameters(ctypes.Structure):
         ("max_candidates", c_int32),
         ("class_agnostic", c_int32),
         ("capacity", c_int32),
+        ("score_coding", c_int32),
         ("iou_threshold", c_float),
     ]
 

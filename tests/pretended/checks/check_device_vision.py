@@ -20,6 +20,7 @@ from yolor_edge.runtime.backends.base import DeviceGraph
 from yolor_edge.runtime.backends.registry import open_graphs
 from yolor_edge.runtime.bundle.bundle import Bundle
 from yolor_edge.runtime.bundle.graph_options import GraphOptions
+from yolor_edge.runtime.bundle.spec import BOX_HEADS, SCORE_HEADS, BoxCoding, ScoreCoding
 from yolor_edge.runtime.cuda import open_device
 from yolor_edge.runtime.errors import BackendError, UsageError
 from yolor_edge.runtime.images.preprocess import KernelLayout
@@ -182,6 +183,29 @@ def test_graphs_with_options_and_heads_in_float16(bundle: Bundle, options: Graph
             expected = answers_of(theirs, picture(seed), request)
             expected["caption_memory"] = expected["caption_memory"].astype(np.float32)
             assert_same(answers_of(ours, picture(seed), request), expected)
+            assert len(expected["boxes"]) > 0
+        device.close()
+
+
+@pytest.mark.parametrize("options", [GraphOptions(), GraphOptions(2, 60, True)])
+@pytest.mark.parametrize("score_coding", SCORE_HEADS)
+@pytest.mark.parametrize("box_coding", BOX_HEADS)
+def test_every_coding_of_boxes_and_scores(
+    box_coding: BoxCoding, score_coding: ScoreCoding, options: GraphOptions, tmp_path: Path
+) -> None:
+    coded = write_tiny_bundle(tmp_path / "coded", ("boxes", "masks", "semantic"), box_coding, score_coding)
+    rule = dataclasses.replace(coded.spec.preprocess, rounding="half_even")
+    spec = dataclasses.replace(coded.spec, graph=options, preprocess=rule)
+    plain = open_graphs(coded, threads=1, parts=("vision",))["vision"]
+    with open_device() as gpu:
+        graph = GraphOnDevice(OptionedGraph(plain, options) if options != GraphOptions() else plain, gpu, False)
+        device, host = DeviceVision(spec, graph), HostVision(spec, OnHost(graph))
+        ours, theirs = device.context(), host.context()
+        for seed, limits in enumerate((PredictOptions(), PredictOptions(score_threshold=0.01), PredictOptions())):
+            request = Request.of(spec, limits)
+            image = picture(seed, (67, 192))  # of half a pixel too many
+            expected = answers_of(theirs, image, request)
+            assert_same(answers_of(ours, image, request), expected)
             assert len(expected["boxes"]) > 0
         device.close()
 

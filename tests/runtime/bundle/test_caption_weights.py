@@ -36,16 +36,13 @@ def test_written_weights_are_read_back_where_they_lie(precision: str, tmp_path: 
     assert [path.name for path in tmp_path.iterdir()] == ["weights.bin"]
 
 
-def test_files_that_older_runtimes_read_are_written_as_they_were(tmp_path: Path) -> None:
-    for changes, version in (({}, 2), ({"hidden": 0}, 3), ({"regions": 5}, 3), ({"regions": 5, "hidden": 0}, 3)):
-        decoder = random_decoder(**changes)
-        for precision in ("fp32", "int8"):
-            path = decoder.write(tmp_path / "weights.bin", precision)
-            _, found, length = PREFIX.unpack(path.read_bytes()[: PREFIX.size])
-            header = json.loads(path.read_bytes()[PREFIX.size : PREFIX.size + length])
-            assert found == version and ("regions" in header["dims"]) == (version == 3)
-            dims = open_caption_weights(path).dims
-            assert (dims.hidden, dims.regions) == (changes.get("hidden", 29), changes.get("regions", 0))
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_file_of_gated_layers_holds_only_what_they_have(precision: str, tmp_path: Path) -> None:
+    decoder = random_decoder(regions=5, padding=4)
+    weights = open_caption_weights(decoder.write(tmp_path / "weights.bin", precision))
+    assert (weights.dims.hidden, weights.dims.regions, weights.dims.padding) == (0, 5, 4)
+    assert not {"norm.weight", "memory_norm.weight", "memory_positions", "output.0.bias"} & set(weights.tensors)
+    assert {"layers.1.gate.weight", "layers.1.region_norm.bias"} <= set(weights.tensors)
 
 
 def test_layers_with_gates_have_regions_and_others_none() -> None:
@@ -61,6 +58,7 @@ def test_layers_with_gates_have_regions_and_others_none() -> None:
         ({"regions": 21}, "dims.regions must be less than memory, got 21 of 21"),
         ({"regions": -1}, "dims.regions must be a whole number from 0 to 16777216, got -1"),
         ({"regions": 0}, "unknown tensor 'layers.0.region_attention.query.weight'"),
+        ({"padding": 37}, "dims.padding must be less than vocabulary, got 37 of 37"),
         ({"hidden": None}, "dims.hidden must be a whole number from 0 to 16777216, got None"),
         ({"hidden": 3}, "tensor 'output.1.weight' is missing"),
     ],
@@ -123,8 +121,8 @@ def entry(name: str, **values: Any) -> Callable[[dict[str, Any]], None]:
     [
         (lambda data: b"", "is not a file of caption weights"),
         (lambda data: b"PK" + data[2:], "is not a file of caption weights"),
-        (lambda data: data[:8] + b"\4\0\0\0" + data[12:], "layout 4 of caption weights, this runtime reads 2 and 3"),
-        (lambda data: data[:8] + b"\3\0\0\0" + data[12:], "dims.regions must be a whole number from 0"),
+        (lambda data: data[:8] + b"\5\0\0\0" + data[12:], "layout 5 of caption weights, this runtime reads 4"),
+        (lambda data: edited_header(data, lambda h: h["dims"].pop("regions")), "dims.regions must be a whole number"),
         (lambda data: data[:12] + b"\xff\xff\xff\x7f" + data[16:], "the header of 2147483647 bytes exceeds the file"),
         (lambda data: data[:200], "exceeds the file of 200 bytes"),
         (lambda data: data[:16] + b"x" + data[17:], "its header is not JSON"),

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from yolor_edge.runtime.images.preprocess import Letterbox
+from yolor_edge.runtime.images.preprocess import Letterbox, Rounding
 
 ROOT = Path(__file__).resolve().parents[3]
 HEADER = ROOT / "runtime" / "csrc" / "c_api" / "yolor_edge.h"
@@ -97,10 +97,10 @@ class CLibrary:
         head.channel_stride, head.row_stride, head.column_stride = steps
         return head
 
-    def frame(self, image_size: tuple[int, int], input_size: tuple[int, int]) -> Any:
+    def frame(self, image_size: tuple[int, int], input_size: tuple[int, int], rounding: Rounding = "half_up") -> Any:
         frame = self.structs["frame"]()
-        self("frame_of", *image_size, *input_size, frame)
-        letterbox = Letterbox.of(image_size, input_size)
+        self("frame_of", *image_size, *input_size, ["half_up", "half_even"].index(rounding), frame)
+        letterbox = Letterbox.of(image_size, input_size, rounding)
         assert (frame.scale_y, frame.scale_x, frame.pad_top, frame.pad_left) == letterbox.geometry
         return frame
 

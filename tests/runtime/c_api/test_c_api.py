@@ -20,6 +20,8 @@ from yolor_edge.runtime.images.preprocess import Letterbox
 from yolor_edge.runtime.vision.graph_outputs import map_to_image
 
 from ..manners import strided_copy
+from ..vision.test_box_codings import CODINGS, SIZE, heads_in
+from ..vision.test_box_codings import STRIDES as FOUR_STRIDES
 from .c_library import HEADER, ROOT, CError, CLibrary, header_text
 
 INPUT = (96, 128)
@@ -120,6 +122,19 @@ class TestKernels:
         )  # fmt: skip
         np.testing.assert_array_equal(self.letterboxed(c, turned), _native.letterbox(picture[::-1, :, 1], *INPUT))
 
+    def test_lengths_that_end_on_half_a_pixel(self, c: CLibrary) -> None:
+        picture = np.random.default_rng(0).integers(0, 256, (133, 256, 3), np.uint8)
+        image = c.made("image", data=picture, height=133, width=256)
+        for i, rounding in enumerate(("half_up", "half_even")):
+            expected = _native.letterbox(picture, *INPUT, rounding=rounding)
+            np.testing.assert_array_equal(self.letterboxed(c, image, rounding=i), expected)
+            box = c.frame((133, 256), INPUT, rounding)
+            assert round(box.scale_y * 133) == (67 if rounding == "half_up" else 66)
+            pixels = np.zeros((*INPUT, 3), np.uint8)
+            made = c.made("letterbox_options", input_height=INPUT[0], input_width=INPUT[1], rounding=i)
+            c("letterbox_u8", image, made, pixels)
+            np.testing.assert_array_equal(pixels, _native.letterbox_u8(picture, *INPUT, rounding=rounding))
+
     def test_letterbox_of_camera_formats(self, c: CLibrary) -> None:
         frames = np.random.default_rng(0).integers(0, 256, 105 * 150 * 2, np.uint8)
         nv12 = frames[: 105 * 150].reshape(105, 150)
@@ -152,6 +167,23 @@ class TestKernels:
         some = logits[:, cells], bins[:, cells]
         expected = _native.decode_boxes(some[0], some[1], STRIDES, INPUT, cells=cells)
         assert_all_equal(found_boxes(c, c.head(some[0]), c.head(some[1]), None, cells=cells, cell_count=90), expected)
+
+    @pytest.mark.parametrize(("box_coding", "score_coding"), CODINGS)
+    def test_every_coding_of_boxes_and_scores(self, c: CLibrary, box_coding: str, score_coding: str) -> None:
+        scores, boxes, rules = heads_in(0, box_coding, score_coding)
+        values: dict[str, Any] = {
+            "input_height": SIZE[0], "input_width": SIZE[1], "strides": np.array(FOUR_STRIDES, np.int64),
+            "stride_count": 4, "box_coding": ["dfl", "ltrb", "xyxy"].index(box_coding),
+            "score_coding": ["logits", "probabilities"].index(score_coding), "box_count": rules["box_count"] or 0,
+        }  # fmt: skip
+        expected = _native.decode_boxes(scores, boxes, **rules)
+        assert len(expected[0]) > 20
+        assert_all_equal(found_boxes(c, c.head(scores), c.head(boxes), None, **values), expected)
+        cells = np.sort(np.random.default_rng(0).permutation(scores.shape[1])[:90]).astype(np.int32)
+        some = scores[:, cells].astype(np.float16), boxes[:, cells].astype(np.float16)
+        expected = _native.decode_boxes(*some, **rules, cells=cells)
+        values.update(cells=cells, cell_count=90)
+        assert_all_equal(found_boxes(c, *map(c.head, some), None, **values), expected)
 
     def test_heads_of_other_types_and_strides(self, c: CLibrary) -> None:
         logits, bins = heads()["class_logits"], heads()["box_bins"]
@@ -262,15 +294,24 @@ def test_misuse(c: CLibrary) -> None:
             c(name, *arguments)
         assert complaint in str(raised.value)
 
-    refused("INVALID_ARGUMENT: class_logits must be given", "decode_boxes", None, bins, grid(c), None, detections)
+    refused("INVALID_ARGUMENT: scores must be given", "decode_boxes", None, bins, grid(c), None, detections)
     refused(
         "must be divisible by every stride", "decode_boxes", logits, bins, grid(c, input_width=100), None, detections
     )
     refused("grid.cells must lie in", "decode_boxes", logits, bins,
             grid(c, cells=np.array([-1], np.int32), cell_count=1), None, detections)  # fmt: skip
-    refused("class_logits must have 1 row of 1 columns", "decode_boxes", logits, bins,
+    refused("scores must have 1 row of 1 columns", "decode_boxes", logits, bins,
             grid(c, cells=np.array([0], np.int32), cell_count=1), None, detections)  # fmt: skip
-    refused("box_bins must have 4 * bins channels, got 5", "decode_boxes", logits, logits, grid(c), None, detections)
+    refused("boxes must have 4 * bins channels, got 5", "decode_boxes", logits, logits, grid(c), None, detections)
+    for complaint, coding in (
+        ("boxes must have 4 channels, got 64", {"box_coding": 1}),
+        ("grid.box_coding must lie in 0..2, got 3", {"box_coding": 3}),
+        ("grid.score_coding must lie in 0..1, got -1", {"score_coding": -1}),
+        ("grid.box_count must be at least 1, got 0", {"box_coding": 2}),
+        ("grid.box_count must lie in 0..0, got 252", {"box_count": 252}),
+        ("scores must have 1 row of 7 columns", {"box_coding": 2, "box_count": 7}),
+    ):
+        refused(complaint, "decode_boxes", logits, bins, grid(c, **coding), None, detections)
     nan = c.made("box_options", score_threshold=float("nan"))
     refused("score_threshold must be a number, got nan", "decode_boxes", logits, bins, grid(c), nan, detections)
     wide = c.made("box_options", iou_threshold=1.5)
@@ -288,7 +329,8 @@ def test_misuse(c: CLibrary) -> None:
     refused("threads must be at least 1, got 0", "semantic_argmax", c.head(values["prototypes"]), frame, 8, 0, map_)
     refused("frame must be filled by yolor_edge_frame_of first", "semantic_argmax", c.head(values["prototypes"]),
             c.structs["frame"](), 8, 1, map_)  # fmt: skip
-    refused("image_width must lie in 1..1048576, got 0", "frame_of", 3, 0, 5, 5, c.structs["frame"]())
+    refused("image_width must lie in 1..1048576, got 0", "frame_of", 3, 0, 5, 5, 0, c.structs["frame"]())
+    refused("rounding must lie in 0..1, got 2", "frame_of", 3, 3, 5, 5, 2, c.structs["frame"]())
     region = c.structs["region"](0, 0, 10, 151, 0)
     refused("every region must lie inside the image, got (10, 151) at (0, 0) of (70, 150)",
             "mask_crops", c.head(values["prototypes"]), map_, frame, region, 1, 1, map_, 9999)  # fmt: skip
@@ -360,8 +402,8 @@ def test_structs_grow(c: CLibrary, tmp_path: Path) -> None:
         c("letterbox", image, options, output)
     with pytest.raises(CError, match="options must be filled by its _init function first, got size 0"):
         c("letterbox", image, c.structs["letterbox_options"](), output)
-    with pytest.raises(CError, match="options: size must be sizeof its struct, at least 56, got 55"):
-        c("letterbox_options_init", options, 55)
+    with pytest.raises(CError, match="options: size must be sizeof its struct, at least 64, got 63"):
+        c("letterbox_options_init", options, 63)
 
 
 def test_errors_are_of_their_thread(c: CLibrary) -> None:

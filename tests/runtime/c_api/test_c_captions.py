@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from yolor_edge.runtime import _native
-from yolor_edge.runtime.bundle.caption_weights import PLAIN_VERSION, PREFIX, VERSION, open_caption_weights
+from yolor_edge.runtime.bundle.caption_weights import PREFIX, VERSION, open_caption_weights
 
 from ..captions.random_decoder import random_decoder
 from .c_library import CError, CLibrary
@@ -22,7 +22,7 @@ IDS = {"bos_id": 2, "eos_id": 3, "pad_id": 0}
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 @pytest.mark.parametrize("kernels", _native.decoder_kernels())
-@pytest.mark.parametrize("size", [{}, {"regions": 9, "hidden": 0}], ids=["plain", "gated"])
+@pytest.mark.parametrize("size", [{}, {"regions": 9}], ids=["plain", "gated"])
 def test_captions(c: CLibrary, size: dict[str, int], kernels: str, precision: str, tmp_path: Path) -> None:
     decoder, path = random_decoder(**size), tmp_path / "caption.bin"
     decoder.write(path, precision)
@@ -49,8 +49,9 @@ def test_captions(c: CLibrary, size: dict[str, int], kernels: str, precision: st
             {"beam_size": 4, "length_penalty": 0.4, "min_length": 3, "no_repeat_ngram": 2, "repetition_penalty": 1.3},
             {"beam_size": 4, "max_length": 8, "temperature": 1.4, "top_k": 5, "seed": 2**63 + 5},
             {"min_length": 9, "budget_ms": 0.0},
+            {"beam_size": 5, "length_penalty": 0.0, "keeps_finished": 1},
         ):
-            forbidden = [0, 1, 2, 9]
+            forbidden = [0, 1, 2, 9] if "keeps_finished" not in options else [9]
             rules: dict[str, Any] = {"beam_size": 3, "max_length": 12, **options}
             expected, _, _, runs, is_cut = native.write(memory, **IDS, **rules, forbidden=forbidden)
             listed = np.array(forbidden, np.int64)
@@ -135,10 +136,11 @@ def spoilt(content: bytes, **changes: Any) -> bytes:
         (lambda b: b"PK" + b[2:], "is not a file of caption weights"),
         (
             lambda b: b[:8] + bytes([VERSION + 1]) + b[9:],
-            f"layout {VERSION + 1} of caption weights, this library reads {PLAIN_VERSION} and {VERSION}; link",
+            f"layout {VERSION + 1} of caption weights, this library reads {VERSION}; link",
         ),
-        (lambda b: b[:8] + bytes([VERSION]) + b[9:], "dims.regions must be a whole number from 0 to 16777216"),
-        (lambda b: spoilt(b, dims__hidden=0), "dims.hidden must be a whole number from 1 to 16777216"),
+        (lambda b: spoilt(b, dims__regions=-1), "dims.regions must be a whole number from 0 to 16777216"),
+        (lambda b: spoilt(b, dims__regions=3), "hidden must be 0 with gated layers, which have one output layer"),
+        (lambda b: spoilt(b, dims__padding=37), "padding must be at least 0 and less than vocabulary, got 37 of 37"),
         (lambda b: b[:12] + b"\xff\xff\xff\0" + b[16:], "the header of 16777215 bytes exceeds the file of"),
         (lambda b: b[:16] + b"[" + b[17:], "its header is no JSON, expected"),
         (lambda b: b[:-8192], "ends at byte"),
@@ -199,7 +201,7 @@ def test_captions_say_what_does_not_fit(c: CLibrary, tmp_path: Path) -> None:
     c.library.yolor_edge_caption_decoder_close(opened)
 
 
-@pytest.mark.parametrize("size", [{}, {"regions": 9, "hidden": 0}], ids=["plain", "gated"])
+@pytest.mark.parametrize("size", [{}, {"regions": 9}], ids=["plain", "gated"])
 @pytest.mark.parametrize("extreme", [37, -1, -(2**63), 2**31, 2**32, 2**62, 2**63 - 1])
 def test_captions_refuse_numbers_far_out_of_range(
     c: CLibrary, tmp_path: Path, extreme: int, size: dict[str, int]

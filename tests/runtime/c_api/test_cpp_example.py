@@ -7,13 +7,17 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
+import onnxruntime
 import pytest
 from yolor_edge.runtime import Result, load
 from yolor_edge.runtime.bundle.bundle import Bundle, write_bundle
+from yolor_edge.runtime.bundle.spec import BoxCoding, ScoreCoding
+from yolor_edge.runtime.images.preprocess import preprocess
 
 from ..captions.random_decoder import random_decoder
 from ..tiny_bundle import MAX_LENGTH, VOCABULARY, coloured_patch, tiny_spec, write_tiny_bundle
@@ -101,6 +105,32 @@ def test_in_two_steps(program: Path, bundle: Bundle, picture: Path, tmp_path: Pa
     assert code is not None
     run(sys.executable, "-c", code[1], bundle.path / "vision.fp32.onnx", cwd=tmp_path)
     assert_answers(run(program, bundle.path, picture, out, out), out, answered(bundle, picture))
+
+
+@pytest.mark.parametrize(("box_coding", "score_coding"), [("xyxy", "probabilities"), ("ltrb", "logits")])
+def test_other_codings(
+    program: Path, picture: Path, tmp_path: Path, box_coding: BoxCoding, score_coding: ScoreCoding
+) -> None:
+    tiny = write_tiny_bundle(tmp_path / "tiny", ("boxes", "masks"), box_coding, score_coding)
+    spec = replace(tiny.spec, preprocess=replace(tiny.spec.preprocess, rounding="half_even"))
+    coded = write_bundle(tiny.path, spec, tiny.graphs, provenance={"made_by": "tests"})
+    image = coloured_patch((67, 192), (20, 30, 60, 150))  # half its height is no whole number
+    assert cv2.imwrite(str(picture), image)
+    run(program, coded.path, picture, tmp_path)
+    session = onnxruntime.InferenceSession(coded.path / "vision.fp32.onnx")
+    pixels = np.fromfile(tmp_path / "images.f32", np.float32).reshape(1, 3, 64, 96)
+    np.testing.assert_array_equal(pixels[0], preprocess(image, spec.preprocess)[0])
+    for output, value in zip(session.get_outputs(), session.run(None, {"images": pixels}), strict=True):
+        np.asarray(value).tofile(tmp_path / f"{output.name}.f32")
+    lines = [line.split(" ") for line in run(program, coded.path, picture, tmp_path, tmp_path).splitlines()]
+    with load(coded, threads=1) as model:
+        expected = model.predict(image)
+    assert expected.masks is not None
+    assert len(lines) == len(expected) > 0
+    numbers = np.array([line[2:7] for line in lines]).astype(np.float32)
+    np.testing.assert_array_equal(numbers[:, 0], expected.scores)
+    np.testing.assert_array_equal(numbers[:, 1:], expected.boxes)
+    assert [line[7] for line in lines] == [code["counts"] for code in expected.masks.rle()]
 
 
 def test_one_line_where_something_is_wrong(program: Path, bundle: Bundle, picture: Path, tmp_path: Path) -> None:

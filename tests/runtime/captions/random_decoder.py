@@ -22,17 +22,22 @@ class RandomDecoder:
     where: Floats
     heads: int
     regions: int = 0
+    padding: int = 0
 
     def write(self, path: Path, precision: str) -> Path:
-        write_caption_weights(path, self.parameters, self.where, self.heads, precision, regions=self.regions)
+        write_caption_weights(
+            path, self.parameters, self.where, self.heads, precision, regions=self.regions, padding=self.padding
+        )
         return path
 
     def memory(self, seed: int) -> Floats:
-        """(L, D), of an image."""
-        return np.random.default_rng((7, seed)).normal(0.3, 2.0, self.where.shape).astype(np.float32)
+        """(L, D), of an image; plain layers norm it."""
+        spread = 1.0 if self.regions else 2.0
+        return np.random.default_rng((7, seed)).normal(0.3, spread, self.where.shape).astype(np.float32)
 
     def reference(self, memory: Floats) -> ReferenceDecoder:
-        return ReferenceDecoder(self.parameters, self.heads, memory, self.where.astype(np.float64), self.regions)
+        where = self.where.astype(np.float64)
+        return ReferenceDecoder(self.parameters, self.heads, memory, where, self.regions, self.padding)
 
 
 def random_decoder(
@@ -46,11 +51,13 @@ def random_decoder(
     positions: int = 12,
     memory: int = 21,
     regions: int = 0,
+    padding: int = 0,
     gain: float = 4.0,
 ) -> RandomDecoder:
     """A decoder whose last layer is `gain` times as steep as it would be at the start of training.
 
-    With `hidden` 0 it has one output layer; with `regions`, gated layers, and so many of its `memory` are regions.
+    With `hidden` 0 it has one output layer; with `regions`, gated layers (and one output layer), and so many of its
+    `memory` are regions.
     """
     generator = np.random.default_rng(seed)
     parameters: dict[str, Floats] = {}
@@ -68,8 +75,9 @@ def random_decoder(
 
     normal("words.weight", vocabulary, width)
     normal("positions.weight", positions, width)
-    norm("norm")
-    norm("memory_norm")
+    if not regions:
+        norm("norm")
+        norm("memory_norm")
     for i in range(layers):
         for attention in ("self_attention", "cross_attention", *(["region_attention"] if regions else [])):
             for part in ("query", "key", "value", "output"):
@@ -79,13 +87,15 @@ def random_decoder(
         for n in range(3):
             norm(f"layers.{i}.norms.{n}")
         if regions:
-            linear(f"layers.{i}.gates.0", 2 * width, width)
-            linear(f"layers.{i}.gates.1", 2 * width, width)
+            linear(f"layers.{i}.gate", 2 * width, width)
             norm(f"layers.{i}.region_norm")
-    if hidden:
-        linear("output.0", width, hidden)
-        linear("output.2", hidden, hidden)
-    linear("output.4" if hidden else "output.0", hidden or width, vocabulary, steepness=gain)
+    if regions:
+        normal("output.weight", vocabulary, width, spread=gain / np.sqrt(width))
+    else:
+        if hidden:
+            linear("output.0", width, hidden)
+            linear("output.2", hidden, hidden)
+        linear("output.4" if hidden else "output.0", hidden or width, vocabulary, steepness=gain)
     where = generator.normal(0, 0.7, (memory, width)).astype(np.float32)
     where[memory - regions :] = 0  # a region's vector says itself where it lies
-    return RandomDecoder(parameters, where, heads, regions)
+    return RandomDecoder(parameters, where, heads, regions, padding)

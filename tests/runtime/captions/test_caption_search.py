@@ -84,6 +84,58 @@ def test_equals_the_reference(vocabulary_size, beam_size, length_penalty):
             assert_same_hypotheses(language, **options)
 
 
+@pytest.mark.parametrize("vocabulary_size", [5, 9, 131])
+@pytest.mark.parametrize("beam_size", [1, 2, 5])
+@pytest.mark.parametrize("length_penalty", [0.0, 1.0])
+def test_keeping_what_is_finished_equals_the_reference(vocabulary_size, beam_size, length_penalty):
+    padded = 0
+    for seed in range(12):
+        language = RandomLanguage(seed, vocabulary_size)
+        for more in [{}, {"min_length": 4}, {"forbidden": [UNK]}, {"no_repeat_ngram": 2, "repetition_penalty": 1.3}]:
+            options = {"max_length": 8, "length_penalty": length_penalty, "beam_size": beam_size, **IDS, **more}
+            found = native_search(language, **options, keeps_finished=True)
+            expected = reference.keeping_search(language, **options)
+            assert [tuple(tokens) for tokens, _, _ in found] == [h.tokens for h in expected]
+            np.testing.assert_allclose([score for _, _, score in found], [h.score for h in expected], rtol=1e-12)
+            assert len(found) == beam_size
+            padded += sum(PAD in tokens or BOS in tokens for tokens, _, _ in found)
+    assert padded > 0
+
+
+def test_a_running_sentence_loses_to_words_after_an_end():
+    """What a finished sentence scores with any other word is low, and not impossible."""
+
+    def language(sentences: Sequence[tuple[int, ...]]) -> np.ndarray:
+        rows = np.stack([np.random.default_rng((5, *sentence)).normal(0, 1, 7) for sentence in sentences])
+        return (rows - 400).astype(np.float32)
+
+    for max_length, beam_size in ((2, 3), (3, 3), (4, 3), (4, 7)):
+        options = {"max_length": max_length, "length_penalty": 0.0, "beam_size": beam_size, **IDS}
+        found = native_search(language, **options, keeps_finished=True)
+        expected = reference.keeping_search(language, **options)
+        assert [(tuple(tokens), score) for tokens, _, score in found] == [(h.tokens, h.score) for h in expected]
+        assert any(h.score == reference.LOST for h in expected) is (max_length > 2)
+
+
+def test_finished_sentences_are_not_decoded_again():
+    search = _native.CaptionSearch(2, 10, **IDS, length_penalty=0.0, keeps_finished=True)
+    tokens, _ = search.advance(table(A=0.6, EOS=0.4)[None])
+    assert tokens.tolist() == [A]
+    tokens, _ = search.advance(table(A=0.5, PAD=0.5)[None])  # 0.3 each, and 0.4
+    assert tokens.tolist() == [PAD]
+    tokens, parents = search.advance(table(EOS=0.9, A=0.1)[None])
+    assert (tokens.tolist(), parents.tolist(), search.finished) == ([], [], True)
+    assert [words for words, _, _ in search.hypotheses()] == [[], [A, PAD]]
+
+
+def test_a_stop_hands_back_what_is_finished():
+    search = _native.CaptionSearch(2, 10, **IDS, length_penalty=0.0, keeps_finished=True)
+    search.advance(table(A=0.6, EOS=0.4)[None])
+    search.stop()
+    assert [words for words, _, _ in search.hypotheses()] == [[]]
+    assert search.finished
+
+
 @pytest.mark.parametrize("beam_size", [1, 2, 4])
 def test_equals_the_reference_where_ties_abound(beam_size):
     for seed in range(10):

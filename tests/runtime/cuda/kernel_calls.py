@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from yolor_edge.runtime.backends.base import Array
+from yolor_edge.runtime.bundle.spec import BoxCoding, ScoreCoding
 from yolor_edge.runtime.cuda.kernels import box_launches, launches
 from yolor_edge.runtime.cuda.kernels.box_launches import Ranking
 from yolor_edge.runtime.cuda.kernels.detections import Detections
@@ -27,7 +28,7 @@ def letterboxed(
     height, width = image.shape[:2]
     if layout == "nv12":
         height = height * 2 // 3
-    placed = Letterbox.of((height, width), rule.input_size)
+    placed = rule.letterbox_of((height, width))
     new_height, new_width = launches.resized_size(placed)
     rows = np.zeros((new_height, 4), np.int32)
     columns = np.zeros((new_width, 4), np.int32)
@@ -80,8 +81,8 @@ class Found:
 
 def found_boxes(
     emulator: Emulator,
-    class_logits: Array,
-    box_bins: Array,
+    scores: Array,
+    sides: Array,
     strides: list[int],
     placed: Letterbox,
     score_threshold: float = 0.25,
@@ -90,11 +91,14 @@ def found_boxes(
     max_candidates: int = 30000,
     class_agnostic: bool = False,
     cells: NDArray[np.int32] | None = None,
+    box_coding: BoxCoding = "dfl",
+    score_coding: ScoreCoding = "logits",
+    box_count: int | None = None,
 ) -> Found:
     """Boxes in pixels of the image."""
     height, width = placed.input_size
-    grid_cells = sum((height // stride) * (width // stride) for stride in strides)
-    classes, columns = class_logits.shape
+    grid_cells = box_count or sum((height // stride) * (width // stride) for stride in strides)
+    classes, columns = scores.shape
     candidates = np.full(classes * columns, 3, np.uint64)
     count = np.zeros(1, np.uint32)
     is_wanted = np.zeros(columns, np.uint8)
@@ -110,7 +114,7 @@ def found_boxes(
     of_cell = 0 if cells is None else address(column_of_cell)
     emulator.run(
         box_launches.collect_candidates(
-            head(class_logits),
+            head(scores),
             at_cells,
             grid_cells,
             score_threshold,
@@ -118,6 +122,7 @@ def found_boxes(
             address(count),
             address(is_wanted),
             of_cell,
+            score_coding,
         ),
         *(
             []
@@ -125,7 +130,7 @@ def found_boxes(
             else box_launches.rank_candidates(address(candidates), address(count), ranking, max_candidates)
         ),
         box_launches.decode_cells(
-            head(box_bins), at_cells, address(is_wanted), address(boxes), strides, (height, width)
+            head(sides), at_cells, address(is_wanted), address(boxes), strides, (height, width), box_coding
         ),
         box_launches.select_boxes(
             address(candidates),
@@ -141,6 +146,7 @@ def found_boxes(
             iou_threshold,
             class_agnostic,
             ranking,
+            score_coding,
         ),
     )
     return Found(memory, max_detections)

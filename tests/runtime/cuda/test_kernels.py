@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from yolor_edge.runtime import _native
 from yolor_edge.runtime.cuda.kernels import launches
-from yolor_edge.runtime.images.preprocess import Letterbox, PreprocessRule
+from yolor_edge.runtime.images.preprocess import Letterbox, PreprocessRule, preprocess
 from yolor_edge.runtime.vision.graph_outputs import map_to_image
 
 from ...reference import boxes as box_twin
@@ -61,6 +61,7 @@ def assert_same_boxes(found: Found, class_logits, box_bins, placed: Letterbox, *
         ((1, 1), (32, 32)),
         ((3, 200), (32, 64)),
         ((17, 5), (64, 64)),
+        ((133, 256), (128, 128)),
     ],
 )
 @pytest.mark.parametrize("channels", [1, 3])
@@ -70,10 +71,10 @@ def test_letterbox_is_that_of_the_cpu(
     height, width = input_size
     generator = np.random.default_rng(0)
     image = generator.integers(0, 256, (*image_size, channels), np.uint8)
-    for rule in (PreprocessRule(input_size), PreprocessRule(input_size, 7, "BGR", 1.0)):
+    for rule in (PreprocessRule(input_size), PreprocessRule(input_size, 7, "BGR", 1.0, "half_even")):
+        expected, _ = preprocess(image, rule)
         swap_rb = rule.channel_order == "RGB"
-        expected = _native.letterbox(image, height, width, rule.pad_value, swap_rb=swap_rb, scale=rule.scale)
-        twin = letterbox_twin.letterbox(image, height, width, rule.pad_value, swap_rb, rule.scale)
+        twin = letterbox_twin.letterbox(image, height, width, rule.pad_value, swap_rb, rule.scale, rule.rounding)
         np.testing.assert_array_equal(letterboxed(emulator, image, rule), expected)
         np.testing.assert_array_equal(expected, twin)
         half = letterboxed(emulator, image, rule, half=True)

@@ -45,7 +45,7 @@ def select(placed: Letterbox, max_detections: int) -> Launch:
         ),
         (
             lambda: box_launches.decode_cells(Head(0, (64, 1 << 26)), 0, 0, 0, (8,), SIZE),
-            "logits of the boxes' sides: 4294967296 are",
+            "numbers of the boxes' sides: 4294967296 are",
         ),
         (lambda: box_launches.rank_candidates(0, 0, Ranking(0, 0, 9, 9, 9), 1 << 30), "candidates: 2147483648 are"),
         (lambda: select(HUGE, 300), "bytes of an image of 40000x40000 pixels"),

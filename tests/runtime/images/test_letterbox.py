@@ -204,6 +204,15 @@ def test_refuses_other_outputs():
         _native.letterbox_u8(image, 4, 4, out=image)
 
 
+def test_refuses_a_rounding_that_is_none():
+    for call in (
+        lambda: _native.letterbox_geometry((4, 4), (8, 8), "up"),
+        lambda: _native.letterbox(np.zeros((4, 4, 3), np.uint8), 8, 8, rounding=cast(Any, "up")),
+    ):
+        with pytest.raises(ValueError, match="rounding must be one of half_up, half_even, got up"):
+            call()
+
+
 @pytest.mark.parametrize("size", [(0, 8), (8, -1), (1 << 21, 8)])
 def test_refuses_impossible_input_sizes(size):
     with pytest.raises(
@@ -216,9 +225,65 @@ def test_geometry_equals_the_reference():
     generator = np.random.default_rng(0)
     for _ in range(300):
         image_size, input_size = generator.integers(1, 3000, (2, 2)).tolist()
-        assert _native.letterbox_geometry(image_size, input_size) == reference.letterbox_geometry(
-            image_size, input_size
-        )
+        if generator.random() < 0.5:  # lengths that end on halves
+            input_size = [max(1, side // 2) for side in image_size]
+        for rounding in ("half_up", "half_even"):
+            expected = reference.letterbox_geometry(image_size, input_size, rounding)
+            assert _native.letterbox_geometry(image_size, input_size, rounding) == expected
+
+
+def official_letterbox(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int, int, int]]:
+    """YOLOv7's rule for a fixed input by OpenCV, and (resized_height, resized_width, pad_top, pad_left).
+
+    Both lengths times the smaller ratio, Python's `round`; half of what is left on each side, from which 0.1 is taken
+    above and left, and to which 0.1 is added below and right, so that an odd row or column lies below or right.
+    """
+    ratio = min(size[0] / image.shape[0], size[1] / image.shape[1])
+    height, width = round(image.shape[0] * ratio), round(image.shape[1] * ratio)
+    half_y, half_x = (size[0] - height) / 2, (size[1] - width) / 2
+    top, bottom, left, right = round(half_y - 0.1), round(half_y + 0.1), round(half_x - 0.1), round(half_x + 0.1)
+    resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    padded = cv2.copyMakeBorder(resized, top, bottom, left, right, cv2.BORDER_CONSTANT, value=(114, 114, 114))
+    return padded, (height, width, top, left)
+
+
+@pytest.mark.parametrize(
+    ("image_size", "differs"),
+    [
+        ((133, 256), True),  # 66.5 rows: 66, and 67 by the rule of this repository
+        ((256, 133), True),
+        ((131, 256), False),  # 65.5 rows: 66 by both
+        ((99, 150), False),
+        ((480, 640), False),
+        ((31, 53), False),
+        ((128, 128), False),
+    ],
+)
+def test_half_even_is_the_official_letterbox(image_size, differs):
+    size = (128, 128)
+    image = random_image(0, *image_size, 3)
+    expected, geometry = official_letterbox(image, size)
+    assert _native.letterbox_geometry(image_size, size, "half_even") == geometry
+    assert (_native.letterbox_geometry(image_size, size) != geometry) == differs
+    found = _native.letterbox_u8(image, *size, swap_rb=False, rounding="half_even")
+    assert np.abs(found.astype(int) - expected).max() <= 1
+    tensor, letterbox = preprocess(image, PreprocessRule(size, rounding="half_even"))
+    np.testing.assert_array_equal(tensor, found[:, :, ::-1].transpose(2, 0, 1) * np.float32(1 / 255))
+    assert (letterbox.pad_top, letterbox.pad_left) == geometry[2:]
+    assert letterbox.scale_y == geometry[0] / image_size[0]
+    assert letterbox.scale_x == geometry[1] / image_size[1]
+    np.testing.assert_array_equal(found, reference.letterbox_u8(image, *size, swap_rb=False, rounding="half_even"))
+
+
+def test_the_official_geometry_of_many_sizes():
+    generator = np.random.default_rng(1)
+    for _ in range(2000):
+        height, width = generator.integers(20, 1500, 2).tolist()
+        size = (int(32 * generator.integers(10, 41)), int(32 * generator.integers(10, 41)))
+        ratio = min(size[0] / height, size[1] / width)
+        resized = round(height * ratio), round(width * ratio)
+        top, left = (round((side - length) / 2 - 0.1) for side, length in zip(size, resized, strict=True))
+        assert _native.letterbox_geometry((height, width), size, "half_even") == (*resized, top, left)
 
 
 def test_letterbox_maps_corners_exactly():
@@ -281,6 +346,7 @@ def test_preprocess_takes_a_camera_s_bytes(layout, shape):
         ({"pad_value": 256}, "pad_value must lie in 0..255, got 256"),
         ({"channel_order": "rgb"}, 'channel_order must be "RGB" or "BGR", got "rgb"'),
         ({"scale": 0.0}, "scale must be a positive number, got 0.0"),
+        ({"rounding": "up"}, 'rounding must be "half_up" or "half_even", got "up"'),
     ],
 )
 def test_rule_refuses_nonsense(change, message):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from yolor_edge.benchmarks.studies.full_size_networks import PUBLISHED, full_size_network, lively
 from yolor_edge.runtime.errors import CheckpointError, UsageError
 from yolor_edge.train.importing.configurations import CONFIGURATIONS
 from yolor_edge.train.importing.importer import chosen_model, imported_network
@@ -17,7 +18,6 @@ from yolor_edge.train.importing.state_dicts import graph_of_state_dict
 from yolor_edge.train.importing.torch_files import read_torch_file
 from yolor_edge.train.network.layers_fold import layers_cost
 
-from .full_size import full_size_network
 from .golden import golden
 
 SAME = {
@@ -80,23 +80,6 @@ def test_unknown_configurations_are_refused(goldens: Path) -> None:
         graph_of_state_dict({"model.0.conv.weight": None}, "yolov99")  # type: ignore[dict-item]
 
 
-PUBLISHED = {  # parameters in M and FLOPs in G of the deployed networks, from the authors' papers and READMEs
-    "yolov7-training-yolov7-tiny": (6.2, 13.8),
-    "yolov7-training-yolov7": (36.9, 104.7),
-    "yolov7-training-yolov7x": (71.3, 189.9),
-    "yolov7-training-yolov7-w6": (70.4, 360.0),
-    "yolov7-training-yolov7-e6": (97.2, 515.2),
-    "yolov7-training-yolov7-e6e": (151.7, 843.2),
-    "yolov9-detect-gelan-s": (7.1, 26.4),
-    "yolov9-detect-gelan-m": (20.0, 76.3),
-    "yolov9-detect-gelan-c": (25.3, 102.1),
-    "yolov9-detect-yolov9-c": (25.3, 102.1),
-    "yolov9-detect-yolov9-e": (57.3, 189.0),
-    "yolov9-segment-gelan-c-seg": (27.4, 144.6),
-    "yolov9-panoptic-gelan-c-pan": (27.6, 146.7),
-}
-
-
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if "gelan-s" in name else pytest.mark.slow) for name in PUBLISHED]
 )
@@ -119,6 +102,6 @@ def test_every_manifest_has_its_configuration(goldens: Path) -> None:
 @torch.no_grad()
 def test_a_full_size_network_runs(goldens: Path) -> None:
     network = full_size_network(goldens / "manifests" / "yolov9-detect-gelan-s.json.xz", seed=3).network()
-    outputs = network(torch.rand(1, 3, 64, 96))
+    outputs = lively(network)(torch.rand(1, 3, 64, 96))
     assert outputs["box_bins"].shape == (1, 64, 126) and outputs["class_logits"].shape == (1, 80, 126)
-    assert all(value.isfinite().all() and value.std() > 1e-3 for value in outputs.values())
+    assert all(value.isfinite().all() and value.std() > 0.1 for value in outputs.values())

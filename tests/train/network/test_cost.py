@@ -31,7 +31,7 @@ def conv_flops(network: torch.nn.Module, images: torch.Tensor) -> int:
     return total
 
 
-GRIT: dict[str, Any] = {"caption_regions": 20, "caption_output_layers": 1}
+GRIT: dict[str, Any] = {"caption_regions": 20}
 
 
 @pytest.mark.parametrize(
@@ -44,8 +44,13 @@ def test_parts_add_up_to_the_network(changes: dict[str, Any]) -> None:
     inspection = inspect_network(network.config)
     assert inspection.input_size == (64, 96)
     assert inspection.parameters == sum(p.numel() for p in network.parameters())
-    convolutions = sum(part.flops for part in inspection.parts if part.runs == "image" and "decoder" not in part.name)
+    flops = {part.name: part.flops for part in inspection.parts if part.runs == "image"}
+    convolutions = sum(flops[name] for name in flops if "decoder" not in name and name != "caption grid")
     assert convolutions == conv_flops(network, torch.rand(1, 3, 64, 96))
+    if "caption_regions" in changes:
+        width, inner, cells = network.config.plan.caption_width, network.config.plan.caption_feed_forward, 6
+        encoded = cells * (width**2 + 4 * width**2 + 2 * width * inner) + 2 * cells**2 * width
+        assert flops["caption grid"] == 2 * encoded
 
 
 def test_the_words_of_a_caption_cost_what_a_count_by_hand_says() -> None:
@@ -75,7 +80,7 @@ def test_the_words_of_a_gated_caption_cost_what_a_count_by_hand_says() -> None:
     flops = {part.name: part.flops for part in inspection.parts}
 
     def layer(seen: int) -> int:
-        # Self-attention; query and output of both attentions to the memory; two gates of twice the width.
+        # Self-attention; query and output of both attentions to the memory; the gate, of twice the width, for each.
         projections = 4 * width**2 + 2 * 2 * width**2 + 2 * 2 * width**2
         products = 2 * seen * width + 2 * (cells + regions) * width
         return projections + products + 2 * width * plan.caption_feed_forward
