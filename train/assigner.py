@@ -46,6 +46,7 @@ def assign(
     true_boxes: Tensor,
     true_classes: Tensor,
     valid: Tensor,
+    anchors: Tensor | None = None,
 ) -> Assignment:
     """Choose for every object the `TOP_CELLS` cells that score and localise it best.
 
@@ -57,9 +58,13 @@ def assign(
         true_boxes: (B, M, 4) xyxy in input pixels, padded.
         true_classes: (B, M) int64, padded with 0.
         valid: (B, M) bool, False on padding.
+        anchors: (N, 2) width and height in input pixels of the anchors that the cells' boxes are relative to; None
+            where boxes are distances from the cells' centres.
 
     A cell may answer for an object when its centre lies inside the object's box; boxes thinner than the finest stride
-    are widened to it for this test, so that no object is left without a cell.
+    are widened to it for this test, so that no object is left without a cell. With anchors it may where it can
+    predict the object's box: the box's centre lies less than a stride from the cell's, and its sides are at most four
+    times the anchor's, if any anchor is as large as that.
     """
     batch, cells, classes = class_logits.shape
     objects = true_boxes.shape[1]
@@ -70,8 +75,15 @@ def assign(
             torch.zeros(batch, cells, classes, device=boxes.device),
         )
     centre = (true_boxes[..., :2] + true_boxes[..., 2:]) / 2
-    half = ((true_boxes[..., 2:] - true_boxes[..., :2]) / 2).clamp(min=float(strides.min()) / 2 + 1e-3)
-    inside = ((points - centre[:, :, None]).abs() <= half[:, :, None]).all(-1) & valid[:, :, None]  # (B, M, N)
+    sides = true_boxes[..., 2:] - true_boxes[..., :2]
+    away = (points - centre[:, :, None]).abs()
+    if anchors is None:
+        half = (sides / 2).clamp(min=float(strides.min()) / 2 + 1e-3)
+        inside = (away <= half[:, :, None]).all(-1) & valid[:, :, None]  # (B, M, N)
+    else:
+        near = (away < strides[:, None]).all(-1) & valid[:, :, None]
+        inside = near & (sides[:, :, None] <= 4 * anchors).all(-1)
+        inside = torch.where(inside.any(-1, keepdim=True), inside, near)
 
     scores = class_logits.sigmoid().transpose(1, 2)  # (B, C, N)
     scores = scores.gather(1, true_classes[:, :, None].expand(-1, -1, cells))  # (B, M, N)

@@ -18,10 +18,10 @@ from ..evaluation.dataset.coco import CocoDataset
 from ..evaluation.dataset.truth import Truth
 from ..runtime.bundle.tokenizer import BOS_ID, EOS_ID, PAD_ID, Tokenizer
 from ..runtime.errors import YolorEdgeError
-from ..runtime.images.preprocess import PreprocessRule
 from .augment import View, strong_view, weak_view
 from .config import TrainConfig
 from .losses import DenseTruth
+from .network.any_network import AnyConfig
 from .network.config import NetworkConfig
 
 
@@ -66,9 +66,9 @@ class TrainingViews(Dataset[_Sample | YolorEdgeError]):
     An error is handed on as a value: raised in a worker, it would come back with a traceback for a message.
     """
 
-    def __init__(self, data: CocoDataset, network: NetworkConfig, train: TrainConfig) -> None:
+    def __init__(self, data: CocoDataset, network: AnyConfig, train: TrainConfig) -> None:
         self.data, self.network, self.train = data, network, train
-        self.rule = PreprocessRule(input_size=network.input_size)
+        self.rule = network.preprocess_rule
         self.tokenizer = Tokenizer(network.vocabulary) if "caption" in network.tasks else None
 
     def __len__(self) -> int:
@@ -104,7 +104,11 @@ class TrainingViews(Dataset[_Sample | YolorEdgeError]):
             return []
         count = min(self.train.captions_per_image, len(truth.captions))
         chosen = rng.choice(len(truth.captions), count, replace=False)
-        longest = self.network.caption_positions - 1
+        network = self.network
+        positions: int = (
+            network.caption_positions if isinstance(network, NetworkConfig) else (network.caption or {})["positions"]
+        )
+        longest = positions - 1
         return [[BOS_ID, *self.tokenizer.encode(truth.captions[i])[: longest - 1], EOS_ID] for i in sorted(chosen)]
 
 
@@ -172,7 +176,7 @@ def _images(views: list[View]) -> Tensor:
 
 
 def training_loader(
-    data: CocoDataset, network: NetworkConfig, train: TrainConfig
+    data: CocoDataset, network: AnyConfig, train: TrainConfig
 ) -> tuple[DataLoader[_Sample | YolorEdgeError], EpochOrder]:
     """The loader of training batches and the order whose `epoch` the loop sets before each pass."""
     order = EpochOrder(len(data), train.seed)

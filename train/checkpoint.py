@@ -72,7 +72,7 @@ class Checkpoint:
             if schema != SCHEMA:
                 raise CheckpointError(f"{folder}: schema {schema}, this version reads {SCHEMA}; upgrade yolor-edge")
             network = description["network"]
-            layout = (LayersConfig if "layers" in network else NetworkConfig).from_json(network)
+            layout = config_from_json(network)
         except (AttributeError, ValueError, KeyError, TypeError) as error:
             if isinstance(error, UsageError):
                 raise CheckpointError(f"{folder / DESCRIPTION}: {error}") from None
@@ -143,6 +143,11 @@ class Checkpoint:
             raise CheckpointError(f"{weights}: does not fit the configuration: {'; '.join(complaints[:3])}{more}")
         network.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in tensors.items()})
         return network.eval()
+
+
+def config_from_json(values: dict[str, Any]) -> AnyConfig:
+    """The configuration of a network, of our own plan or a list of layers, as `to_json` wrote it."""
+    return (LayersConfig if "layers" in values else NetworkConfig).from_json(values)
 
 
 def write_checkpoint(

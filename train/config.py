@@ -22,7 +22,8 @@ class TrainConfig:
     Attributes:
         epochs: Passes over the training split.
         batch_size: Images a step.
-        learning_rate: Peak rate of AdamW, one for all parameters.
+        learning_rate: Peak rate of AdamW, one for all parameters but those that were kept of a start.
+        kept_rate: Rate of the tensors that a training with --from kept whole, relative to that of the others.
         weight_decay: Applied to weights of two and more axes, not to norms, biases and implicit vectors.
         warmup: Share of all steps with a linearly rising rate; a cosine to `final_rate` times the peak follows.
         final_rate: Rate at the end, relative to the peak.
@@ -59,6 +60,7 @@ class TrainConfig:
     epochs: int = 100
     batch_size: int = 16
     learning_rate: float = 1e-3
+    kept_rate: float = 0.1
     weight_decay: float = 0.05
     warmup: float = 0.05
     final_rate: float = 0.01
@@ -98,6 +100,7 @@ class TrainConfig:
                 raise UsageError(f"<{name}> must be at most {MOST_COUNTED}, got {getattr(self, name)}", argument=name)
         for name in (
             "warmup",
+            "kept_rate",
             "final_rate",
             "mosaic",
             "mixup",

@@ -1,13 +1,17 @@
-"""The training loop: `fit` takes a data set to a checkpoint, `resume` goes on after a kill with the same result."""
+"""The training loop: `fit` takes a data set to a checkpoint, from nothing or from other weights; `resume` goes on.
+
+A run that was killed and resumed ends with the same result; one that is done goes on when it is given more epochs.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +25,17 @@ from ..runtime.bundle.tokenizer import build_vocabulary
 from ..runtime.errors import UsageError, YolorEdgeError
 from ..runtime.files import write_atomically
 from .batches import training_loader
-from .checkpoint import Checkpoint, write_checkpoint
+from .checkpoint import Checkpoint, config_from_json, write_checkpoint
 from .config import TrainConfig
+from .network.any_network import AnyConfig, AnyNetwork
 from .network.config import CAPTIONERS, TASKS, Captioner, NetworkConfig, Size, Task
-from .network.network import Network
+from .network.layers import LayersConfig
+from .network.parts import with_heads
 from .progress import Progress, say
-from .run_state import read_state, write_state
+from .run_state import epochs_done, read_state, write_state
 from .scoring import score_network
-from .trainer import Trainer, choose_device
+from .start import Transfer, Weights
+from .trainer import StartRates, Trainer, choose_device
 
 RUN, STATE, LOG = "run.json", "state.safetensors", "log.jsonl"
 
@@ -36,36 +43,50 @@ RUN, STATE, LOG = "run.json", "state.safetensors", "log.jsonl"
 def fit(
     data: str | Path,
     out: str | Path,
-    size: Size = "n",
+    size: Size | None = None,
     config: TrainConfig | None = None,
-    input_size: tuple[int, int] = (640, 640),
+    input_size: tuple[int, int] | None = None,
     tasks: tuple[Task, ...] | None = None,
     split: str | None = None,
-    name: str = "yolor-edge",
-    captioner: Captioner = "catr",
+    name: str | None = None,
+    captioner: Captioner | None = None,
     threads: int | None = None,
+    start: str | os.PathLike[str] | None = None,
+    freeze: Sequence[str] = (),
+    vocabulary: str | os.PathLike[str] | None = None,
 ) -> Checkpoint:
-    """Train a network from scratch on a data set in COCO's layout.
+    """Train a network on a data set in COCO's layout, from nothing or from the weights of another one.
+
+    With `start`, tensors that fit by name and shape are kept and learn at `TrainConfig.kept_rate` of the rate; classes
+    and words that both know keep their rows; what became of each part is said on stderr. An imported network is trained
+    itself, with class heads for the data's classes; one of our own plan is made anew for the data and filled.
 
     Args:
         data: Folder of the data set.
         out: Folder of the run; must not hold one already. Gets `checkpoint/`, `log.jsonl` and what a resume needs.
-        size: Network size.
+        size: Network size; by default that of the start, else "n".
         config: How to train.
-        input_size: (height, width), multiples of 32.
-        tasks: Heads to train; by default one for every kind of truth that the data set has.
+        input_size: (height, width), multiples of 32 and of the network's largest stride; by default that of the start,
+            else (640, 640).
+        tasks: Heads to train; by default one for every kind of truth that the data set has, and an imported network has
+            a head for.
         split: Training split; by default the first whose name starts with "train".
-        name: What the network calls itself.
+        name: What the network calls itself; by default as the start, else "yolor-edge".
         captioner: Kind of the caption decoder: "catr" attends to a grid of the image; "grit" to the encoded grid
-            and to regions, with a gate that weighs both. The second needs the task boxes.
+            and to regions, with a gate that weighs both. The second needs the task boxes. By default that of the
+            start, else "catr".
         threads: CPU threads of torch, beside the processes that prepare batches; None for torch's own choice, which is
             every core that this process may run on. Another number rounds sums in another order.
+        start: Weights to start from: folder of a checkpoint (also of an imported one) or of a run, or an official .pt
+            file.
+        freeze: Parts that keep weights and batch statistics of the start, of `network.parts.PARTS`.
+        vocabulary: Words of the captions, one a line, where the start is an official file of a network with captions.
 
     Returns:
         The checkpoint of the averaged (EMA) weights.
 
     Raises:
-        UsageError, DatasetError: If an argument or the data set cannot be used.
+        UsageError, DatasetError, CheckpointError: If an argument, the data set or the start cannot be used.
     """
     config = config or TrainConfig()
     check_threads(threads)
@@ -76,9 +97,55 @@ def fit(
         raise UsageError(
             f"{out}: holds a run already; continue it (yolor-edge train --resume {out}) or choose another <out>", "out"
         )
+    for argument, value in (("freeze", freeze), ("vocabulary", vocabulary)):
+        if value and start is None:
+            raise UsageError(
+                f"<{argument}> belongs to a training from other weights; give <start> too", (argument, "start")
+            )
     dataset = CocoDataset.open(data, split=split, role="train")
-    network_config = describe_network(dataset, size, config, input_size, tasks, name, captioner)
+    weights = None if start is None else Weights.open(start, vocabulary)
+    layout = None if weights is None else weights.layout
+    if isinstance(layout, LayersConfig):
+        for argument, value in (("size", size), ("captioner", captioner)):
+            if value is not None:
+                raise UsageError(
+                    f"<{argument}> is for networks of our own plan; {start} holds {layout.name}, which stays as it is",
+                    argument,
+                )
+        network_config: AnyConfig = describe_layers(dataset, layout, config, input_size, tasks, name)
+    elif layout is None:
+        network_config = describe_network(
+            dataset,
+            size or "n",
+            config,
+            input_size or (640, 640),
+            tasks,
+            name or "yolor-edge",
+            captioner or "catr",
+        )
+    else:
+        network_config = describe_network(
+            dataset,
+            size or layout.size,
+            config,
+            input_size or layout.input_size,
+            tasks,
+            name or layout.name,
+            captioner or _captioner_of(layout, tasks or dataset.tasks),
+        )
+        # What neither options nor data say, so that as much as possible fits.
+        network_config = dataclasses.replace(
+            network_config,
+            prototypes=layout.prototypes,
+            reg_max=layout.reg_max,
+            caption_positions=layout.caption_positions,
+        )
     choose_device(config.device)  # Before anything is written: a run that cannot start must not be there to resume.
+    transfer, begun = None, None
+    if weights is not None:
+        transfer = Transfer.plan(weights, network_config)
+        transfer.check_frozen(freeze)
+        begun = {**weights.source, "frozen": list(freeze), "tensors": transfer.counts()}
     out.mkdir(parents=True, exist_ok=True)
     run = {
         "data": str(Path(data).resolve()),
@@ -87,20 +154,30 @@ def fit(
         "train": config.to_json(),
         "threads": threads,
     }
-    write_atomically(out / RUN, json.dumps(run, indent=1) + "\n")
+    if transfer is not None:
+        run |= {"start": begun, "fresh": transfer.fresh}
     with _on_threads(threads):
-        return _train(out, dataset, network_config, config)
+        write_atomically(out / RUN, json.dumps(run, indent=1) + "\n")
+        trainer = _trainer(out, dataset, network_config, config, run)
+        if weights is not None and transfer is not None:
+            say(f"from {start}:\n{transfer.table()}")
+            trainer.load_start(transfer, weights)
+            # So that a resume has no need of the start, which may be gone by then.
+            write_state(out / STATE, trainer, 0, 0.0)
+        return _train(out, dataset, trainer, begun)
 
 
-def resume(out: str | Path, threads: int | None = None) -> Checkpoint:
+def resume(out: str | Path, threads: int | None = None, epochs: int | None = None) -> Checkpoint:
     """Go on with the run in `out` from its last saved epoch; the result equals that of an uninterrupted run.
 
     Args:
         out: Folder of the run.
         threads: As for `fit`; None for as many as the run was begun with.
+        epochs: How many the run is to have in all, those that are done included; the rate goes on as that of a run of
+            so many. None for as many as before.
 
     Raises:
-        UsageError: If `out` holds no run.
+        UsageError: If `out` holds no run, or more epochs of it are done.
         DatasetError: If the data set is gone or has other classes than before.
     """
     check_threads(threads)
@@ -111,16 +188,27 @@ def resume(out: str | Path, threads: int | None = None) -> Checkpoint:
         )
     run = read_json(out / RUN, "the description of a run", UsageError, "start a new one")
     try:
-        network_config = NetworkConfig.from_json(run["network"])
+        network_config = config_from_json(run["network"])
         config = TrainConfig.from_json(run["train"])
         data, split = run["data"], run["split"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (AttributeError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{out / RUN}: is not the description of a run ({error}); start a new one") from None
     dataset = CocoDataset.open(data, split=split)
     # A network without the semantic head does not keep the names of its classes.
     dataset.require_classes(network_config.class_names, network_config.semantic_names or None)
+    if "start" in run and not (out / STATE).exists():
+        raise UsageError(
+            f"{out / STATE}: is missing, and with it the weights that the run started from; start a new one"
+        )
+    if epochs is not None:
+        config = dataclasses.replace(config, epochs=epochs)
+        done = epochs_done(out / STATE) if (out / STATE).exists() else 0
+        if epochs < done:
+            raise UsageError(f"{out}: {done} epochs are done; <epochs> must be at least that, got {epochs}", "epochs")
+        run["train"] = config.to_json()
+        write_atomically(out / RUN, json.dumps(run, indent=1) + "\n")
     with _on_threads(run.get("threads") if threads is None else threads):
-        return _train(out, dataset, network_config, config)
+        return _train(out, dataset, _trainer(out, dataset, network_config, config, run), run.get("start"))
 
 
 @contextlib.contextmanager
@@ -167,10 +255,6 @@ def describe_network(
             f"come from; the tasks are {', '.join(chosen)}",
             argument=("captioner", "tasks"),
         )
-    vocabulary: list[str] = []
-    if "caption" in chosen:
-        captions = (text for i in range(len(dataset)) for text in dataset[i].captions or ())
-        vocabulary = build_vocabulary(captions, config.minimum_word_count)
     return NetworkConfig(
         size=size,
         tasks=chosen,
@@ -178,31 +262,98 @@ def describe_network(
         category_ids=dataset.category_ids,
         semantic_names=dataset.semantic_names if "semantic" in chosen else (),
         semantic_category_ids=dataset.semantic_category_ids if "semantic" in chosen else (),
-        vocabulary=tuple(vocabulary),
+        vocabulary=_words_of(dataset, config) if "caption" in chosen else (),
         input_size=input_size,
         name=name,
         **CAPTIONERS[captioner],
     )
 
 
-def _train(out: Path, dataset: CocoDataset, network: NetworkConfig, config: TrainConfig) -> Checkpoint:
+def describe_layers(
+    dataset: CocoDataset,
+    layers: LayersConfig,
+    config: TrainConfig,
+    input_size: tuple[int, int] | None,
+    tasks: tuple[Task, ...] | None,
+    name: str | None,
+) -> LayersConfig:
+    """The imported network with class heads and words for a data set, and the heads that both have something for.
+
+    Raises:
+        UsageError: If the data set has no truth for a task that was asked for, or the network no head.
+    """
+    available = tuple(task for task in layers.tasks if task in dataset.tasks)
+    if "caption" in available and "semantic" not in available:
+        available = tuple(task for task in available if task != "caption")
+    absent = [task for task in tasks or () if task not in dataset.tasks]
+    if absent or not available:
+        raise UsageError(
+            f"{dataset.root} ({dataset.split}): has no truth for {', '.join(absent) or ', '.join(layers.tasks)}; it "
+            f"has {', '.join(task for task in TASKS if task in dataset.tasks)}",
+            argument="tasks",
+        )
+    chosen = tasks or available
+    return with_heads(
+        layers,
+        chosen,
+        dataset.class_names,
+        dataset.category_ids,
+        dataset.semantic_names if "semantic" in chosen else (),
+        dataset.semantic_category_ids if "semantic" in chosen else (),
+        _words_of(dataset, config) if "caption" in chosen else (),
+        input_size,
+        name,
+    )
+
+
+def _captioner_of(start: NetworkConfig, tasks: Collection[str]) -> Captioner:
+    """The captioner of the start, where the tasks allow it."""
+    is_grit = start.captioner == "grit" and "caption" in start.tasks
+    return "grit" if is_grit and {"boxes", "caption"} <= set(tasks) else "catr"
+
+
+def _words_of(dataset: CocoDataset, config: TrainConfig) -> tuple[str, ...]:
+    captions = (text for i in range(len(dataset)) for text in dataset[i].captions or ())
+    return tuple(build_vocabulary(captions, config.minimum_word_count))
+
+
+def _trainer(out: Path, dataset: CocoDataset, network: AnyConfig, config: TrainConfig, run: dict[str, Any]) -> Trainer:
+    """What moves the weights of a run, before its first step."""
     device = choose_device(config.device)
+    batches = -(-len(dataset) // config.batch_size)
+    start = None
+    if "start" in run:
+        try:
+            start = StartRates(tuple(run["start"]["frozen"]), frozenset(run["fresh"]))
+        except (KeyError, TypeError) as error:
+            raise UsageError(f"{out / RUN}: is not the description of a run ({error}); start a new one") from None
+    return Trainer(network, config, config.epochs * batches, device, start)
+
+
+def _train(out: Path, dataset: CocoDataset, trainer: Trainer, begun: dict[str, Any] | None) -> Checkpoint:
+    """The epochs that are left; `begun` says of the provenance what the run started from."""
+    device, config, network = trainer.device, trainer.config, trainer.network.config
     torch.use_deterministic_algorithms(device.type == "cpu")
     # Nothing reads memory before writing it; filling it first would only cost time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     loader, order = training_loader(dataset, network, config)
-    steps = config.epochs * len(loader)
-    trainer = Trainer(network, config, steps, device)
     validation = _validation_split(dataset, network)
     checkpoint: Checkpoint | None = None
     first_epoch, seconds = 0, 0.0
     if (out / STATE).exists():
         first_epoch, seconds = read_state(out / STATE, trainer)
+    if first_epoch == config.epochs:
+        say(
+            f"all {first_epoch} epochs of {out} are done; for more: yolor-edge train --resume {out} "
+            f"--epochs {2 * first_epoch}"
+        )
+    elif first_epoch:
         say(f"resuming after epoch {first_epoch} of {config.epochs}")
     else:
         parameters = sum(p.numel() for p in trainer.network.parameters())
+        kind = network.name if isinstance(network, LayersConfig) else f"size {network.size}"
         say(
-            f"size {network.size}, {', '.join(network.tasks)}: {parameters / 1e6:.2f} M parameters, "
+            f"{kind}, {', '.join(network.tasks)}: {parameters / 1e6:.2f} M parameters, "
             f"{len(dataset)} images of {dataset.split}, input {network.input_size[0]}x{network.input_size[1]}, "
             f"{device}, {str(trainer.amp or torch.float32).removeprefix('torch.')}"
         )
@@ -213,7 +364,7 @@ def _train(out: Path, dataset: CocoDataset, network: NetworkConfig, config: Trai
         started = time.perf_counter()
         progress.begin_epoch()
         order.epoch = epoch
-        trainer.network.train()
+        trainer.train_mode()
         sums: dict[str, float] = {}
         count = 0
         for i, batch in enumerate(loader):
@@ -241,10 +392,10 @@ def _train(out: Path, dataset: CocoDataset, network: NetworkConfig, config: Trai
         if (epoch + 1) % config.save_every == 0 or last:
             with _finish_before_stopping():
                 write_state(out / STATE, trainer, epoch + 1, seconds)
-                checkpoint = _write(out, trainer, dataset, epoch + 1, seconds, entry.get("validation"))
+                checkpoint = _write(out, trainer, dataset, begun, epoch + 1, seconds, entry.get("validation"))
     if checkpoint is None:  # Complete already, but perhaps killed between state and checkpoint.
         scores = None if validation is None else _validate(trainer.average, validation)
-        checkpoint = _write(out, trainer, dataset, config.epochs, seconds, scores)
+        checkpoint = _write(out, trainer, dataset, begun, config.epochs, seconds, scores)
     return checkpoint
 
 
@@ -252,6 +403,7 @@ def _write(
     out: Path,
     trainer: Trainer,
     dataset: CocoDataset,
+    begun: dict[str, Any] | None,
     epochs: int,
     seconds: float,
     validation: dict[str, Any] | None,
@@ -264,12 +416,16 @@ def _write(
         "device": str(trainer.device),
         "threads": torch.get_num_threads(),
     }
+    if begun is not None:
+        provenance["start"] = begun
+        if "licence" in begun:  # What was trained on stays under it.
+            provenance["licence"] = begun["licence"]
     if validation is not None:
         provenance["validation"] = validation
     return write_checkpoint(out / "checkpoint", trainer.average, provenance, trainer.config.weights)
 
 
-def _validation_split(dataset: CocoDataset, network: NetworkConfig) -> CocoDataset | None:
+def _validation_split(dataset: CocoDataset, network: AnyConfig) -> CocoDataset | None:
     """The data set's validation split, opened and checked before hours are spent; None if it has none."""
     if not any(name.startswith("val") and name != dataset.split for name in splits_of(dataset.root)):
         return None
@@ -281,7 +437,7 @@ def _validation_split(dataset: CocoDataset, network: NetworkConfig) -> CocoDatas
     return validation if any(task in validation.tasks for task in network.tasks) else None
 
 
-def _validate(network: Network, validation: CocoDataset) -> dict[str, Any]:
+def _validate(network: AnyNetwork, validation: CocoDataset) -> dict[str, Any]:
     scores = score_network(network, validation)
     say(str(scores))
     return scores.to_json()

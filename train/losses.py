@@ -3,11 +3,18 @@
 Boxes: BCE on aligned class targets, CIoU (arXiv 1911.08287) and distribution focal loss (arXiv 2006.04388). Masks:
 BCE inside the box, each object weighted alike (YOLACT, arXiv 1904.02689). Semantic: cross-entropy and Dice with an
 ignore label. Caption: label-smoothed cross-entropy.
+
+Networks with anchors have no distributions of sides, and a score of theirs is the product of an objectness and a class
+probability. Their loss of classes is the BCE of that product, which is what detections are ranked by, so objectness
+learns from it too: down where a cell answers for no object, up with the alignment where it does. The product's logit is
+computed from the two logits (`product_logits`), so that nothing is lost where the product is next to 0 or 1. Assignment
+and CIoU are the same, over the decoded boxes.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +24,9 @@ from torch import Tensor
 from ..evaluation.dataset.truth import IGNORED
 from .assigner import Assignment, assign
 from .config import TrainConfig
-from .network.config import PROTOTYPE_STRIDE, NetworkConfig
+from .network.any_network import AnyConfig
+from .network.config import PROTOTYPE_STRIDE
+from .network.layers import LayersConfig
 
 # Cells whose masks are compared in one step; more only costs memory, the gradient is a mean over them.
 MASK_CELLS = 1600
@@ -67,6 +76,32 @@ def cell_centres(input_size: tuple[int, int], strides: tuple[int, ...]) -> tuple
     return torch.cat(points), torch.cat(levels)
 
 
+def anchor_cells(
+    input_size: tuple[int, int], strides: tuple[int, ...], anchors: Sequence[Sequence[Sequence[float]]]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Centres (N, 2), strides (N,) and anchors (N, 2), width and height in input pixels, of the cells of levels.
+
+    Args:
+        input_size: (height, width) in pixels.
+        strides: Of the levels.
+        anchors: Width and height in pixels of each anchor of each level; cells go by level, anchor, row, column.
+    """
+    points, levels, sizes = [], [], []
+    for stride, of_level in zip(strides, anchors, strict=True):
+        centres, own = cell_centres(input_size, (stride,))
+        points.append(centres.repeat(len(of_level), 1))
+        levels.append(own.repeat(len(of_level)))
+        sizes.append(torch.tensor(of_level, dtype=torch.float32).repeat_interleave(len(own), 0))
+    return torch.cat(points), torch.cat(levels), torch.cat(sizes)
+
+
+def product_logits(objectness: Tensor, classes: Tensor) -> Tensor:
+    """The logit of sigmoid(objectness) * sigmoid(classes), shapes as they broadcast: log p - log(1 - p)."""
+    objectness, classes = torch.broadcast_tensors(-objectness, -classes)
+    # 1 / p = (1 + e^-o) (1 + e^-c), so (1 - p) / p = e^-o + e^-c + e^-(o + c).
+    return -torch.logsumexp(torch.stack((objectness, classes, objectness + classes)), 0)
+
+
 def complete_iou(a: Tensor, b: Tensor) -> Tensor:
     """CIoU of paired boxes a, b (n, 4) xyxy -> (n,), within -1.5 and 1."""
     size_a, size_b = a[:, 2:] - a[:, :2], b[:, 2:] - b[:, :2]
@@ -87,14 +122,25 @@ def complete_iou(a: Tensor, b: Tensor) -> Tensor:
 class DenseLoss:
     """Losses of boxes, masks and semantic map on one input size."""
 
-    def __init__(self, network: NetworkConfig, train: TrainConfig, device: torch.device) -> None:
+    def __init__(self, network: AnyConfig, train: TrainConfig, device: torch.device) -> None:
         self.network, self.train = network, train
-        points, strides = cell_centres(network.input_size, network.strides)
+        self.anchors: Tensor | None = None
+        if isinstance(network, LayersConfig) and network.box_coding == "xyxy":
+            points, strides, anchors = anchor_cells(network.input_size, network.strides, network.boxes["anchors"])
+            self.anchors = anchors.to(device)
+        else:
+            points, strides = cell_centres(network.input_size, network.strides)
         self.points, self.strides = points.to(device), strides.to(device)
         self.bins = torch.arange(network.reg_max, dtype=torch.float32, device=device)
 
     def __call__(self, outputs: dict[str, Tensor], truth: DenseTruth) -> dict[str, Tensor]:
-        """Weighted losses by name; their sum is what training minimises."""
+        """Weighted losses by name; their sum is what training minimises.
+
+        Args:
+            outputs: Raw outputs of the heads by name; of a network with anchors `boxes` (B, 4, N) and `class_logits`
+                (B, C, N), the logits of the products.
+            truth: Of the batch.
+        """
         losses: dict[str, Tensor] = {}
         if "boxes" in self.network.tasks:
             losses.update(self._box_losses(outputs, truth))
@@ -104,10 +150,13 @@ class DenseLoss:
 
     def _box_losses(self, outputs: dict[str, Tensor], truth: DenseTruth) -> dict[str, Tensor]:
         class_logits = outputs["class_logits"].float().transpose(1, 2)  # (B, N, C)
-        bins = outputs["box_bins"].float().unflatten(1, (4, -1)).permute(0, 3, 1, 2)  # (B, N, 4, R)
-        # A sum, not a matrix product: autocast would round a product to 16 bits, half a pixel of a large box.
-        distances = (bins.softmax(-1) * self.bins).sum(-1) * self.strides[:, None]  # (B, N, 4) ltrb in input pixels
-        boxes = torch.cat((self.points - distances[..., :2], self.points + distances[..., 2:]), -1)
+        if self.anchors is not None:
+            bins, boxes = None, outputs["boxes"].float().transpose(1, 2)
+        else:
+            bins = outputs["box_bins"].float().unflatten(1, (4, -1)).permute(0, 3, 1, 2)  # (B, N, 4, R)
+            # A sum, not a matrix product: autocast would round a product to 16 bits, half a pixel of a large box.
+            distances = (bins.softmax(-1) * self.bins).sum(-1) * self.strides[:, None]  # (B, N, 4) ltrb in pixels
+            boxes = torch.cat((self.points - distances[..., :2], self.points + distances[..., 2:]), -1)
         found = assign(
             class_logits.detach(),
             boxes.detach(),
@@ -116,6 +165,7 @@ class DenseLoss:
             truth.boxes,
             truth.classes,
             truth.valid,
+            self.anchors,
         )
         total = found.class_targets.sum().clamp(min=1.0)
         class_loss = F.binary_cross_entropy_with_logits(class_logits, found.class_targets, reduction="none")
@@ -125,13 +175,11 @@ class DenseLoss:
         wanted = truth.boxes[image, found.objects[image, cell]]
         weight = found.class_targets[image, cell].sum(-1)
         box_loss = ((1 - complete_iou(boxes[image, cell], wanted)) * weight).sum() / total
-        dfl_loss = (self._dfl(bins[image, cell], wanted, cell) * weight).sum() / total
         gains = self.train
-        losses = {
-            "class": gains.class_gain * class_loss,
-            "box": gains.box_gain * box_loss,
-            "dfl": gains.dfl_gain * dfl_loss,
-        }
+        losses = {"class": gains.class_gain * class_loss, "box": gains.box_gain * box_loss}
+        if bins is not None:
+            dfl_loss = (self._dfl(bins[image, cell], wanted, cell) * weight).sum() / total
+            losses["dfl"] = gains.dfl_gain * dfl_loss
         if "masks" in self.network.tasks:
             losses["mask"] = gains.mask_gain * self._mask_loss(outputs, truth, found)
         return losses

@@ -38,6 +38,19 @@ def write_state(path: Path, trainer: Trainer, epochs_done: int, seconds: float) 
         safetensors.torch.save_file(tensors, temporary, metadata={"facts": json.dumps(facts)})
 
 
+def epochs_done(path: Path) -> int:
+    """How many epochs of its run the state in `path` was written after.
+
+    Raises:
+        UsageError: If the file is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return json.loads((file.metadata() or {})["facts"])["epochs_done"]
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise _unusable(path, error) from None
+
+
 def read_state(path: Path, trainer: Trainer) -> tuple[int, float]:
     """Bring `trainer` and the random generators to the state in `path`; returns epochs done and seconds spent.
 
@@ -65,5 +78,9 @@ def read_state(path: Path, trainer: Trainer) -> tuple[int, float]:
             torch.cuda.set_rng_state(tensors["random.cuda"], trainer.device)
         return facts["epochs_done"], facts["seconds"]
     except (SafetensorError, RuntimeError, KeyError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"{path}: cannot be resumed from ({reason}); delete it to start this run again") from None
+        raise _unusable(path, error) from None
+
+
+def _unusable(path: Path, error: Exception) -> UsageError:
+    reason = str(error).splitlines()[0]
+    return UsageError(f"{path}: cannot be resumed from ({reason}); delete it to start this run again")

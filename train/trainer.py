@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +14,12 @@ from ..runtime.bundle.tokenizer import PAD_ID
 from ..runtime.errors import UnavailableError, UsageError, YolorEdgeError
 from .batches import Batch
 from .config import TrainConfig
-from .losses import DenseLoss, caption_loss
-from .network.config import NetworkConfig
+from .losses import DenseLoss, caption_loss, product_logits
+from .network.any_network import AnyConfig, network_of
+from .network.layers import LayerNetwork
 from .network.network import Network
+from .network.parts import modules_by_part, set_class_biases
+from .start import Transfer, Weights
 
 
 def choose_device(name: str) -> torch.device:
@@ -51,26 +57,53 @@ def amp_dtype(device: torch.device, amp: str) -> torch.dtype | None:
     return None
 
 
-class Trainer:
-    """Network, average, optimiser and losses of one run, and the one step that moves them."""
+@dataclass(frozen=True)
+class StartRates:
+    """How a network moves that did not begin from nothing.
 
-    def __init__(self, network: NetworkConfig, config: TrainConfig, steps: int, device: torch.device) -> None:
+    Attributes:
+        frozen: Parts (`network.parts.PARTS`) that do not move at all: neither weights nor batch statistics.
+        fresh: Names of the tensors that learn at the full rate; the others, kept of the start, at `kept_rate` of it.
+    """
+
+    frozen: tuple[str, ...] = ()
+    fresh: frozenset[str] = frozenset()
+
+
+class Trainer:
+    """Network, average, optimiser and losses of one run, and the one step that moves them.
+
+    Args:
+        network: What it is.
+        config: How it is trained.
+        steps: Of the whole run.
+        device: Where.
+        start: Of a network that is filled with other weights (by `load_start`) before the first step.
+    """
+
+    def __init__(
+        self,
+        network: AnyConfig,
+        config: TrainConfig,
+        steps: int,
+        device: torch.device,
+        start: StartRates | None = None,
+    ) -> None:
         self.config, self.steps, self.device = config, steps, device
         torch.manual_seed(config.seed)
-        self.network = Network(network).to(device=device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average = Network(network).to(device)
+        self.network = network_of(network)
+        if isinstance(self.network, LayerNetwork):
+            set_class_biases(self.network)
+        self.network.to(device=device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = network_of(network).to(device)
         self.average.load_state_dict(self.network.state_dict())
         self.average.eval()
-        decayed = [p for p in self.network.parameters() if p.ndim >= 2 and min(p.shape[:2]) > 1]
-        ids = {id(p) for p in decayed}
-        plain = [p for p in self.network.parameters() if id(p) not in ids]
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": decayed, "weight_decay": config.weight_decay},
-                {"params": plain, "weight_decay": 0.0},
-            ],
-            lr=config.learning_rate,
-        )
+        modules = modules_by_part(network)
+        frozen = {name for name, part in modules.items() if start is not None and part in start.frozen}
+        self.frozen = [module for name, module in self.network.named_modules() if name in frozen]
+        for module in self.frozen:
+            module.requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(self._groups(start), lr=config.learning_rate)
         self.dense_loss = DenseLoss(network, config, device)
         self.amp = amp_dtype(device, config.amp)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp == torch.float16)
@@ -78,6 +111,29 @@ class Trainer:
             self.network.memory_positions(network.input_size).to(device) if "caption" in network.tasks else None
         )
         self.step_index = 0
+
+    def _groups(self, start: StartRates | None) -> list[dict[str, Any]]:
+        """Parameters that move, by rate and weight decay; `rate` is relative to the learning rate."""
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, parameter in self.network.named_parameters():
+            if parameter.requires_grad:
+                is_decayed = parameter.ndim >= 2 and min(parameter.shape[:2]) > 1
+                rate = 1.0 if start is None or name in start.fresh else self.config.kept_rate
+                decay = self.config.weight_decay if is_decayed else 0.0
+                groups.setdefault((rate, decay), []).append(parameter)
+        order = sorted(groups, reverse=True)
+        return [{"params": groups[key], "rate": key[0], "weight_decay": key[1]} for key in order]
+
+    def load_start(self, transfer: Transfer, weights: Weights) -> None:
+        """Fill network and average with the weights that a training starts from."""
+        transfer.fill(self.network, weights)
+        self.average.load_state_dict(self.network.state_dict())
+
+    def train_mode(self) -> None:
+        """Set the network to training, frozen parts to evaluation."""
+        self.network.train()
+        for module in self.frozen:
+            module.eval()
 
     def learning_rate(self) -> float:
         """Linear warm-up, then a cosine down to `final_rate` of the peak."""
@@ -93,7 +149,7 @@ class Trainer:
     def step(self, batch: Batch) -> dict[str, float]:
         """One forward of both views, one backward, one move; returns the weighted losses by name."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
+            group["lr"] = self.learning_rate() * group["rate"]
         with torch.autocast(self.device.type, dtype=self.amp, enabled=self.amp is not None):
             losses = self._losses(batch)
         total = torch.stack(list(losses.values())).sum()
@@ -104,17 +160,17 @@ class Trainer:
                 argument="learning_rate",
             )
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(total).backward()
-        self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        if total.requires_grad:  # A batch without truth for any part that is not frozen teaches nothing.
+            self.scaler.scale(total).backward()
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
         self.step_index += 1
         self._update_average()
         return {name: loss.item() for name, loss in losses.items()}
 
     def _losses(self, batch: Batch) -> dict[str, Tensor]:
-        network = self.network.config
         images = batch.strong if batch.weak is None else torch.cat((batch.strong, batch.weak))
         if len(images) == 1 and images.shape[2:] == (32, 32):
             raise UsageError(
@@ -123,20 +179,39 @@ class Trainer:
                 argument=("input_size", "batch_size"),
             )
         images = images.float().div_(255).contiguous(memory_format=torch.channels_last)
+        if isinstance(self.network, LayerNetwork):
+            return self._losses_of_layers(self.network, images, batch)
         features = self.network.features(images)
         dense_count = len(batch.strong)
         dense = features if batch.weak is None else [level[:dense_count] for level in features]
         outputs = self.network.dense(dense)
         losses = self.dense_loss(outputs, batch.truth)
-        if "caption" in network.tasks and len(batch.tokens):
+        if "caption" in self.network.config.tasks and len(batch.tokens):
             spoken = features if batch.weak is None else [level[dense_count:] for level in features]
-            memory = self.network.memory(spoken, outputs if batch.weak is None else self._choosing(spoken))
-            memory = memory[batch.owners]
-            logits = self.network.caption_decoder(batch.tokens[:, :-1], memory, self.where)
-            loss = caption_loss(logits, batch.tokens[:, 1:], PAD_ID, self.config.label_smoothing)
-            losses["caption"] = self.config.caption_gain * loss
+            known = outputs if batch.weak is None else self._choosing(spoken)
+            losses["caption"] = self._caption_loss(self.network.memory(spoken, known), batch)
         elif not losses:  # A network that only speaks, and a batch without captions.
             losses["caption"] = features[3].sum() * 0.0
+        return losses
+
+    def _caption_loss(self, memory: Tensor, batch: Batch) -> Tensor:
+        logits = self.network.caption_decoder(batch.tokens[:, :-1], memory[batch.owners], self.where)
+        loss = caption_loss(logits, batch.tokens[:, 1:], PAD_ID, self.config.label_smoothing)
+        return self.config.caption_gain * loss
+
+    def _losses_of_layers(self, network: LayerNetwork, images: Tensor, batch: Batch) -> dict[str, Tensor]:
+        # Boxes are decoded in float32: 16 bits round a large one by pixels.
+        features = {name: values.float() for name, values in network.features(images).items()}
+        dense_count = len(batch.strong)
+        dense = {name: values[:dense_count] for name, values in features.items()}
+        outputs = network.heads(dense)
+        if "class_scores" in outputs:
+            outputs["class_logits"] = anchor_logits(network.raw_levels(dense), len(network.config.class_names))
+        losses = self.dense_loss(outputs, batch.truth)
+        if "caption" in network.config.tasks and len(batch.tokens):
+            if batch.weak is not None:
+                outputs = network.heads({name: values[dense_count:] for name, values in features.items()})
+            losses["caption"] = self._caption_loss(outputs["caption_memory"], batch)
         return losses
 
     @torch.no_grad()
@@ -145,12 +220,13 @@ class Trainer:
 
         As at inference, by the statistics gathered so far: these views are not to move those of the dense heads.
         """
-        heads = [head for name, head in self.network.named_children() if name in ("box_head", "semantic_head")]
-        for head in heads:
-            head.eval()
-        logits = self.network.choosing(features)
-        for head in heads:
-            head.train()
+        network = self.network
+        assert isinstance(network, Network)
+        for name, head in network.named_children():
+            if name in ("box_head", "semantic_head"):
+                head.eval()
+        logits = network.choosing(features)
+        self.train_mode()
         return logits
 
     @torch.no_grad()
@@ -166,3 +242,9 @@ class Trainer:
                 average.copy_(own[name])
         for average, value in zip(targets, floats, strict=True):
             average.lerp_(value, 1 - decay)
+
+
+def anchor_logits(levels: Sequence[Tensor], classes: int) -> Tensor:
+    """(B, C, N) logits of objectness times class, from the `raw_levels` of a network with anchors."""
+    logits = [product_logits(raw[..., 4:5], raw[..., 5 : 5 + classes]) for raw in levels]
+    return torch.cat([level.permute(0, 4, 1, 2, 3).flatten(2) for level in logits], 2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..options import size
+from ..options import names, size
 from ..output import count
 from ..parsing import add_command
 
@@ -28,6 +28,9 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--image-size", dest="size", type=size, metavar="HxW", help="size of every image (default: 224x288)"
     )
+    parser.add_argument(
+        "--shapes", type=names, metavar="A,B", help="shapes that are drawn, which are the classes then (default: all)"
+    )
 
 
 def _scenes(arguments: argparse.Namespace) -> int:
@@ -40,6 +43,7 @@ def _scenes(arguments: argparse.Namespace) -> int:
         arguments.seed,
         split=arguments.split,
         progress=count,
+        shapes=arguments.shapes,
         **options,
     )
     print(f"{arguments.count} scenes of seed {arguments.seed} are in {out}, split {arguments.split}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..options import add_captioner, add_tasks, size
+from ..options import add_captioner, add_tasks, names, size
 from ..parsing import Misuse, add_command
 
 
@@ -15,31 +15,58 @@ def add(commands: Any) -> None:
         commands,
         "train",
         _train,
-        "--data DIR --out RUN [options] | --resume RUN",
+        "--data DIR --out RUN [--from CHECKPOINT|FILE.pt] [options] | --resume RUN [--epochs E]",
         "train a network on a data set in COCO's layout",
-        "Writes the folder RUN with RUN/checkpoint in it. A run that was stopped continues with --resume and "
-        "ends with the same result. Progress with the loss of every task is written to stderr.",
+        "Writes the folder RUN with RUN/checkpoint in it. With --from it starts from the weights of another network, "
+        "of which all that fits is kept. A run that was stopped continues with --resume and ends with the same result; "
+        "with --epochs it gets more. Progress with the loss of every task is written to stderr.",
         "yolor-edge train --data scenes --size n --epochs 30 --input-size 224x288 --out runs/scenes\n"
-        "  yolor-edge train --resume runs/scenes",
+        "  yolor-edge train --from runs/scenes --freeze backbone --data mine --epochs 10 --out runs/mine\n"
+        "  yolor-edge train --resume runs/scenes --epochs 60",
     )
     run = parser.add_argument_group("data and run")
     run.add_argument("--data", metavar="DIR", help="folder of the data set, with annotations/ in it")
     run.add_argument("--split", metavar="S", help="split to train on (default: the first named train...)")
     run.add_argument("--out", metavar="RUN", help="folder of the run; must not hold one yet")
-    run.add_argument("--resume", metavar="RUN", help="continue the run in this folder; only --threads goes with it")
+    run.add_argument(
+        "--resume", metavar="RUN", help="continue the run in this folder; --epochs and --threads go with it"
+    )
+    start = parser.add_argument_group("start")
+    start.add_argument(
+        "--from",
+        dest="start",
+        metavar="CHECKPOINT|FILE.pt",
+        help="start from these weights: a checkpoint or a run, an imported network, or an official .pt file, which is "
+        "trained itself; classes and words known to both keep their rows (default: from nothing)",
+    )
+    start.add_argument(
+        "--freeze",
+        type=names,
+        metavar="A,B",
+        help="parts that stay as they are: some of backbone, neck, boxes, masks, semantic, caption (default: none); "
+        "what else was kept learns at --set kept_rate=0.1 of the rate",
+    )
+    start.add_argument(
+        "--vocabulary", metavar="FILE", help="words of the captions of an official .pt, one a line (default: none)"
+    )
     network = parser.add_argument_group("network")
-    network.add_argument("--size", choices=("n", "s", "m", "l"), help="size of the network (default: n)")
+    network.add_argument("--size", choices=("n", "s", "m", "l"), help="size of the network (default: n, or as --from)")
     network.add_argument(
         "--input-size",
         type=size,
         metavar="HxW",
-        help="input of the network, multiples of 32; one number for a square (default: 640x640)",
+        help="input of the network, multiples of 32; one number for a square (default: 640x640, or as --from)",
     )
     add_tasks(network, "tasks to train, of those with truth in the data")
     add_captioner(network)
-    network.add_argument("--name", metavar="NAME", help="name of the network (default: yolor-edge)")
+    network.add_argument("--name", metavar="NAME", help="name of the network (default: yolor-edge, or as --from)")
     training = parser.add_argument_group("training")
-    training.add_argument("--epochs", type=int, metavar="E", help="passes over the data (default: 100)")
+    training.add_argument(
+        "--epochs",
+        type=int,
+        metavar="E",
+        help="passes over the data (default: 100); with --resume those that are done count too",
+    )
     training.add_argument(
         "--threads",
         type=int,
@@ -58,14 +85,15 @@ def add(commands: Any) -> None:
 
 def _train(arguments: argparse.Namespace) -> int:
     if arguments.resume is not None:
-        others = ("data", "out", "size", "epochs", "input_size", "tasks", "split", "name", "captioner")
+        others = ("data", "out", "size", "input_size", "tasks", "split", "name", "captioner", "freeze", "vocabulary")
         given = [f"--{name.replace('_', '-')}" for name in others if getattr(arguments, name) is not None]
+        given += ["--from"] if arguments.start is not None else []
         given += ["--set"] if arguments.settings else []
         if given:
             raise Misuse(f"--resume continues with the settings of the run; leave out {', '.join(given)}")
         from ..train.loop import resume
 
-        checkpoint = resume(arguments.resume, arguments.threads)
+        checkpoint = resume(arguments.resume, arguments.threads, arguments.epochs)
     else:
         if arguments.data is None or arguments.out is None:
             raise Misuse("train needs --data DIR and --out RUN, or --resume RUN; see yolor-edge train --help")
@@ -75,7 +103,7 @@ def _train(arguments: argparse.Namespace) -> int:
         settings = [] if arguments.epochs is None else [f"epochs={arguments.epochs}"]
         options = {
             name: getattr(arguments, name)
-            for name in ("size", "input_size", "tasks", "name", "captioner")
+            for name in ("size", "input_size", "tasks", "name", "captioner", "start", "freeze", "vocabulary")
             if getattr(arguments, name) is not None
         }
         config = TrainConfig().with_settings([*settings, *(arguments.settings or [])])

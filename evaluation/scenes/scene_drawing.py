@@ -7,7 +7,7 @@ and grow with the image; colours are RGB, 0 to 255; the image comes out BGR, as 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -89,13 +89,14 @@ class _Placed:
         return slice(self.top, self.top + height), slice(self.left, self.left + width)
 
 
-def draw_scene(seed: int, index: int, size: tuple[int, int] = (224, 288)) -> Scene:
+def draw_scene(seed: int, index: int, size: tuple[int, int] = (224, 288), shapes: Sequence[str] = SHAPES) -> Scene:
     """Draw scene `index` of the endless series that `seed` names.
 
     Args:
         seed: At least 0.
         index: At least 0.
         size: (height, width) in pixels.
+        shapes: Those that its objects are chosen from, some of `SHAPES`.
     """
     rng = np.random.default_rng([seed, index])
     height, width = size
@@ -106,7 +107,7 @@ def draw_scene(seed: int, index: int, size: tuple[int, int] = (224, 288)) -> Sce
     rows = np.arange(height, dtype=np.float32)[:, None]
     ground_coverage = np.clip(rows + 1 - horizon[None, :], 0, 1)  # share of each pixel below the horizon
     stuff_map = np.where(ground_coverage >= 0.5, ground, len(GROUNDS) + sky).astype(np.uint8)
-    placed, facts = _lay_out(rng, horizon, stuff_map, size, unit)
+    placed, facts = _lay_out(rng, horizon, stuff_map, size, unit, shapes)
 
     canvas = _draw_stuff(rng, ground, sky, horizon, ground_coverage, unit)
     _draw_objects(rng, canvas, placed, unit)
@@ -147,14 +148,19 @@ def visible_boxes(instance_map: np.ndarray, count: int) -> tuple[np.ndarray, np.
 
 
 def _lay_out(
-    rng: np.random.Generator, horizon: np.ndarray, stuff_map: np.ndarray, size: tuple[int, int], unit: float
+    rng: np.random.Generator,
+    horizon: np.ndarray,
+    stuff_map: np.ndarray,
+    size: tuple[int, int],
+    unit: float,
+    known: Sequence[str],
 ) -> tuple[list[_Placed], SceneFacts]:
     """Place objects until the image can be told in words without a doubt: see `_is_clear`."""
     count = 1 + int(rng.choice(len(OBJECT_COUNT_SHARES), p=OBJECT_COUNT_SHARES))
     for attempt in range(400):
         if attempt % 40 == 39:
             count = max(1, count - 1)  # a crowd that will not fit; a single object always does
-        placed = _try_layout(rng, count, horizon, size, unit)
+        placed = _try_layout(rng, count, horizon, size, unit, known)
         if placed is None:
             continue
         instance_map = _instance_map(placed, size)
@@ -193,19 +199,24 @@ def _least_area(unit: float) -> float:
 
 
 def _try_layout(
-    rng: np.random.Generator, count: int, horizon: np.ndarray, size: tuple[int, int], unit: float
+    rng: np.random.Generator,
+    count: int,
+    horizon: np.ndarray,
+    size: tuple[int, int],
+    unit: float,
+    known: Sequence[str],
 ) -> list[_Placed] | None:
     """Objects of falling size at random places, or None if some found no room.
 
     How the second lies from the first is drawn beforehand, so that all four relations come up about as often.
     """
-    names = rng.choice(len(SHAPES) * len(COLORS), count, replace=False)  # no two alike
+    names = rng.choice(len(known) * len(COLORS), count, replace=False)  # no two alike
     relation = int(rng.integers(4))
     smallest, largest = max(SMALLEST * unit, 11.0), max(LARGEST * unit, 28.0)
     placed: list[_Placed] = []
     centers: list[tuple[float, float]] = []
     for name, area in zip(names, _target_areas(rng, count, smallest, largest), strict=True):
-        shape, color = SHAPES[int(name) % len(SHAPES)], COLORS[int(name) // len(SHAPES)]
+        shape, color = known[int(name) % len(known)], COLORS[int(name) // len(known)]
         side = float(np.clip(math.sqrt(area / _FILL[shape]), smallest, largest))
         turn = math.radians(float(rng.uniform(-1, 1)) * MAX_TURN[shape])
         cosine, sine = math.cos(turn), math.sin(turn)

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +44,13 @@ def write_scenes(
     split: str = "train",
     size: tuple[int, int] = (224, 288),
     progress: Count | None = None,
+    shapes: Sequence[str] | None = None,
 ) -> Path:
     """Draw scenes and write them as one split of a data set in COCO's layout.
 
-    The same arguments give the same files, byte for byte; image i depends on the seed, i and the size
-    alone, so a longer run begins with the images of a shorter one. The split appears whole, its annotations
-    last, or not at all.
+    The same arguments give the same files, byte for byte; image i depends on the seed, i, the size and the
+    shapes alone, so a longer run begins with the images of a shorter one. The split appears whole, its
+    annotations last, or not at all.
 
     Args:
         out: Folder of the data set; made if missing. Other splits in it stay as they are.
@@ -58,6 +59,7 @@ def write_scenes(
         split: Name of the folder with the images, and last part of the annotation files' names.
         size: (height, width) of every image, each 64 to 2048.
         progress: Called with (images done, count) after each.
+        shapes: The shapes that are drawn, which are the classes then; all of `SHAPES` by default.
 
     Returns:
         `out` as a path.
@@ -67,7 +69,8 @@ def write_scenes(
             split of `out` was drawn from the same seed.
     """
     out = Path(out)
-    _check_arguments(out, count, seed, split, size)
+    _check_arguments(out, count, seed, split, size, shapes)
+    known = SHAPES if shapes is None else tuple(shape for shape in SHAPES if shape in shapes)
     annotations = out / "annotations"
     targets = {
         "images": out / split,
@@ -78,13 +81,15 @@ def write_scenes(
     }
     _check_free(out, split, seed, size, list(targets.values()))
     with _staging(out, split) as staging:
-        _write_split(staging, count, seed, size, progress)
+        _write_split(staging, count, seed, size, progress, known)
         annotations.mkdir(exist_ok=True)
         _move_all({staging / name: target for name, target in targets.items()})
     return out
 
 
-def _check_arguments(out: Path, count: int, seed: int, split: str, size: tuple[int, int]) -> None:
+def _check_arguments(
+    out: Path, count: int, seed: int, split: str, size: tuple[int, int], shapes: Sequence[str] | None
+) -> None:
     if count < 1:
         raise UsageError(f"<count> must be at least 1, got {count}", argument="count")
     if seed < 0:
@@ -96,6 +101,10 @@ def _check_arguments(out: Path, count: int, seed: int, split: str, size: tuple[i
     if len(size) != 2 or not all(64 <= side <= 2048 for side in size):
         given = " x ".join(str(side) for side in size)
         raise UsageError(f"<size> must be height and width of 64 to 2048 pixels each, got {given}", argument="size")
+    if shapes is not None and (not shapes or not set(shapes) <= set(SHAPES)):
+        raise UsageError(
+            f"<shapes> must be some of {', '.join(SHAPES)}, got {', '.join(shapes) or 'none'}", argument="shapes"
+        )
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out}: is a file, expected a folder to write the data set to")
 
@@ -153,7 +162,14 @@ def _move_all(moves: dict[Path, Path]) -> None:
         raise
 
 
-def _write_split(staging: Path, images: int, seed: int, size: tuple[int, int], progress: Count | None) -> None:
+def _write_split(
+    staging: Path,
+    images: int,
+    seed: int,
+    size: tuple[int, int],
+    progress: Count | None,
+    shapes: Sequence[str],
+) -> None:
     (staging / "images").mkdir()
     (staging / "panoptic").mkdir()
     height, width = size
@@ -162,7 +178,7 @@ def _write_split(staging: Path, images: int, seed: int, size: tuple[int, int], p
     captions: list[dict[str, Any]] = []
     panoptic: list[dict[str, Any]] = []
     for index in range(images):
-        scene = draw_scene(seed, index, size)
+        scene = draw_scene(seed, index, size, shapes)
         image_id = index + 1
         name = f"{image_id:012d}"
         _write_image(staging / "images" / f"{name}.jpg", scene.image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
@@ -178,7 +194,7 @@ def _write_split(staging: Path, images: int, seed: int, size: tuple[int, int], p
             progress("drawing", index + 1, images)
 
     info = {"description": DESCRIPTION, "version": VERSION, "seed": seed, "size": [height, width]}
-    things = [{"id": SHAPE_IDS[shape], "name": shape, "supercategory": "shape"} for shape in SHAPES]
+    things = [{"id": SHAPE_IDS[shape], "name": shape, "supercategory": "shape"} for shape in shapes]
     stuff = [
         {"id": STUFF_IDS[name], "name": name, "supercategory": "sky" if name.endswith("sky") else "ground"}
         for name in STUFF

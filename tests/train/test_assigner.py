@@ -205,3 +205,43 @@ def test_inputs_stay_as_they_were() -> None:
     assign(*inputs)
     for tensor, copy in zip(inputs, copies, strict=True):
         assert torch.equal(tensor, copy)
+
+
+def test_with_anchors_only_cells_that_can_predict_a_box_answer_for_it() -> None:
+    points, strides = cell_centres((64, 64), (8, 16))
+    anchors = torch.where(strides[:, None] == 8, 6.0, 40.0).expand(-1, 2)
+    boxes = torch.cat((points - 10, points + 10), 1)
+    truth = torch.tensor([[10.0, 10.0, 30.0, 30.0], [0.0, 0.0, 64.0, 64.0], [2.0, 2.0, 6.0, 6.0]])
+    found = assign(
+        torch.zeros(1, len(points), 2),
+        boxes[None],
+        points,
+        strides,
+        truth[None],
+        torch.tensor([[0, 1, 0]]),
+        torch.ones(1, 3, dtype=torch.bool),
+        anchors,
+    )
+    centres = (truth[:, :2] + truth[:, 2:]) / 2
+    chosen = found.positive[0].nonzero()[:, 0]
+    assert {int(found.objects[0, cell]) for cell in chosen} == {0, 1, 2}
+    for cell in chosen:
+        box = int(found.objects[0, cell])
+        assert ((points[cell] - centres[box]).abs() < strides[cell]).all()
+        if box == 1:  # 64 pixels a side: more than four times the small anchor
+            assert strides[cell] == 16
+
+
+def test_a_box_that_no_anchor_fits_still_has_cells() -> None:
+    points, strides = cell_centres((64, 64), (8,))
+    found = assign(
+        torch.zeros(1, len(points), 1),
+        torch.cat((points - 4, points + 4), 1)[None],
+        points,
+        strides,
+        torch.tensor([[[0.0, 0.0, 64.0, 64.0]]]),
+        torch.zeros(1, 1, dtype=torch.int64),
+        torch.ones(1, 1, dtype=torch.bool),
+        torch.full((len(points), 2), 3.0),
+    )
+    assert found.positive.any()

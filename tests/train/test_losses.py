@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 from yolor_edge.train.config import TrainConfig
-from yolor_edge.train.losses import DenseLoss, DenseTruth, caption_loss, complete_iou
+from yolor_edge.train.losses import DenseLoss, DenseTruth, anchor_cells, caption_loss, complete_iou, product_logits
 
 from ..reference import losses as reference
 from .tiny_network import tiny_config
@@ -334,3 +334,28 @@ def test_caption_loss_is_a_mean_over_words_without_padding() -> None:
         ]
     )
     assert caption_loss(logits, targets, 0, 0.1).item() == pytest.approx(smoothed, rel=1e-5)
+
+
+def test_the_logit_of_a_product_holds_where_the_product_itself_is_rounded() -> None:
+    values = np.array([-60.0, -20.0, -3.0, 0.0, 2.0, 20.0, 60.0])
+    a, b = np.meshgrid(values, values)
+    objectness, classes = torch.from_numpy(a).float().requires_grad_(True), torch.from_numpy(b).float()
+    found = product_logits(objectness, classes)
+    exact = -np.logaddexp(np.logaddexp(-a, -b), -(a + b))
+    np.testing.assert_allclose(found.detach().numpy(), exact, rtol=1e-6, atol=1e-6)
+    middle = slice(2, 5)
+    product = (objectness.sigmoid() * classes.sigmoid()).detach()[middle, middle]
+    np.testing.assert_allclose(found.detach().sigmoid()[middle, middle], product, rtol=1e-5)
+    found.sum().backward()
+    assert objectness.grad is not None
+    assert (objectness.grad[a <= 0] > 0.4).all()  # However far below: what is wrong can still be learnt from.
+
+
+def test_cells_of_anchors_go_by_level_anchor_row_and_column() -> None:
+    anchors = [[(8.0, 16.0), (20.0, 12.0)], [(40.0, 60.0)]]
+    points, strides, sizes = anchor_cells((32, 64), (16, 32), anchors)
+    assert points.shape == sizes.shape == (2 * 8 + 2, 2)
+    assert strides.tolist() == [16.0] * 16 + [32.0] * 2
+    assert points[:2].tolist() == points[8:10].tolist() == [[8.0, 8.0], [24.0, 8.0]]
+    assert points[-1].tolist() == [48.0, 16.0]
+    assert sizes.tolist() == [[8.0, 16.0]] * 8 + [[20.0, 12.0]] * 8 + [[40.0, 60.0]] * 2

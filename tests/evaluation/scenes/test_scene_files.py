@@ -195,12 +195,22 @@ def test_splits_stand_beside_each_other(tmp_path: Path) -> None:
         ({"split": "annotations"}, 'got "annotations"'),
         ({"size": (63, 288)}, "64 to 2048 pixels each, got 63 x 288"),
         ({"size": (224, 2049)}, "got 224 x 2049"),
+        ({"shapes": ("star", "blob")}, "shapes must be some of circle, .*, got star, blob"),
+        ({"shapes": ()}, "got none"),
     ],
 )
 def test_bad_arguments_are_named(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         write_scenes(**{"out": tmp_path / "data", "count": 1, "seed": 1, **arguments})
     assert not (tmp_path / "data").exists()
+
+
+def test_scenes_of_some_shapes_have_no_other_classes(tmp_path: Path) -> None:
+    data = CocoDataset.open(write_scenes(tmp_path / "data", count=12, seed=1, size=(64, 96), shapes=("ring", "circle")))
+    assert data.class_names == ("circle", "ring")
+    assert not {"square", "star", "heart"} & set(data.semantic_names)
+    seen = {data.class_names[i] for n in range(len(data)) for i in data[n].class_ids}  # type: ignore[union-attr]
+    assert seen == {"circle", "ring"}
 
 
 def test_a_file_in_the_way(tmp_path: Path) -> None:
