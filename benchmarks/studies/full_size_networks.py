@@ -86,7 +86,10 @@ def lively(network: LayerNetwork) -> LayerNetwork:
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0
     network.train().features(_scenes(9, 4, config.with_input_size((_SIDE, _SIDE)).preprocess_rule))
-    network.eval()
+    for module in network.eval().modules():
+        if isinstance(module, nn.BatchNorm2d) and module.running_var is not None:
+            # What hardly varies on a few flat scenes is not to be blown up.
+            module.running_var.clamp_(min=float(module.running_var.mean()) / 2)
     # The scenes that an export compares on, in its size: flat ones give the same score at every cell.
     seen = [network.features(image[None]) for image in _scenes(0, 3, config.preprocess_rule)]
     if boxes["coding"] == "dfl":
