@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from ...evaluation.scenes.scene_drawing import draw_scene
 from ...runtime.images.preprocess import PreprocessRule, preprocess
@@ -33,8 +32,6 @@ PUBLISHED = {  # parameters in M and FLOPs in G of the deployed networks, from t
     "yolov9-segment-gelan-c-seg": (27.4, 144.6),
     "yolov9-panoptic-gelan-c-pan": (27.6, 146.7),
 }
-# Pixels a side that statistics are taken at: enough for every level to have cells.
-_SIDE = 256
 # Cells of the three scenes that a box is shown at.
 _SHOWN = 40
 
@@ -76,17 +73,8 @@ def full_size_network(manifest: Path, seed: int = -1) -> Imported:
 
 @torch.no_grad()
 def lively(network: LayerNetwork) -> LayerNetwork:
-    """`network` with statistics of its own features on drawn scenes, and a few boxes above the score threshold.
-
-    Signals then neither fade nor grow on their way to the heads, and answers depend on the image: else nothing would
-    be compared.
-    """
+    """`network` with biases that leave a few boxes above the score threshold, that something may be compared."""
     config, boxes = network.config, network.config.boxes
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 1.0
-    network.train().features(_scenes(9, 4, config.with_input_size((_SIDE, _SIDE)).preprocess_rule))
-    network.eval()
     # The scenes that an export compares on, in its size: flat ones give the same score at every cell.
     seen = [network.features(image[None]) for image in _scenes(0, 3, config.preprocess_rule)]
     if boxes["coding"] == "dfl":

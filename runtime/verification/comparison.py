@@ -34,6 +34,8 @@ _WORST = 1e6
 _PROBABILITIES, _STEEPNESS = SCORE_HEADS["probabilities"], 5.0
 # The most of all boxes that may be absent because another one was kept in their place.
 _RIVALS = 0.25
+# How much less two boxes may overlap once they are clipped to the image: suppression sees them whole.
+_CLIPPED = 0.25
 # Of masks that may be further off where boxes may be borderline.
 _ODD_MASKS = 0.1
 
@@ -453,7 +455,7 @@ def _has_rival(
         return False
     if len(others.boxes) == max_detections and own.scores[i] <= others.scores.min() + tolerances.score:
         return True
-    least = iou_threshold - (1 - tolerances.box_iou)
+    least = iou_threshold - _CLIPPED
     return any(
         class_id == own.class_ids[i]
         and score >= own.scores[i] - tolerances.score

@@ -104,4 +104,4 @@ def test_a_full_size_network_runs(goldens: Path) -> None:
     network = full_size_network(goldens / "manifests" / "yolov9-detect-gelan-s.json.xz", seed=3).network()
     outputs = lively(network)(torch.rand(1, 3, 64, 96))
     assert outputs["box_bins"].shape == (1, 64, 126) and outputs["class_logits"].shape == (1, 80, 126)
-    assert all(value.isfinite().all() and value.std() > 0.1 for value in outputs.values())
+    assert all(value.isfinite().all() and value.std() > 1e-3 for value in outputs.values())
