@@ -60,7 +60,7 @@ class TrainConfig:
     epochs: int = 100
     batch_size: int = 16
     learning_rate: float = 1e-3
-    kept_rate: float = 0.1
+    kept_rate: float = 0.5
     weight_decay: float = 0.05
     warmup: float = 0.05
     final_rate: float = 0.01

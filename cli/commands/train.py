@@ -44,7 +44,7 @@ def add(commands: Any) -> None:
         type=names,
         metavar="A,B",
         help="parts that stay as they are: some of backbone, neck, boxes, masks, semantic, caption (default: none); "
-        "what else was kept learns at --set kept_rate=0.1 of the rate",
+        "what else was kept learns at --set kept_rate=0.5 of the rate",
     )
     start.add_argument(
         "--vocabulary", metavar="FILE", help="words of the captions of an official .pt, one a line (default: none)"

@@ -8,7 +8,7 @@ scale and can still be as accurate, so it is judged by its results, over all ima
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -51,9 +51,8 @@ class Tolerances:
         mask_iou: Least IoU of a mask with its counterpart.
         semantic: Least share of pixels with the same class.
         borderline: Boxes whose score is within this of the score threshold may have no counterpart. A quarter of all
-            may always lack it where one stands that suppresses them, or nearly, or where as many as allowed score as
-            much: of boxes that overlap and score alike, any may be kept. Above 0, one mask in ten may be further off,
-            as those of a few pixels are.
+            may always lack it by a close choice (`_has_rival`): of boxes that overlap and score alike, any may be kept.
+            Above 0, one mask in ten may be further off, as those of a few pixels are.
         captions: Least share of captions with the same tokens, over all images and both searches; at 1 each has to be
             the same.
     """
@@ -410,8 +409,9 @@ def _same_objects(
     if missed or len(near) < len(pairs):
         # What has no counterpart may have a rival that was kept in its place.
         lone = [one for one in _lone(expected, found, near) if not one[0].scores[one[1]] <= lowest]
+        absent = {id(side): {i for owner, i, _ in lone if owner is side} for side in (expected, found)}
         if len(lone) <= _RIVALS * (count + other) and all(
-            _has_rival(*one, tolerances, iou_threshold, max_detections) for one in lone
+            _has_rival(*one, absent[id(one[2])], tolerances, iou_threshold, max_detections) for one in lone
         ):
             missed, pairs, told = [], near, f", {len(lone)} a close choice"
     least_iou = min((iou for _, _, iou in pairs), default=1.0)
@@ -445,9 +445,20 @@ def _lone(expected: Result, found: Result, pairs: Sequence[tuple[int, int, float
 
 
 def _has_rival(
-    own: Any, i: int, others: Any, tolerances: Tolerances, iou_threshold: float, max_detections: int
+    own: Any,
+    i: int,
+    others: Any,
+    absent: Collection[int],
+    tolerances: Tolerances,
+    iou_threshold: float,
+    max_detections: int,
 ) -> bool:
-    """Whether among the others stands a box that would suppress box `i`, or nearly, or as many as may be before it."""
+    """Whether box `i` may have gone by a close choice: as many as may be before it, or a box that suppresses it.
+
+    Of such a box something has to be close: its score to that of box `i`, their overlap to the threshold, or the choice
+    that let it stand there and not on the side of box `i` (`absent`). A box that stands on both sides and overlaps far
+    more than it may is no close choice.
+    """
     alike = [
         _box_iou(own.boxes[i], box) for box, k in zip(own.boxes, own.class_ids, strict=True) if k == own.class_ids[i]
     ]
@@ -455,13 +466,20 @@ def _has_rival(
         return False
     if len(others.boxes) == max_detections and own.scores[i] <= others.scores.min() + tolerances.score:
         return True
-    least = iou_threshold - _CLIPPED
-    return any(
-        class_id == own.class_ids[i]
-        and score >= own.scores[i] - tolerances.score
-        and _box_iou(own.boxes[i], box) > least
-        for box, score, class_id in zip(others.boxes, others.scores, others.class_ids, strict=True)
-    )
+    for j in np.flatnonzero(others.class_ids == own.class_ids[i]):
+        ahead = float(others.scores[j] - own.scores[i])
+        overlap = _box_iou(own.boxes[i], others.boxes[j])
+        is_clipped = _is_clipped(own.boxes[i], own) or _is_clipped(others.boxes[j], others)
+        slack = _CLIPPED if is_clipped else 1 - tolerances.box_iou
+        is_close = ahead <= tolerances.score or overlap <= iou_threshold + slack or j in absent
+        if is_close and ahead >= -tolerances.score and overlap > iou_threshold - slack:
+            return True
+    return False
+
+
+def _is_clipped(box: Array, result: Any) -> bool:
+    height, width = result.image_size
+    return bool(box[0] <= 0 or box[1] <= 0 or box[2] >= width or box[3] >= height)
 
 
 def _mask_ious(expected: Result, found: Result, pairs: Sequence[tuple[int, int, float]]) -> list[float]:

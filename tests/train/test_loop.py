@@ -23,6 +23,7 @@ from yolor_edge.train.checkpoint import Checkpoint
 from yolor_edge.train.config import TrainConfig
 from yolor_edge.train.loop import LOG, RUN, STATE, Trainer, describe_network, fit, resume
 from yolor_edge.train.network.config import CAPTIONERS, TASKS, Captioner, Task
+from yolor_edge.train.network.network import Network
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -423,13 +424,15 @@ def test_choosing_regions_leaves_the_dense_heads_as_they_are(scenes: Path) -> No
     """Views for captions pass the class head only to choose cells: they neither teach it nor move its statistics."""
     trainer = trainer_of(scenes, "grit")
     trainer.network.train()
-    features = trainer.network.features(torch.rand(2, 3, *SIZE))
-    before = {name: value.clone() for name, value in trainer.network.box_head.state_dict().items()}
+    network = trainer.network
+    assert isinstance(network, Network)
+    features = network.features(torch.rand(2, 3, *SIZE))
+    before = {name: value.clone() for name, value in network.box_head.state_dict().items()}
     logits = trainer._choosing(features)
     assert set(logits) == {"class_logits", "semantic_logits"}
     assert not any(value.requires_grad for value in logits.values())
-    assert all(torch.equal(value, before[name]) for name, value in trainer.network.box_head.state_dict().items())
-    assert all(module.training for module in trainer.network.modules())
+    assert all(torch.equal(value, before[name]) for name, value in network.box_head.state_dict().items())
+    assert all(module.training for module in network.modules())
 
 
 def test_the_average_follows_slowly_and_the_loss_falls(trainer: Trainer, scenes: Path) -> None:

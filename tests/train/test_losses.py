@@ -348,7 +348,7 @@ def test_the_logit_of_a_product_holds_where_the_product_itself_is_rounded() -> N
     np.testing.assert_allclose(found.detach().sigmoid()[middle, middle], product, rtol=1e-5)
     found.sum().backward()
     assert objectness.grad is not None
-    assert (objectness.grad[a <= 0] > 0.4).all()  # However far below: what is wrong can still be learnt from.
+    assert (objectness.grad.numpy()[a <= 0] > 0.4).all()  # However far below: what is wrong can still be learnt from.
 
 
 def test_cells_of_anchors_go_by_level_anchor_row_and_column() -> None:

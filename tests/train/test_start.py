@@ -19,7 +19,7 @@ from yolor_edge.train.checkpoint import Checkpoint, write_checkpoint
 from yolor_edge.train.config import TrainConfig
 from yolor_edge.train.loop import LOG, RUN, STATE, fit, resume
 from yolor_edge.train.network.config import NetworkConfig
-from yolor_edge.train.network.layers import LayerNetwork
+from yolor_edge.train.network.layers import LayerNetwork, LayersConfig
 from yolor_edge.train.network.network import Network
 from yolor_edge.train.network.parts import modules_by_part, part_of
 from yolor_edge.train.start import Transfer, Weights
@@ -316,6 +316,7 @@ def test_an_official_file_is_trained_itself(
     checkpoint = started(data, file, tmp_path / "run", config, input_size=SIZE)
     layout, state = checkpoint.layout, checkpoint.network().state_dict()
     assert isinstance(checkpoint.network(), LayerNetwork)
+    assert isinstance(layout, LayersConfig) and isinstance(given.layout, LayersConfig)
     assert layout.class_names == ("circle", "dog", "heart")
     assert layout.tasks == tuple(task for task in given.layout.tasks if task != "caption")
     assert checkpoint.provenance["licence"] == "unknown"
@@ -390,12 +391,13 @@ def test_an_imported_checkpoint_is_a_start_too_with_parts_frozen(
 def test_what_an_imported_network_cannot_be(
     golden_file: Callable[[str], Path], new_scenes: Path, tmp_path: Path
 ) -> None:
-    for more, message in (
+    cases: tuple[tuple[dict[str, Any], str], ...] = (
         ({"size": "s"}, "size is for networks of our own plan; "),
         ({"captioner": "grit"}, "captioner is for networks of our own plan; "),
         ({"tasks": ("boxes", "masks")}, "has no head for masks; it has boxes"),
         ({"input_size": (64, 100)}, "input_size must be two multiples of 32"),
-    ):
+    )
+    for more, message in cases:
         with pytest.raises(UsageError) as caught:
             started(new_scenes, golden_file("yolov7"), tmp_path / "run", **more)
         assert message in str(caught.value)
