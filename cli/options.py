@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -185,6 +186,8 @@ def image_files(paths: Sequence[str] | None) -> list[Path] | None:
         return None
     found: list[Path] = []
     for path in paths:
+        if not os.path.exists(path) and not any(sign in path for sign in "*?["):
+            raise Misuse(f"--images {path}: no such file or folder; give images, folders of them or patterns")
         source = open_source(path)
         if source.kind != "images":
             raise Misuse(f"--images {source.name}: is a video or a camera; give images or folders of them")

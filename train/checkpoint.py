@@ -58,11 +58,15 @@ class Checkpoint:
             raise CheckpointError(f"{given}: is a bundle; expected the checkpoint or the run that it was exported from")
         if folder is None and not given.exists():
             raise CheckpointError(
-                f"{given}: no such folder; expected a checkpoint, or a run, as written by yolor-edge train"
+                f"{given}: no such folder; expected a checkpoint or a run, as yolor-edge train or import writes it"
             )
+        if folder is None and given.is_file():
+            hint = "; to make a checkpoint of an official one: yolor-edge import FILE.pt --out CHECKPOINT"
+            raise CheckpointError(f"{given}: is a file, expected the folder of a checkpoint{hint}")
         if folder is None:
             raise CheckpointError(
-                f"{given}: is not a checkpoint (no {DESCRIPTION} in it); expected a folder written by yolor-edge train"
+                f"{given}: is not a checkpoint (no {DESCRIPTION} in it); expected a folder that yolor-edge train or "
+                "import wrote"
             )
         description = read_json(
             folder / DESCRIPTION, "the description of a checkpoint", CheckpointError, "copy the folder again"

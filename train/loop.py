@@ -113,6 +113,9 @@ def fit(
                     argument,
                 )
         network_config: AnyConfig = describe_layers(dataset, layout, config, input_size, tasks, name)
+        untaught = [task for task in TASKS if task in dataset.tasks and task not in layout.tasks]
+        if untaught and tasks is None:
+            say(f"not trained: {', '.join(untaught)}; {layout.name} has no head for that")
     elif layout is None:
         network_config = describe_network(
             dataset,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from typing import Any
 
 from ..options import add_json
-from ..output import print_result
+from ..output import print_result, say
 from ..parsing import add_command
 
 
@@ -36,12 +37,16 @@ def add(commands: Any) -> None:
         "--vocabulary", metavar="FILE", help="words of the captions, one a line (default: none; needed for captions)"
     )
     parser.add_argument("--names", metavar="FILE", help="class names, one a line (default: those in the file)")
+    parser.add_argument(
+        "--force", dest="overwrite", action="store_true", help="replace a checkpoint that lies at --out"
+    )
     parser.add_argument("--licence", metavar="NAME", help="of the weights, recorded and shown (default: unknown)")
     add_json(parser)
 
 
 def _import(arguments: argparse.Namespace) -> int:
     from ..train.importing import import_checkpoint
+    from ..train.network.layers import LayersConfig
     from ..train.network.layers_fold import layers_cost
 
     checkpoint = import_checkpoint(
@@ -51,9 +56,20 @@ def _import(arguments: argparse.Namespace) -> int:
         vocabulary=arguments.vocabulary,
         names=arguments.names,
         licence=arguments.licence,
+        overwrite=arguments.overwrite,
     )
-    cost = layers_cost(checkpoint.layout).table()
-    licence = checkpoint.provenance["licence"]
-    facts = {"checkpoint": str(checkpoint.path), "sha256": checkpoint.sha256, "provenance": checkpoint.provenance}
-    print_result(arguments, facts, f"{cost}\nlicence of the weights: {licence}\ncheckpoint: {checkpoint.path}")
+    assert isinstance(checkpoint.layout, LayersConfig)
+    cost = layers_cost(checkpoint.layout)
+    facts = {
+        "checkpoint": str(checkpoint.path),
+        "sha256": checkpoint.sha256,
+        **checkpoint.layout.facts(),
+        **asdict(cost),
+        "licence": checkpoint.licence,
+        "provenance": checkpoint.provenance,
+    }
+    lines = [checkpoint.layout.summary(), cost.table(), f"licence of the weights: {checkpoint.licence}"]
+    if checkpoint.licence == "unknown":
+        say("warning: the licence of the weights is unknown; say it with --licence, it travels into every bundle")
+    print_result(arguments, facts, "\n".join([*lines, f"checkpoint: {checkpoint.path}"]))
     return 0

@@ -58,7 +58,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
     config, checkpoint = _network(arguments)
     if isinstance(config, LayersConfig):
         cost = layers_cost(config, arguments.input_size)
-        facts, table = asdict(cost), cost.table()
+        facts, table = {**config.facts(), **asdict(cost)}, f"{config.summary()}\n{cost.table()}"
     else:
         found = inspect_network(config, arguments.input_size)
         facts, table = found.to_json(), found.table()

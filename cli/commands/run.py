@@ -76,7 +76,11 @@ def add(commands: Any) -> None:
         help="write the JSON lines to FILE; with - print them, and nothing else, on stdout (default: results.jsonl in "
         "--out)",
     )
-    output.add_argument("--append", action="store_true", help="go on in a file of JSON lines that is there already")
+    output.add_argument(
+        "--append",
+        action="store_true",
+        help="go on in a file of JSON lines that is there already (a video or drawing of the same name is replaced)",
+    )
     output.add_argument("--force", action="store_true", help="replace a file of JSON lines that is there already")
     output.add_argument("--show", action="store_true", help="show the results in a window; q closes it and ends")
     drawing = parser.add_argument_group("drawing")

@@ -17,6 +17,7 @@ from ...runtime.backends.base import Array
 from ...runtime.backends.onnxruntime_backend import open_graph
 from ...runtime.bundle.bundle import Bundle, write_bundle
 from ...runtime.bundle.graph_options import GraphOptions
+from ...runtime.bundle.name_lists import read_names
 from ...runtime.bundle.spec import ModelSpec, Thresholds
 from ...runtime.errors import ParityError, UsageError
 from ...runtime.files import replacing_folder, sha256_of
@@ -182,16 +183,8 @@ def _class_names(classes: str | Path | Sequence[str] | None) -> tuple[str, ...] 
     if classes is None:
         return None
     if isinstance(classes, str | Path):
-        try:
-            lines = Path(classes).read_text(encoding="utf-8").rstrip().splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not text in UTF-8"
-            raise UsageError(
-                f"<classes> {classes}: cannot be read ({reason}); expected one name a line", argument="classes"
-            ) from None
-        names = tuple(line.strip() for line in lines)
-    else:
-        names = tuple(classes)
+        return read_names(classes, "classes")
+    names = tuple(classes)
     if not names or not all(names):
         raise UsageError("<classes> has an empty name, or none; expected one name a line", argument="classes")
     return names

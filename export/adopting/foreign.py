@@ -144,8 +144,15 @@ def _one_line(error: Exception) -> str:
 
 
 def _load(path: Path) -> onnx.ModelProto:
+    if path.is_dir():
+        raise UsageError(f"{path}: is a folder, expected an ONNX file", argument="model")
     if not path.is_file():
         raise UsageError(f"{path}: no such file; expected an ONNX model", argument="model")
+    if path.suffix.lower() in (".pt", ".pth"):
+        raise UsageError(
+            f"{path}: is no ONNX file; official checkpoints are read with yolor-edge import {path} --out CHECKPOINT",
+            argument="model",
+        )
     if path.stat().st_size > _MOST_BYTES:
         raise UsageError(f"{path}: larger than 2 GiB, which no ONNX file can be; expected an ONNX model")
     with _refusing(path, "is not an ONNX model, or is cut short"):

@@ -120,16 +120,11 @@ def nodes_out_of_range(model: onnx.ModelProto, feeds: Iterable[Mapping[str, Arra
     return kept
 
 
-def _nodes_of_pixels(model: onnx.ModelProto, floats: Collection[str]) -> list[str]:
+def _nodes_of_pixels(model: onnx.ModelProto, floats: set[str]) -> list[str]:
     """What lies between the last predictions and the boxes, but for what only moves the predictions' values."""
-    producers = GraphView(model).producers
-    behind: set[str] = set()
-    pending = [_PIXELS]
-    while pending:
-        node = producers.get(pending.pop())
-        if node is not None and node.op_type not in _PREDICTING and node.name not in behind:
-            behind.add(node.name)
-            pending += [name for name in node.input if name in floats]
+    view = GraphView(model)
+    producers = view.producers
+    behind = {node.name for node in view.leading_to([_PIXELS], _PREDICTING)[0] if floats.intersection(node.output)}
     kept: list[str] = []
     for node in model.graph.node:
         makers = {producers[name].name for name in node.input if name in producers}

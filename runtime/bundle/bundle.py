@@ -213,7 +213,11 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise BundleError(f"{path}: no such folder, expected a bundle as written by yolor-edge export")
     if not path.is_dir():
-        raise BundleError(f"{path}: is a file, expected a bundle folder as written by yolor-edge export")
+        hint = {
+            ".onnx": f"; to make a bundle of an ONNX detector: yolor-edge adopt {path} --out BUNDLE",
+            ".pt": f"; official checkpoints are read with yolor-edge import {path} --out CHECKPOINT, then exported",
+        }.get(path.suffix.lower(), "")
+        raise BundleError(f"{path}: is a file, expected a bundle folder as written by yolor-edge export{hint}")
     file = path / BUNDLE_FILE
     if any((folder / "checkpoint.json").is_file() for folder in (path, path / "checkpoint")):
         raise BundleError(f"{path}: is a checkpoint; make a bundle of it: yolor-edge export {path} --out BUNDLE")

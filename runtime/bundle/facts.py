@@ -170,7 +170,9 @@ def _plain(value: Any) -> str:
     """A JSON value in words: "epochs 16, data (name scenes)"."""
     if isinstance(value, Mapping):
         parts = (
-            f"{name} ({_plain(v)})" if isinstance(v, Mapping) else f"{name} {_plain(v)}" for name, v in value.items()
+            f"{name} ({_plain(v)})" if isinstance(v, Mapping) else f"{name} {_plain(v)}"
+            for name, v in value.items()
+            if v not in (None, [], {}, "")
         )
         return ", ".join(parts)
     if isinstance(value, list):

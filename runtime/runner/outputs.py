@@ -39,8 +39,10 @@ class RunOptions:
         drawings: Write annotated images, or a video, to the folder.
         jsonl: Write `results.jsonl` there, one JSON object per frame; or, if a path, this file instead; or write the
             same lines to this, open for text. Lines are written at once and one by one.
-        append: Go on in a file of JSON lines that is there already, behind its last whole line.
-        force: Replace one that is there already. Without either it is an error.
+        append: Go on in a file of JSON lines that is there already, behind its last whole line. Drawings of the same
+            name are replaced.
+        force: Replace one that is there already; other drawings beside it stay. Without either it is an error, unless
+            it holds no results.
         show: Show the drawings in a window; q or Esc ends the run. For images, any other key brings the next.
         overlay: Write above the drawings how the stream is doing; None for live sources only.
         drawing: What the drawings show, and how. A video keeps its size in any case, and the bundle's palette is used
@@ -92,7 +94,7 @@ class RunOptions:
             self._check_lines(lines, bundle, source)
         if self.drawings or self.jsonl is True:
             self._check_folder(out, lines, bundle, source)
-        if lines is not None and lines.is_file() and lines.stat().st_size and not self.append and not self.force:
+        if lines is not None and not self.append and not self.force and _holds_results(lines):
             raise UsageError(
                 f"{lines}: holds the results of an earlier run; go on in it with <append>, replace it with <force>, or "
                 "choose another <out>",
@@ -257,6 +259,14 @@ class OutputWriter:
             times = 1  # what was dropped before the first frame is no part of the video
         self._video.write(drawing, times, self._seconds(frame))
         return path.name
+
+
+def _holds_results(lines: Path) -> bool:
+    """Whether there is a file with a line that says more than why an image could not be read."""
+    if not lines.is_file():
+        return False
+    with lines.open("rb") as stream:
+        return any(b'"error":' not in line for line in stream)
 
 
 def _times(frame: Frame) -> dict[str, float]:

@@ -37,7 +37,7 @@ def test_a_command_builds_what_it_lacks_and_only_if_told(
 ) -> None:
     picture = tmp_path / "picture.png"
     write_image(picture, np.full((40, 60, 3), 90, np.uint8))
-    run = ("run", str(bundle.path), str(picture), "--out", str(tmp_path / "out"), *TENSORRT)
+    run = ("run", str(bundle.path), str(picture), "--force", "--out", str(tmp_path / "out"), *TENSORRT)
     done = gpu.run(pretended_driver, *run)
     assert done.returncode == 3 and "has no fp32 engine of vision yet; build it with: yolor-edge build" in done.stderr
     assert engines_of(bundle) == []
@@ -67,7 +67,16 @@ def test_what_is_built_if_missing_is_measured_as_a_build_is(
 ) -> None:
     picture = tmp_path / "picture.png"
     write_image(picture, np.full((40, 60, 3), 90, np.uint8))
-    run = ("run", str(bundle.path), str(picture), "--out", str(tmp_path / "out"), *TENSORRT, "--build-if-missing")
+    run = (
+        "run",
+        str(bundle.path),
+        str(picture),
+        "--force",
+        "--out",
+        str(tmp_path / "out"),
+        *TENSORRT,
+        "--build-if-missing",
+    )
     done = gpu.run(pretended_driver, *run, "--tasks", "boxes", FAKE_CUDA_MIB="256")
     assert done.returncode == 0, done.stderr
     assert engines_of(bundle) == ["vision"] and "captions" not in done.stderr  # no caption was asked for

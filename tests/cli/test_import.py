@@ -25,6 +25,76 @@ def test_an_official_file_becomes_a_checkpoint(
     assert json.loads(capsys.readouterr().out)
 
 
+def test_what_was_imported_is_told_and_nothing_is_replaced_unasked(
+    goldens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = str(goldens / "yolov7-u7-seg" / "checkpoint.pt"), tmp_path / "checkpoint"
+    assert main(["import", file, "--out", str(out), "--json"]) == 0
+    told, warned = capsys.readouterr()
+    facts = json.loads(told)
+    assert (facts["tasks"], facts["strides"], facts["licence"]) == (["boxes", "masks"], [8, 16, 32], "unknown")
+    assert facts["classes"] == 5 and facts["folded_parameters"] < facts["parameters"]
+    assert "the licence of the weights is unknown" in warned
+    assert main(["import", file, "--out", str(out)]) == 2
+    assert "exists already; choose another --out or replace it with --force" in capsys.readouterr().err
+    assert main(["import", file, "--out", str(out), "--force", "--licence", "GPL-3.0"]) == 0
+    printed = capsys.readouterr()
+    assert "boxes, masks; 5 classes; strides 8, 16, 32; boxes as xyxy, scores as probabilities" in printed.out
+    assert not printed.err
+    for name in ("bundle.json", "run.json"):  # of a bundle, of a run: never mixed up
+        other = tmp_path / name.partition(".")[0]
+        other.mkdir()
+        (other / name).write_text("{}")
+        assert main(["import", file, "--out", str(other), "--force"]) == 2
+        assert "exists and is no checkpoint, so it is not replaced" in capsys.readouterr().err
+        assert [found.name for found in other.iterdir()] == [name]
+
+
+def test_lists_of_names_are_read_alike(goldens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, names = str(goldens / "yolov7" / "checkpoint.pt"), tmp_path / "names.txt"
+    line = ["import", file, "--names", str(names), "--licence", "x", "--out"]
+    names.write_bytes(b"\xef\xbb\xbfone\r\ntwo\nthree\nfour\nfive\n\n")
+    assert main([*line, str(tmp_path / "a")]) == 0
+    content = json.loads((tmp_path / "a" / "checkpoint.json").read_text())
+    assert content["network"]["class_names"] == ["one", "two", "three", "four", "five"]
+    capsys.readouterr()
+    for text, complaint in (
+        ("one\ntwo\n", f"--names {names}: holds 2 names, but {file} has 5 classes; give one name for each"),
+        ("one\n\nthree\n", f"--names {names}: line 2 is empty; expected one name a line"),
+        ("", f"--names {names}: holds no name; expected one a line"),
+    ):
+        names.write_text(text)
+        assert main([*line, str(tmp_path / "b")]) == 2
+        assert capsys.readouterr().err == f"yolor-edge: {complaint}\n"
+    names.unlink()
+    assert main([*line, str(tmp_path / "b")]) == 2
+    assert f"--names {names}: cannot be read (No such file or directory); expected text" in capsys.readouterr().err
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("run FILE.pt x.png", "official checkpoints are read with yolor-edge import"),
+        ("run FILE.onnx x.png", "to make a bundle of an ONNX detector: yolor-edge adopt"),
+        ("export FILE.pt --out b", "to make a checkpoint of an official one: yolor-edge import"),
+        ("adopt FILE.pt --out b", "official checkpoints are read with yolor-edge import"),
+        ("adopt . --out b", "is a folder, expected an ONNX file"),
+        ("inspect FILE.pt", "to make a checkpoint of an official one: yolor-edge import"),
+    ],
+)
+def test_a_file_for_another_command_names_that_command(
+    line: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for suffix in (".pt", ".onnx"):
+        (tmp_path / f"FILE{suffix}").write_bytes(b"something")
+    assert main(line.split()) == 2
+    complaint = capsys.readouterr().err
+    assert hint in complaint and complaint.count("\n") == 1
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["FILE.onnx", "FILE.pt"]
+
+
 def data_of_five_classes(folder: Path) -> Path:
     """Two scenes with the boxes of five of their classes, beside a file of those names."""
     data = write_scenes(folder / "scenes", count=2, seed=3, size=(96, 128))

@@ -6,14 +6,15 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
 
+from ...runtime.bundle.name_lists import read_lines, read_names
 from ...runtime.errors import CheckpointError, UsageError
 from ...runtime.files import sha256_of
-from ..checkpoint import Checkpoint, write_checkpoint
+from ..checkpoint import DESCRIPTION, WEIGHTS, Checkpoint, write_checkpoint
 from ..network.layers import LayerNetwork, LayersConfig
 from .build import build
 from .graph import Graph, Module
@@ -70,6 +71,7 @@ def import_checkpoint(
     vocabulary: str | Path | Sequence[str] | None = None,
     licence: str | None = None,
     names: str | Path | Sequence[str] | None = None,
+    overwrite: bool = False,
 ) -> Checkpoint:
     """Read an official checkpoint of YOLOv7, YOLOR, YOLOv9, GELAN or Generalist YOLO and write it as one of ours.
 
@@ -84,12 +86,14 @@ def import_checkpoint(
         vocabulary: Words of the captions, one a line, or the file that holds them; needed by a network with captions.
         licence: Of the weights, as it is recorded and shown.
         names: Names of the classes, in place of those in the file; a list, or a file with one a line.
+        overwrite: Replace a checkpoint that lies at `out`.
 
     Raises:
         CheckpointError: If the file is none of these, damaged, hostile, or holds modules that are not known. Nothing
             is written then.
-        UsageError: If an argument does not fit the file.
+        UsageError: If an argument does not fit the file, or something else lies at `out`.
     """
+    _check_out(Path(out), overwrite)
     imported = read_checkpoint(path, config=config, vocabulary=vocabulary, names=names)
     provenance = {**imported.source, "licence": licence or "unknown"}
     try:
@@ -98,6 +102,17 @@ def import_checkpoint(
         reason = " ".join(str(error).split())[:120]
         raise CheckpointError(f"{path}: its layers make no network ({type(error).__name__}: {reason})") from None
     return write_checkpoint(Path(out), network, provenance, "float16" if imported.half else "float32")
+
+
+def _check_out(out: Path, overwrite: bool) -> None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / DESCRIPTION).is_file() or {file.name for file in out.iterdir()} - {DESCRIPTION, WEIGHTS}:
+        raise UsageError(f"{out}: exists and is no checkpoint, so it is not replaced; choose another <out>", "out")
+    if not overwrite:
+        raise UsageError(
+            f"{out}: exists already; choose another <out> or replace it with <overwrite>", argument=("out", "overwrite")
+        )
 
 
 def read_checkpoint(
@@ -113,7 +128,8 @@ def read_checkpoint(
     try:
         return _read(path, content, config, vocabulary, names)
     except (CheckpointError, UsageError) as error:
-        raise type(error)(f"{path}: {error.args[0]}", error.arguments) from None
+        where = "" if str(error.args[0]).startswith("<") else f"{path}: "
+        raise type(error)(f"{where}{error.args[0]}", error.arguments) from None
     except _MADE_UP as error:
         # Attributes of a hostile or damaged file can be of any type; what no check above names ends here.
         reason = " ".join(str(error).split())[:120]
@@ -157,7 +173,7 @@ def _read(
         raise UsageError(
             "holds its network itself; <config> is for files that hold a state dict alone", argument="config"
         )
-    class_names = _lines(names, "class names")
+    class_names: Sequence[str] | None = names if names is None or _is_list(names) else read_names(names, "names")
     if tensors is not None:
         graph, heads, family, name = graph_of_state_dict(tensors, config or "", path.stat().st_size)
         inner_names = None
@@ -169,10 +185,14 @@ def _read(
     if class_names is None:
         class_names = inner_names or [f"class {index}" for index in range(heads.classes)]
     if len(class_names) != heads.classes:
+        where = f"<names> {os.fspath(names)}: holds" if isinstance(names, str | os.PathLike) else "<names>: there are"
         raise UsageError(
-            f"has {heads.classes} classes, but {len(class_names)} names of classes were given", argument="names"
+            f"{where} {len(class_names)} names, but {path} has {heads.classes} classes; give one name for each",
+            argument="names",
         )
-    words = _lines(vocabulary, "words")
+    words: Sequence[str] | None = (
+        vocabulary if vocabulary is None or _is_list(vocabulary) else read_lines(vocabulary, "vocabulary")
+    )
     if words is not None and heads.caption is None:
         raise UsageError("writes no captions; leave <vocabulary> away", argument="vocabulary")
     if heads.caption is not None:
@@ -183,8 +203,11 @@ def _read(
                 argument="vocabulary",
             )
         if len(words) != heads.caption["words"]:
+            given = os.fspath(vocabulary) if isinstance(vocabulary, str | os.PathLike) else "of the captions"
             raise UsageError(
-                f"has {heads.caption['words']} words, but the vocabulary has {len(words)}", argument="vocabulary"
+                f"<vocabulary> {given}: holds {len(words)} words, but {path} writes captions of "
+                f"{heads.caption['words']}; give the vocabulary that it was trained with",
+                argument="vocabulary",
             )
     side = _training_side(content, heads.boxes["strides"])
     return imported_network(graph, heads, family, name, class_names, words or (), source, _is_half(model), side)
@@ -311,14 +334,5 @@ def _stem(module: Module, path: Path) -> str:
     return Path(file).stem[:60] if isinstance(file, str) and Path(file).stem else path.stem[:60]
 
 
-def _lines(given: str | Path | Sequence[str] | None, what: str) -> list[str] | None:
-    """A list, or the lines of a file; the last line may end with a newline or not."""
-    if given is None:
-        return None
-    if not isinstance(given, str | os.PathLike):
-        return [str(line) for line in given]
-    try:
-        text = Path(given).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{given}: {what} cannot be read from it ({error}); expected UTF-8 text, one a line") from None
-    return text.removesuffix("\n").replace("\r\n", "\n").split("\n")
+def _is_list(given: str | os.PathLike[str] | Sequence[str]) -> TypeGuard[Sequence[str]]:
+    return not isinstance(given, str | os.PathLike)

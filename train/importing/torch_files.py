@@ -58,7 +58,9 @@ def _read(data: mmap.mmap, limits: Limits) -> Any:
     if head[257:262] == b"ustar":
         raise CheckpointError("is in the tar form of torch before 0.4; load and save it with a newer torch first")
     if (head[:1] == b"\x08" and b"onnx" in head) or b"pytorch" in head[:40]:
-        raise CheckpointError("looks like an ONNX file; expected a .pt file of torch.save")
+        raise CheckpointError(
+            "looks like an ONNX file; to make a bundle of it: yolor-edge adopt MODEL.onnx --out BUNDLE"
+        )
     raise CheckpointError("is no file of torch.save (neither its zip nor its older form); download it again")
 
 

@@ -252,6 +252,29 @@ class LayersConfig:
                 break
         return found[wanted]
 
+    def facts(self) -> dict[str, Any]:
+        """What the network is, in plain values."""
+        return {
+            "name": self.name,
+            "family": self.family,
+            "tasks": list(self.tasks),
+            "classes": len(self.class_names),
+            "semantic_classes": len(self.semantic_names),
+            "words": len(self.vocabulary),
+            "strides": list(self.strides),
+            "box_coding": self.box_coding,
+            "score_coding": self.score_coding,
+            "layers": len(self.layers),
+        }
+
+    def summary(self) -> str:
+        """The same in a line for people."""
+        counts = {"classes": self.class_names, "semantic classes": self.semantic_names, "words": self.vocabulary}
+        told = [f"{len(names)} {what}" for what, names in counts.items() if names]
+        codings = f"boxes as {self.box_coding}, scores as {self.score_coding}"
+        strides = ", ".join(map(str, self.strides))
+        return f"{self.name} ({self.family}): {', '.join(self.tasks)}; {', '.join(told)}; strides {strides}; {codings}"
+
     def to_json(self) -> dict[str, Any]:
         values = dataclasses.asdict(self)
         return {name: value for name, value in values.items() if value not in (None, (), {})}

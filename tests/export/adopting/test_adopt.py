@@ -148,7 +148,7 @@ def test_classes_by_the_names_of_coco_have_its_ids(tmp_path: Path) -> None:
     [
         ("", "does not tell its classes; give --classes"),
         ("--classes {two}", "no head for 2 classes among its outputs"),
-        ("--classes {empty}", "--classes has an empty name, or none"),
+        ("--classes {empty}", "empty: line 2 is empty; expected one name a line"),
         ("--classes {out}/nothing.txt", "--classes {out}/nothing.txt: cannot be read"),
         ("--classes {names} --layout corners", "--layout: unknown word 'corners'"),
         ("--classes {names} --input-size 32", "which 32x32 does not fit; leave --input-size out"),

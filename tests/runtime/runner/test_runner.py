@@ -283,6 +283,9 @@ def test_lines_of_an_earlier_run_do_not_stay_beside_new_drawings(
     assert [line["source"] for line in lines_of(tmp_path / "out")] == ["a.jpg", "d.PNG", "a.jpg"]
     run(tiny_bundle, folder / "d.PNG", tmp_path / "out", {"boxes"}, threads=1, jsonl=lines, force=True)
     assert [line["source"] for line in lines_of(tmp_path / "out")] == ["d.PNG"]
+    lines.write_text('{"source": "a.jpg", "index": 0, "error": "no such file"}\n')  # nothing that could be lost
+    run(tiny_bundle, folder / "a.jpg", tmp_path / "out", {"boxes"}, threads=1)
+    assert [line["source"] for line in lines_of(tmp_path / "out")] == ["a.jpg"]
     with pytest.raises(UsageError, match="leave out one of them"):
         run(tiny_bundle, folder / "d.PNG", tmp_path / "out", force=True, append=True)
 

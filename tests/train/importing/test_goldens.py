@@ -133,11 +133,13 @@ def test_arguments_that_do_not_fit_are_refused(goldens: Path, tmp_path: Path) ->
             import_checkpoint(goldens / name / "checkpoint.pt", tmp_path / "out", **given)  # type: ignore[arg-type]
         assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
 
-    refused(UsageError, "yolov7", "5 classes, but 2 names", names=["a", "b"])
+    refused(UsageError, "yolov7", "there are 2 names, but .* has 5 classes", names=["a", "b"])
     refused(UsageError, "yolov7", "writes no captions", vocabulary=["a"])
     refused(UsageError, "yolov7", "holds its network itself", config="yolov7")
     refused(UsageError, "gyolo", "40 words, and the words are not in the file")
-    refused(UsageError, "gyolo", "40 words, but the vocabulary has 3", vocabulary=["a", "b", "c"])
+    refused(
+        UsageError, "gyolo", "of the captions: holds 3 words, but .* writes captions of 40", vocabulary=["a", "b", "c"]
+    )
     refused(UsageError, "yolor-csp-darknet", "say which with config")
     refused(UsageError, "yolor-csp-darknet", "give its .cfg file", config="yolov7")
     refused(UsageError, "yolor-csp-darknet", "no such file", config=tmp_path / "none.cfg")
