@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 import torch
@@ -173,7 +173,7 @@ def _read(
         raise UsageError(
             "holds its network itself; <config> is for files that hold a state dict alone", argument="config"
         )
-    class_names: Sequence[str] | None = names if names is None or _is_list(names) else read_names(names, "names")
+    class_names: Sequence[str] | None = read_names(names, "names") if isinstance(names, str | os.PathLike) else names
     if tensors is not None:
         graph, heads, family, name = graph_of_state_dict(tensors, config or "", path.stat().st_size)
         inner_names = None
@@ -190,9 +190,9 @@ def _read(
             f"{where} {len(class_names)} names, but {path} has {heads.classes} classes; give one name for each",
             argument="names",
         )
-    words: Sequence[str] | None = (
-        vocabulary if vocabulary is None or _is_list(vocabulary) else read_lines(vocabulary, "vocabulary")
-    )
+    words: Sequence[str] | None = vocabulary if not isinstance(vocabulary, str | os.PathLike) else None
+    if isinstance(vocabulary, str | os.PathLike):
+        words = read_lines(vocabulary, "vocabulary")
     if words is not None and heads.caption is None:
         raise UsageError("writes no captions; leave <vocabulary> away", argument="vocabulary")
     if heads.caption is not None:
@@ -332,7 +332,3 @@ def _family(module: Module, heads: Heads) -> str:
 def _stem(module: Module, path: Path) -> str:
     file = module.get("yaml_file")
     return Path(file).stem[:60] if isinstance(file, str) and Path(file).stem else path.stem[:60]
-
-
-def _is_list(given: str | os.PathLike[str] | Sequence[str]) -> TypeGuard[Sequence[str]]:
-    return not isinstance(given, str | os.PathLike)
