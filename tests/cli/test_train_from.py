@@ -36,7 +36,7 @@ def test_from_a_run_with_frozen_parts_and_then_more_epochs(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--from", "{}/nothing"], "nothing: no such folder; expected a checkpoint, or a run"),
+        (["--from", "{}/nothing"], "nothing: no such folder; expected a checkpoint or a run"),
         (["--from", "{}/nothing.pt"], "nothing.pt: no such file; expected a .pt file"),
         (["--from", "{}/bundle"], "bundle: is a bundle; expected the checkpoint or the run"),
         (["--from", "{}"], "is not a checkpoint (no checkpoint.json in it)"),

@@ -257,7 +257,9 @@ def test_weights_of_another_network_are_refused(
     assert len(text) < 600
 
 
-@pytest.mark.parametrize(("name", "message"), [("absent", "no such folder"), ("file", "is not a checkpoint")])
+@pytest.mark.parametrize(
+    ("name", "message"), [("absent", "no such folder"), ("file", "is a file, expected the folder of a checkpoint")]
+)
 def test_a_path_that_is_no_folder_is_refused(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(CheckpointError, match=f"{name}: {message}"):

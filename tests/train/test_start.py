@@ -223,7 +223,7 @@ def test_frozen_parts_stay_and_kept_ones_move_slowly(known: Path, new_scenes: Pa
         ({"freeze": ("boxes",)}, "freeze: 9 of 96 tensors of boxes are not those of the start, such as box_head.cl"),
         ({"freeze": ("backbone",), "start": None}, "freeze belongs to a training from other weights; give start too"),
         ({"vocabulary": "words.txt"}, "holds its words itself; vocabulary is for an official .pt file"),
-        ({"start": "missing"}, "missing: no such folder; expected a checkpoint, or a run"),
+        ({"start": "missing"}, "missing: no such folder; expected a checkpoint or a run"),
         ({"start": "missing.pt"}, "missing.pt: no such file; expected a .pt file"),
     ],
 )
