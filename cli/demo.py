@@ -41,6 +41,7 @@ def demo(
     from .export.to_onnx import export_bundle
     from .runtime.backends.registry import check_threads
     from .runtime.options import LoadOptions
+    from .runtime.runner.outputs import RunOptions
     from .runtime.runner.runner import RunLines, run
     from .runtime.sources.sources import open_source
     from .runtime.verification.replay import verify
@@ -78,6 +79,7 @@ def demo(
         bundle,
         pictures,
         folder / "pictures",
+        RunOptions(force=True),  # the folder is the demo's own
         load=LoadOptions(threads=threads),
         progress=RunLines(lambda line: say(f"   {line}")),
     )

@@ -569,6 +569,8 @@ def test_the_demo_goes_through_every_stage(
 
     monkeypatch.setattr(demo_module, "_MOST_SECONDS", 1.0)
     out = tmp_path / "demo-out"
+    (out / "pictures").mkdir(parents=True)
+    (out / "pictures" / "results.jsonl").write_text('{"source": "of an earlier demo"}\n')
     capsys.readouterr()
     assert run_main(f"demo --checkpoint {checkpoint} --images {scenes / 'val'} --out {out} --threads 1") == 0
     printed, _ = capsys.readouterr()
