@@ -34,8 +34,8 @@ class View:
         classes: (n,) int64.
         masks: (n, H / 4, W / 4) uint8, covered share of each prototype cell, 255 is all of it.
         semantic: (H / 4, W / 4) uint8 class ids, 255 is unknown.
-        has_boxes: False if the image has no box annotations, so that nothing may be learnt from their absence.
-        has_masks: False if it has no masks.
+        mask_known: (n,) bool, False for objects without a mask.
+        classes_known: (H / 4, W / 4) bool, False where objects may be that nobody labelled.
     """
 
     image: NDArray[np.uint8]
@@ -43,8 +43,8 @@ class View:
     classes: NDArray[np.int64]
     masks: NDArray[np.uint8]
     semantic: NDArray[np.uint8]
-    has_boxes: bool
-    has_masks: bool
+    mask_known: NDArray[np.bool_]
+    classes_known: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -177,8 +177,8 @@ def _blank(rule: PreprocessRule) -> View:
         classes=np.zeros(0, np.int64),
         masks=np.zeros((0, *cells), np.uint8),
         semantic=np.full(cells, IGNORED, np.uint8),
-        has_boxes=True,
-        has_masks=True,
+        mask_known=np.zeros(0, bool),
+        classes_known=np.ones(cells, bool),
     )
 
 
@@ -187,6 +187,8 @@ def _place_labels(truth: Truth, placement: _Placement, view: View, rng: np.rando
     x1, y1, x2, y2 = placement.window
     height, width = view.image.shape[:2]
     cells = (width // PROTOTYPE_STRIDE, height // PROTOTYPE_STRIDE)  # OpenCV's order
+    rows = slice(*(round(y / PROTOTYPE_STRIDE) for y in (y1, y2)))
+    columns = slice(*(round(x / PROTOTYPE_STRIDE) for x in (x1, x2)))
     semantic = truth.semantic_map()
     if semantic is not None:
         # A label cell spans four input pixels a side, so its centre lies between pixels; taking either neighbour at
@@ -200,11 +202,10 @@ def _place_labels(truth: Truth, placement: _Placement, view: View, rng: np.rando
             borderMode=cv2.BORDER_CONSTANT,
             borderValue=(IGNORED,),
         )
-        rows = slice(*(round(y / PROTOTYPE_STRIDE) for y in (y1, y2)))
-        columns = slice(*(round(x / PROTOTYPE_STRIDE) for x in (x1, x2)))
         view.semantic[rows, columns] = placed[rows, columns]
     if truth.boxes is None or truth.class_ids is None or truth.crowd is None:
-        return replace(view, has_boxes=False, has_masks=False)
+        view.classes_known[rows, columns] = False
+        return view
 
     xs = truth.boxes[:, [0, 2]] * placement.scale_x + placement.shift_x
     ys = truth.boxes[:, [1, 3]] * placement.scale_y + placement.shift_y
@@ -233,7 +234,7 @@ def _place_labels(truth: Truth, placement: _Placement, view: View, rng: np.rando
         boxes=np.concatenate((view.boxes, clipped[keep].astype(np.float32))),
         classes=np.concatenate((view.classes, truth.class_ids[keep])),
         masks=np.concatenate((view.masks, masks)),
-        has_masks=view.has_masks and pixels is not None,
+        mask_known=np.concatenate((view.mask_known, truth.mask_known[keep])),
     )
 
 
@@ -246,8 +247,8 @@ def _mixed(a: View, b: View, rng: np.random.Generator) -> View:
         classes=np.concatenate((a.classes, b.classes)),
         masks=np.concatenate((a.masks, b.masks)),
         semantic=np.full_like(a.semantic, IGNORED),
-        has_boxes=a.has_boxes and b.has_boxes,
-        has_masks=a.has_masks and b.has_masks,
+        mask_known=np.concatenate((a.mask_known, b.mask_known)),
+        classes_known=a.classes_known & b.classes_known,
     )
 
 

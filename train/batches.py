@@ -20,7 +20,7 @@ from ..runtime.bundle.tokenizer import BOS_ID, EOS_ID, PAD_ID, Tokenizer
 from ..runtime.errors import YolorEdgeError
 from .augment import View, strong_view, weak_view
 from .config import TrainConfig
-from .losses import DenseTruth
+from .dense_truth import DenseTruth
 from .network.any_network import AnyConfig
 from .network.config import NetworkConfig
 
@@ -50,6 +50,16 @@ class Batch:
             None if self.weak is None else self.weak.to(device, non_blocking=True),
             self.owners.to(device, non_blocking=True),
             self.tokens.to(device, non_blocking=True),
+        )
+
+    def pin_memory(self) -> Batch:
+        """A copy in page-locked memory, which `to` copies from without waiting; a loader calls it."""
+        return Batch(
+            self.strong.pin_memory(),
+            self.truth.pin_memory(),
+            None if self.weak is None else self.weak.pin_memory(),
+            self.owners.pin_memory(),
+            self.tokens.pin_memory(),
         )
 
 
@@ -140,18 +150,20 @@ def collate(found: list[_Sample | YolorEdgeError]) -> Batch | YolorEdgeError:
     most = max((len(view.boxes) for view in views), default=0)
     boxes = np.zeros((len(views), most, 4), np.float32)
     classes = np.zeros((len(views), most), np.int64)
-    valid = np.zeros((len(views), most), bool)
+    valid, mask_known = np.zeros((2, len(views), most), bool)
     for i, view in enumerate(views):
         boxes[i, : len(view.boxes)] = view.boxes
         classes[i, : len(view.boxes)] = view.classes
         valid[i, : len(view.boxes)] = True
+        mask_known[i, : len(view.boxes)] = view.mask_known
     truth = DenseTruth(
         boxes=torch.from_numpy(boxes),
         classes=torch.from_numpy(classes),
         valid=torch.from_numpy(valid),
-        has_boxes=torch.tensor([view.has_boxes for view in views]),
-        has_masks=torch.tensor([view.has_masks for view in views]),
-        masks=[torch.from_numpy(view.masks) for view in views],
+        classes_known=torch.from_numpy(np.stack([view.classes_known for view in views])),
+        masks=torch.from_numpy(np.concatenate([view.masks for view in views])),
+        first_mask=torch.tensor([0, *(len(view.boxes) for view in views[:-1])]).cumsum(0),
+        mask_known=torch.from_numpy(mask_known),
         semantic=torch.from_numpy(np.stack([view.semantic for view in views])),
     )
     with_captions = [i for i, sample in enumerate(samples) if sample.captions]

@@ -1,4 +1,4 @@
-"""The losses of the four tasks. Each is skipped for images that lack its truth.
+"""The losses of the four tasks. Each is skipped where its truth is not known.
 
 Boxes: BCE on aligned class targets, CIoU (arXiv 1911.08287) and distribution focal loss (arXiv 2006.04388). Masks:
 BCE inside the box, each object weighted alike (YOLACT, arXiv 1904.02689). Semantic: cross-entropy and Dice with an
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -24,45 +23,13 @@ from torch import Tensor
 from ..evaluation.dataset.truth import IGNORED
 from .assigner import Assignment, assign
 from .config import TrainConfig
+from .dense_truth import DenseTruth
 from .network.any_network import AnyConfig
 from .network.config import PROTOTYPE_STRIDE
 from .network.layers import LayersConfig
 
 # Cells whose masks are compared in one step; more only costs memory, the gradient is a mean over them.
 MASK_CELLS = 1600
-
-
-@dataclass
-class DenseTruth:
-    """Truth of a batch for boxes, masks and the semantic map.
-
-    Attributes:
-        boxes: (B, M, 4) float32 xyxy in input pixels, padded with zeros.
-        classes: (B, M) int64.
-        valid: (B, M) bool, False on padding.
-        has_boxes: (B,) bool, False for images without box annotations.
-        has_masks: (B,) bool, False for images whose masks are not known.
-        masks: (m_i, H / 4, W / 4) uint8 for each image: covered share of each prototype cell, 255 is all of it.
-        semantic: (B, H / 4, W / 4) uint8 class ids, 255 is ignored.
-    """
-
-    boxes: Tensor
-    classes: Tensor
-    valid: Tensor
-    has_boxes: Tensor
-    has_masks: Tensor
-    masks: list[Tensor]
-    semantic: Tensor
-
-    def to(self, device: torch.device) -> DenseTruth:
-        return DenseTruth(
-            *(
-                getattr(self, name).to(device, non_blocking=True)
-                for name in ("boxes", "classes", "valid", "has_boxes", "has_masks")
-            ),
-            masks=[masks.to(device, non_blocking=True) for masks in self.masks],
-            semantic=self.semantic.to(device, non_blocking=True),
-        )
 
 
 def cell_centres(input_size: tuple[int, int], strides: tuple[int, ...]) -> tuple[Tensor, Tensor]:
@@ -169,7 +136,9 @@ class DenseLoss:
         )
         total = found.class_targets.sum().clamp(min=1.0)
         class_loss = F.binary_cross_entropy_with_logits(class_logits, found.class_targets, reduction="none")
-        class_loss = (class_loss.sum((1, 2)) * truth.has_boxes).sum() / total
+        # An object that is there is known wherever it lies; only where nobody looked may none be missed.
+        known = self._at_cells(truth.classes_known) | found.positive
+        class_loss = (class_loss.sum(2) * known).sum() / total
 
         image, cell = found.positive.nonzero(as_tuple=True)
         wanted = truth.boxes[image, found.objects[image, cell]]
@@ -183,6 +152,11 @@ class DenseLoss:
         if "masks" in self.network.tasks:
             losses["mask"] = gains.mask_gain * self._mask_loss(outputs, truth, found)
         return losses
+
+    def _at_cells(self, known: Tensor) -> Tensor:
+        """(B, H / 4, W / 4) as the cells' centres lie in it -> (B, N)."""
+        x, y = (self.points / PROTOTYPE_STRIDE).long().unbind(1)
+        return known[:, y, x]
 
     def _dfl(self, bins: Tensor, wanted: Tensor, cell: Tensor) -> Tensor:
         """Cross-entropy of bins (n, 4, R) with the two bins around each true distance, mean over the sides -> (n,)."""
@@ -206,9 +180,12 @@ class DenseLoss:
         x = torch.arange(width, device=prototypes.device)[None, :] + 0.5
         losses, count = prototypes.sum() * 0.0, 0
         most = max(1, MASK_CELLS // len(prototypes))
-        for i, masks in enumerate(truth.masks):
-            cells = found.positive[i].nonzero()[:, 0]
-            if not truth.has_masks[i] or not len(masks) or not len(cells):
+        if not len(truth.masks):
+            return losses
+        has_mask = found.positive & truth.mask_known.gather(1, found.objects)
+        for i in range(len(prototypes)):
+            cells = has_mask[i].nonzero()[:, 0]
+            if not len(cells):
                 continue
             if len(cells) > most:
                 cells = cells[torch.linspace(0, len(cells) - 1, most, device=cells.device).long()]
@@ -217,7 +194,9 @@ class DenseLoss:
             box = truth.boxes[i, objects, :, None, None] / PROTOTYPE_STRIDE  # (n, 4, 1, 1), in prototype cells
             # One cell of margin: the runtime interpolates across the box's border, so what lies just outside counts.
             inside = (x > box[:, 0] - 1) & (x < box[:, 2] + 1) & (y > box[:, 1] - 1) & (y < box[:, 3] + 1)
-            loss = F.binary_cross_entropy_with_logits(logits, masks[objects].float() / 255, reduction="none")
+            loss = F.binary_cross_entropy_with_logits(
+                logits, truth.masks[truth.first_mask[i] + objects].float() / 255, reduction="none"
+            )
             losses = losses + ((loss * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)).sum()
             count += len(cells)
         return losses / max(count, 1)

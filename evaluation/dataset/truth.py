@@ -116,6 +116,11 @@ class Truth:
     def has_masks(self) -> bool:
         return self.segmentations is not None
 
+    @property
+    def mask_known(self) -> np.ndarray:
+        """(N,) bool, which of the boxes have a mask."""
+        return np.full(0 if self.boxes is None else len(self.boxes), self.has_masks)
+
     @cached_property
     def rles(self) -> list[Rle] | None:
         """One COCO RLE {"size": [h, w], "counts": text} per box, or None where this image has no masks."""

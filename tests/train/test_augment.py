@@ -185,9 +185,9 @@ def test_boxes_and_masks_of_scenes_agree_in_strong_views(scenes: Path, seed: int
         return dataset[int(draw.integers(len(dataset)))]
 
     view = strong_view(dataset[seed], another, dataset.read, RULE, config, rng)
-    assert view.has_boxes
-    assert view.has_masks
-    assert len(view.boxes) == len(view.classes) == len(view.masks)
+    assert view.classes_known.all()
+    assert view.mask_known.all()
+    assert len(view.mask_known) == len(view.boxes) == len(view.classes) == len(view.masks)
     assert view.image.shape == (96, 128, 3)
     assert view.image.dtype == np.uint8
     for box, mask in zip(view.boxes, view.masks, strict=True):
@@ -311,24 +311,29 @@ def test_truth_that_is_missing_stays_unknown() -> None:
     truth, image = picture_of([rectangle((96, 128), 10, 10, 50, 50)])
     bare = replace(truth, boxes=None, class_ids=None, crowd=None, areas=None, segmentations=None, semantic=None)
     view = seen(bare, image, STILL)
-    assert (view.has_boxes, view.has_masks, len(view.boxes)) == (False, False, 0)
+    assert not view.classes_known.any()
+    assert len(view.boxes) == len(view.mask_known) == 0
     assert (view.semantic == IGNORED).all()
 
     without_masks = replace(truth, segmentations=None)
     view = seen(without_masks, image, STILL)
-    assert (view.has_boxes, view.has_masks, len(view.boxes)) == (True, False, 1)
+    assert view.classes_known.all()
+    assert view.mask_known.tolist() == [False]
+    assert len(view.boxes) == 1
     assert view.masks.shape == (1, 24, 32)
 
 
 @pytest.mark.parametrize("missing", [0, 1, 2, 3])
-def test_one_unknown_picture_makes_a_mosaic_unknown(missing: int) -> None:
-    """Its window would otherwise teach that nothing is there; the boxes of the others remain."""
+def test_one_unknown_picture_makes_its_window_of_a_mosaic_unknown(missing: int) -> None:
+    """It would otherwise teach that nothing is there; what is known of the others remains."""
     truths, pictures = four_colors()
     truths[missing] = replace(truths[missing], boxes=None, class_ids=None, crowd=None, areas=None, segmentations=None)
     config = replace(MOVING, mosaic=1)
     view = strong_view(truths[0], others_in_turn(truths[1:]), pictures.read, RULE, config, np.random.default_rng(1))
-    assert not view.has_boxes
-    assert not view.has_masks
+    assert 0 < view.classes_known.mean() < 1
+    rows, columns = np.nonzero(~view.classes_known)
+    assert len(rows) == (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
+    assert view.mask_known.all()
     assert len(view.boxes) == len(view.masks) == 3
 
 
@@ -343,7 +348,7 @@ def test_a_picture_without_objects_is_known_to_be_empty() -> None:
         segmentations=(),
     )
     for view in (seen(empty, image, MOVING), weak_view(empty, lambda _: image, RULE, np.random.default_rng(0))):
-        assert (view.has_boxes, view.has_masks) == (True, True)
+        assert view.classes_known.all()
         assert view.boxes.shape == (0, 4)
         assert view.masks.shape == (0, 24, 32)
 

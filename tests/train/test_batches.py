@@ -37,7 +37,7 @@ def tensors_of(batch: Batch) -> list[torch.Tensor]:
     assert batch.weak is not None
     return [
         *(batch.strong, batch.weak, batch.owners, batch.tokens, truth.boxes, truth.classes, truth.valid),
-        *(truth.has_boxes, truth.has_masks, truth.semantic, *truth.masks),
+        *(truth.classes_known, truth.mask_known, truth.first_mask, truth.semantic, truth.masks),
     ]
 
 
@@ -61,7 +61,10 @@ def test_shapes_and_padding(scenes: Path) -> None:
         assert batch.weak.shape == batch.strong.shape
         assert truth.boxes.shape == (*truth.valid.shape, 4)
         assert truth.semantic.shape == (pictures, 16, 24)
-        assert truth.valid.sum(1).tolist() == [len(masks) for masks in truth.masks]
+        objects = truth.valid.sum(1)
+        assert truth.masks.shape == (int(objects.sum()), 16, 24)
+        assert truth.first_mask.tolist() == (objects.cumsum(0) - objects).tolist()
+        assert torch.equal(truth.mask_known, truth.valid)
         assert bool((truth.boxes[~truth.valid] == 0).all())
         assert batch.owners.tolist() == [i for i in range(pictures) for _ in range(2)]
         for row in batch.tokens.tolist():
@@ -117,7 +120,7 @@ def test_captions_go_to_the_pictures_that_have_them(scenes_with_one_caption: Pat
     batches = batches_of(data, network, TRAIN)
     assert sum(len(batch.tokens) for batch in batches) == 1
     for batch in batches:
-        assert len(batch.strong) == len(batch.truth.masks)
+        assert len(batch.strong) == len(batch.truth.first_mask)
         if len(batch.tokens):
             assert batch.weak is not None
             assert len(batch.weak) == 1

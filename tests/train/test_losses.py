@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 from yolor_edge.train.config import TrainConfig
-from yolor_edge.train.losses import DenseLoss, DenseTruth, anchor_cells, caption_loss, complete_iou, product_logits
+from yolor_edge.train.dense_truth import DenseTruth
+from yolor_edge.train.losses import DenseLoss, anchor_cells, caption_loss, complete_iou, product_logits
 
 from ..reference import losses as reference
 from .tiny_network import tiny_config
@@ -53,11 +54,20 @@ def truth_of(pictures: int = 1) -> DenseTruth:
         boxes=OBJECTS.repeat(pictures, 1, 1),
         classes=OBJECT_CLASSES.repeat(pictures, 1),
         valid=torch.ones(pictures, 2, dtype=torch.bool),
-        has_boxes=torch.ones(pictures, dtype=torch.bool),
-        has_masks=torch.ones(pictures, dtype=torch.bool),
-        masks=[object_masks() for _ in range(pictures)],
+        classes_known=torch.ones(pictures, 16, 24, dtype=torch.bool),
+        masks=torch.cat([object_masks() for _ in range(pictures)]),
+        first_mask=2 * torch.arange(pictures),
+        mask_known=torch.ones(pictures, 2, dtype=torch.bool),
         semantic=semantic_truth().repeat(pictures, 1, 1),
     )
+
+
+def without_objects(truth: DenseTruth, picture: int) -> DenseTruth:
+    """The truth with no objects on one of its pictures, which have two each."""
+    truth.valid[picture] = truth.mask_known[picture] = False
+    counts = truth.valid.sum(1)
+    rows = [row for i in range(len(counts)) if i != picture for row in (2 * i, 2 * i + 1)]
+    return replace(truth, masks=truth.masks[rows], first_mask=counts.cumsum(0) - counts)
 
 
 def random_outputs(pictures: int = 1, seed: int = 0) -> dict[str, Tensor]:
@@ -202,10 +212,8 @@ def test_masks_count_inside_their_box_only() -> None:
 
 def test_pictures_without_truth_teach_nothing() -> None:
     """The middle one of three has no annotations at all: its outputs get no gradient."""
-    truth = truth_of(3)
-    truth.has_boxes[1] = truth.has_masks[1] = False
-    truth.valid[1] = False
-    truth.masks[1] = truth.masks[1][:0]
+    truth = without_objects(truth_of(3), 1)
+    truth.classes_known[1] = False
     truth.semantic[1] = 255
     outputs = random_outputs(3)
     sum(dense_loss()(outputs, truth).values(), torch.zeros(())).backward()
@@ -217,9 +225,7 @@ def test_pictures_without_truth_teach_nothing() -> None:
 
 
 def test_a_picture_without_objects_teaches_that_there_are_none() -> None:
-    truth = truth_of(2)
-    truth.valid[1] = False
-    truth.masks[1] = truth.masks[1][:0]
+    truth = without_objects(truth_of(2), 1)
     truth.semantic[1] = 255
     outputs = random_outputs(2)
     sum(dense_loss()(outputs, truth).values(), torch.zeros(())).backward()
@@ -231,10 +237,31 @@ def test_a_picture_without_objects_teaches_that_there_are_none() -> None:
     assert (gradient[1] > 0).all()
 
 
+def test_where_classes_are_unknown_no_absence_is_taught_but_objects_are() -> None:
+    """The left half of the picture was not labelled: of its cells only those that answer for an object learn."""
+    truth = truth_of()
+    truth.classes_known[0, :, :12] = False
+    outputs = random_outputs()
+    loss = dense_loss()
+    loss(outputs, truth)["class"].backward()
+    gradient = outputs["class_logits"].grad
+    assert gradient is not None
+    moved = gradient[0].any(0)
+    left = loss.points[:, 0] < 48
+    assert moved[~left].all()
+    whole = random_outputs()
+    loss(whole, truth_of())["box"].backward()
+    bins = whole["box_bins"].grad
+    assert bins is not None
+    positive = bins[0].any(0)
+    assert positive[left].any()
+    assert torch.equal(moved[left], positive[left])
+
+
 def test_boxes_without_masks_teach_boxes_only() -> None:
     truth = truth_of()
-    truth.has_masks[0] = False
-    truth.masks[0] = torch.zeros_like(truth.masks[0])
+    truth.mask_known[0] = False
+    truth.masks[:] = 0
     outputs = random_outputs()
     losses = dense_loss()(outputs, truth)
     assert losses["mask"].item() == 0
@@ -252,9 +279,10 @@ def test_a_batch_without_any_truth_costs_nothing_and_can_be_learnt_from() -> Non
         boxes=torch.zeros(2, 0, 4),
         classes=torch.zeros(2, 0, dtype=torch.int64),
         valid=torch.zeros(2, 0, dtype=torch.bool),
-        has_boxes=torch.zeros(2, dtype=torch.bool),
-        has_masks=torch.zeros(2, dtype=torch.bool),
-        masks=[torch.zeros(0, 16, 24, dtype=torch.uint8)] * 2,
+        classes_known=torch.zeros(2, 16, 24, dtype=torch.bool),
+        masks=torch.zeros(0, 16, 24, dtype=torch.uint8),
+        first_mask=torch.zeros(2, dtype=torch.int64),
+        mask_known=torch.zeros(2, 0, dtype=torch.bool),
         semantic=torch.full((2, 16, 24), 255, dtype=torch.uint8),
     )
     outputs = random_outputs(2)
@@ -312,7 +340,8 @@ def test_more_masks_than_are_compared_at_once() -> None:
         boxes=torch.cat((corners, corners + 16), 1)[None],
         classes=torch.zeros(1, 60, dtype=torch.int64),
         valid=torch.ones(1, 60, dtype=torch.bool),
-        masks=[torch.full((60, 16, 24), 255, dtype=torch.uint8)],
+        masks=torch.full((60, 16, 24), 255, dtype=torch.uint8),
+        mask_known=torch.ones(1, 60, dtype=torch.bool),
     )
     outputs = random_outputs()
     outputs["prototypes"] = torch.zeros(1, PROTOTYPES, 16, 24)
