@@ -84,14 +84,13 @@ def export_bundle(
         options: What to build into the vision graph; by default nothing beside the network.
 
     Returns:
-        The bundle, verified.
+        The bundle, verified. A precision that was asked for and did not pass is not in it; `Bundle.failed` says why.
 
     Raises:
         UsageError: If `out` exists, a task is not one of the network's, or the size or an option cannot be.
         CheckpointError: If the checkpoint cannot be opened.
         ParityError: If a step does not agree with the one before; nothing is written.
         CalibrationError: If int8 cannot be calibrated on what was given; nothing is written.
-        AccuracyError: If int8 costs a task more than was allowed; nothing is written.
     """
     say = progress or (lambda line: None)
     opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint)

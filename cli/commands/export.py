@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from ..options import add_precision, add_tasks, image_files, precision_options, size
-from ..output import say
+from ..output import print_bundle, say
 from ..parsing import add_command
 
 
@@ -74,5 +74,4 @@ def _export(arguments: argparse.Namespace) -> int:
         progress=say,
         options=GraphOptions(arguments.batch, arguments.top_k, arguments.semantic_map),
     )
-    print(f"bundle: {bundle.path}")
-    return 0
+    return print_bundle(bundle)

@@ -78,12 +78,12 @@ def adopt(
         progress: Called with one line per step.
 
     Returns:
-        The bundle, verified.
+        The bundle, verified. A precision that was asked for and did not pass is not in it; `Bundle.failed` says why.
 
     Raises:
         UsageError: If the file cannot be adopted, or an argument does not fit it; nothing is written.
         ParityError: If the rewired graph does not agree with the original; nothing is written.
-        CalibrationError, AccuracyError: As `export_bundle` raises them; nothing is written.
+        CalibrationError: As `export_bundle` raises it; nothing is written.
     """
     say = progress or (lambda line: None)
     out, said, wanted = Path(out), Said.of(layout), precisions or PrecisionOptions()

@@ -163,7 +163,7 @@ def meet_budget(
             worst = max(last, key=lambda name: reference[name] - last[name])
             raise AccuracyError(
                 f"int8-{dialect} misses the budget even with {most} of {len(ranking)} layers in float: {worst} drops "
-                f"by {reference[worst] - last[worst]:.4f}, allowed {max_drop:g}; nothing was written. Allow more with "
+                f"by {reference[worst] - last[worst]:.4f}, allowed {max_drop:g}; allow more with "
                 "<max_drop>, calibrate on more images, or try another <method>",
                 argument=("max_drop", "method"),
             )
