@@ -44,7 +44,7 @@ from ..train.checkpoint import Checkpoint
 from ..train.network.any_network import AnyNetwork, network_of
 from ..train.network.config import Task
 from ..train.torch_backend import TorchGraph, parts_of, spec_of
-from .destination import check_out, reference_images
+from .destination import candidate_images, check_out, telling_images
 from .onnx_graphs.caption_weights import write_caption_weights
 from .onnx_graphs.fold import fold
 from .onnx_graphs.graph_cleanup import check_no_constants, drop_metadata, drop_unread, fold_constants, name_by_module
@@ -76,8 +76,9 @@ def export_bundle(
         out: Folder of the bundle; must not exist unless `overwrite`.
         input_size: (height, width) of the graphs, multiples of 32; by default what the network was trained at.
         tasks: The tasks to keep; by default all that the network has.
-        images: Images to check the steps on and to keep for `verify`; by default three drawn scenes. The
-            first three are used.
+        images: Images to check the steps on and to keep for `verify`; by default those of the data set that int8 is
+            scored on, else of the calibration, else of the run's data set, else three drawn scenes. Of twelve spread
+            over them, the three are used in which the network finds something for most of its tasks.
         overwrite: Replace what lies at `out`.
         precisions: What to write beside fp32, and how; by default nothing.
         progress: Called with one line per step.
@@ -99,8 +100,11 @@ def export_bundle(
     network = _with_tasks(opened.network(), tasks, input_size)
     options = options or GraphOptions()
     spec = spec_with_options(network.config, options)
-    check_inputs(precisions or PrecisionOptions(), spec)
-    references = reference_images(images, network.config.input_size)
+    precisions = precisions or PrecisionOptions()
+    check_inputs(precisions, spec)
+    candidates = candidate_images(images, precisions.data, precisions.split, precisions.calibration, opened.path.parent)
+    with Model(spec_of(network.config), parts_of(network)) as model:
+        references = telling_images(candidates, network.config.input_size, model.predict)
 
     if opened.provenance.get("licence") == "unknown":  # as import writes it; what was trained here is the user's own
         say("warning: the licence of the weights is unknown")
@@ -149,7 +153,7 @@ def export_bundle(
         for warning in unproven(read_golden(file)[1] for file in sorted((folder / GOLDEN_FOLDER).iterdir())):
             say(f"warning: {warning}")
         parity["onnx_fp32"] = [asdict(check) for check in checks]
-        added = add_precisions(folder, graphs, spec, references, precisions or PrecisionOptions(), say)
+        added = add_precisions(folder, graphs, spec, references, precisions, say)
         parity["tolerances"].update(added.tolerances)
         parity.update(added.parity)
         write_bundle(

@@ -54,7 +54,8 @@ def add(commands: Any) -> None:
         "--images",
         nargs="+",
         metavar="PATH",
-        help="images, or folders of them, to check the conversions on (default: drawn scenes)",
+        help="images, or folders of them, to check the conversions on; three that show most are kept for verify "
+        "(default: those of --data, else of --calibration, else of the run's data set, else drawn scenes)",
     )
     add_precision(parser)
 

@@ -32,7 +32,7 @@ from ...runtime.errors import BundleError, UsageError
 from ...runtime.images.preprocess import PreprocessRule, preprocess
 from ...runtime.progress import Count
 from ...runtime.verification.golden import GOLDEN_FOLDER, read_golden
-from ..precision.choices import choices_of, chosen, with_choices_given, with_choices_shown
+from ..onnx_graphs.choices import choices_of, chosen, with_choices_given, with_choices_shown
 from .dissect import GIVEN, Anatomy, Layer, expose, isolate
 
 # The noise that a stage may have, by the coarser of the two precisions. Rounding of fp32 leaves 1e-6, that of fp16

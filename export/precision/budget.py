@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from ...runtime.bundle.spec import BOX_HEADS, SCORE_HEADS
 from ...runtime.errors import AccuracyError
 from ...runtime.progress import Say
+from ..onnx_graphs.choices import choices_of, chosen, with_choices_given, with_choices_shown
 from ..onnx_graphs.graph_view import GraphView
 from ..onnx_graphs.probe import open_model
-from .choices import choices_of, chosen, with_choices_given, with_choices_shown
 from .to_int8 import Quantized, kept_convolutions, quantize
 
 # The one number by which each task is judged, and which heads carry it, of those that a graph has.
