@@ -48,6 +48,7 @@ from .destination import candidate_images, check_out, telling_images
 from .onnx_graphs.caption_weights import write_caption_weights
 from .onnx_graphs.fold import fold
 from .onnx_graphs.graph_cleanup import check_no_constants, drop_metadata, drop_unread, fold_constants, name_by_module
+from .onnx_graphs.graph_metadata import describe_graphs
 from .onnx_graphs.graph_options import GraphOptions, spec_with_options, vision_with_options
 from .onnx_graphs.quiet import quietly
 from .parity.fold_proof import VisionCost, cost_line, prove_fold, unfolded_cost
@@ -156,6 +157,7 @@ def export_bundle(
         added = add_precisions(folder, graphs, spec, references, precisions, say)
         parity["tolerances"].update(added.tolerances)
         parity.update(added.parity)
+        describe_graphs(folder, spec, graphs, opened.sha256, opened.licence)
         write_bundle(
             folder,
             spec,
