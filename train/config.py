@@ -27,6 +27,8 @@ class TrainConfig:
         weight_decay: Applied to weights of two and more axes, not to norms, biases and implicit vectors.
         warmup: Share of all steps with a linearly rising rate; a cosine to `final_rate` times the peak follows.
         final_rate: Rate at the end, relative to the peak.
+        statistics_images: Images of the training split that the statistics of batch normalisation are taken from before
+            the averaged weights are scored or written; 0 keeps the moving averages, which lag behind in short runs.
         clip_norm: Largest norm of the whole gradient.
         ema_decay: Ceiling of the decay of the weight average; it starts low, as (1 + step) / (10 + step).
         amp: "auto" uses bfloat16 or float16 where the device computes it natively, "off" float32.
@@ -64,6 +66,7 @@ class TrainConfig:
     weight_decay: float = 0.05
     warmup: float = 0.05
     final_rate: float = 0.01
+    statistics_images: int = 256
     clip_norm: float = 10.0
     ema_decay: float = 0.9998
     amp: Literal["auto", "off"] = "auto"
@@ -116,10 +119,18 @@ class TrainConfig:
                 raise UsageError(f"<{name}> must be greater than 0, got {getattr(self, name)}", argument=name)
         if not 0 <= self.scale_range < 1:
             raise UsageError(f"<scale_range> must lie within 0 and 1, got {self.scale_range}", argument="scale_range")
-        for name in ("workers", "validate_every", "plain_epochs", "weight_decay", "color", "seed"):
+        for name in (
+            "workers",
+            "validate_every",
+            "plain_epochs",
+            "weight_decay",
+            "color",
+            "seed",
+            "statistics_images",
+        ):
             if getattr(self, name) < 0:
                 raise UsageError(f"<{name}> must not be negative, got {getattr(self, name)}", argument=name)
-        for name, most in (("workers", 256), ("seed", (1 << 63) - 1)):
+        for name, most in (("workers", 256), ("seed", (1 << 63) - 1), ("statistics_images", MOST_COUNTED)):
             if getattr(self, name) > most:
                 raise UsageError(f"<{name}> must be at most {most}, got {getattr(self, name)}", argument=name)
         for name, choices in (

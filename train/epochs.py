@@ -11,9 +11,10 @@ import torch
 from ..evaluation.dataset.coco import CocoDataset
 from ..evaluation.dataset.coco_files import splits_of
 from ..runtime.errors import YolorEdgeError
+from .batch_statistics import BatchStatistics
 from .batches import training_loader
 from .checkpoint import Checkpoint, write_checkpoint
-from .network.any_network import AnyConfig
+from .network.any_network import AnyConfig, AnyNetwork
 from .network.layers import LayersConfig
 from .progress import Progress, say
 from .run_files import STATE, finish_before_stopping, read_log, write_log
@@ -40,6 +41,8 @@ class Epochs:
         torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
         self.loader, self.order = training_loader(dataset, network, self.config)
         self.validation = _validation_split(dataset, network)
+        self.statistics = BatchStatistics(dataset, network, self.config)
+        self._average: tuple[int, AnyNetwork] | None = None
         self.done, self.seconds = 0, 0.0
         if (out / STATE).exists():
             self.done, self.seconds = read_state(out / STATE, trainer)
@@ -93,16 +96,25 @@ class Epochs:
             "seconds": round(took, 2),
         }
 
+    def average(self) -> AnyNetwork:
+        """The averaged weights as they are scored and written, with batch statistics of their own."""
+        if self._average is None or self._average[0] != self.trainer.step_index:
+            self._average = None  # One copy at a time.
+            self._average = self.trainer.step_index, self.statistics.average(self.trainer)
+        return self._average[1]
+
     def validate(self, validation: CocoDataset) -> dict[str, Any]:
         """Scores of the averaged weights."""
-        scores = score_network(self.trainer.average, validation)
+        scores = score_network(self.average(), validation)
         say(str(scores))
         return scores.to_json()
 
     def save(self, epochs: int, validation: dict[str, Any] | None) -> Checkpoint:
-        """Write state and checkpoint after so many epochs; a signal waits until both are there."""
+        """Write state and checkpoint after so many epochs; a signal waits until what is being written is there."""
         with finish_before_stopping():
             write_state(self.out / STATE, self.trainer, epochs, self.seconds)
+        self.average()
+        with finish_before_stopping():
             return self.write(epochs, validation)
 
     def write(self, epochs: int, validation: dict[str, Any] | None) -> Checkpoint:
@@ -121,7 +133,7 @@ class Epochs:
                 provenance["licence"] = self.begun["licence"]
         if validation is not None:
             provenance["validation"] = validation
-        return write_checkpoint(self.out / "checkpoint", self.trainer.average, provenance, self.config.weights)
+        return write_checkpoint(self.out / "checkpoint", self.average(), provenance, self.config.weights)
 
     def _say_what_is_left(self) -> None:
         out, done, trainer, network = self.out, self.done, self.trainer, self.trainer.network.config
