@@ -23,9 +23,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader, Dataset
 
 from ..evaluation.dataset.coco import CocoDataset
+from ..runtime import _native
 from ..runtime.errors import YolorEdgeError
-from .augment import weak_view
 from .config import TrainConfig
+from .distributed import moments
 from .network.any_network import AnyConfig, AnyNetwork
 
 if TYPE_CHECKING:
@@ -66,11 +67,9 @@ def estimate_statistics(network: nn.Module, batches: Iterable[Tensor], kept: Ite
 
     def take(layer: nn.Module, inputs: tuple[Tensor]) -> None:
         assert isinstance(layer, _BatchNorm) and layer.running_mean is not None and layer.running_var is not None
-        x = inputs[0].float()
-        variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
+        mean, variance, count = moments(inputs[0])
         layer.running_mean.copy_(mean)
         layer.running_var.copy_(variance)
-        count = x.numel() // x.shape[1]
         mean, variance = mean.double(), variance.double()
         sums[layer] += count * torch.stack((torch.ones_like(mean), mean, variance + mean.square()))
 
@@ -96,8 +95,10 @@ class _PlainImages(Dataset[NDArray[np.uint8] | YolorEdgeError]):
 
     def __getitem__(self, index: int) -> NDArray[np.uint8] | YolorEdgeError:
         try:
-            view = weak_view(self.data[index], self.data.read, self.rule, np.random.default_rng(0), dense=False)
-            return view.image.transpose(2, 0, 1)
+            image, rule = self.data.read(self.data[index]), self.rule
+            size = rule.input_size
+            pixels = _native.letterbox_u8(image, *size, rule.pad_value, swap_rb=True, rounding=rule.rounding)
+            return pixels.transpose(2, 0, 1)
         except YolorEdgeError as error:
             return error
 

@@ -5,6 +5,7 @@ Every sample depends only on (seed, epoch, index), so a resumed run sees what an
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from ..runtime.errors import YolorEdgeError
 from .augment import View, strong_view, weak_view
 from .config import TrainConfig
 from .dense_truth import DenseTruth
+from .distributed import share
 from .network.any_network import AnyConfig
 from .network.config import NetworkConfig
 
@@ -61,6 +63,12 @@ class Batch:
             self.owners.pin_memory(),
             self.tokens.pin_memory(),
         )
+
+    def emptied(self) -> Batch:
+        """A batch of no image."""
+        fields = dataclasses.fields(self.truth)
+        truth = DenseTruth(**{field.name: getattr(self.truth, field.name)[:0] for field in fields})
+        return Batch(self.strong[:0], truth, None, self.owners[:0], self.tokens[:0])
 
 
 @dataclass(frozen=True)
@@ -136,6 +144,41 @@ class EpochOrder(Sampler[tuple[int, int]]):
         return iter([(self.epoch, int(index)) for index in order])
 
 
+class OwnBatches(Sampler[list[tuple[int, int]]]):
+    """Of every batch the images that this process takes; of all there are, where there is one process.
+
+    Where a batch has fewer images than there are processes, some of them take its first image as a `spare`, which only
+    says what a batch looks like.
+    """
+
+    def __init__(self, order: EpochOrder, batch_size: int) -> None:
+        self.order, self.batch_size = order, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.order) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        keys = list(self.order)
+        for first in range(0, len(keys), self.batch_size):
+            whole = keys[first : first + self.batch_size]
+            yield whole[share(len(whole))] or whole[:1]
+
+    def spare(self, batch: int) -> bool:
+        """Whether what this process has of a batch, from 0, is a spare."""
+        count = min(self.batch_size, len(self.order) - batch * self.batch_size)
+        return not range(count)[share(count)]
+
+
+class TrainingLoader(DataLoader[_Sample | YolorEdgeError]):
+    """Batches of an epoch, or the part of them that this process takes, which may be a batch of no image."""
+
+    def __iter__(self) -> Iterator[Batch | YolorEdgeError]:  # type: ignore[override]
+        assert isinstance(self.batch_sampler, OwnBatches)
+        for index, batch in enumerate(super().__iter__()):
+            is_spare = isinstance(batch, Batch) and self.batch_sampler.spare(index)
+            yield batch.emptied() if is_spare else batch
+
+
 def collate(found: list[_Sample | YolorEdgeError]) -> Batch | YolorEdgeError:
     """Join samples into a `Batch`; boxes and captions are padded to the longest.
 
@@ -187,15 +230,12 @@ def _images(views: list[View]) -> Tensor:
     return torch.from_numpy(np.stack([view.image for view in views]).transpose(0, 3, 1, 2).copy())
 
 
-def training_loader(
-    data: CocoDataset, network: AnyConfig, train: TrainConfig
-) -> tuple[DataLoader[_Sample | YolorEdgeError], EpochOrder]:
+def training_loader(data: CocoDataset, network: AnyConfig, train: TrainConfig) -> tuple[TrainingLoader, EpochOrder]:
     """The loader of training batches and the order whose `epoch` the loop sets before each pass."""
     order = EpochOrder(len(data), train.seed)
-    loader = DataLoader(
+    loader = TrainingLoader(
         TrainingViews(data, network, train),
-        batch_size=train.batch_size,
-        sampler=order,
+        batch_sampler=OwnBatches(order, train.batch_size),
         num_workers=train.workers,
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
