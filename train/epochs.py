@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from .checkpoint import Checkpoint, write_checkpoint
 from .network.any_network import AnyConfig, AnyNetwork
 from .network.layers import LayersConfig
 from .progress import Progress, say
-from .run_files import STATE, finish_before_stopping, read_log, write_log
+from .run_files import CACHE, STATE, finish_before_stopping, read_log, write_log
 from .run_state import read_state, write_state
 from .scoring import score_network
 from .trainer import Trainer
@@ -39,7 +40,7 @@ class Epochs:
         torch.use_deterministic_algorithms(trainer.device.type == "cpu")
         # Nothing reads memory before writing it; filling it first would only cost time.
         torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
-        self.loader, self.order = training_loader(dataset, network, self.config)
+        self.loader, self.order = training_loader(dataset, network, self.config, out / CACHE)
         self.validation = _validation_split(dataset, network)
         self.statistics = BatchStatistics(dataset, network, self.config)
         self._average: tuple[int, AnyNetwork] | None = None
@@ -66,6 +67,7 @@ class Epochs:
             write_log(self.out, self.log)
             if (epoch + 1) % self.config.save_every == 0 or last:
                 checkpoint = self.save(epoch + 1, entry.get("validation"))
+        shutil.rmtree(self.out / CACHE, ignore_errors=True)  # decoded images, which may be many gigabytes
         if checkpoint is None:  # Complete already, but perhaps killed between state and checkpoint.
             scores = None if self.validation is None else self.validate(self.validation)
             checkpoint = self.write(self.config.epochs, scores)

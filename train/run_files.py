@@ -14,7 +14,7 @@ from ..runtime.bundle.json_files import read_json
 from ..runtime.errors import UsageError
 from ..runtime.files import write_atomically
 
-RUN, STATE, LOG = "run.json", "state.safetensors", "log.jsonl"
+RUN, STATE, LOG, CACHE = "run.json", "state.safetensors", "log.jsonl", "cache"
 
 
 def write_run(out: Path, run: dict[str, Any]) -> None:
