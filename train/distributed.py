@@ -21,6 +21,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ParamSpec, TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -206,6 +207,15 @@ def own_device(device: torch.device) -> torch.device:
         )
     torch.cuda.set_device(local)
     return torch.device("cuda", local)
+
+
+def seed(base: int, step: int) -> None:
+    """Begin the random numbers of a step in all processes but the first, from the seed of the run.
+
+    Each has others, and a state, which has those of the first, says nothing of how many processes there were.
+    """
+    if rank() > 0:
+        torch.manual_seed(int(np.random.default_rng((base, step, rank())).integers(1 << 62)))
 
 
 def check_batch_size(batch_size: int) -> None:

@@ -292,7 +292,7 @@ class _MaskSum(torch.autograd.Function):
                 error = logits.sigmoid_().sub_(target).mul_(weight)
                 to_coefficients[own] = error @ seen
                 to_rows.index_add_(0, index, (error.transpose(1, 2) @ coefficients[own]).flatten(0, 1))
-        ctx.save_for_backward(to_rows.view(len(prototypes), height, width, -1).permute(0, 3, 1, 2), to_coefficients)
+        ctx.save_for_backward(to_rows.view(len(prototypes), height, width, rows.shape[1]).permute(0, 3, 1, 2), to_coefficients)
         return total
 
     @staticmethod
@@ -367,7 +367,7 @@ class _SemanticSums(torch.autograd.Function):
     @staticmethod
     def parts(logits: Tensor, target: Tensor) -> list[slice]:
         """Slices of the batch."""
-        images = max(1, SEMANTIC_VALUES // (logits.shape[1] * target[0].numel()))
+        images = max(1, SEMANTIC_VALUES // (logits.shape[1] * target.shape[1] * target.shape[2]))
         return [slice(first, first + images) for first in range(0, len(logits), images)]
 
     @staticmethod

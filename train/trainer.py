@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..runtime.bundle.tokenizer import PAD_ID
 from ..runtime.errors import UnavailableError, UsageError, YolorEdgeError
+from . import distributed
 from .batch_statistics import set_momentum
 from .batches import Batch
 from .config import TrainConfig
@@ -24,14 +25,14 @@ from .start import Transfer, Weights
 
 
 def choose_device(name: str) -> torch.device:
-    """The device called `name`; "auto" is the GPU if there is one.
+    """The device called `name`; "auto" is the GPU if there is one, of several processes one for each.
 
     Raises:
         UsageError: If torch does not know it.
         NotHereError: If torch cannot use it on this machine.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return distributed.own_device(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -44,7 +45,7 @@ def choose_device(name: str) -> torch.device:
         raise UnavailableError(
             f"device {name!r} cannot be used here ({reason}); choose auto, cpu or cuda:N", argument="device"
         ) from None
-    return device
+    return distributed.own_device(device)
 
 
 def amp_dtype(device: torch.device, amp: str) -> torch.dtype | None:
@@ -96,6 +97,7 @@ class Trainer:
         if isinstance(self.network, LayerNetwork):
             set_class_biases(self.network)
         self.network.to(device=device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        distributed.share_batch_norms(self.network)
         self.average = network_of(network).to(device)
         self.average.load_state_dict(self.network.state_dict())
         self.average.eval()
@@ -105,7 +107,9 @@ class Trainer:
         for module in self.frozen:
             module.requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self._groups(start), lr=config.learning_rate)
+        self.moving = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.dense_loss = DenseLoss(network, config, device)
+        self.dense_loss.reduce, self.dense_loss.parts = distributed.mean, distributed.size()
         self.amp = amp_dtype(device, config.amp)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp == torch.float16)
         self.where = (
@@ -151,30 +155,33 @@ class Trainer:
         """One forward of both views, one backward, one move; returns the weighted losses by name."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate() * group["rate"]
+        distributed.seed(self.config.seed, self.step_index)
         set_momentum(self.network, self.step_index)
         with torch.autocast(self.device.type, dtype=self.amp, enabled=self.amp is not None):
             losses = self._losses(batch)
         total = torch.stack(list(losses.values())).sum()
-        if not torch.isfinite(total):
+        values = distributed.mean(torch.stack([loss.detach() for loss in losses.values()]))
+        if not torch.isfinite(values.sum()):
             raise YolorEdgeError(
-                f"the loss became {total.item()} at step {self.step_index + 1}; what was saved is kept, "
+                f"the loss became {values.sum().item()} at step {self.step_index + 1}; what was saved is kept, "
                 "start again with a lower <learning_rate>",
                 argument="learning_rate",
             )
         self.optimizer.zero_grad(set_to_none=True)
         if total.requires_grad:  # A batch without truth for any part that is not frozen teaches nothing.
             self.scaler.scale(total).backward()
+        if distributed.average_gradients(self.moving):
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
             self.scaler.step(self.optimizer)
             self.scaler.update()
         self.step_index += 1
         self._update_average()
-        return {name: loss.item() for name, loss in losses.items()}
+        return dict(zip(losses, values.tolist(), strict=True))
 
     def _losses(self, batch: Batch) -> dict[str, Tensor]:
         images = batch.strong if batch.weak is None else torch.cat((batch.strong, batch.weak))
-        if len(images) == 1 and images.shape[2:] == (32, 32):
+        if len(images) == 1 and images.shape[2:] == (32, 32) and distributed.size() == 1:
             raise UsageError(
                 "a step of one image at 32x32 leaves batch normalisation a single value to take the spread of; take a "
                 "larger <input_size>, or a <batch_size> that leaves no single image for the last step",
@@ -188,17 +195,29 @@ class Trainer:
         dense = features if batch.weak is None else [level[:dense_count] for level in features]
         outputs = self.network.dense(dense)
         losses = self.dense_loss(outputs, batch.truth)
+        words = self._words(batch)
         if "caption" in self.network.config.tasks and len(batch.tokens):
             spoken = features if batch.weak is None else [level[dense_count:] for level in features]
             known = outputs if batch.weak is None else self._choosing(spoken)
-            losses["caption"] = self._caption_loss(self.network.memory(spoken, known), batch)
+            losses["caption"] = self._caption_loss(self.network.memory(spoken, known), batch, words)
         elif not losses:  # A network that only speaks, and a batch without captions.
             losses["caption"] = features[3].sum() * 0.0
+        return self._same_everywhere(losses, features)
+
+    def _words(self, batch: Batch) -> Tensor:
+        """How many words of captions there are in the step, mean over the processes."""
+        return self.dense_loss.reduce((batch.tokens[:, 1:] != PAD_ID).sum().float())
+
+    def _same_everywhere(self, losses: dict[str, Tensor], features: Iterable[Tensor]) -> dict[str, Tensor]:
+        """The same losses in all processes, and the same way back, whether its images have captions or not."""
+        if distributed.size() > 1 and "caption" in self.network.config.tasks:
+            own = losses.get("caption", torch.zeros((), device=self.device))
+            losses["caption"] = distributed.reaching(own, features)
         return losses
 
-    def _caption_loss(self, memory: Tensor, batch: Batch) -> Tensor:
+    def _caption_loss(self, memory: Tensor, batch: Batch, words: Tensor) -> Tensor:
         logits = self.network.caption_decoder(batch.tokens[:, :-1], memory, self.where, batch.owners)
-        loss = caption_loss(logits, batch.tokens[:, 1:], PAD_ID, self.config.label_smoothing)
+        loss = caption_loss(logits, batch.tokens[:, 1:], PAD_ID, self.config.label_smoothing, words)
         return self.config.caption_gain * loss
 
     def _losses_of_layers(self, network: LayerNetwork, images: Tensor, batch: Batch) -> dict[str, Tensor]:
@@ -210,11 +229,12 @@ class Trainer:
         if "class_scores" in outputs:
             outputs["class_logits"] = anchor_logits(network.raw_levels(dense), len(network.config.class_names))
         losses = self.dense_loss(outputs, batch.truth)
+        words = self._words(batch)
         if "caption" in network.config.tasks and len(batch.tokens):
             if batch.weak is not None:
                 outputs = network.heads({name: values[dense_count:] for name, values in features.items()})
-            losses["caption"] = self._caption_loss(outputs["caption_memory"], batch)
-        return losses
+            losses["caption"] = self._caption_loss(outputs["caption_memory"], batch, words)
+        return self._same_everywhere(losses, features.values())
 
     @torch.no_grad()
     def _choosing(self, features: list[Tensor]) -> dict[str, Tensor]:
