@@ -292,7 +292,9 @@ class _MaskSum(torch.autograd.Function):
                 error = logits.sigmoid_().sub_(target).mul_(weight)
                 to_coefficients[own] = error @ seen
                 to_rows.index_add_(0, index, (error.transpose(1, 2) @ coefficients[own]).flatten(0, 1))
-        ctx.save_for_backward(to_rows.view(len(prototypes), height, width, rows.shape[1]).permute(0, 3, 1, 2), to_coefficients)
+        ctx.save_for_backward(
+            to_rows.view(len(prototypes), height, width, rows.shape[1]).permute(0, 3, 1, 2), to_coefficients
+        )
         return total
 
     @staticmethod
