@@ -21,7 +21,9 @@ class TrainConfig:
 
     Attributes:
         epochs: Passes over the training split.
-        batch_size: Images a step.
+        batch_size: Images that go through the network at once.
+        accumulate: Batches a step: their gradients are added up, as of one batch of all their images. Batch statistics
+            stay those of each, and so do the totals that predictions decide (class targets, Dice).
         learning_rate: Peak rate of AdamW, one for all parameters but those that were kept of a start.
         kept_rate: Rate of the tensors that a training with --from kept whole, relative to that of the others.
         weight_decay: Applied to weights of two and more axes, not to norms, biases and implicit vectors.
@@ -30,6 +32,7 @@ class TrainConfig:
         clip_norm: Largest norm of the whole gradient.
         ema_decay: Ceiling of the decay of the weight average; it starts low, as (1 + step) / (10 + step).
         amp: "auto" uses bfloat16 or float16 where the device computes it natively, "off" float32.
+        compile: Whether torch compiles backbone and neck, which needs a compiler and some minutes at the start.
         augment: "asymmetric" sees a strong view for the dense tasks and a weak one for the caption; "none" one weak
             view for all.
         mosaic: Probability that a strong view is made of four images.
@@ -39,6 +42,8 @@ class TrainConfig:
         translate: The strong view's shift, as a share of the input.
         color: Strength of the strong view's change in hue, saturation and value (relative to 0.015, 0.7, 0.4).
         plain_epochs: The last epochs go without mosaic and mixup, as the true images look.
+        balance: "fixed" weighs tasks by the gains below alone, "uncertainty" by learned variances too
+            (arXiv 1705.07115).
         box_gain: Weight of the loss of boxes by their overlap with the truth.
         class_gain: Weight of the loss of classes.
         dfl_gain: Weight of the loss of boxes by the distribution of each side (distribution focal loss).
@@ -59,6 +64,7 @@ class TrainConfig:
 
     epochs: int = 100
     batch_size: int = 16
+    accumulate: int = 1
     learning_rate: float = 1e-3
     kept_rate: float = 0.5
     weight_decay: float = 0.05
@@ -67,6 +73,7 @@ class TrainConfig:
     clip_norm: float = 10.0
     ema_decay: float = 0.9998
     amp: Literal["auto", "off"] = "auto"
+    compile: bool = False
     augment: Literal["asymmetric", "none"] = "asymmetric"
     mosaic: float = 0.75
     mixup: float = 0.1
@@ -75,6 +82,7 @@ class TrainConfig:
     translate: float = 0.1
     color: float = 1.0
     plain_epochs: int = 10
+    balance: Literal["fixed", "uncertainty"] = "fixed"
     box_gain: float = 7.5
     class_gain: float = 0.5
     dfl_gain: float = 1.5
@@ -93,7 +101,7 @@ class TrainConfig:
     save_every: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "captions_per_image", "save_every", "minimum_word_count"):
+        for name in ("epochs", "batch_size", "accumulate", "captions_per_image", "save_every", "minimum_word_count"):
             if getattr(self, name) < 1:
                 raise UsageError(f"<{name}> must be at least 1, got {getattr(self, name)}", argument=name)
             if getattr(self, name) > MOST_COUNTED:
@@ -125,6 +133,7 @@ class TrainConfig:
         for name, choices in (
             ("amp", ("auto", "off")),
             ("augment", ("asymmetric", "none")),
+            ("balance", ("fixed", "uncertainty")),
             ("weights", ("float32", "float16")),
         ):
             if getattr(self, name) not in choices:

@@ -11,7 +11,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ from ..runtime.bundle.json_files import read_json
 from ..runtime.bundle.tokenizer import build_vocabulary
 from ..runtime.errors import UsageError, YolorEdgeError
 from ..runtime.files import write_atomically
-from .batches import training_loader
+from .balance import task_report
+from .batches import Batch, training_loader
 from .checkpoint import Checkpoint, config_from_json, write_checkpoint
 from .config import TrainConfig
 from .network.any_network import AnyConfig, AnyNetwork
@@ -33,11 +34,14 @@ from .network.layers import LayersConfig
 from .network.parts import with_heads
 from .progress import Progress, say
 from .run_state import epochs_done, read_state, write_state
+from .running_losses import RunningLosses
 from .scoring import score_network
 from .start import Transfer, Weights
-from .trainer import StartRates, Trainer, choose_device
+from .trainer import StartRates, Trainer, check_compiler, choose_device
 
 RUN, STATE, LOG = "run.json", "state.safetensors", "log.jsonl"
+LOG_EVERY = 10
+"""Steps between two readings of the losses, each of which waits for the device."""
 
 
 def fit(
@@ -143,7 +147,8 @@ def fit(
             reg_max=layout.reg_max,
             caption_positions=layout.caption_positions,
         )
-    choose_device(config.device)  # Before anything is written: a run that cannot start must not be there to resume.
+    # Before anything is written: a run that cannot start must not be there to resume.
+    check_compiler(choose_device(config.device), config)
     transfer, begun = None, None
     if weights is not None:
         transfer = Transfer.plan(weights, network_config)
@@ -323,14 +328,35 @@ def _words_of(dataset: CocoDataset, config: TrainConfig) -> tuple[str, ...]:
 def _trainer(out: Path, dataset: CocoDataset, network: AnyConfig, config: TrainConfig, run: dict[str, Any]) -> Trainer:
     """What moves the weights of a run, before its first step."""
     device = choose_device(config.device)
-    batches = -(-len(dataset) // config.batch_size)
+    steps = steps_of_epoch(-(-len(dataset) // config.batch_size), config)
     start = None
     if "start" in run:
         try:
             start = StartRates(tuple(run["start"]["frozen"]), frozenset(run["fresh"]))
         except (KeyError, TypeError) as error:
             raise UsageError(f"{out / RUN}: is not the description of a run ({error}); start a new one") from None
-    return Trainer(network, config, config.epochs * batches, device, start)
+    return Trainer(network, config, config.epochs * steps, device, start)
+
+
+def steps_of_epoch(batches: int, config: TrainConfig) -> int:
+    """Of so many batches, the last of them perhaps with fewer than the others."""
+    return -(-batches // config.accumulate)
+
+
+def _grouped(
+    loader: Iterable[Batch | YolorEdgeError], config: TrainConfig, device: torch.device
+) -> Iterator[list[Batch]]:
+    """The batches of each step, on the device."""
+    group: list[Batch] = []
+    for batch in loader:
+        if isinstance(batch, YolorEdgeError):
+            raise batch
+        group.append(batch.to(device))
+        if len(group) == config.accumulate:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def _train(out: Path, dataset: CocoDataset, trainer: Trainer, begun: dict[str, Any] | None) -> Checkpoint:
@@ -362,27 +388,25 @@ def _train(out: Path, dataset: CocoDataset, trainer: Trainer, begun: dict[str, A
         )
     log = out / LOG
     _keep_lines(log, first_epoch)
-    progress = Progress(config.epochs, len(loader), first_epoch)
+    steps = steps_of_epoch(len(loader), config)
+    progress = Progress(config.epochs, steps, first_epoch)
     for epoch in range(first_epoch, config.epochs):
         started = time.perf_counter()
         progress.begin_epoch()
         order.epoch = epoch
         trainer.train_mode()
-        sums: dict[str, float] = {}
-        count = 0
-        for i, batch in enumerate(loader):
-            if isinstance(batch, YolorEdgeError):
-                raise batch
-            losses = trainer.step(batch.to(device))
-            for name, loss in losses.items():
-                sums[name] = sums.get(name, 0.0) + loss
-            count += 1
-            progress.tell(epoch, i + 1, {name: value / count for name, value in sums.items()})
+        losses = RunningLosses(trainer.step_index)
+        for i, batches in enumerate(_grouped(loader, config, device)):
+            losses.add(trainer.step(*batches, measure=i == 0))
+            if (i + 1) % LOG_EVERY == 0 or i + 1 == steps:
+                progress.tell(epoch, i + 1, losses.means())
+        means = losses.means()
         took = time.perf_counter() - started
         seconds += took
         entry: dict[str, Any] = {
             "epoch": epoch + 1,
-            "losses": {name: round(value / count, 5) for name, value in sums.items()},
+            "losses": {name: round(value, 5) for name, value in means.items()},
+            "tasks": task_report(means, trainer.balance.weights(), trainer.gradient_norms),
             "learning_rate": trainer.learning_rate(),
             "seconds": round(took, 2),
         }
