@@ -142,17 +142,18 @@ class _Reading:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._dataset, name)
 
-    def read(self, truth: Truth) -> NDArray[np.uint8]:
+    def read(self, truth: Truth, reduction: int = 1) -> NDArray[np.uint8]:
         self._files.append(str(truth.path))
-        return self._dataset.read(truth)
+        return self._dataset.read(truth, reduction)
 
 
 @torch.no_grad()
 def _losses_of(trainer: Trainer, batch: Batch) -> dict[str, float]:
     """The losses of a batch with the statistics gathered so far; nothing moves."""
     trainer.network.eval()
+    batch = batch.to(trainer.device)
     with torch.autocast(trainer.device.type, dtype=trainer.amp, enabled=trainer.amp is not None):
-        losses = trainer._losses(batch.to(trainer.device))
+        losses = trainer._losses(batch, trainer._counts([batch]), trainer.network.features)
     return {name: float(loss) for name, loss in losses.items()}
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -180,6 +180,22 @@ def mean(values: Tensor) -> Tensor:
     total = values.detach().clone()
     _exchange(dist.all_reduce, total)
     return total / size()
+
+
+def means(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Means over the processes of values () that go by the same names in each."""
+    if size() == 1:
+        return dict(values)
+    return dict(zip(values, mean(torch.stack(list(values.values()))).unbind(), strict=True))
+
+
+def joined_norms(norms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Norms of gradients with respect to all processes' features, from those () with respect to their own.
+
+    A loss is the mean of the processes' losses, so of it each process's features have a gradient that much smaller.
+    """
+    squares = means({name: norm.square() for name, norm in norms.items()}) if norms else {}
+    return {name: (square / size()).sqrt() for name, square in squares.items()} if size() > 1 else dict(norms)
 
 
 def share(count: int, process: int | None = None) -> slice:

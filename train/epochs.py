@@ -11,19 +11,23 @@ import shlex
 import shutil
 import time
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..evaluation.dataset.coco import CocoDataset
 from ..runtime.errors import YolorEdgeError
 from ..runtime.files import write_atomically
 from .bad_images import keep_bad_images
+from .balance import task_report
 from .batch_statistics import BatchStatistics
 from .batches import Batch, training_loader
 from .best import best_epoch, epochs_without_better, main_score, score_line
 from .checkpoint import Checkpoint, with_provenance, write_checkpoint
+from .config import TrainConfig
 from .network.any_network import AnyNetwork
 from .network.layers import LayersConfig
 from .progress import Progress, say
@@ -33,6 +37,7 @@ from .run_page.page import BATCHES, MATCHES, SAMPLES, RunPage
 from .run_page.pictures import SAMPLES as SAMPLE_COUNT
 from .run_page.pictures import write_batch, write_samples
 from .run_state import read_state, write_state
+from .running_losses import RunningLosses
 from .trainer import NonFiniteLoss, Trainer
 from .trouble import is_lost_worker, is_out_of_memory, largest_that_fits, lost_worker, out_of_memory
 from .validation import Validation, evenly_spread
@@ -41,6 +46,13 @@ BATCHES_DRAWN = 2
 """Of the first epoch."""
 STEPS_REMEMBERED = 200
 """How long after the step that it came from a loss that is no number may be noticed."""
+LOG_EVERY = 10
+"""Steps between two readings of the losses, each of which waits for the device."""
+
+
+def steps_of_epoch(batches: int, config: TrainConfig) -> int:
+    """Of so many batches, the last step perhaps with fewer than the others."""
+    return -(-batches // config.accumulate)
 
 
 class Epochs:
@@ -76,7 +88,8 @@ class Epochs:
         self.saved = self.done
         # Epochs that a kill took back are trained again.
         self.log = [entry for entry in read_log(out) if entry["epoch"] <= self.done]
-        self.progress = Progress(self.config.epochs, len(self.loader), self.done)
+        self.steps = steps_of_epoch(len(self.loader), self.config)
+        self.progress = Progress(self.config.epochs, self.steps, self.done)
         self.page = RunPage(out, self.network, self._about(), self.config.epochs, self.done)
 
     def run(self) -> Checkpoint:
@@ -129,23 +142,17 @@ class Epochs:
         started = time.perf_counter()
         self.progress.begin_epoch()
         self.order.epoch = epoch
-        keys, size = list(self.order), self.config.batch_size
+        keys, size = list(self.order), self.config.batch_size * self.config.accumulate
         recent: deque[list[tuple[int, int]]] = deque(maxlen=STEPS_REMEMBERED)
         self.trainer.train_mode()
-        sums: dict[str, float] = {}
-        count = 0
+        losses = RunningLosses(self.trainer.step_index)
         try:
-            for i, batch in enumerate(self.loader):
-                if isinstance(batch, YolorEdgeError):
-                    raise batch
-                if epoch == 0 and i < BATCHES_DRAWN:
-                    write_batch(self.out / BATCHES, i + 1, batch, self.network)
+            for i, batches in enumerate(self._steps(epoch)):
                 recent.append(keys[i * size : (i + 1) * size])
-                losses = self.step(batch)
-                for name, loss in losses.items():
-                    sums[name] = sums.get(name, 0.0) + loss
-                count += 1
-                self.progress.tell(epoch, i + 1, {name: value / count for name, value in sums.items()})
+                losses.add(self.step(batches, measure=i == 0))
+                if (i + 1) % LOG_EVERY == 0 or i + 1 == self.steps:
+                    self.progress.tell(epoch, i + 1, losses.means())
+            means = losses.means()
         except NonFiniteLoss as error:
             raise keep_bad_images(self.out, self.trainer, self.dataset, epoch, list(recent), error) from None
         except RuntimeError as error:
@@ -156,26 +163,42 @@ class Epochs:
         self.seconds += took
         return {
             "epoch": epoch + 1,
-            "losses": {name: round(value / count, 5) for name, value in sums.items()},
+            "losses": {name: round(value, 5) for name, value in means.items()},
+            "tasks": task_report(means, self.trainer.balance.weights(), self.trainer.gradient_norms),
             "learning_rate": self.trainer.learning_rate(),
             "seconds": round(took, 2),
         }
 
-    def step(self, batch: Batch) -> dict[str, float]:
+    def _steps(self, epoch: int) -> Iterator[list[Batch]]:
+        """The batches of each step of an epoch."""
+        found: list[Batch] = []
+        for i, batch in enumerate(self.loader):
+            if isinstance(batch, YolorEdgeError):
+                raise batch
+            if epoch == 0 and i < BATCHES_DRAWN:
+                write_batch(self.out / BATCHES, i + 1, batch, self.network)
+            found.append(batch)
+            if len(found) == self.config.accumulate:
+                yield found
+                found = []
+        if found:
+            yield found
+
+    def step(self, batches: list[Batch], measure: bool = False) -> dict[str, Tensor]:
         """One step of the trainer.
 
         Raises:
             OutOfMemory: Naming a batch that fits.
         """
         try:
-            return self.trainer.step(batch.to(self.trainer.device))
+            return self.trainer.step(*[batch.to(self.trainer.device) for batch in batches], measure=measure)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
         # Outside of the block, whose error holds on to everything that the step had made.
         self.progress.end_line()
-        fitting = largest_that_fits(self.trainer, batch)
-        raise out_of_memory(self.trainer, len(batch.strong), fitting, shlex.quote(str(self.out)))
+        fitting = largest_that_fits(self.trainer, batches[0].to(self.trainer.device))
+        raise out_of_memory(self.trainer, len(batches[0].strong), fitting, shlex.quote(str(self.out)))
 
     def weights(self) -> AnyNetwork:
         """The network that is scored and written: the average, with batch statistics of its own."""

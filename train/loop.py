@@ -19,7 +19,7 @@ from ..runtime.backends.registry import check_threads
 from ..runtime.errors import UsageError
 from .checkpoint import Checkpoint, config_from_json
 from .config import TrainConfig
-from .epochs import Epochs
+from .epochs import Epochs, steps_of_epoch
 from .network.any_network import AnyConfig
 from .network.config import Captioner, NetworkConfig, Size, Task
 from .network_for_data import network_for
@@ -27,7 +27,7 @@ from .progress import say
 from .run_files import RUN, STATE, not_a_run, read_run, write_run
 from .run_state import epochs_done, write_state
 from .start import Transfer, Weights
-from .trainer import StartRates, Trainer, choose_device
+from .trainer import StartRates, Trainer, check_compiler, choose_device
 
 FEW_IMAGES = 1000
 """Fewer are few to learn from nothing."""
@@ -103,7 +103,8 @@ def fit(
     weights = None if start is None else Weights.open(start, vocabulary)
     layout = None if weights is None else weights.layout
     network = network_for(dataset, config, layout, size, input_size, tasks, name, captioner, str(start))
-    choose_device(config.device)  # Before anything is written: a run that cannot start must not be there to resume.
+    # Before anything is written: a run that cannot start must not be there to resume.
+    check_compiler(choose_device(config.device), config)
     transfer, begun = None, None
     if weights is not None:
         transfer = Transfer.plan(weights, network)
@@ -210,11 +211,11 @@ def _on_threads(threads: int | None) -> Iterator[None]:
 def _trainer(out: Path, dataset: CocoDataset, network: AnyConfig, config: TrainConfig, run: dict[str, Any]) -> Trainer:
     """What moves the weights of a run, before its first step."""
     device = choose_device(config.device)
-    batches = -(-len(dataset) // config.batch_size)
+    steps = steps_of_epoch(-(-len(dataset) // config.batch_size), config)
     start = None
     if "start" in run:
         try:
             start = StartRates(tuple(run["start"]["frozen"]), frozenset(run["fresh"]))
         except (KeyError, TypeError) as error:
             raise not_a_run(out, error) from None
-    return Trainer(network, config, config.epochs * batches, device, start)
+    return Trainer(network, config, config.epochs * steps, device, start)

@@ -299,7 +299,9 @@ class _MaskSum(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, gradient: Tensor
+    ) -> tuple[Tensor | None, ...]:
         prototypes, coefficients = ctx.saved_tensors
         return prototypes * gradient, coefficients * gradient, None, None, None, None
 
@@ -348,7 +350,9 @@ class _SemanticSums(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, to_cross_entropy: Tensor, to_overlap: Tensor, to_area: Tensor) -> tuple[Tensor, None]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, to_cross_entropy: Tensor, to_overlap: Tensor, to_area: Tensor
+    ) -> tuple[Tensor, None]:
         logits, target = ctx.saved_tensors
         gradient = torch.empty_like(logits)
         for own in _SemanticSums.parts(logits, target):
