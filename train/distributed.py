@@ -35,7 +35,7 @@ BUCKET = 8_000_000
 """Values of gradients that are exchanged at once."""
 
 _store: dist.Store | None = None
-_silent = False
+_silent: bool | None = None
 
 
 def size() -> int:
@@ -53,9 +53,14 @@ def is_first() -> bool:
     return rank() == 0
 
 
+def has_joined() -> bool:
+    """Whether this process has met others to train with."""
+    return _silent is not None
+
+
 def is_silent() -> bool:
     """Whether what ended the training here is told by another process."""
-    return _silent
+    return bool(_silent)
 
 
 class ProcessLost(YolorEdgeError):
@@ -95,14 +100,14 @@ def joined() -> Iterator[None]:
         wait_for_all()
     except BaseException as error:
         _silent = not _is_first_in_trouble()
-        if isinstance(error, dist.DistError):
-            raise _lost(error) from None
-        raise
+        told = _lost(error) if isinstance(error, dist.DistError) else error
+        if not torch.cuda.is_available():  # NCCL would wait for processes that are gone.
+            dist.destroy_process_group()
+        raise told from None
+    else:
+        dist.destroy_process_group()
     finally:
         _store = None
-        # NCCL would wait for processes that are gone.
-        if not torch.cuda.is_available() or not _is_ending_badly():
-            dist.destroy_process_group()
 
 
 def together(function: Callable[P, R]) -> Callable[P, R]:
@@ -116,12 +121,6 @@ def together(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
-def _is_ending_badly() -> bool:
-    import sys
-
-    return sys.exc_info()[0] is not None
-
-
 def _is_first_in_trouble() -> bool:
     try:
         assert _store is not None
@@ -133,7 +132,7 @@ def _is_first_in_trouble() -> bool:
 def _lost(error: Exception) -> ProcessLost:
     return ProcessLost(
         f"process {rank()} of {size()} lost the others, one of them has ended ({str(error).splitlines()[0][:120]}); "
-        "what was saved is kept"
+        "what was saved is kept, go on with yolor-edge train --resume and the folder of the run"
     )
 
 

@@ -28,6 +28,7 @@ from .batches import Batch, training_loader
 from .best import best_epoch, epochs_without_better, main_score, score_line
 from .checkpoint import Checkpoint, with_provenance, write_checkpoint
 from .config import TrainConfig
+from .distributed import ProcessLost, copy_from_first, is_first, size, wait_for_all
 from .network.any_network import AnyNetwork
 from .network.layers import LayersConfig
 from .progress import Progress, say
@@ -90,7 +91,9 @@ class Epochs:
         self.log = [entry for entry in read_log(out) if entry["epoch"] <= self.done]
         self.steps = steps_of_epoch(len(self.loader), self.config)
         self.progress = Progress(self.config.epochs, self.steps, self.done)
-        self.page = RunPage(out, self.network, self._about(), self.config.epochs, self.done)
+        about = self._about()
+        self.page = RunPage(out, self.network, about, self.config.epochs, self.done) if is_first() else None
+        copy_from_first(trainer.network)
 
     def run(self) -> Checkpoint:
         """Train, save, score and show what is left; returns the best checkpoint, or the last where none was scored."""
@@ -99,7 +102,7 @@ class Epochs:
         if self.done:  # What a kill between state and checkpoint, or in a validation, has left undone.
             self.write(LAST)
             self.validate_if_due()
-        self.page.write(self.log, self.ended)
+        self.show()
         while not self.ended:
             self.log.append(self.train_epoch(self.done))
             self.done += 1
@@ -110,11 +113,18 @@ class Epochs:
             if self.ended and self.saved < self.done:  # stopped early, between two saves
                 self.save()
             self.draw_samples_if_due()
-            self.page.write(self.log, self.ended)
-        self.page.close()
-        shutil.rmtree(self.out / CACHE, ignore_errors=True)  # decoded images, which may be many gigabytes
+            self.show()
+        if self.page is not None:
+            self.page.close()
+            shutil.rmtree(self.out / CACHE, ignore_errors=True)  # decoded images, which may be many gigabytes
+        wait_for_all()
         best = best_epoch(self.log)
         return Checkpoint.open(self.out / (LAST if best is None else BEST))
+
+    def show(self) -> None:
+        """Write the page of the run."""
+        if self.page is not None:
+            self.page.write(self.log, self.ended)
 
     @property
     def is_last(self) -> bool:
@@ -142,18 +152,20 @@ class Epochs:
         started = time.perf_counter()
         self.progress.begin_epoch()
         self.order.epoch = epoch
-        keys, size = list(self.order), self.config.batch_size * self.config.accumulate
+        keys, images = list(self.order), self.config.batch_size * self.config.accumulate
         recent: deque[list[tuple[int, int]]] = deque(maxlen=STEPS_REMEMBERED)
         self.trainer.train_mode()
         losses = RunningLosses(self.trainer.step_index)
         try:
             for i, batches in enumerate(self._steps(epoch)):
-                recent.append(keys[i * size : (i + 1) * size])
+                recent.append(keys[i * images : (i + 1) * images])
                 losses.add(self.step(batches, measure=i == 0))
                 if (i + 1) % LOG_EVERY == 0 or i + 1 == self.steps:
                     self.progress.tell(epoch, i + 1, losses.means())
             means = losses.means()
         except NonFiniteLoss as error:
+            if size() > 1:  # The images of a step lie with several processes.
+                raise
             raise keep_bad_images(self.out, self.trainer, self.dataset, epoch, list(recent), error) from None
         except RuntimeError as error:
             if is_lost_worker(error):
@@ -175,7 +187,7 @@ class Epochs:
         for i, batch in enumerate(self.loader):
             if isinstance(batch, YolorEdgeError):
                 raise batch
-            if epoch == 0 and i < BATCHES_DRAWN:
+            if epoch == 0 and i < BATCHES_DRAWN and is_first():
                 write_batch(self.out / BATCHES, i + 1, batch, self.network)
             found.append(batch)
             if len(found) == self.config.accumulate:
@@ -210,7 +222,8 @@ class Epochs:
     def save(self) -> None:
         """Write state and checkpoint; a signal waits until what is being written is there."""
         with finish_before_stopping():
-            write_state(self.out / STATE, self.trainer, self.done, self.seconds)
+            if is_first():
+                write_state(self.out / STATE, self.trainer, self.done, self.seconds)
         self.weights()
         with finish_before_stopping():
             self.write(LAST)
@@ -227,6 +240,8 @@ class Epochs:
             return
         try:
             self._validate(self.validation, entry)
+        except ProcessLost:
+            raise
         except (YolorEdgeError, RuntimeError, MemoryError) as error:
             if not isinstance(error, YolorEdgeError) and not is_out_of_memory(error):
                 raise
@@ -252,9 +267,9 @@ class Epochs:
         if ends:
             say(str(evaluation))
         by_overlap = matches.to_json()
-        if by_overlap is not None:
+        if by_overlap is not None and is_first():
             write_atomically(self.out / MATCHES, json.dumps({"epoch": self.done, **by_overlap}) + "\n")
-        if self.saved == self.done:
+        if self.saved == self.done and is_first():
             with_provenance(Checkpoint.open(self.out / LAST), validation=found["validation"])
         entry.update(found)
 
@@ -268,20 +283,28 @@ class Epochs:
 
     def _score_best_on_all(self, validation: Validation, is_last: bool, scores: dict[str, Any]) -> None:
         """At the end the best checkpoint too says what it scores on the whole split."""
+        wait_for_all()
         best = Checkpoint.open(self.out / BEST)
         if not is_last:
             network = best.network().to(self.trainer.device)
             scores = validation.score(network, is_whole=True).to_json()
-        with_provenance(best, validation=scores)
+        wait_for_all()  # Until the others have read it.
+        if is_first():
+            with_provenance(best, validation=scores)
 
     def draw_samples_if_due(self) -> None:
         """Draw predictions beside the truth: after the first epoch, the last and every `samples_every`."""
         every = self.config.samples_every
         if every and (self.done == 1 or self.ended or self.done % every == 0):
-            write_samples(self.out / SAMPLES, self.weights(), self.samples, self.done)
+            weights = self.weights()
+            if is_first():
+                write_samples(self.out / SAMPLES, weights, self.samples, self.done)
 
-    def write(self, name: str, validation: dict[str, Any] | None = None) -> Checkpoint:
+    def write(self, name: str, validation: dict[str, Any] | None = None) -> None:
         """Write the checkpoint of the averaged weights into a folder of the run."""
+        weights = self.weights()
+        if not is_first():
+            return
         entry = self.log[-1] if self.log else {}
         provenance: dict[str, Any] = {
             "data": {"name": self.dataset.root.name, "split": self.dataset.split, "images": len(self.dataset)},
@@ -299,7 +322,7 @@ class Epochs:
         validation = validation or entry.get("validation")
         if validation is not None:
             provenance["validation"] = validation
-        return write_checkpoint(self.out / name, self.weights(), provenance, self.config.weights)
+        write_checkpoint(self.out / name, weights, provenance, self.config.weights)
 
     def _about(self) -> dict[str, str]:
         """What is trained on what, for people."""

@@ -19,6 +19,7 @@ from ..runtime.backends.registry import check_threads
 from ..runtime.errors import UsageError
 from .checkpoint import Checkpoint, config_from_json
 from .config import TrainConfig
+from .distributed import check_batch_size, is_first, together, wait_for_all
 from .epochs import Epochs, steps_of_epoch
 from .network.any_network import AnyConfig
 from .network.config import Captioner, NetworkConfig, Size, Task
@@ -33,6 +34,7 @@ FEW_IMAGES = 1000
 """Fewer are few to learn from nothing."""
 
 
+@together
 def fit(
     data: str | Path,
     out: str | Path,
@@ -49,6 +51,9 @@ def fit(
     vocabulary: str | os.PathLike[str] | None = None,
 ) -> Checkpoint:
     """Train a network on a data set in COCO's layout, from nothing or from the weights of another one.
+
+    Called in each of the processes that torchrun starts, it trains one network in all of them; the folders of data and
+    run must be the same for all.
 
     With `start`, tensors that fit by name and shape are kept and learn at `TrainConfig.kept_rate` of the rate; classes
     and words that both know keep their rows; what became of each part is said on stderr. An imported network is trained
@@ -87,6 +92,7 @@ def fit(
     """
     config = config or TrainConfig()
     check_threads(threads)
+    check_batch_size(config.batch_size)
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out}: is a file, expected a folder to write the run to")
@@ -142,10 +148,13 @@ def fit(
             say(f"from {start}:\n{transfer.table()}")
             trainer.load_start(transfer, weights)
             # So that a resume has no need of the start, which may be gone by then.
-            write_state(out / STATE, trainer, 0, 0.0)
+            if is_first():
+                write_state(out / STATE, trainer, 0, 0.0)
+            wait_for_all()
         return Epochs(out, dataset, trainer, run).run()
 
 
+@together
 def resume(
     out: str | Path, threads: int | None = None, epochs: int | None = None, settings: Sequence[str] = ()
 ) -> Checkpoint:
@@ -189,6 +198,7 @@ def resume(
             raise UsageError(f"{out}: {done} epochs are done; <epochs> must be at least that, got {epochs}", "epochs")
         run["patient_since"] = done
     config = config.with_settings(list(settings))
+    check_batch_size(config.batch_size)
     if config.to_json() != run["train"] or epochs is not None:
         run["train"] = config.to_json()
         write_run(out, run)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..options import add_captioner, add_tasks, names, size
 from ..parsing import PROGRAM, Misuse, add_command
+from ..processes import is_first_process
 from ..termination import terminated_like_interrupted
 
 if TYPE_CHECKING:
@@ -117,7 +118,8 @@ def add(commands: Any) -> None:
 def _train(arguments: argparse.Namespace) -> int:
     with terminated_like_interrupted():
         checkpoint = _resumed(arguments) if arguments.resume is not None else _begun(arguments)
-    print(f"checkpoint: {checkpoint.path}")
+    if is_first_process():
+        print(f"checkpoint: {checkpoint.path}")
     return 0
 
 
