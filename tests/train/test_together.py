@@ -191,7 +191,7 @@ def test_an_image_that_one_process_cannot_read_stops_the_scoring_of_all(data: Pa
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"config": replace(RUN, batch_size=1)}, "batch_size> must be at least the number of processes, which is 2"),
+        ({"config": replace(RUN, batch_size=1)}, "batch_size must be at least the number of processes, which is 2"),
         ({"data": "nowhere"}, "nowhere"),
     ],
 )
