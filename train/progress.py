@@ -6,6 +6,8 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 
+from .distributed import is_first
+
 SECONDS_BETWEEN_LINES = 30.0
 """Where stderr is no terminal; the end of an epoch has a line of its own."""
 
@@ -40,12 +42,19 @@ class Progress:
         """
         now = self._clock()
         is_last = step == self._steps
+        if not is_first():
+            return
         if sys.stderr.isatty():
             sys.stderr.write("\r\x1b[K" + self._line(epoch, step, losses, now) + ("\n" if is_last else ""))
             sys.stderr.flush()
         elif is_last or now - self._told >= SECONDS_BETWEEN_LINES:
             say(self._line(epoch, step, losses, now))
             self._told = now
+
+    def end_line(self) -> None:
+        """End a line that was to be rewritten, before something else is said."""
+        if sys.stderr.isatty():
+            say("")
 
     def _line(self, epoch: int, step: int, losses: Mapping[str, float], now: float) -> str:
         rate = step / max(now - self._epoch_begun, 1e-9)
@@ -65,5 +74,6 @@ def duration(seconds: float) -> str:
 
 
 def say(text: str) -> None:
-    """A line on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """A line on stderr; of processes that train together the first one speaks."""
+    if is_first():
+        print(text, file=sys.stderr, flush=True)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from ..evaluation.dataset.coco import CocoDataset
+from ..evaluation.dataset.truth import Truth
 from ..evaluation.evaluator import Evaluation, score_model
 from ..runtime.captions.captioning import CaptionOptions
 from ..runtime.progress import Count
+from ..runtime.results import Result
+from . import distributed
 from .checkpoint import Checkpoint
 from .network.any_network import AnyNetwork
+from .shared_scoring import shared
 from .torch_backend import torch_model
 
 
@@ -40,6 +45,14 @@ def evaluate_checkpoint(
         return score_model(model, dataset, limit, caption, progress, os.fspath(checkpoint))
 
 
-def score_network(network: AnyNetwork, dataset: CocoDataset) -> Evaluation:
-    """Score the training network itself, on the device it is on."""
-    return score_model(torch_model(network), dataset)
+def score_network(
+    network: AnyNetwork, dataset: CocoDataset, on_image: Callable[[int, Truth, Result], None] | None = None
+) -> Evaluation:
+    """Score the training network itself, on the device it is on; `on_image` as in `evaluation.scores.score_dataset`.
+
+    Processes that train together call it together: each predicts its share, and all give the scores of all images.
+    """
+    model = torch_model(network)
+    if distributed.size() > 1:
+        model, dataset = shared(model, dataset)
+    return score_model(model, dataset, on_image=on_image)

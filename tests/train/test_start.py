@@ -17,11 +17,12 @@ from yolor_edge.runtime.errors import CheckpointError, UsageError
 from yolor_edge.train.batches import training_loader
 from yolor_edge.train.checkpoint import Checkpoint, write_checkpoint
 from yolor_edge.train.config import TrainConfig
-from yolor_edge.train.loop import LOG, RUN, STATE, fit, resume
+from yolor_edge.train.loop import fit, resume
 from yolor_edge.train.network.config import NetworkConfig
 from yolor_edge.train.network.layers import LayerNetwork, LayersConfig
 from yolor_edge.train.network.network import Network
 from yolor_edge.train.network.parts import modules_by_part, part_of
+from yolor_edge.train.run_files import LOG, RUN, STATE
 from yolor_edge.train.start import Transfer, Weights
 from yolor_edge.train.trainer import StartRates, Trainer
 
@@ -157,7 +158,7 @@ def test_a_start_may_be_gone_when_the_run_is_resumed(
     class Killed(BaseException):
         pass
 
-    def dying(*_: object) -> None:
+    def dying(*_: object, **__: object) -> None:
         raise Killed
 
     whole = started(new_scenes, known, tmp_path / "whole", freeze=("backbone",))
