@@ -5,6 +5,7 @@ Every sample depends only on (seed, epoch, index), so a resumed run sees what an
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -207,5 +208,6 @@ def training_loader(
 
 
 def _one_thread(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of a group; the training ends its workers
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
