@@ -17,6 +17,7 @@ from .commands import (
     adopt,
     bench,
     build,
+    check,
     compare,
     demo,
     diff,
@@ -36,6 +37,7 @@ from .parsing import PROGRAM, CommandParser, Misuse, Parser, check_command
 
 COMMANDS = (
     scenes,
+    check,
     train,
     import_,
     adopt,
@@ -60,6 +62,7 @@ _EXTRAS = {
     "demo": ("export", "bench"),
     "evaluate": (),
     "bench": (),
+    "check": ("bench",),
 }
 
 

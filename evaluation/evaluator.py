@@ -14,6 +14,7 @@ from ..runtime.options import LoadOptions
 from ..runtime.progress import Count
 from ..runtime.results import Result
 from .dataset.coco import CocoDataset
+from .dataset.opening import Data, open_dataset
 from .dataset.truth import Truth
 from .scenes.scene_captions import caption_facts
 from .scores import Scores, score_dataset, table_line
@@ -73,7 +74,7 @@ class Evaluation:
 
 def evaluate(
     bundle: str | os.PathLike[str],
-    data: str | os.PathLike[str],
+    data: Data,
     split: str | None = None,
     limit: int | None = None,
     *,
@@ -81,11 +82,11 @@ def evaluate(
     caption: CaptionOptions | None = None,
     progress: Count | None = None,
 ) -> Evaluation:
-    """Score a bundle on a data set in COCO's layout, without torch; `train.evaluate_checkpoint` scores a checkpoint.
+    """Score a bundle on a data set, without torch; `train.evaluate_checkpoint` scores a checkpoint.
 
     Args:
         bundle: Folder of a bundle.
-        data: Folder of the data set.
+        data: Folder of the data set, or several that are put together.
         split: By default the first split whose name starts with "val", or the only one.
         limit: Score only the first images.
         load: How the bundle is opened.
@@ -97,7 +98,7 @@ def evaluate(
         BundleError: If it is no bundle.
         DatasetError: If the data set cannot be read, or has other classes than the bundle.
     """
-    dataset = CocoDataset.open(data, split=split, role="val")
+    dataset = open_dataset(data, split, "val")
     with open_model(bundle, options=load) as model:
         return score_model(model, dataset, limit, caption, progress, str(bundle))
 

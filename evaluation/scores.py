@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +16,7 @@ from ..runtime.bundle.tokenizer import normalise
 from ..runtime.results import Result
 from .caption_scores import bleu, cider
 from .dataset.coco import CocoDataset
+from .dataset.segmentations import Rle, rle_from_segmentation
 from .dataset.truth import IGNORED, Truth
 
 
@@ -164,12 +165,16 @@ class Predictions:
 
     def _add_detections(self, truth: Truth, result: Result) -> None:
         _check_ids(truth.image_id, "class_ids", result.class_ids, len(self._class_names))
+        if truth.known_classes is not None and result.class_ids is not None:
+            result = result[truth.known_classes[result.class_ids]]  # of others nobody labelled what is there
         self._boxes.add(truth, result, _box_shapes(truth.boxes), _box_shapes(result.boxes))
         if truth.rles is not None and result.masks is not None:
-            wanted = [{"segmentation": rle} for rle in truth.rles]
+            wanted = [{"segmentation": rle} for rle in _with_rectangles(truth)]
             areas = result.masks.areas().tolist()
             found = [{"segmentation": r, "area": a} for r, a in zip(result.masks.rle(), areas, strict=True)]
-            self._masks.add(truth, result, wanted, found)
+            # A box without a mask is ignored, as a crowd: what is found on it is neither right nor wrong.
+            crowd = ~truth.mask_known if truth.crowd is None else truth.crowd | ~truth.mask_known
+            self._masks.add(replace(truth, crowd=crowd), result, wanted, found)
 
     def _add_semantic(self, image_id: int, expected: np.ndarray, predicted: np.ndarray) -> None:
         if predicted.shape != expected.shape:
@@ -207,6 +212,18 @@ class Predictions:
             },
             **found,
         )
+
+
+def _with_rectangles(truth: Truth) -> list[Rle]:
+    """The mask of each box, its rectangle where it has none."""
+    rles: Sequence[Rle | None] = truth.rles or ()
+    corners = np.zeros((0, 4)) if truth.boxes is None else truth.boxes
+    return [
+        rle_from_segmentation((np.array([x1, y1, x2, y1, x2, y2, x1, y2], np.float64),), truth.size)
+        if rle is None
+        else rle
+        for rle, (x1, y1, x2, y2) in zip(rles, corners, strict=True)
+    ]
 
 
 def _check_ids(image_id: int, name: str, ids: np.ndarray | None, count: int) -> None:

@@ -55,6 +55,10 @@ class TrainConfig:
         weights: Number format of the checkpoint's matrices and kernels; vectors stay float32.
         validate_every: Epochs between validations on the `val` split; 0 only at the end, if there is one.
         save_every: Epochs between writes of the state that a resume starts from.
+        check: The look at the data before the first step: "full" reads every image and map once (what was read is
+            remembered for the next time) and draws labels.png, "fast" looks at the annotations alone, "off" at nothing.
+        val_share: Share of the images held out for validation, where the data has no split for it; which they are is
+            chosen by file name and seed, so that images added later move none.
     """
 
     epochs: int = 100
@@ -91,6 +95,8 @@ class TrainConfig:
     weights: Literal["float32", "float16"] = "float32"
     validate_every: int = 0
     save_every: int = 1
+    check: Literal["full", "fast", "off"] = "full"
+    val_share: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "captions_per_image", "save_every", "minimum_word_count"):
@@ -126,6 +132,7 @@ class TrainConfig:
             ("amp", ("auto", "off")),
             ("augment", ("asymmetric", "none")),
             ("weights", ("float32", "float16")),
+            ("check", ("full", "fast", "off")),
         ):
             if getattr(self, name) not in choices:
                 raise UsageError(

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from ..evaluation.dataset.coco import CocoDataset
-from ..evaluation.dataset.coco_files import splits_of
+from ..evaluation.dataset.opening import Data, open_dataset, open_validation, roots_of
 from ..runtime.backends.registry import check_threads
 from ..runtime.bundle.json_files import read_json
 from ..runtime.bundle.tokenizer import build_vocabulary
@@ -27,6 +27,7 @@ from ..runtime.files import write_atomically
 from .batches import training_loader
 from .checkpoint import Checkpoint, config_from_json, write_checkpoint
 from .config import TrainConfig
+from .data_check import check_before_training, require_targets
 from .network.any_network import AnyConfig, AnyNetwork
 from .network.config import CAPTIONERS, TASKS, Captioner, NetworkConfig, Size, Task
 from .network.layers import LayersConfig
@@ -41,7 +42,7 @@ RUN, STATE, LOG = "run.json", "state.safetensors", "log.jsonl"
 
 
 def fit(
-    data: str | Path,
+    data: Data,
     out: str | Path,
     size: Size | None = None,
     config: TrainConfig | None = None,
@@ -55,14 +56,14 @@ def fit(
     freeze: Sequence[str] = (),
     vocabulary: str | os.PathLike[str] | None = None,
 ) -> Checkpoint:
-    """Train a network on a data set in COCO's layout, from nothing or from the weights of another one.
+    """Train a network on a data set, from nothing or from the weights of another one.
 
     With `start`, tensors that fit by name and shape are kept and learn at `TrainConfig.kept_rate` of the rate; classes
     and words that both know keep their rows; what became of each part is said on stderr. An imported network is trained
     itself, with class heads for the data's classes; one of our own plan is made anew for the data and filled.
 
     Args:
-        data: Folder of the data set.
+        data: Folder of the data set, in any layout of docs/data.md, or several that are put together.
         out: Folder of the run; must not hold one already. Gets `checkpoint/`, `log.jsonl` and what a resume needs.
         size: Network size; by default that of the start, else "n".
         config: How to train.
@@ -102,7 +103,7 @@ def fit(
             raise UsageError(
                 f"<{argument}> belongs to a training from other weights; give <start> too", (argument, "start")
             )
-    dataset = CocoDataset.open(data, split=split, role="train")
+    dataset = open_dataset(data, split, "train", config.val_share, config.seed)
     weights = None if start is None else Weights.open(start, vocabulary)
     layout = None if weights is None else weights.layout
     if isinstance(layout, LayersConfig):
@@ -143,6 +144,7 @@ def fit(
             reg_max=layout.reg_max,
             caption_positions=layout.caption_positions,
         )
+    check_before_training(dataset, network_config, config, out)
     choose_device(config.device)  # Before anything is written: a run that cannot start must not be there to resume.
     transfer, begun = None, None
     if weights is not None:
@@ -151,7 +153,7 @@ def fit(
         begun = {**weights.source, "frozen": list(freeze), "tensors": transfer.counts()}
     out.mkdir(parents=True, exist_ok=True)
     run = {
-        "data": str(Path(data).resolve()),
+        "data": [str(root.resolve()) for root in roots_of(data)],
         "split": dataset.split,
         "network": network_config.to_json(),
         "train": config.to_json(),
@@ -196,7 +198,7 @@ def resume(out: str | Path, threads: int | None = None, epochs: int | None = Non
         data, split = run["data"], run["split"]
     except (AttributeError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{out / RUN}: is not the description of a run ({error}); start a new one") from None
-    dataset = CocoDataset.open(data, split=split)
+    dataset = open_dataset(data, split)
     # A network without the semantic head does not keep the names of its classes.
     dataset.require_classes(network_config.class_names, network_config.semantic_names or None)
     if "start" in run and not (out / STATE).exists():
@@ -244,6 +246,7 @@ def describe_network(
     if captioner not in CAPTIONERS:
         raise UsageError(f"<captioner> must be one of {', '.join(CAPTIONERS)}, got {captioner!r}", argument="captioner")
     available: tuple[Task, ...] = tuple(task for task in TASKS if task in dataset.tasks)
+    require_targets(dataset, tasks)
     absent = [task for task in tasks or () if task not in available]
     if absent:
         raise UsageError(
@@ -286,6 +289,7 @@ def describe_layers(
         UsageError: If the data set has no truth for a task that was asked for, or the network no head.
     """
     available = tuple(task for task in layers.tasks if task in dataset.tasks)
+    require_targets(dataset, tasks)
     if "caption" in available and "semantic" not in available:
         available = tuple(task for task in available if task != "caption")
     absent = [task for task in tasks or () if task not in dataset.tasks]
@@ -430,9 +434,9 @@ def _write(
 
 def _validation_split(dataset: CocoDataset, network: AnyConfig) -> CocoDataset | None:
     """The data set's validation split, opened and checked before hours are spent; None if it has none."""
-    if not any(name.startswith("val") and name != dataset.split for name in splits_of(dataset.root)):
+    validation = open_validation(dataset)
+    if validation is None:
         return None
-    validation = CocoDataset.open(dataset.root, role="val")
     validation.require_classes(
         network.class_names if "boxes" in network.tasks and "boxes" in validation.tasks else None,
         network.semantic_names if "semantic" in network.tasks and "semantic" in validation.tasks else None,

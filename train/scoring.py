@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from ..evaluation.dataset.coco import CocoDataset
+from ..evaluation.dataset.opening import Data, open_dataset
 from ..evaluation.evaluator import Evaluation, score_model
 from ..runtime.captions.captioning import CaptionOptions
 from ..runtime.progress import Count
@@ -15,17 +16,17 @@ from .torch_backend import torch_model
 
 def evaluate_checkpoint(
     checkpoint: str | os.PathLike[str],
-    data: str | os.PathLike[str],
+    data: Data,
     split: str | None = None,
     limit: int | None = None,
     caption: CaptionOptions | None = None,
     progress: Count | None = None,
 ) -> Evaluation:
-    """Score a checkpoint on a data set in COCO's layout, in float32; `evaluation.evaluate` scores a bundle.
+    """Score a checkpoint on a data set, in float32; `evaluation.evaluate` scores a bundle.
 
     Args:
         checkpoint: Folder of a checkpoint or of a training run.
-        data: Folder of the data set.
+        data: Folder of the data set, or several that are put together.
         split: By default the first split whose name starts with "val", or the only one.
         limit: Score only the first images.
         caption: How captions are searched for.
@@ -35,7 +36,7 @@ def evaluate_checkpoint(
         UsageError: If it is no checkpoint, or `limit` is not positive.
         DatasetError: If the data set cannot be read, or has other classes than the network.
     """
-    dataset = CocoDataset.open(data, split=split, role="val")
+    dataset = open_dataset(data, split, "val")
     with torch_model(Checkpoint.open(checkpoint).network()) as model:
         return score_model(model, dataset, limit, caption, progress, os.fspath(checkpoint))
 

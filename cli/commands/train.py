@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..options import add_captioner, add_tasks, names, size
+from ..options import add_captioner, add_data_folders, add_tasks, add_val_share, names, size
 from ..parsing import Misuse, add_command
 
 
@@ -16,7 +16,7 @@ def add(commands: Any) -> None:
         "train",
         _train,
         "--data DIR --out RUN [--from CHECKPOINT|FILE.pt] [options] | --resume RUN [--epochs E]",
-        "train a network on a data set in COCO's layout",
+        "train a network on a data set",
         "Writes the folder RUN with RUN/checkpoint in it. With --from it starts from the weights of another network, "
         "of which all that fits is kept. A run that was stopped continues with --resume and ends with the same result; "
         "with --epochs it gets more. Progress with the loss of every task is written to stderr.",
@@ -25,8 +25,12 @@ def add(commands: Any) -> None:
         "  yolor-edge train --resume runs/scenes --epochs 60",
     )
     run = parser.add_argument_group("data and run")
-    run.add_argument("--data", metavar="DIR", help="folder of the data set, with annotations/ in it")
+    add_data_folders(run, "folder of the data set; docs/data.md shows the layouts")
     run.add_argument("--split", metavar="S", help="split to train on (default: the first named train...)")
+    add_val_share(run)
+    run.add_argument(
+        "--no-check", action="store_true", help="begin without a look at the data, as with --set check=off"
+    )
     run.add_argument("--out", metavar="RUN", help="folder of the run; must not hold one yet")
     run.add_argument(
         "--resume", metavar="RUN", help="continue the run in this folder; --epochs and --threads go with it"
@@ -85,9 +89,23 @@ def add(commands: Any) -> None:
 
 def _train(arguments: argparse.Namespace) -> int:
     if arguments.resume is not None:
-        others = ("data", "out", "size", "input_size", "tasks", "split", "name", "captioner", "freeze", "vocabulary")
+        others = (
+            "val_share",
+            "seed",
+            "data",
+            "out",
+            "size",
+            "input_size",
+            "tasks",
+            "split",
+            "name",
+            "captioner",
+            "freeze",
+            "vocabulary",
+        )
         given = [f"--{name.replace('_', '-')}" for name in others if getattr(arguments, name) is not None]
         given += ["--from"] if arguments.start is not None else []
+        given += ["--no-check"] if arguments.no_check else []
         given += ["--set"] if arguments.settings else []
         if given:
             raise Misuse(f"--resume continues with the settings of the run; leave out {', '.join(given)}")
@@ -100,7 +118,9 @@ def _train(arguments: argparse.Namespace) -> int:
         from ..train.config import TrainConfig
         from ..train.loop import fit
 
-        settings = [] if arguments.epochs is None else [f"epochs={arguments.epochs}"]
+        own = ("epochs", "val_share", "seed")
+        settings = [f"{name}={getattr(arguments, name)}" for name in own if getattr(arguments, name) is not None]
+        settings += ["check=off"] if arguments.no_check else []
         options = {
             name: getattr(arguments, name)
             for name in ("size", "input_size", "tasks", "name", "captioner", "start", "freeze", "vocabulary")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -17,6 +17,17 @@ from .segmentations import Rle, Segmentation, masks_from_rles, rle_from_segmenta
 
 IGNORED = 255
 """The value of a semantic map where there is no truth."""
+
+
+class SemanticMap(Protocol):
+    """Where the semantic map of an image comes from."""
+
+    @property
+    def path(self) -> Path: ...
+
+    def read(self, size: tuple[int, int]) -> np.ndarray:
+        """The semantic classes, (height, width) uint8, 255 where there is no truth."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -90,9 +101,12 @@ class Truth:
         class_ids: (N,) int64, positions in the data set's `class_names`.
         crowd: (N,) bool, true where one annotation covers a group: no training target, ignored by the scores.
         areas: (N,) float32, the annotation's area in pixels (of the mask where COCO gives it).
-        segmentations: N polygons or run lengths, or None where a box of this image has no mask.
+        segmentations: For each box polygons or run lengths, or None where it has no mask; None where the data set has
+            no masks at all.
         attributes: The optional key "attributes" of each annotation or None; None where no box has one.
         captions: At least one text.
+        known_classes: (C,) bool, of which classes of the data set all objects of this image are labelled; None for all
+            of them. Only in data sets put together of some with different classes.
         semantic: Where the semantic map comes from; `semantic_map()` reads it.
     """
 
@@ -103,10 +117,11 @@ class Truth:
     class_ids: np.ndarray | None = None
     crowd: np.ndarray | None = None
     areas: np.ndarray | None = None
-    segmentations: tuple[Segmentation, ...] | None = field(default=None, repr=False)
+    segmentations: tuple[Segmentation | None, ...] | None = field(default=None, repr=False)
     attributes: tuple[dict[str, Any] | None, ...] | None = field(default=None, repr=False)
     captions: tuple[str, ...] | None = None
-    semantic: PanopticMap | StuffThingMap | None = field(default=None, repr=False)
+    semantic: SemanticMap | None = field(default=None, repr=False)
+    known_classes: np.ndarray | None = field(default=None, repr=False)
 
     @property
     def has_semantic(self) -> bool:
@@ -119,20 +134,24 @@ class Truth:
     @property
     def mask_known(self) -> np.ndarray:
         """(N,) bool, which of the boxes have a mask."""
-        return np.full(0 if self.boxes is None else len(self.boxes), self.has_masks)
+        if self.segmentations is None:
+            return np.zeros(0 if self.boxes is None else len(self.boxes), bool)
+        return np.array([one is not None for one in self.segmentations], bool)
 
     @cached_property
-    def rles(self) -> list[Rle] | None:
-        """One COCO RLE {"size": [h, w], "counts": text} per box, or None where this image has no masks."""
+    def rles(self) -> list[Rle | None] | None:
+        """For each box a COCO RLE {"size": [h, w], "counts": text}, None for one without a mask; or None as a whole."""
         if self.segmentations is None:
             return None
-        return [rle_from_segmentation(segmentation, self.size) for segmentation in self.segmentations]
+        return [None if one is None else rle_from_segmentation(one, self.size) for one in self.segmentations]
 
     def masks(self) -> np.ndarray | None:
-        """(N, height, width) bool, row i belongs to box i; None where this image has no masks."""
+        """(N, height, width) bool, row i belongs to box i, without a pixel where `mask_known` is False; or None."""
         if self.rles is None:
             return None
-        return masks_from_rles(self.rles, self.size)
+        masks = np.zeros((len(self.rles), *self.size), bool)
+        masks[self.mask_known] = masks_from_rles([rle for rle in self.rles if rle is not None], self.size)
+        return masks
 
     def semantic_map(self) -> np.ndarray | None:
         """(height, width) uint8, positions in the data set's `semantic_names`, 255 no truth; or None.
