@@ -34,11 +34,18 @@ class TrainConfig:
             view for all.
         mosaic: Probability that a strong view is made of four images.
         mixup: Probability that a strong view is mixed with another one.
-        flip: Probability that a strong view is mirrored, left to right.
+        copy_paste: Probability that objects with masks are pasted into a strong view from another picture.
+        flip: Probability that a strong view's picture is mirrored, left to right.
+        flip_up_down: Probability that a strong view's picture is turned upside down in a mirror.
         scale_range: The strong view's zoom lies within 1 - scale_range and 1 + scale_range.
         translate: The strong view's shift, as a share of the input.
+        rotate: The strong view's rotation lies within so many degrees to either side.
+        shear: The strong view's shear lies within so many degrees to either side, in x and in y.
+        perspective: The strong view's tilt: its scale changes by up to this share of itself from one side of
+            the input to the other, at most 0.2.
         color: Strength of the strong view's change in hue, saturation and value (relative to 0.015, 0.7, 0.4).
-        plain_epochs: The last epochs go without mosaic and mixup, as the true images look.
+        plain_epochs: The last epochs go without mosaic, copy-paste and mixup, as the true images look.
+        caption_flip: Probability that the caption's view is mirrored, with "left" and "right" swapped in the words.
         box_gain: Weight of the loss of boxes by their overlap with the truth.
         class_gain: Weight of the loss of classes.
         dfl_gain: Weight of the loss of boxes by the distribution of each side (distribution focal loss).
@@ -49,6 +56,8 @@ class TrainConfig:
         label_smoothing: Of the caption's cross-entropy.
         captions_per_image: Captions of an image used in one step (chosen at random when there are more).
         minimum_word_count: Rarer words of the training captions are read as `<unk>`.
+        cache: "ram" keeps the decoded images in memory, once for all workers, "disk" in a file in the run's folder,
+            "off" decodes them whenever they are needed.
         workers: Processes that prepare batches; 0 prepares them in the training process.
         seed: Of weights, order and augmentation.
         device: "auto" takes the GPU if there is one.
@@ -74,11 +83,17 @@ class TrainConfig:
     augment: Literal["asymmetric", "none"] = "asymmetric"
     mosaic: float = 0.75
     mixup: float = 0.1
+    copy_paste: float = 0.0
     flip: float = 0.5
+    flip_up_down: float = 0.0
     scale_range: float = 0.5
     translate: float = 0.1
+    rotate: float = 0.0
+    shear: float = 0.0
+    perspective: float = 0.0
     color: float = 1.0
     plain_epochs: int = 10
+    caption_flip: float = 0.0
     box_gain: float = 7.5
     class_gain: float = 0.5
     dfl_gain: float = 1.5
@@ -89,6 +104,7 @@ class TrainConfig:
     label_smoothing: float = 0.1
     captions_per_image: int = 5
     minimum_word_count: int = 1
+    cache: Literal["off", "ram", "disk"] = "off"
     workers: int = 2
     seed: int = 0
     device: str = "auto"
@@ -110,7 +126,10 @@ class TrainConfig:
             "final_rate",
             "mosaic",
             "mixup",
+            "copy_paste",
             "flip",
+            "flip_up_down",
+            "caption_flip",
             "ema_decay",
             "label_smoothing",
             "translate",
@@ -122,6 +141,9 @@ class TrainConfig:
                 raise UsageError(f"<{name}> must be greater than 0, got {getattr(self, name)}", argument=name)
         if not 0 <= self.scale_range < 1:
             raise UsageError(f"<scale_range> must lie within 0 and 1, got {self.scale_range}", argument="scale_range")
+        for name, most in (("rotate", 180), ("shear", 45), ("perspective", 0.2)):
+            if not 0 <= getattr(self, name) <= most:
+                raise UsageError(f"<{name}> must lie within 0 and {most}, got {getattr(self, name)}", argument=name)
         for name in ("workers", "validate_every", "plain_epochs", "weight_decay", "color", "seed"):
             if getattr(self, name) < 0:
                 raise UsageError(f"<{name}> must not be negative, got {getattr(self, name)}", argument=name)
@@ -131,6 +153,7 @@ class TrainConfig:
         for name, choices in (
             ("amp", ("auto", "off")),
             ("augment", ("asymmetric", "none")),
+            ("cache", ("off", "ram", "disk")),
             ("weights", ("float32", "float16")),
             ("check", ("full", "fast", "off")),
         ):

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -343,7 +344,7 @@ def _train(out: Path, dataset: CocoDataset, trainer: Trainer, begun: dict[str, A
     torch.use_deterministic_algorithms(device.type == "cpu")
     # Nothing reads memory before writing it; filling it first would only cost time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
-    loader, order = training_loader(dataset, network, config)
+    loader, order = training_loader(dataset, network, config, out / "cache")
     validation = _validation_split(dataset, network)
     checkpoint: Checkpoint | None = None
     first_epoch, seconds = 0, 0.0
@@ -400,6 +401,7 @@ def _train(out: Path, dataset: CocoDataset, trainer: Trainer, begun: dict[str, A
             with _finish_before_stopping():
                 write_state(out / STATE, trainer, epoch + 1, seconds)
                 checkpoint = _write(out, trainer, dataset, begun, epoch + 1, seconds, entry.get("validation"))
+    shutil.rmtree(out / "cache", ignore_errors=True)  # decoded images, which may be many gigabytes
     if checkpoint is None:  # Complete already, but perhaps killed between state and checkpoint.
         scores = None if validation is None else _validate(trainer.average, validation)
         checkpoint = _write(out, trainer, dataset, begun, config.epochs, seconds, scores)

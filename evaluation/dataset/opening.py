@@ -158,10 +158,6 @@ class _Renumbered:
     inner: SemanticMap
     table: np.ndarray = dataclasses.field(repr=False)
 
-    @property
-    def path(self) -> Path:
-        return self.inner.path
-
     def read(self, size: tuple[int, int]) -> np.ndarray:
         return self.table[self.inner.read(size)]
 
