@@ -195,7 +195,7 @@ class Trainer:
         return losses
 
     def _caption_loss(self, memory: Tensor, batch: Batch) -> Tensor:
-        logits = self.network.caption_decoder(batch.tokens[:, :-1], memory[batch.owners], self.where)
+        logits = self.network.caption_decoder(batch.tokens[:, :-1], memory, self.where, batch.owners)
         loss = caption_loss(logits, batch.tokens[:, 1:], PAD_ID, self.config.label_smoothing)
         return self.config.caption_gain * loss
 
