@@ -115,7 +115,7 @@ class _Recorded:
         batch = collate([sample])
         assert isinstance(batch, Batch)
         found: dict[str, Any] = {
-            "index": key[1],
+            "index": key[1] % len(self._views),
             "files": list(dict.fromkeys(self._files)),
             "batch": batch,
             "bad": False,
@@ -142,9 +142,9 @@ class _Reading:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._dataset, name)
 
-    def read(self, truth: Truth) -> NDArray[np.uint8]:
+    def read(self, truth: Truth, reduction: int = 1) -> NDArray[np.uint8]:
         self._files.append(str(truth.path))
-        return self._dataset.read(truth)
+        return self._dataset.read(truth, reduction)
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ from ..runtime.errors import UsageError
 from .checkpoint import Checkpoint, config_from_json
 from .config import TrainConfig
 from .data_check import check_before_training
+from .draws import epoch_length, repeats_of
 from .epochs import Epochs
 from .network.any_network import AnyConfig
 from .network.config import Captioner, NetworkConfig, Size, Task
@@ -214,7 +215,8 @@ def _on_threads(threads: int | None) -> Iterator[None]:
 def _trainer(out: Path, dataset: CocoDataset, network: AnyConfig, config: TrainConfig, run: dict[str, Any]) -> Trainer:
     """What moves the weights of a run, before its first step."""
     device = choose_device(config.device)
-    batches = -(-len(dataset) // config.batch_size)
+    drawn = epoch_length(repeats_of(dataset, network.tasks, config.least_share))
+    batches = -(-drawn // config.batch_size)
     start = None
     if "start" in run:
         try:

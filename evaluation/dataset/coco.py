@@ -117,6 +117,18 @@ class CocoDataset:
         """The images `rows` of this split as one of their own, called `split`."""
         return CocoDataset(self.root, split, self._parts, self.layout, self._rows[list(rows)])
 
+    def teaching(self) -> np.ndarray:
+        """(images, 4) bool: from which images boxes, masks, semantic map and caption can be learned, in this order.
+
+        An image known to be without objects teaches boxes.
+        """
+        objects, count = self._parts.objects, len(self._parts.images)
+        owners = np.repeat(np.arange(count), np.diff(objects.offsets))
+        has_mask = np.array([one is not None for one in objects.segmentations], bool) & ~objects.crowd
+        columns = [objects.listed, np.bincount(owners[has_mask], minlength=count) > 0]
+        columns += [np.isin(np.arange(count), list(found)) for found in (self._parts.semantic, self._parts.captions)]
+        return np.stack(columns, 1)[self._rows]
+
     def file_name(self, index: int) -> str:
         """The file of image `index`, relative to the folder of the images where it lies below that."""
         return self._parts.images[self._rows[index]].file_name

@@ -230,6 +230,9 @@ class MergedDataset(CocoDataset):
         which = int(np.searchsorted(self._starts, index, "right")) - 1
         return which, index - int(self._starts[which])
 
+    def teaching(self) -> np.ndarray:
+        return np.concatenate([one.teaching() for one in self.members])
+
     def file_name(self, index: int) -> str:
         which, inner = self._member(index)
         return self.members[which].file_name(inner)

@@ -90,7 +90,7 @@ def assert_same_run(out: Path, expected: Path) -> None:
 
 
 def test_a_run_leaves_a_checkpoint_a_log_and_a_state(finished: Path, scenes: Path) -> None:
-    shown = {"index.html", "results.csv", "config.toml", "batches", "samples"}
+    shown = {"index.html", "results.csv", "config.toml", "batches", "samples", "labels.png"}
     assert {path.name for path in finished.iterdir()} - {"tensorboard"} == {"checkpoint", LOG, RUN, STATE, *shown}
     checkpoint = Checkpoint.open(finished)
     assert checkpoint.config.tasks == TASKS
