@@ -16,7 +16,8 @@ from ..runtime.results import Result
 from .dataset.coco import CocoDataset
 from .dataset.truth import Truth
 from .scenes.scene_captions import caption_facts
-from .scores import Scores, score_dataset, table_line
+from .score_table import table_line
+from .scores import Scores, score_dataset
 
 # Average precision integrates over all scores, so next to no box may be cut off beforehand.
 SCORE_THRESHOLD = 0.001

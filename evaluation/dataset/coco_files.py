@@ -37,6 +37,7 @@ class Objects:
     offsets: np.ndarray  # (images + 1,) int64
     listed: np.ndarray  # (images,) bool, whether the instances file knows the image
     boxes: np.ndarray
+    annotated_boxes: np.ndarray
     class_ids: np.ndarray
     crowd: np.ndarray
     areas: np.ndarray
@@ -55,6 +56,7 @@ class Objects:
         boxes = self.boxes[rows].copy()
         return {
             "boxes": boxes,
+            "annotated_boxes": self.annotated_boxes[rows].copy(),
             "class_ids": self.class_ids[rows].copy(),
             "crowd": self.crowd[rows].copy(),
             "areas": self.areas[rows].copy(),
@@ -293,7 +295,7 @@ def _objects_of(
     for entry in document["images"]:
         listed[positions[entry["id"]]] = True
 
-    rows: list[tuple[int, tuple[float, ...], int, bool, float]] = []
+    rows: list[tuple[int, tuple[float, ...], int, bool, float, list[float]]] = []
     segmentations: list[Segmentation | None] = []
     attributes: list[dict[str, Any] | None] = []
     dropped = 0
@@ -336,7 +338,7 @@ def _objects_of(
         if x2 <= x1 or y2 <= y1:
             dropped += 1
             continue
-        rows.append((position, (x1, y1, x2, y2), class_id, bool(entry.get("iscrowd", 0)), area))
+        rows.append((position, (x1, y1, x2, y2), class_id, bool(entry.get("iscrowd", 0)), area, box))
         segmentations.append(segmentation)
         extra = entry.get("attributes")
         attributes.append(extra if isinstance(extra, dict) and extra else None)
@@ -349,9 +351,10 @@ def _objects_of(
         offsets=offsets,
         listed=listed,
         boxes=np.array([row[1] for row in rows], np.float32).reshape(-1, 4)[order],
+        annotated_boxes=np.array([row[5] for row in rows], np.float64).reshape(-1, 4)[order],
         class_ids=np.array([row[2] for row in rows], np.int64)[order],
         crowd=np.array([row[3] for row in rows], bool)[order],
-        areas=np.array([row[4] for row in rows], np.float32)[order],
+        areas=np.array([row[4] for row in rows], np.float64)[order],
         segmentations=[segmentations[i] for i in order],
         attributes=[attributes[i] for i in order],
         dropped=dropped,
@@ -409,7 +412,7 @@ def _panoptic_of(
             continue
         if entry["file_name"] not in files:
             complaints.add(folder, f"PNGs are missing that {path.name} lists", entry["file_name"])
-        classes = {}
+        classes, crowds = {}, set()
         for segment in entry["segments_info"]:
             if not isinstance(segment, dict) or not all(
                 isinstance(segment.get(key), int) for key in ("id", "category_id")
@@ -423,7 +426,9 @@ def _panoptic_of(
                 )
             else:
                 classes[segment["id"]] = contiguous[segment["category_id"]]
-        maps[position] = PanopticMap(folder / entry["file_name"], classes)
+                if segment.get("iscrowd"):
+                    crowds.add(segment["id"])
+        maps[position] = PanopticMap(folder / entry["file_name"], classes, frozenset(crowds))
     return maps, names
 
 

@@ -21,10 +21,14 @@ IGNORED = 255
 
 @dataclass(frozen=True)
 class PanopticMap:
-    """A panoptic PNG: a pixel holds the segment id R + 256 G + 65536 B, `classes` has its class."""
+    """A panoptic PNG: a pixel holds the segment id R + 256 G + 65536 B, `classes` has its class.
+
+    `crowds` are the segments that cover a group.
+    """
 
     path: Path
     classes: Mapping[int, int]
+    crowds: frozenset[int] = frozenset()
 
     def read(self, size: tuple[int, int]) -> np.ndarray:
         """The semantic classes, (height, width) uint8; segment 0 (unlabelled) is 255.
@@ -32,11 +36,27 @@ class PanopticMap:
         Raises:
             DatasetError: If the PNG cannot be read, has another size, or holds a segment not in its JSON.
         """
+        return self.classes_of(self.segments(size))
+
+    def segments(self, size: tuple[int, int]) -> np.ndarray:
+        """The segment ids, (height, width) int32, 0 unlabelled.
+
+        Raises:
+            DatasetError: If the PNG cannot be read or has another size.
+        """
         bgr = _read_png(self.path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION, size)
         segments = bgr[..., 2].astype(np.int32)
         segments += bgr[..., 1].astype(np.int32) << 8
         segments += bgr[..., 0].astype(np.int32) << 16
-        semantic = np.full(size, IGNORED, np.uint8)
+        return segments
+
+    def classes_of(self, segments: np.ndarray) -> np.ndarray:
+        """The semantic classes of `segments()`, uint8, 255 unlabelled.
+
+        Raises:
+            DatasetError: If there is a segment that the JSON does not list.
+        """
+        semantic = np.full(segments.shape, IGNORED, np.uint8)
         for segment, class_id in self.classes.items():
             semantic[segments == segment] = class_id
         unknown = (semantic == IGNORED) & (segments != 0)
@@ -87,9 +107,11 @@ class Truth:
         path: The image file.
         size: (height, width) in pixels, as the JSON gives it.
         boxes: (N, 4) float32 xyxy in pixels, clipped to the image.
+        annotated_boxes: (N, 4) float64 x, y, width, height in pixels as the file has them, which may stick out of the
+            image: what COCO scores with. None where there is no file.
         class_ids: (N,) int64, positions in the data set's `class_names`.
         crowd: (N,) bool, true where one annotation covers a group: no training target, ignored by the scores.
-        areas: (N,) float32, the annotation's area in pixels (of the mask where COCO gives it).
+        areas: (N,) float64, the annotation's area in pixels (of the mask where COCO gives it).
         segmentations: N polygons or run lengths, or None where a box of this image has no mask.
         attributes: The optional key "attributes" of each annotation or None; None where no box has one.
         captions: At least one text.
@@ -100,6 +122,7 @@ class Truth:
     path: Path
     size: tuple[int, int]
     boxes: np.ndarray | None = None
+    annotated_boxes: np.ndarray | None = None
     class_ids: np.ndarray | None = None
     crowd: np.ndarray | None = None
     areas: np.ndarray | None = None
