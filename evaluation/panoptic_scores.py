@@ -30,6 +30,12 @@ class PanopticPrediction:
     classes: Mapping[int, int]
 
 
+def semantic_classes_of(class_names: Sequence[str], semantic_names: Sequence[str]) -> list[int | None]:
+    """For each class of objects the semantic class of the same name; None where there is none."""
+    ids = {name: index for index, name in enumerate(semantic_names)}
+    return [ids.get(name) for name in class_names]
+
+
 def merge(result: Result, class_to_semantic: Sequence[int | None], things: Collection[int]) -> PanopticPrediction:
     """One segment a pixel, from the masks and the semantic map of a result.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,7 +15,7 @@ from .caption_tokens import plain_words, ptb_words
 from .dataset.coco import CocoDataset
 from .dataset.truth import PanopticMap, Truth
 from .detection_scores import DetectionScores, Found, Objects
-from .panoptic_scores import PanopticScores, merge
+from .panoptic_scores import PanopticScores, merge, semantic_classes_of
 from .score_table import score_table
 from .semantic_scores import SemanticScores
 
@@ -112,26 +113,45 @@ class Scores:
 
 def score_dataset(
     dataset: CocoDataset,
-    predict: Callable[[np.ndarray], Result],
+    predict: Callable[[list[np.ndarray]], Sequence[Result]],
     on_image: Callable[[int, Truth, Result], None] | None = None,
     limit: int | None = None,
+    *,
+    batch: int = 1,
+    boundary_ignore: int = 0,
+    resamples: int = 0,
 ) -> Scores:
     """Predict every image of `dataset` and score the answers.
 
     Args:
         dataset: Its classes must be the predictor's; `dataset.require_classes` checks that.
-        predict: From a (height, width, 3) uint8 BGR image to its `Result`, `Model.predict` for one.
+        predict: From (height, width, 3) uint8 BGR images, at most `batch` of any sizes, to a `Result` each.
         on_image: Called after each image with how many are done, its truth and its result.
         limit: Score only the first images.
+        batch: Images to predict at once; those after them are read meanwhile.
+        boundary_ignore: See `Predictions`.
+        resamples: See `Predictions.finish`.
     """
-    predictions = Predictions(dataset.class_names, dataset.semantic_names)
-    for index in range(min(limit or len(dataset), len(dataset))):
-        truth = dataset[index]
-        result = predict(dataset.read(truth))
-        predictions.add(truth, result)
-        if on_image is not None:
-            on_image(index + 1, truth, result)
-    return predictions.finish()
+    predictions = Predictions(dataset.class_names, dataset.semantic_names, boundary_ignore)
+    total = min(limit or len(dataset), len(dataset))
+
+    def read(begin: int) -> list[tuple[Truth, np.ndarray]]:
+        truths = [dataset[index] for index in range(begin, min(begin + batch, total))]
+        return [(truth, dataset.read(truth)) for truth in truths]
+
+    done = 0
+    with ThreadPoolExecutor(1) as reader:
+        ahead = reader.submit(read, 0)
+        for begin in range(0, total, batch):
+            pairs = ahead.result()
+            ahead = reader.submit(read, begin + batch)
+            results = predict([image for _, image in pairs])
+            for (truth, _), result in zip(pairs, results, strict=True):
+                predictions.add(truth, result)
+                done += 1
+                if on_image is not None:
+                    on_image(done, truth, result)
+    return predictions.finish(resamples)
 
 
 class Predictions:
@@ -156,10 +176,9 @@ class Predictions:
         self._masks = DetectionScores(class_names)
         self._semantic = SemanticScores(semantic_names)
         self._off_borders = SemanticScores(semantic_names, boundary_ignore) if boundary_ignore else None
-        semantic_ids = {name: index for index, name in enumerate(semantic_names)}
-        self.class_to_semantic = [semantic_ids.get(name) for name in class_names]
-        self.things = {one for one in self.class_to_semantic if one is not None}
-        self._panoptic = PanopticScores(semantic_names, self.things)
+        self._to_semantic = semantic_classes_of(class_names, semantic_names)
+        self._things = {one for one in self._to_semantic if one is not None}
+        self._panoptic = PanopticScores(semantic_names, self._things)
         self._references: list[tuple[str, ...]] = []
         self._candidates: list[str] = []
 
@@ -211,8 +230,13 @@ class Predictions:
         self._semantic.add(expected, predicted)
         if self._off_borders is not None:
             self._off_borders.add(expected, predicted)
-        if isinstance(truth.semantic, PanopticMap) and segments is not None and result.masks is not None:
-            answer = merge(result, self.class_to_semantic, self.things)
+        if (
+            isinstance(truth.semantic, PanopticMap)
+            and segments is not None
+            and result.masks is not None
+            and self._things
+        ):
+            answer = merge(result, self._to_semantic, self._things)
             self._panoptic.add(segments, truth.semantic.classes, truth.semantic.crowds, answer)
 
     def finish(self, resamples: int = 0, seed: int = 0) -> Scores:

@@ -106,10 +106,12 @@ def test_score_dataset_reads_predicts_and_reports(coco_tiny: Path) -> None:
     dataset = CocoDataset.open(coco_tiny, role="val")
     seen: list[int] = []
 
-    def predict(image: np.ndarray) -> Result:
-        return Result(image_size=(image.shape[0], image.shape[1]), caption=Caption("a man", (), 0.0, 0.0))
+    def predict(images: list[np.ndarray]) -> list[Result]:
+        assert len(images) in (8, 4)
+        caption = Caption("a man", (), 0.0, 0.0)
+        return [Result(image_size=(image.shape[0], image.shape[1]), caption=caption) for image in images]
 
-    scores = score_dataset(dataset, predict, lambda done, truth, result: seen.append(done))
+    scores = score_dataset(dataset, predict, lambda done, truth, result: seen.append(done), batch=8)
     assert seen == list(range(1, 21))
     assert scores.bleu4 is not None
     assert 0 < scores.bleu4 < 0.2
