@@ -64,27 +64,26 @@ class DetectionScores:
 
     def add(self, truth: Objects, found: Found) -> None:
         """Match the detections of one image with its objects."""
-        rows = []
-        for class_id in np.unique(found.class_ids).tolist():
-            mine = np.flatnonzero(found.class_ids == class_id)
-            mine = mine[np.argsort(-found.scores[mine], kind="stable")][:MOST_DETECTIONS]
+        order = np.lexsort((-found.scores, found.class_ids))  # stable, as COCO's sorting is
+        ids = found.class_ids[order]
+        rank = np.arange(len(ids)) - np.searchsorted(ids, ids)
+        order, ids, rank = (one[rank < MOST_DETECTIONS] for one in (order, ids, rank))
+        matched, ignored = np.zeros((2, len(AREAS), len(IOUS), len(ids)), bool)
+        for class_id in np.unique(truth.class_ids).tolist():
+            mine = slice(*np.searchsorted(ids, [class_id, class_id + 1]).tolist())
             wanted = np.flatnonzero(truth.class_ids == class_id)
-            row = np.zeros(len(mine), _ROW)
-            row["class_id"], row["image"], row["rank"] = class_id, self.images, np.arange(len(mine))
-            row["score"] = found.scores[mine]
-            matched, ignored = np.zeros((2, len(AREAS), len(IOUS), len(mine)), bool)
-            if len(wanted) and len(mine):
+            if mine.start < mine.stop:
                 crowd = truth.crowd[wanted]
-                overlaps = coco_mask.iou(_picked(found.shapes, mine), _picked(truth.shapes, wanted), crowd.tolist())
-                matched, ignored = _match(overlaps, crowd, ~_counts(truth, wanted))
-            # A detection that found nothing is no false one where its own size is out of the range.
-            areas = found.areas[mine]
-            outside = (areas < _LOW) | (areas > _HIGH)
-            ignored |= ~matched & outside[:, None]
-            row["hit"] = _packed(matched & ~ignored)
-            row["ignored"] = _packed(ignored)
-            rows.append(row)
-        self._rows.append(np.concatenate(rows) if rows else np.zeros(0, _ROW))
+                shapes = _picked(found.shapes, order[mine]), _picked(truth.shapes, wanted)
+                pairs = _match(coco_mask.iou(*shapes, crowd.tolist()), crowd, ~_counts(truth, wanted))
+                matched[:, :, mine], ignored[:, :, mine] = pairs
+        # A detection that found nothing is no false one where its own size is out of the range.
+        areas = found.areas[order]
+        ignored |= ~matched & ((areas < _LOW) | (areas > _HIGH))[:, None]
+        row = np.zeros(len(ids), _ROW)
+        row["class_id"], row["image"], row["rank"], row["score"] = ids, self.images, rank, found.scores[order]
+        row["hit"], row["ignored"] = _packed(matched & ~ignored), _packed(ignored)
+        self._rows.append(row)
         counts = _counts(truth, np.arange(len(truth.class_ids)))
         self._truth.append(np.concatenate([truth.class_ids[None], counts]).T.astype(np.int16))
         self.images += 1

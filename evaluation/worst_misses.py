@@ -171,9 +171,12 @@ def draw_misses(dataset: CocoDataset, truth: Truth, result: Result, misses: Miss
         rows.append(_beside(left, right))
     if result.semantic_map is not None and truth.semantic is not None:
         maps = (truth.semantic.read(truth.size), result.semantic_map)
-        named = {"class_names": names, "semantic_names": dataset.semantic_names}
-        panels = (_enlarged(draw(image, Result(truth.size, semantic_map=one, **named)), scale) for one in maps)
-        rows.append(_beside(*panels))
+        answers = [
+            Result(truth.size, semantic_map=one, class_names=names, semantic_names=dataset.semantic_names)
+            for one in maps
+        ]
+        left, right = (_enlarged(draw(image, one), scale) for one in answers)
+        rows.append(_beside(left, right))
     if not rows:
         rows.append(_enlarged(image, scale))
     width = rows[0].shape[1]

@@ -32,7 +32,7 @@ def random_images(seed: int, count: int = 12, masks: bool = False) -> list[Image
         found = np.concatenate([found, alarms])
         found[:, 2:] = np.abs(found[:, 2:]) + 1
         found_ids = np.concatenate([class_ids[again], rng.integers(0, 4, 30)])
-        scores = np.float32(np.round(rng.uniform(0, 1, len(found)), 1))  # many are equal
+        scores = np.round(rng.uniform(0, 1, len(found)), 1).astype(np.float32)  # many are equal
         crowd = rng.random(n) < 0.15
         if masks:
             wanted, answers = rles_of(boxes), rles_of(found)
@@ -63,6 +63,7 @@ def ours(images: list[Image]) -> DetectionScores:
 
 def theirs(images: list[Image], kind: Literal["bbox", "segm"]) -> COCOeval:
     key = {"bbox": "bbox", "segm": "segmentation"}[kind]
+    shape: Any
     truth: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
     for image_id, (objects, found) in enumerate(images, 1):
