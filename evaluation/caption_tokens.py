@@ -78,8 +78,9 @@ def ptb_words(text: str) -> list[str]:
     ['a', 'man', "'s", 'well-worn', 'hat', 'is', "n't", '$', '5']
     """
     words = []
-    for token in _TOKEN.findall(text.lower()):
-        token = _RENAMED.get(token, token.replace("\u2019", "'"))
+    for match in _TOKEN.finditer(text.lower()):
+        found: str = match[0]
+        token = _RENAMED.get(found, found.replace("\u2019", "'"))
         if len(token) > 1 and not token.strip(".-"):
             token = "..." if token[0] == "." else "--"
         if token not in _DROPPED:

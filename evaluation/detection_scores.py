@@ -206,13 +206,10 @@ class _Hits:
         owner = self.row_class[self.hits]
         right = np.cumsum(weight[self.hits], dtype=np.float64)
         all_rows = taken[self.hits]
-        if len(self.ignored):
-            skipped = np.concatenate([[0.0], np.cumsum(weight[self.ignored], dtype=np.float64)])
-            all_rows = all_rows - skipped[np.searchsorted(self.ignored, self.hits)]
+        skipped = np.concatenate([[0.0], np.cumsum(weight[self.ignored], dtype=np.float64)])
+        all_rows = all_rows - skipped[np.searchsorted(self.ignored, self.hits)]
         before = _before(right, np.searchsorted(owner, np.arange(len(objects))))
-        before_rows = np.concatenate([[0.0], taken])[self.starts]
-        if len(self.ignored):
-            before_rows = before_rows - skipped[np.searchsorted(self.ignored, self.starts)]
+        before_rows = _before(taken, self.starts) - skipped[np.searchsorted(self.ignored, self.starts)]
         right = right - before[owner]
         precision = right / np.maximum(all_rows - before_rows[owner], 1e-12)
         recall = right / np.maximum(objects[owner], 1e-12)

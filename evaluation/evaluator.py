@@ -121,8 +121,9 @@ class Evaluation:
     scores: Scores
     facts: CaptionFacts | None
 
-    def table(self) -> str:
-        lines = [self.scores.table()]
+    def table(self, brief: bool = False) -> str:
+        """The scores for a terminal; see `Scores.table`."""
+        lines = [self.scores.table(brief)]
         if self.facts is not None:
             lines.append(self.facts.table())
         return "\n".join(lines)
@@ -132,7 +133,8 @@ class Evaluation:
         return class_table(vars(self.scores))
 
     def __str__(self) -> str:
-        return self.table()
+        """One line a task."""
+        return self.table(brief=True)
 
     def to_json(self) -> dict[str, Any]:
         facts = None if self.facts is None else asdict(self.facts)

@@ -45,19 +45,22 @@ _LINES: dict[str, tuple[tuple[tuple[str, str], ...], ...]] = {
 }
 
 
-def score_table(scores: Mapping[str, Any], images: Mapping[str, int], intervals: Mapping[str, Any]) -> str:
+def score_table(
+    scores: Mapping[str, Any], images: Mapping[str, int], intervals: Mapping[str, Any], brief: bool = False
+) -> str:
     """The lines of every task that was scored; empty if none was.
 
     Args:
         scores: The fields of `Scores`.
         images: Scored, by task.
         intervals: Both ends, by field.
+        brief: Give the first line of each task alone.
     """
     lines = []
     for task, parts in _LINES.items():
         if scores[parts[0][0][1]] is None:
             continue
-        for number, columns in enumerate(parts):
+        for number, columns in enumerate(parts[:1] if brief else parts):
             values = [(label, scores[name], intervals.get(name)) for label, name in columns]
             if any(value is not None for _, value, _ in values):
                 cells = "  ".join(f"{label} {_cell(value, ends)}" for label, value, ends in values)

@@ -104,11 +104,14 @@ class Scores:
         found["intervals"] = {name: list(ends) for name, ends in self.intervals.items()}
         return found
 
-    def table(self) -> str:
-        """The scores by task, aligned for a terminal; what stands behind one in brackets is its interval."""
-        return score_table(vars(self), self.images_by_task, self.intervals) or (
-            f"nothing to score in {self.images} images"
-        )
+    def table(self, brief: bool = False) -> str:
+        """The scores by task, aligned for a terminal; in brackets the intervals.
+
+        Args:
+            brief: Give one line a task.
+        """
+        lines = score_table(vars(self), self.images_by_task, self.intervals, brief)
+        return lines or f"nothing to score in {self.images} images"
 
 
 def score_dataset(

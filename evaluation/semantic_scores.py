@@ -44,7 +44,7 @@ class SemanticScores:
         """`miou`, `fwiou`, `pixel_accuracy` and `iou_by_class` over the classes in the truth; {} without a pixel."""
         if not self._counts:
             return {}
-        right, expected, predicted = np.sum(self._counts, axis=0, dtype=np.int64)
+        right, expected, predicted = np.stack(self._counts).sum(0, dtype=np.int64)
         present = expected > 0
         if not present.any():
             return {}

@@ -87,7 +87,7 @@ def misses_of(truth: Truth, result: Result) -> Misses:
                 allowed &= truth.class_ids == result.class_ids[row]
             if allowed.any():
                 pairs[row] = int(np.argmax(np.where(allowed, overlaps[row], -1)))
-    in_crowd = (overlaps[:, truth.crowd] >= _ENOUGH).any(1)
+    in_crowd = np.any(overlaps[:, truth.crowd] >= _ENOUGH, axis=1).tolist()
     found = set(pairs.values())
     return Misses(
         missed=tuple(i for i in range(len(truth.boxes)) if i not in found and not truth.crowd[i]),

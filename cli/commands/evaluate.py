@@ -87,5 +87,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         device=arguments.device,
         batch=arguments.batch,
     )
-    print_result(arguments, found.to_json(), f"{found}\n\n{found.class_table()}" if arguments.by_class else str(found))
+    text = found.table()
+    if arguments.by_class:
+        text += f"\n\n{found.class_table()}"
+    print_result(arguments, found.to_json(), text)
     return 0
