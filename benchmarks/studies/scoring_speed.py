@@ -101,7 +101,7 @@ def drawn_image(index: int, detections: int) -> tuple[Truth, Result]:
     ids = np.unique(grid[grid > 0])
     classes = {int(i + (i // 5 << 8)): int(rng.integers(0, SEMANTIC_CLASSES)) for i in ids}
     table = np.array([0, *(classes.get(i + (i // 5 << 8), 0) for i in range(1, 12))], np.uint8)
-    semantic_map = np.roll(table[segments], 20, axis=1)
+    semantic_map = np.roll(table[np.asarray(segments, np.intp)], 20, axis=1)
     text = [" ".join(rng.choice(WORDS, 10)) for _ in range(6)]
     truth = Truth(
         index + 1,
