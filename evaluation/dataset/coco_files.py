@@ -31,8 +31,8 @@ class ListedImage:
     size: tuple[int, int]
 
 
-Row = tuple[int, tuple[float, ...], int, bool, float]
-"""An object: its image, its box as xyxy, its class, whether it is a crowd, its area."""
+Row = tuple[int, tuple[float, ...], int, bool, float, Sequence[float]]
+"""An object: its image, its box as clipped xyxy, its class, whether it is a crowd, its area, its box as annotated."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Objects:
     offsets: np.ndarray  # (images + 1,) int64
     listed: np.ndarray  # (images,) bool, whether the instances file knows the image
     boxes: np.ndarray
+    annotated_boxes: np.ndarray
     class_ids: np.ndarray
     crowd: np.ndarray
     areas: np.ndarray
@@ -68,7 +69,8 @@ class Objects:
             boxes=np.array([row[1] for row in rows], np.float32).reshape(-1, 4)[order],
             class_ids=np.array([row[2] for row in rows], np.int64)[order],
             crowd=np.array([row[3] for row in rows], bool)[order],
-            areas=np.array([row[4] for row in rows], np.float32)[order],
+            areas=np.array([row[4] for row in rows], np.float64)[order],
+            annotated_boxes=np.array([row[5] for row in rows], np.float64).reshape(-1, 4)[order],
             segmentations=[segmentations[i] for i in order],
             attributes=[attributes[i] for i in order],
             have_masks=any(one is not None for one in segmentations),
@@ -83,6 +85,7 @@ class Objects:
         boxes = self.boxes[rows].copy()
         return {
             "boxes": boxes,
+            "annotated_boxes": self.annotated_boxes[rows].copy(),
             "class_ids": self.class_ids[rows].copy(),
             "crowd": self.crowd[rows].copy(),
             "areas": self.areas[rows].copy(),
@@ -326,7 +329,7 @@ def _objects_of(
         if segmentation is not None and _is_empty(segmentation):
             notes.add("outline without a pixel", f"{images[position].file_name}, {name}")
             segmentation = None
-        rows.append((position, (x1, y1, x2, y2), class_id, bool(entry.get("iscrowd", 0)), area))
+        rows.append((position, (x1, y1, x2, y2), class_id, bool(entry.get("iscrowd", 0)), area, box))
         segmentations.append(segmentation)
         extra = entry.get("attributes")
         attributes.append(extra if isinstance(extra, dict) and extra else None)
@@ -418,7 +421,7 @@ def _panoptic_of(
         png = posix_name(entry["file_name"])
         if png not in files and not ("/" in png and (folder / png).is_file()):
             complaints.add(folder, f"PNGs are missing that {path.name} lists", entry["file_name"])
-        classes = {}
+        classes, crowds = {}, set()
         for segment in entry["segments_info"]:
             if not isinstance(segment, dict) or not all(type(segment.get(key)) is int for key in ("id", "category_id")):
                 complaints.add(path, 'segments_info need "id" and "category_id", integers', name)
@@ -430,7 +433,9 @@ def _panoptic_of(
                 )
             else:
                 classes[segment["id"]] = contiguous[segment["category_id"]]
-        maps[position] = PanopticMap(folder / png, classes)
+                if segment.get("iscrowd"):
+                    crowds.add(segment["id"])
+        maps[position] = PanopticMap(folder / png, classes, frozenset(crowds))
     return maps, names
 
 

@@ -29,10 +29,14 @@ class SemanticMap(Protocol):
 
 @dataclass(frozen=True)
 class PanopticMap:
-    """A panoptic PNG: a pixel holds the segment id R + 256 G + 65536 B, `classes` has its class."""
+    """A panoptic PNG: a pixel holds the segment id R + 256 G + 65536 B, `classes` has its class.
+
+    `crowds` are the segments that cover a group.
+    """
 
     path: Path
     classes: Mapping[int, int]
+    crowds: frozenset[int] = frozenset()
 
     def read(self, size: tuple[int, int]) -> np.ndarray:
         """The semantic classes, (height, width) uint8; segment 0 (unlabelled) is 255.
@@ -40,25 +44,40 @@ class PanopticMap:
         Raises:
             DatasetError: If the PNG cannot be read, has another size, or holds a segment not in its JSON.
         """
+        return self.classes_of(self.segments(size))
+
+    def segments(self, size: tuple[int, int]) -> np.ndarray:
+        """The segment ids, (height, width) int32, 0 unlabelled.
+
+        Raises:
+            DatasetError: If the PNG cannot be read or has another size.
+        """
         bgr = _read_png(self.path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION, size)
-        # As one number of four bytes B, G, R, 255; neighbours of the same segment are looked up together.
-        found = np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2BGRA)).view("<u4").ravel()
+        # The bytes R, G, B, 255 as one number.
+        numbers = np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGBA)).view("<u4").reshape(size)
+        return (numbers & 0xFFFFFF).astype(np.int32)
+
+    def classes_of(self, segments: np.ndarray) -> np.ndarray:
+        """The semantic classes of `segments()`, uint8, 255 unlabelled.
+
+        Raises:
+            DatasetError: If there is a segment that the JSON does not list.
+        """
+        found = segments.ravel()  # neighbours of the same segment are looked up together
         starts = np.concatenate(([0], np.flatnonzero(found[1:] != found[:-1]) + 1))
         found = found[starts]
         table = {0: IGNORED} | {key: value for key, value in self.classes.items() if 0 <= key < 1 << 24}
-        known, classes = np.array(list(table), np.uint32), np.array(list(table.values()), np.uint8)
-        known = 0xFF000000 | (known & 0xFF) << 16 | known & 0xFF00 | known >> 16
+        known, classes = np.array(list(table), np.int32), np.array(list(table.values()), np.uint8)
         order = np.argsort(known)
         at = order[np.searchsorted(known, found, sorter=order).clip(max=len(known) - 1)]
         unknown = known[at] != found
         if unknown.any():
-            number = int(found[unknown][0]) & 0xFFFFFF
             raise DatasetError(
-                f"{self.path}: holds segment {(number & 0xFF) << 16 | number & 0xFF00 | number >> 16}, which "
-                "segments_info does not list in the JSON; take PNG and JSON from the same release"
+                f"{self.path}: holds segment {int(found[unknown][0])}, which segments_info does not list in the JSON; "
+                "take PNG and JSON from the same release"
             )
-        lengths = np.diff(starts, append=size[0] * size[1])
-        return np.repeat(classes[at], lengths).reshape(size)
+        lengths = np.diff(starts, append=segments.size)
+        return np.repeat(classes[at], lengths).reshape(segments.shape)
 
 
 @dataclass(frozen=True)
@@ -119,9 +138,11 @@ class Truth:
         path: The image file.
         size: (height, width) in pixels, as the JSON gives it.
         boxes: (N, 4) float32 xyxy in pixels, clipped to the image.
+        annotated_boxes: (N, 4) float64 x, y, width, height in pixels as the file has them, which may stick out of the
+            image: what COCO scores with. None where there is no file.
         class_ids: (N,) int64, positions in the data set's `class_names`.
         crowd: (N,) bool, true where one annotation covers a group: no training target, ignored by the scores.
-        areas: (N,) float32, the annotation's area in pixels (of the mask where COCO gives it).
+        areas: (N,) float64, the annotation's area in pixels (of the mask where COCO gives it).
         segmentations: For each box polygons or run lengths, or None where it has no mask; None where the data set has
             no masks at all.
         attributes: The optional key "attributes" of each annotation or None; None where no box has one.
@@ -135,6 +156,7 @@ class Truth:
     path: Path
     size: tuple[int, int]
     boxes: np.ndarray | None = None
+    annotated_boxes: np.ndarray | None = None
     class_ids: np.ndarray | None = None
     crowd: np.ndarray | None = None
     areas: np.ndarray | None = None
