@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from ...runtime.environment.cores import usable_cores
 from ...runtime.files import write_atomically
 from ...runtime.progress import Count
 
@@ -64,7 +65,7 @@ class FileMemory:
                 unread.append((path, stamp))
         if not unread:
             return found
-        with ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)))) as threads:
+        with ThreadPoolExecutor(usable_cores()) as threads:
             for done, (path, stamp), value in zip(
                 range(1, len(unread) + 1), unread, threads.map(lambda one: read(one[0]), unread), strict=True
             ):
