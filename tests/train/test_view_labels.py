@@ -20,17 +20,17 @@ from yolor_edge.train.views.placement import Placement
 from yolor_edge.train.views.view import View
 
 from .drawn_pictures import (
+    GROUND,
     IGNORED,
     OBJECT,
     Pictures,
-    assert_labels_lie_on_pixels,
     ellipse,
     extent,
     picture_of,
     rectangle,
 )
 
-RULE = PreprocessRule(input_size=(192, 256))
+RULE = PreprocessRule(input_size=(192, 256), pad_value=0)
 STILL = TrainConfig(mosaic=0, mixup=0, flip=0, scale_range=0, translate=0, color=0)
 KINDS: dict[str, dict[str, Any]] = {
     "scale, shift and flip": {"scale_range": 0.5, "translate": 0.2, "flip": 0.5},
@@ -48,17 +48,17 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def star(size: tuple[int, int], x: float, y: float, radius: float) -> tuple[np.ndarray, np.ndarray]:
-    """A polygon (2 * points,) with sharp inner corners, and its pixels."""
+    """A polygon (2 * points,) with sharp corners, and its pixels."""
     angles = np.arange(10) * np.pi / 5 - np.pi / 2
     length = np.where(np.arange(10) % 2, 0.45 * radius, radius)
     points = np.stack((x + length * np.cos(angles), y + length * np.sin(angles)), 1)
-    # Drawn eight times as large and then averaged: which pixels are more than half inside.
-    large = np.zeros((size[0] * 8, size[1] * 8), np.uint8)
-    cv2.fillPoly(large, [np.round(points * 8 - 0.5).astype(np.int32)], 255)
+    # Drawn four times as large and then averaged: which pixels are more than half inside.
+    large = np.zeros((size[0] * 4, size[1] * 4), np.uint8)
+    cv2.fillPoly(large, [np.round(points * 4 - 0.5).astype(np.int32)], 255)
     return points.ravel(), cv2.resize(large, size[::-1], interpolation=cv2.INTER_AREA) >= 128
 
 
-def drawn(number: int, size: tuple[int, int] = (120, 160), polygons: bool = True) -> tuple[Truth, np.ndarray]:
+def drawn(number: int, size: tuple[int, int] = (360, 480), polygons: bool = True) -> tuple[Truth, np.ndarray]:
     """A picture of an ellipse and a star, whose outline is a polygon if so asked."""
     rng = np.random.default_rng(number)
     x, y = rng.uniform(0.25, 0.75, 2) * size[::-1]
@@ -97,15 +97,24 @@ def excess(view: View) -> np.ndarray:
 @pytest.mark.parametrize("polygons", [True, False], ids=["polygons", "run lengths"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_labels_cover_what_is_drawn(kind: str, polygons: bool) -> None:
-    objects = 0
+    """Objects are white on black, so how white a cell is says how much of it they cover."""
+    objects, edges = 0, []
     for view in views_of(replace(STILL, **KINDS[kind]), 12, polygons):
-        assert_labels_lie_on_pixels(view)
+        white = view.image.reshape(48, 4, 64, 4, 3).mean((1, 3, 4)) / 255
+        covered = view.masks.max(0, initial=0) / 255
         # What is white belongs to an object, or to a rest that is too small for one.
-        white = view.image.reshape(48, 4, 64, 4, 3).min((1, 3, 4)) > 200
-        covered = view.masks.max(0, initial=0) > 0
-        assert (covered | ~view.classes_known)[white].all()
+        # Of two objects in one cell, one may lie behind the other or beside it.
+        both = view.masks.sum(0) / 255
+        difference = np.maximum(covered - white, (white - both).clip(0))[view.classes_known]
+        assert difference.max() < 0.4
+        edges.append(difference[(covered > 0)[view.classes_known] & (covered < 1)[view.classes_known]])
+        assert (white[view.semantic == OBJECT] > 0.1).all()
+        assert (white[view.semantic == GROUND] < 0.9).all()
+        assert (view.semantic != IGNORED).mean() > 0.2
         objects += len(view.boxes)
     assert objects >= 12
+    # Labels shifted by half a pixel would differ by an eighth in the cells that an outline goes through.
+    assert np.concatenate(edges).mean() < 0.06
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -213,8 +222,8 @@ def test_labels_stay_in_place_when_a_smaller_image_is_read(tmp_path: Path) -> No
     for seed in range(8):
         config = replace(STILL, scale_range=0.5, flip=0.5, rotate=10 * (seed % 2))
         view = strong_view(truth, lambda _: truth, read, RULE, config, np.random.default_rng(seed))
-        assert len(view.boxes)
-        assert_labels_lie_on_pixels(view)
+        white = view.image.reshape(48, 4, 64, 4, 3).mean((1, 3, 4)) / 255
+        assert np.abs(white - view.masks.max(0) / 255)[view.classes_known].max() < 0.25
     assert max(asked) < 0.5
     assert min(asked) < 0.25
 
@@ -237,7 +246,7 @@ def test_masks_are_those_of_a_full_warp(coco_tiny: Path) -> None:
         for box, mask in zip(view.boxes, view.masks, strict=True):
             overlap = np.abs(moved - box).sum(1)
             i = int(overlap.argmin())
-            if overlap[i] > 8 or np.partition(overlap, 1)[1] < 16:
+            if overlap[i] > 8 or (overlap < 16).sum() > 1:
                 continue  # Cut, or not to be told from another one.
             full = placement.warp(pixels[i].view(np.uint8) * 255, (640, 640))
             expected = cv2.resize(full, (160, 160), interpolation=cv2.INTER_AREA).astype(float)
