@@ -6,6 +6,7 @@ Every sample depends only on (seed, epoch, index), so a resumed run sees what an
 from __future__ import annotations
 
 import gc
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -307,6 +308,7 @@ def training_loader(
 
 
 def _begin_worker(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of a group; the training ends its workers
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     gc.freeze()  # The collector would write to all that was there before the fork, and so copy its memory.

@@ -125,7 +125,7 @@ class Epochs:
         self.progress.begin_epoch()
         self.order.epoch = epoch
         keys, size = list(self.order), self.config.batch_size
-        recent: deque[list[tuple[int, int]]] = deque(maxlen=STEPS_REMEMBERED)
+        recent: deque[tuple[int, list[tuple[int, int]]]] = deque(maxlen=STEPS_REMEMBERED)
         self.trainer.train_mode()
         sums: dict[str, float] = {}
         count = 0
@@ -135,7 +135,7 @@ class Epochs:
                     raise batch
                 if epoch == 0 and i < BATCHES_DRAWN:
                     write_batch(self.out / BATCHES, i + 1, batch, self.network)
-                recent.append(keys[i * size : (i + 1) * size])
+                recent.append((self.trainer.step_index + 1, keys[i * size : (i + 1) * size]))
                 losses = self.step(batch)
                 for name, loss in losses.items():
                     sums[name] = sums.get(name, 0.0) + loss
