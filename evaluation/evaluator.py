@@ -210,8 +210,8 @@ def score_model(
     caption: CaptionOptions | None = None,
     progress: Count | None = None,
     name: str = "",
-    on_image: Callable[[int, Truth, Result], None] | None = None,
     options: ScoreOptions = PLAIN,
+    on_image: Callable[[int, Truth, Result], None] | None = None,
 ) -> Evaluation:
     """Score an opened model; see `evaluate`, and `score_dataset` for `on_image`."""
     if limit is not None and limit < 1:

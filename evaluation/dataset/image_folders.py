@@ -44,7 +44,7 @@ def find_images(
     there = [folder for folder in (*folders, *exact) if folder.is_dir()]
     main, found = there[0] if there else folders[0], [""] * len(names)
     listed = {folder: names_in(folder) for folder in there}
-    missing = []
+    missing: list[int] = []
     for i, name in enumerate(names):
         direct = next((folder for folder in there if name in listed[folder]), None)
         if direct is None:

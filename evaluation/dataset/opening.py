@@ -182,11 +182,11 @@ class MergedDataset(CocoDataset):
         self.sources = tuple(source for one in members for source in one.sources)
         self.class_names, self.category_ids = _united(
             [(one.root, one.class_names, one.category_ids) for one in members],
-            like and (like.class_names, like.category_ids),
+            None if like is None else (like.class_names, like.category_ids),
         )
         self.semantic_names, self.semantic_category_ids = _united(
             [(one.root, one.semantic_names, one.semantic_category_ids) for one in members],
-            like and (like.semantic_names, like.semantic_category_ids),
+            None if like is None else (like.semantic_names, like.semantic_category_ids),
         )
         if len(self.semantic_names) > IGNORED:
             raise DatasetError(

@@ -63,7 +63,7 @@ def draw_truth(
     if semantic:
         found = truth.semantic_map()
         if found is not None:
-            small = cv2.resize(found, (width, height), interpolation=cv2.INTER_NEAREST)
+            small = np.asarray(cv2.resize(found, (width, height), interpolation=cv2.INTER_NEAREST), np.uint8)
             colours = semantic_colours(dataset.class_names, dataset.semantic_names, None)
             blended = cv2.addWeighted(panel, 0.35, np.ascontiguousarray(colours[small]), 0.65, 0)
             panel = np.where((small == IGNORED)[..., None], panel // 3, blended).astype(np.uint8)

@@ -91,7 +91,7 @@ def test_nothing_is_learned_from_the_absence_of_an_unknown_class(two_sets: list[
     logits = torch.randn(4, len(data.class_names), cells, requires_grad=True)
     bins = torch.randn(4, 4 * network.reg_max, cells)
     loss({"class_logits": logits, "box_bins": bins}, truth)["class"].backward()
-    assert logits.grad is not None and truth.known_classes is not None
+    assert isinstance(logits.grad, torch.Tensor) and truth.known_classes is not None
     gradient = logits.grad.abs().sum(2)
     assert (gradient[~truth.known_classes] == 0).all()
     assert (gradient[truth.known_classes] > 0).all()
@@ -100,6 +100,7 @@ def test_nothing_is_learned_from_the_absence_of_an_unknown_class(two_sets: list[
     logits.grad = None
     value = loss({"class_logits": logits, "box_bins": bins}, truth)["class"]
     value.backward()
+    assert isinstance(logits.grad, torch.Tensor)
     taught = logits.grad.abs().sum((0, 2)) > 0
     assert taught.tolist() == [i in set(truth.classes[truth.valid].tolist()) for i in range(len(data.class_names))]
     assert loss({"class_logits": logits * 0 + 50, "box_bins": bins}, truth)["class"] > 0
