@@ -54,7 +54,5 @@ def check_before_training(dataset: CocoDataset, network: AnyConfig, config: Trai
     found = check_opened(opened, read_files=config.check == "full", input_size=network.input_size, progress=_count)
     say(found.table())
     found.raise_if_wrong()
-    if validation is None:
-        say("no split to validate on, so nothing will tell how good the network is; --val-share 0.1 holds a tenth out")
     if config.check == "full":
         found.draw(out / LABELS, opened)

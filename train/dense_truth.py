@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,5 +48,5 @@ class DenseTruth:
         return self._each(Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> DenseTruth:
-        tensors = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return DenseTruth(**{name: None if one is None else change(one) for name, one in tensors.items()})
+        fields: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return DenseTruth(**{name: value if value is None else change(value) for name, value in fields.items()})

@@ -106,7 +106,6 @@ def fit(
     weights = None if start is None else Weights.open(start, vocabulary)
     layout = None if weights is None else weights.layout
     network = network_for(dataset, config, layout, size, input_size, tasks, name, captioner, str(start))
-    check_before_training(dataset, network, config, out)
     choose_device(config.device)  # Before anything is written: a run that cannot start must not be there to resume.
     transfer, begun = None, None
     if weights is not None:
@@ -118,6 +117,7 @@ def fit(
             f"{len(dataset)} images are few to learn from nothing; with --from the training starts from the weights of "
             "another network, such as an official one (yolor-edge import --help)"
         )
+    check_before_training(dataset, network, config, out)
     out.mkdir(parents=True, exist_ok=True)
     folders = [str(root.resolve()) for root in roots_of(data)]
     run: dict[str, Any] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -26,6 +27,7 @@ from .truth import IGNORED, PanopticMap, StuffThingMap
 
 LEAST_SIDE = 2.0
 """Pixels of the network's input below which a side of a box is too small to be learned."""
+TASKS = ("boxes", "masks", "semantic", "caption")
 _SHOWN = 5  # classes that a line names
 
 
@@ -64,11 +66,12 @@ class SplitCheck:
 
 @dataclass(frozen=True)
 class DatasetCheck:
-    """What was found in all splits, and between them."""
+    """What was found in all splits, and between them; `lacks` is what there is not, with what helps."""
 
     splits: tuple[SplitCheck, ...]
     problems: tuple[str, ...]
     doubts: tuple[str, ...]
+    lacks: tuple[str, ...] = ()
 
     @property
     def all_problems(self) -> list[str]:
@@ -86,6 +89,7 @@ class DatasetCheck:
             if head not in lines:
                 lines.append(head)
             lines += one.lines()
+        lines += [f"lacking: {text}" for text in self.lacks]
         lines += [f"doubtful: {text}" for text in self.all_doubts]
         lines += [f"wrong: {text}" for text in self.all_problems]
         return "\n".join(lines)
@@ -95,6 +99,7 @@ class DatasetCheck:
             "splits": [one.to_json() for one in self.splits],
             "problems": self.all_problems,
             "doubts": self.all_doubts,
+            "lacks": list(self.lacks),
         }
 
     def draw(self, path: Path, datasets: Sequence[CocoDataset]) -> None:
@@ -196,7 +201,22 @@ def check_opened(
                 problems.append(f"{one.root}: the {kind} of {first.split} and {one.split} {what}")
     if not any(one.tasks for one in datasets):
         problems.append(_nothing(datasets[0]))
-    return DatasetCheck(splits, tuple(problems), tuple(doubts))
+    return DatasetCheck(splits, tuple(problems), tuple(doubts), tuple(_lacks(datasets)))
+
+
+def _lacks(datasets: Sequence[CocoDataset]) -> list[str]:
+    lacks = []
+    absent = [task for task in TASKS if not any(task in one.tasks for one in datasets)]
+    if 0 < len(absent) < len(TASKS):
+        lacks.append(
+            f"truth for {', '.join(absent)}: not trained; yolor-edge label writes what a network knows of it, and a "
+            "second --data adds images that have it"
+        )
+    if not any(re.match(r"(.*:)?val", split) for one in datasets for _, split in one.sources):
+        lacks.append(
+            "a split to validate on, so nothing tells how good the network is; train --val-share 0.1 holds a tenth out"
+        )
+    return lacks
 
 
 def members_of(dataset: CocoDataset) -> list[CocoDataset]:

@@ -200,3 +200,14 @@ def test_the_command_draws_and_prints(
     assert "val@0.5  images" in capsys.readouterr().out
     assert main(["check", str(root / "nowhere")]) == 2
     assert "no such folder" in capsys.readouterr().err
+
+
+def test_what_there_is_not_is_told_with_what_helps(pictures: Pictures) -> None:
+    root = pictures.write()
+    lacks = check_dataset(root, read_files=False).lacks
+    assert [text.partition(":")[0] for text in lacks[:1]] == ["truth for semantic, caption"]
+    assert "--val-share 0.1 holds a tenth out" in lacks[1]
+    assert len(check_dataset(root, read_files=False, val_share=0.5).lacks) == 1
+    shutil.copytree(root / "train", root / "val")
+    pictures.write("val")
+    assert len(check_dataset(root, read_files=False).lacks) == 1

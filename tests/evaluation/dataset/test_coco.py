@@ -212,7 +212,9 @@ def test_polygons_and_both_run_length_forms_give_the_same_mask(folder: Folder) -
     assert abs(int(masks[3].sum()) - int(mask.sum())) <= 6
     assert truth.crowd.tolist() == [False, False, True, False]
     assert truth.rles is not None
-    assert all(isinstance(rle["counts"], str) and rle["size"] == [HEIGHT, WIDTH] for rle in truth.rles)
+    assert all(
+        rle is not None and isinstance(rle["counts"], str) and rle["size"] == [HEIGHT, WIDTH] for rle in truth.rles
+    )
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
