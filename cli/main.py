@@ -17,6 +17,7 @@ from .commands import (
     adopt,
     bench,
     build,
+    check,
     compare,
     demo,
     diff,
@@ -37,6 +38,7 @@ from .termination import Terminated
 
 COMMANDS = (
     scenes,
+    check,
     train,
     import_,
     adopt,
@@ -61,6 +63,7 @@ _EXTRAS = {
     "demo": ("export", "bench"),
     "evaluate": (),
     "bench": (),
+    "check": ("bench",),
 }
 
 

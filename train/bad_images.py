@@ -112,7 +112,7 @@ class _Recorded:
         batch = collate([sample])
         assert isinstance(batch, Batch)
         found: dict[str, Any] = {
-            "index": key[1],
+            "index": key[1] % len(self._views),
             "files": list(dict.fromkeys(self._files)),
             "batch": batch,
             "bad": False,

@@ -77,6 +77,12 @@ class TrainConfig:
         patience: Epochs without a better score after which training stops; 0 never.
         samples_every: Epochs between drawings of predictions beside the truth; 0 draws none.
         save_every: Epochs between writes of the state that a resume starts from.
+        least_share: Images of a task that less than this share of all images has truth for are drawn more often, up to
+            5 times an epoch; 0 draws each once.
+        check: The look at the data before the first step: "full" reads every image and map once (what was read is
+            remembered for the next time) and draws labels.png, "fast" looks at the annotations alone, "off" at nothing.
+        val_share: Share of the images held out for validation, where the data has no split for it; which they are is
+            chosen by file name and seed, so that images added later move none.
     """
 
     epochs: int = 100
@@ -127,6 +133,9 @@ class TrainConfig:
     patience: int = 0
     samples_every: int = 10
     save_every: int = 1
+    least_share: float = 0.25
+    check: Literal["full", "fast", "off"] = "full"
+    val_share: float = 0.0
 
     def __post_init__(self) -> None:
         for name in (
@@ -154,6 +163,7 @@ class TrainConfig:
             "caption_flip",
             "ema_decay",
             "label_smoothing",
+            "least_share",
             "translate",
         ):
             if not 0 <= getattr(self, name) <= 1:
@@ -188,6 +198,7 @@ class TrainConfig:
             ("cache", ("off", "ram", "disk")),
             ("balance", ("fixed", "uncertainty")),
             ("weights", ("float32", "float16")),
+            ("check", ("full", "fast", "off")),
         ):
             if getattr(self, name) not in choices:
                 raise UsageError(

@@ -15,11 +15,14 @@ from typing import Any
 import torch
 
 from ..evaluation.dataset.coco import CocoDataset
+from ..evaluation.dataset.opening import Data, open_dataset, roots_of
 from ..runtime.backends.registry import check_threads
 from ..runtime.errors import UsageError
 from .checkpoint import Checkpoint, config_from_json
 from .config import TrainConfig
+from .data_check import check_before_training
 from .distributed import check_batch_size, is_first, together, wait_for_all
+from .draws import epoch_length, repeats_of
 from .epochs import Epochs, steps_of_epoch
 from .network.any_network import AnyConfig
 from .network.config import Captioner, NetworkConfig, Size, Task
@@ -36,7 +39,7 @@ FEW_IMAGES = 1000
 
 @together
 def fit(
-    data: str | Path,
+    data: Data,
     out: str | Path,
     size: Size | None = None,
     config: TrainConfig | None = None,
@@ -50,7 +53,7 @@ def fit(
     freeze: Sequence[str] = (),
     vocabulary: str | os.PathLike[str] | None = None,
 ) -> Checkpoint:
-    """Train a network on a data set in COCO's layout, from nothing or from the weights of another one.
+    """Train a network on a data set, from nothing or from the weights of another one.
 
     Called in each of the processes that torchrun starts, it trains one network in all of them; the folders of data and
     run must be the same for all.
@@ -60,7 +63,7 @@ def fit(
     itself, with class heads for the data's classes; one of our own plan is made anew for the data and filled.
 
     Args:
-        data: Folder of the data set.
+        data: Folder of the data set, in any layout of docs/data.md, or several that are put together.
         out: Folder of the run; must not hold one already. Gets `checkpoint/`, `best/`, `log.jsonl`, `results.csv`,
             `index.html` with its pictures, and what a resume needs (docs/training.md).
         size: Network size; by default that of the start, else "n".
@@ -105,7 +108,7 @@ def fit(
             raise UsageError(
                 f"<{argument}> belongs to a training from other weights; give <start> too", (argument, "start")
             )
-    dataset = CocoDataset.open(data, split=split, role="train")
+    dataset = open_dataset(data, split, "train", config.val_share, config.seed)
     weights = None if start is None else Weights.open(start, vocabulary)
     layout = None if weights is None else weights.layout
     network = network_for(dataset, config, layout, size, input_size, tasks, name, captioner, str(start))
@@ -121,9 +124,11 @@ def fit(
             f"{len(dataset)} images are few to learn from nothing; with --from the training starts from the weights of "
             "another network, such as an official one (yolor-edge import --help)"
         )
+    check_before_training(dataset, network, config, out)
     out.mkdir(parents=True, exist_ok=True)
+    folders = [str(root.resolve()) for root in roots_of(data)]
     run: dict[str, Any] = {
-        "data": str(Path(data).resolve()),
+        "data": folders[0] if len(folders) == 1 else folders,
         "split": dataset.split,
         "network": network.to_json(),
         "train": config.to_json(),
@@ -184,7 +189,7 @@ def resume(
         data, split = run["data"], run["split"]
     except (AttributeError, ValueError, KeyError, TypeError) as error:
         raise not_a_run(out, error) from None
-    dataset = CocoDataset.open(data, split=split)
+    dataset = open_dataset(data, split)
     # A network without the semantic head does not keep the names of its classes.
     dataset.require_classes(network.class_names, network.semantic_names or None)
     if "start" in run and not (out / STATE).exists():
@@ -221,7 +226,8 @@ def _on_threads(threads: int | None) -> Iterator[None]:
 def _trainer(out: Path, dataset: CocoDataset, network: AnyConfig, config: TrainConfig, run: dict[str, Any]) -> Trainer:
     """What moves the weights of a run, before its first step."""
     device = choose_device(config.device)
-    steps = steps_of_epoch(-(-len(dataset) // config.batch_size), config)
+    drawn = epoch_length(repeats_of(dataset, network.tasks, config.least_share))
+    steps = steps_of_epoch(-(-drawn // config.batch_size), config)
     start = None
     if "start" in run:
         try:

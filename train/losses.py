@@ -170,7 +170,13 @@ class DenseLoss:
         known = truth.classes_known.flatten(1)[:, self.prototype_cells] | found.positive
         # BCE, which is softplus(logit) less logit times target; only of held cells and their object's class is any.
         held_logits = class_logits.flatten(1).gather(1, (truth.classes[..., None] * cells + found.cells).flatten(1))
-        class_loss = (F.softplus(class_logits).sum(1) * known).sum() - (held_logits * found.quality.flatten(1)).sum()
+        every = F.softplus(class_logits)
+        if truth.known_classes is not None:
+            every = every * truth.known_classes[:, :, None]
+        class_loss = (every.sum(1) * known).sum() - (held_logits * found.quality.flatten(1)).sum()
+        if truth.known_classes is not None:  # An object is what it is, though others of its class may be unlabelled.
+            foreign = found.held & ~truth.known_classes.gather(1, truth.classes)[..., None]
+            class_loss = class_loss + (F.softplus(held_logits) * foreign.flatten(1)).sum()
 
         chosen, shape = found.cells.flatten(1), found.cells.shape
         wanted = truth.boxes[:, :, None]  # (B, M, 1, 4)

@@ -18,6 +18,7 @@ import onnx
 from numpy.typing import NDArray
 
 from ...evaluation.dataset.coco import CocoDataset
+from ...evaluation.dataset.opening import Data, open_dataset
 from ...evaluation.evaluator import score_model
 from ...runtime.backends.base import Array, Graph
 from ...runtime.backends.onnxruntime_backend import open_graph
@@ -67,7 +68,7 @@ class PrecisionOptions:
         calibration: Images for int8: a folder, a glob or a text file with one path a line.
         method: How int8 ranges treat outliers, see `calibrate`.
         scales: The `calibration.json` of another export of the same weights, instead of images.
-        data: Folder of a data set in COCO's layout that int8 is scored on.
+        data: Folder of a data set, or several put together, that int8 is scored on.
         split: Its split; by default the first whose name starts with "val".
         max_drop: Largest drop of box AP, mask AP, mIoU and CIDEr that int8 may cost, absolute.
         keep_float: Layers to keep in a wider format whatever they cost, by name or by the start of it.
@@ -79,7 +80,7 @@ class PrecisionOptions:
     calibration: str | Path | None = None
     method: Method = "percentile"
     scales: Path | None = None
-    data: str | Path | None = None
+    data: Data | None = None
     split: str | None = None
     max_drop: float = 0.01
     keep_float: tuple[str, ...] = ()
@@ -360,7 +361,7 @@ def _tell_kept(kept: Mapping[str, str], say: Say) -> None:
 
 
 def _dataset(options: PrecisionOptions) -> CocoDataset | None:
-    return None if options.data is None else CocoDataset.open(options.data, split=options.split, role="val")
+    return None if options.data is None else open_dataset(options.data, options.split, "val")
 
 
 def _held_out(dataset: CocoDataset | None) -> dict[str, Path]:

@@ -106,15 +106,17 @@ def test_score_dataset_reads_predicts_and_reports(coco_tiny: Path) -> None:
     dataset = CocoDataset.open(coco_tiny, role="val")
     seen: list[int] = []
 
-    def predict(image: np.ndarray) -> Result:
-        return Result(image_size=(image.shape[0], image.shape[1]), caption=Caption("a man", (), 0.0, 0.0))
+    def predict(images: list[np.ndarray]) -> list[Result]:
+        assert len(images) in (8, 4)
+        caption = Caption("a man", (), 0.0, 0.0)
+        return [Result(image_size=(image.shape[0], image.shape[1]), caption=caption) for image in images]
 
-    scores = score_dataset(dataset, predict, lambda done, truth, result: seen.append(done))
+    scores = score_dataset(dataset, predict, lambda done, truth, result: seen.append(done), batch=8)
     assert seen == list(range(1, 21))
     assert scores.bleu4 is not None
     assert 0 < scores.bleu4 < 0.2
     assert (scores.box_ap, scores.mask_ap, scores.miou) == (None, None, None)
-    assert scores.images_by_task == {"boxes": 0, "masks": 0, "semantic": 0, "caption": 20}
+    assert scores.images_by_task == {"boxes": 0, "masks": 0, "semantic": 0, "panoptic": 0, "caption": 20}
 
 
 def test_a_missed_object_halves_ap() -> None:
@@ -169,7 +171,7 @@ def test_images_without_a_kind_of_truth_do_not_count_for_it() -> None:
     maskless = dataclasses.replace(full, segmentations=None, captions=None)
     alarm = dataclasses.replace(perfect_result(full), scores=np.array([1.0], np.float32))
     scores = score((full, perfect_result(full)), (unknown, alarm), (maskless, perfect_result(maskless)))
-    assert scores.images_by_task == {"boxes": 2, "masks": 1, "semantic": 0, "caption": 1}
+    assert scores.images_by_task == {"boxes": 2, "masks": 1, "semantic": 0, "panoptic": 0, "caption": 1}
     assert (scores.box_ap, scores.mask_ap) == (pytest.approx(1), pytest.approx(1))
     assert scores.bleu1 == pytest.approx(1.0)
     assert scores.cider == 0.0  # one image has no rare words
@@ -212,9 +214,12 @@ def test_json_and_table() -> None:
     assert document["miou"] is None
     assert document["images_by_task"]["masks"] == 1
     lines = scores.table().splitlines()
-    assert [line.split()[:3] for line in lines] == [[task, "1", "images"] for task in ("boxes", "masks", "caption")]
+    tasks = [line.split()[:3] for line in lines if not line.startswith(" ")]
+    assert tasks == [[task, "1", "images"] for task in ("boxes", "masks", "caption")]
     assert "AP 1.000" in lines[0]
     assert "large -" in lines[0]
+    assert lines[1].startswith(" " * 23 + "AR100 1.000")
+    assert lines[-1].lstrip().startswith("in COCO's words: BLEU-4 1.000")
 
 
 def test_a_result_that_does_not_belong_to_its_truth_is_refused() -> None:

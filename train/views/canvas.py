@@ -124,6 +124,7 @@ class Canvas:
         image: (H, W, 3) uint8 BGR.
         semantic: (H / 4, W / 4) uint8 class ids, 255 is unknown.
         classes_known: (H / 4, W / 4) bool.
+        known_classes: (C,) bool, which classes every picture on it has labels of; None for all.
         objects: What lies on it.
         sampled: Which row and column of a label cell's four the semantic map shows, see `sampled_pixel`.
     """
@@ -134,6 +135,7 @@ class Canvas:
         self.image = np.full((height, width, 3), rule.pad_value, np.uint8)
         self.semantic = np.full(cells, IGNORED, np.uint8)
         self.classes_known = np.ones(cells, bool)
+        self.known_classes: NDArray[np.bool_] | None = None
         self.objects: list[PlacedObject] = []
         self.sampled = sampled
 
@@ -157,6 +159,7 @@ class Canvas:
             x1, y1, x2, y2 = (side / PROTOTYPE_STRIDE for side in placement.window)
             self.classes_known[int(y1) : int(np.ceil(y2)), int(x1) : int(np.ceil(x2))] = False
             return
+        self.know_only(truth.known_classes)
         x1, y1, x2, y2 = placement.window
         boxes = placement.boxes(truth.boxes)
         clipped = np.stack(
@@ -164,13 +167,13 @@ class Canvas:
         )
         sides = clipped[:, 2:] - clipped[:, :2]
         full = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-        mask_known = truth.mask_known
         for i in np.flatnonzero(sides.min(1, initial=np.inf) > 0):
             # Of a turned rectangle the upright box is too large, so it is only right where it did not turn.
             is_whole = placement.is_upright and bool((np.abs(clipped[i] - boxes[i]) < 1e-6).all())
             found = None
-            if mask_known[i] and truth.segmentations is not None:
-                found = _placed_mask(truth.segmentations[i], placement)
+            outline = None if truth.segmentations is None else truth.segmentations[i]
+            if outline is not None:
+                found = _placed_mask(outline, placement)
             if found is None:
                 one = PlacedObject(0, clipped[i], float(full[i]), float(sides[i].prod()), is_whole, None)
             else:
@@ -181,6 +184,11 @@ class Canvas:
             else:
                 one.class_id = int(truth.class_ids[i])
                 self.objects.append(one)
+
+    def know_only(self, classes: NDArray[np.bool_] | None) -> None:
+        """Leave of the known classes those that are among `classes` (C,) too; None is all of them."""
+        if classes is not None:
+            self.known_classes = classes if self.known_classes is None else self.known_classes & classes
 
     def _put_semantic(self, semantic: NDArray[np.uint8], placement: Placement) -> None:
         """Cells that show anything beside the picture stay unknown."""
@@ -233,6 +241,7 @@ class Canvas:
             semantic=self.semantic,
             mask_known=np.array([one.cover is not None for one in self.objects], bool),
             classes_known=self.classes_known,
+            known_classes=self.known_classes,
         )
 
 

@@ -159,6 +159,7 @@ def _paste(onto: Canvas, source: Canvas, rng: np.random.Generator) -> None:
     onto.semantic = np.where(whole, source.semantic, np.where(touched, np.uint8(IGNORED), onto.semantic))
     onto.classes_known = (onto.classes_known | whole) & (source.classes_known | ~touched)
     onto.objects += candidates
+    onto.know_only(source.known_classes)
 
 
 def _mix(canvas: Canvas, other: Canvas, rng: np.random.Generator) -> None:
@@ -175,6 +176,7 @@ def _mix(canvas: Canvas, other: Canvas, rng: np.random.Generator) -> None:
         canvas.semantic = np.where(canvas.semantic == other.semantic, canvas.semantic, np.uint8(IGNORED))
     canvas.classes_known &= other.classes_known
     canvas.objects += other.objects
+    canvas.know_only(other.known_classes)
 
 
 def _recoloured(image: NDArray[np.uint8], strength: float, rng: np.random.Generator) -> NDArray[np.uint8]:
