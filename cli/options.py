@@ -56,10 +56,42 @@ def with_dashes(text: str) -> str:
     return text.replace("_", "-")
 
 
+class _Several(argparse.Action):
+    """The value of an option that was given once; a list of values where it was given more often."""
+
+    def __call__(self, parser: object, namespace: argparse.Namespace, values: object, *_: object) -> None:
+        before = getattr(namespace, self.dest)
+        several = values if before is None else [*(before if isinstance(before, list) else [before]), values]
+        setattr(namespace, self.dest, several)
+
+
+def add_data_folders(group: Group, what: str, required: bool = False) -> None:
+    """`--data`, which may be given several times."""
+    more = "given several times, the data sets are put together"
+    group.add_argument("--data", action=_Several, required=required, metavar="DIR", help=f"{what}; {more}")
+
+
 def add_data(group: Group, what: str, required: bool = False) -> None:
     """`--data` and `--split`."""
-    group.add_argument("--data", required=required, metavar="DIR", help=what)
-    group.add_argument("--split", metavar="S", help="split of the data set (default: the first that starts with val)")
+    add_data_folders(group, what, required)
+    group.add_argument(
+        "--split",
+        metavar="S",
+        help="split of the data set, or val@0.1 for what --val-share 0.1 holds out (default: the first that starts "
+        "with val)",
+    )
+
+
+def add_val_share(group: Group) -> None:
+    """`--val-share` and `--seed`."""
+    group.add_argument(
+        "--val-share",
+        type=float,
+        metavar="X",
+        help="share of the images held out for validation where the data has no split for it, chosen by file name, so "
+        "that images added later move none (default: none)",
+    )
+    group.add_argument("--seed", type=int, metavar="N", help="of that choice and of the training (default: 0)")
 
 
 def add_tasks(group: Group, what: str) -> None:
@@ -211,6 +243,12 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="layers to keep in a wider format, one a line, as yolor-edge diff --out writes them (default: none)",
     )
+    precision.add_argument(
+        "--keep-failed",
+        action="store_true",
+        help="keep the graphs of a precision that does not pass in the bundle as *.failed.onnx, with a list for "
+        "--keep-float (default: what did not pass is named and left out)",
+    )
     int8 = parser.add_argument_group("int8")
     int8.add_argument(
         "--calibration", metavar="LIST|DIR", help="images to calibrate on: a folder, or a text file with a path a line"
@@ -246,4 +284,5 @@ def precision_options(arguments: argparse.Namespace) -> PrecisionOptions:
         split=arguments.split,
         max_drop=arguments.max_drop,
         keep_float=() if arguments.keep_float is None else read_layers(arguments.keep_float),
+        keep_failed=arguments.keep_failed,
     )

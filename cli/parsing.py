@@ -14,7 +14,6 @@ OTHER_COMMANDS = {
     "annotate": "run",
     "benchmark": "bench",
     "calibrate": "export",
-    "check": "doctor",
     "convert": "export",
     "detect": "run",
     "fit": "train",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from .evaluation.dataset.opening import Data
 from .evaluation.evaluator import Evaluation, ScoreOptions, evaluate
 from .runtime.captions.captioning import CaptionOptions
 from .runtime.errors import UsageError
@@ -13,7 +14,7 @@ from .runtime.progress import Count
 
 def evaluate_checkpoint_or_bundle(
     path: str,
-    data: str,
+    data: Data,
     split: str | None = None,
     limit: int | None = None,
     *,

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING
 from ..runtime.environment.lazy import lazily
 
 if TYPE_CHECKING:
+    from .dataset.check import DatasetCheck, check_dataset
     from .dataset.coco import CocoDataset
+    from .dataset.opening import open_dataset
     from .evaluator import Evaluation, evaluate
     from .scenes.scene_files import write_scenes
     from .scores import Scores
@@ -13,7 +15,9 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = lazily(
     __name__,
     {
+        ".dataset.check": ("DatasetCheck", "check_dataset"),
         ".dataset.coco": ("CocoDataset",),
+        ".dataset.opening": ("open_dataset",),
         ".evaluator": ("Evaluation", "evaluate"),
         ".scenes.scene_files": ("write_scenes",),
         ".scores": ("Scores",),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,6 +20,7 @@ from ..runtime.options import LoadOptions
 from ..runtime.progress import Count
 from ..runtime.results import Result
 from .dataset.coco import CocoDataset
+from .dataset.opening import Data, open_dataset
 from .dataset.truth import Truth
 from .prediction_files import PredictionFiles, require_new_folder
 from .scenes.scene_captions import caption_facts
@@ -149,7 +150,7 @@ class Evaluation:
 
 def evaluate(
     bundle: str | os.PathLike[str],
-    data: str | os.PathLike[str],
+    data: Data,
     split: str | None = None,
     limit: int | None = None,
     *,
@@ -158,11 +159,11 @@ def evaluate(
     progress: Count | None = None,
     options: ScoreOptions = ScoreOptions(),
 ) -> Evaluation:
-    """Score a bundle on a data set in COCO's layout, without torch; `train.evaluate_checkpoint` scores a checkpoint.
+    """Score a bundle on a data set, without torch; `train.evaluate_checkpoint` scores a checkpoint.
 
     Args:
         bundle: Folder of a bundle.
-        data: Folder of the data set.
+        data: Folder of the data set, or several that are put together.
         split: By default the first split whose name starts with "val", or the only one.
         limit: Score only the first images.
         load: How the bundle is opened.
@@ -177,7 +178,7 @@ def evaluate(
         DatasetError: If the data set cannot be read, or has other classes than the bundle.
     """
     options.require_new_folders()
-    dataset = CocoDataset.open(data, split=split, role="val")
+    dataset = open_dataset(data, split, "val")
     with open_model(bundle, options=load) as model:
         return score_model(model, dataset, limit, caption, progress, str(bundle), options)
 
@@ -210,8 +211,9 @@ def score_model(
     progress: Count | None = None,
     name: str = "",
     options: ScoreOptions = PLAIN,
+    on_image: Callable[[int, Truth, Result], None] | None = None,
 ) -> Evaluation:
-    """Score an opened model; see `evaluate`."""
+    """Score an opened model; see `evaluate`, and `score_dataset` for `on_image`."""
     if limit is not None and limit < 1:
         raise UsageError(f"<limit> must be at least 1, got {limit}", argument="limit")
     options.require_new_folders()
@@ -239,19 +241,21 @@ def score_model(
             worst = WorstMisses(options.draw_worst, dataset, options.worst, spec.thresholds.score)
             observers.append(worst)
 
-        def on_image(done: int, truth: Truth, result: Result) -> None:
+        def take(done: int, truth: Truth, result: Result) -> None:
             if has_facts and result.caption is not None:
                 facts = caption_facts(result.caption.text, truth, dataset.class_names, dataset.semantic_names)
                 judged.append((facts.names_largest, facts.states_true_relation))
             for one in observers:
                 one.add(truth, result)
+            if on_image is not None:
+                on_image(done, truth, result)
             if progress is not None:
                 progress("scoring", done, total)
 
         scores = score_dataset(
             dataset,
             predict,
-            on_image,
+            take,
             limit=total,
             batch=model.batch if isinstance(model, BatchPredictor) else 1,
             boundary_ignore=options.boundary_ignore,

@@ -13,6 +13,7 @@ from ..runtime.results import Result
 from .caption_scores import bleu_counts, bleu_of, cider_by_image, rouge_l_by_image
 from .caption_tokens import plain_words, ptb_words
 from .dataset.coco import CocoDataset
+from .dataset.segmentations import Rle, rle_from_segmentation
 from .dataset.truth import PanopticMap, Truth
 from .detection_scores import DetectionScores, Found, Objects
 from .panoptic_scores import PanopticScores, merge, semantic_classes_of
@@ -207,21 +208,27 @@ class Predictions:
         assert truth.crowd is not None and truth.areas is not None
         assert result.boxes is not None and result.class_ids is not None and result.scores is not None
         _check_ids(truth.image_id, "class_ids", result.class_ids, len(self._class_names))
+        if truth.known_classes is not None:
+            result = result[truth.known_classes[result.class_ids]]  # of others nobody labelled what is there
+            assert result.boxes is not None and result.class_ids is not None and result.scores is not None
         wanted = truth.annotated_boxes
         if wanted is None:
             wanted = _with_sizes(truth.boxes)
         found = _with_sizes(result.boxes)
-        labels = truth.class_ids, truth.crowd, truth.areas
         answers = result.class_ids, result.scores
-        self._boxes.add(Objects(wanted, *labels), Found(found, *answers, found[:, 2] * found[:, 3]))
+        truths = Objects(wanted, truth.class_ids, truth.crowd, truth.areas)
+        self._boxes.add(truths, Found(found, *answers, found[:, 2] * found[:, 3]))
         if truth.rles is not None and result.masks is not None:
-            self._masks.add(Objects(truth.rles, *labels), Found(result.masks, *answers, result.masks.areas()))
+            # A box without a mask is ignored, as a crowd: what is found on it is neither right nor wrong.
+            crowd = truth.crowd | ~truth.mask_known
+            truths = Objects(_with_rectangles(truth), truth.class_ids, crowd, truth.areas)
+            self._masks.add(truths, Found(result.masks, *answers, result.masks.areas()))
 
     def _add_maps(self, truth: Truth, result: Result) -> None:
         assert truth.semantic is not None and result.semantic_map is not None
-        segments = truth.semantic.segments(truth.size) if isinstance(truth.semantic, PanopticMap) else None
-        if isinstance(truth.semantic, PanopticMap) and segments is not None:
-            expected = truth.semantic.classes_of(segments)
+        segments = None
+        if isinstance(truth.semantic, PanopticMap):
+            expected, segments = truth.semantic.read_segments(truth.size)
         else:
             expected = truth.semantic.read(truth.size)
         predicted = result.semantic_map
@@ -323,6 +330,18 @@ def _drawn(images: int, resamples: int, seed: int) -> np.ndarray:
     """(resamples, images) int64, how often each image is drawn when as many are drawn as there are."""
     rng = np.random.default_rng(seed)
     return np.stack([np.bincount(rng.integers(0, images, images), minlength=images) for _ in range(resamples)])
+
+
+def _with_rectangles(truth: Truth) -> list[Rle]:
+    """The mask of each box, its rectangle where it has none."""
+    rles: Sequence[Rle | None] = truth.rles or ()
+    corners = np.zeros((0, 4)) if truth.boxes is None else truth.boxes
+    return [
+        rle_from_segmentation((np.array([x1, y1, x2, y1, x2, y2, x1, y2], np.float64),), truth.size)
+        if rle is None
+        else rle
+        for rle, (x1, y1, x2, y2) in zip(rles, corners, strict=True)
+    ]
 
 
 def _with_sizes(boxes: np.ndarray) -> np.ndarray:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from ..evaluation.dataset.coco import CocoDataset
-from ..evaluation.evaluator import PLAIN, Evaluation, ScoreOptions, score_model
+from ..evaluation.dataset.opening import Data, open_dataset
+from ..evaluation.dataset.truth import Truth
+from ..evaluation.evaluator import Evaluation, ScoreOptions, score_model
 from ..runtime.arguments import check_count
 from ..runtime.captions.captioning import CaptionOptions
 from ..runtime.errors import UsageError
 from ..runtime.progress import Count
+from ..runtime.results import Result
 from .batched_model import BatchedModel
 from .checkpoint import Checkpoint
 from .network.any_network import AnyNetwork
@@ -21,7 +25,7 @@ GPU_BATCH = 16
 
 def evaluate_checkpoint(
     checkpoint: str | os.PathLike[str],
-    data: str | os.PathLike[str],
+    data: Data,
     split: str | None = None,
     limit: int | None = None,
     caption: CaptionOptions | None = None,
@@ -31,11 +35,11 @@ def evaluate_checkpoint(
     device: str = "auto",
     batch: int | None = None,
 ) -> Evaluation:
-    """Score a checkpoint on a data set in COCO's layout, in float32; `evaluation.evaluate` scores a bundle.
+    """Score a checkpoint on a data set, in float32; `evaluation.evaluate` scores a bundle.
 
     Args:
         checkpoint: Folder of a checkpoint or of a training run.
-        data: Folder of the data set.
+        data: Folder of the data set, or several that are put together.
         split: By default the first split whose name starts with "val", or the only one.
         limit: Score only the first images.
         caption: How captions are searched for.
@@ -55,15 +59,17 @@ def evaluate_checkpoint(
         raise UsageError(f"<batch> must be at least 1, got {batch}", argument="batch")
     options.require_new_folders()
     chosen = choose_device(device)
-    dataset = CocoDataset.open(data, split=split, role="val")
+    dataset = open_dataset(data, split, "val")
     network = Checkpoint.open(checkpoint).network().to(chosen)
     model = BatchedModel(network, batch or usual_batch(network))
     return score_model(model, dataset, limit, caption, progress, os.fspath(checkpoint), options)
 
 
-def score_network(network: AnyNetwork, dataset: CocoDataset, options: ScoreOptions = PLAIN) -> Evaluation:
-    """Score the training network itself, on the device it is on."""
-    return score_model(BatchedModel(network, usual_batch(network)), dataset, options=options)
+def score_network(
+    network: AnyNetwork, dataset: CocoDataset, on_image: Callable[[int, Truth, Result], None] | None = None
+) -> Evaluation:
+    """Score the training network itself, on the device it is on; `on_image` as in `evaluation.scores.score_dataset`."""
+    return score_model(BatchedModel(network, usual_batch(network)), dataset, on_image=on_image)
 
 
 def usual_batch(network: AnyNetwork) -> int:

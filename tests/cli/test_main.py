@@ -74,8 +74,8 @@ def checkpoint(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from yolor_edge.evaluation.dataset.coco import CocoDataset
     from yolor_edge.train.checkpoint import write_checkpoint
     from yolor_edge.train.config import TrainConfig
-    from yolor_edge.train.loop import describe_network
     from yolor_edge.train.network.network import Network
+    from yolor_edge.train.network_for_data import describe_network
 
     torch.manual_seed(0)
     dataset = CocoDataset.open(scenes, split="train")
@@ -169,7 +169,7 @@ def test_help_is_quick_because_it_imports_nothing() -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("paint", 'unknown command "paint"; the commands are scenes, train'),
+        ("paint", 'unknown command "paint"; the commands are scenes, check'),
         ("--colour", "the following arguments are required: COMMAND; see yolor-edge --help"),
         ("run", "the following arguments are required: BUNDLE, SOURCE; see yolor-edge run --help"),
         ("run bundle image --colour red", "unknown option --colour; see yolor-edge run --help"),
@@ -234,7 +234,7 @@ def test_misuse_is_one_line_and_exit_code_2(
         ),
         (
             "train --data nowhere --out run --set seed=99999999999999999999",
-            "--set seed must be at most 9223372036854775807",
+            "--seed must be at most 9223372036854775807",
         ),
         ("demo --threads 0", "--threads must be at least 1, got 0"),
         ("train --data data --out data/file", "data/file: is a file, expected a folder to write the run to"),
