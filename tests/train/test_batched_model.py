@@ -13,7 +13,7 @@ from yolor_edge.runtime.captions.captioning import CaptionOptions
 from yolor_edge.runtime.errors import UnavailableError, UsageError
 from yolor_edge.train.batched_model import BatchedModel
 from yolor_edge.train.config import TrainConfig
-from yolor_edge.train.loop import describe_network
+from yolor_edge.train.network_for_data import describe_network
 from yolor_edge.train.scoring import evaluate_checkpoint, usual_batch
 from yolor_edge.train.torch_backend import torch_model
 
