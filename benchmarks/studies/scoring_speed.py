@@ -216,9 +216,16 @@ def main(arguments: list[str] | None = None) -> int:
         print(json.dumps(SIDES[options.side](options.images, options.detections)))
         return 0
     state = describe_state()
-    rows = [measure(side, options.peer_images, options.detections) for side in ("pycocotools", "ours")]
+    rows = []
+    for side, images in (
+        ("pycocotools", options.peer_images),
+        ("ours", options.peer_images),
+        ("ours", options.images),
+    ):
+        rows.append(measure(side, images, options.detections))
+        seconds = ", ".join(f"{what} {value:.1f} s" for what, value in rows[-1]["seconds"].items())
+        print(f"{side:<12}{images:>6} images: {seconds}; peak {rows[-1]['peak_mib']:.0f} MiB", flush=True)
     apart = float(np.abs(np.subtract(rows[0]["figures"], rows[1]["figures"])).max())
-    rows.append(measure("ours", options.images, options.detections))
     report = {
         "machine": describe_machine(),
         "state": {"before": state, "after": describe_state()},
@@ -227,9 +234,6 @@ def main(arguments: list[str] | None = None) -> int:
     }
     options.out.mkdir(parents=True, exist_ok=True)
     write_atomically(options.out / "scoring-speed.json", json.dumps(report, indent=1) + "\n")
-    for row in rows:
-        seconds = ", ".join(f"{what} {value:.1f} s" for what, value in row["seconds"].items())
-        print(f"{row['side']:<12}{row['images']:>6} images: {seconds}; peak {row['peak_mib']:.0f} MiB")
     print(f"figures differ by at most {apart:.1e}")
     return 0
 

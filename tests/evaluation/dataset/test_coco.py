@@ -273,9 +273,11 @@ def test_boxes_are_clipped_and_those_with_nothing_left_are_dropped_and_counted(f
         box(4, 5, bbox=[WIDTH, 2, 5, 5]),
     ]
     dataset = folder.open()
-    boxes = dataset[1].boxes
+    boxes, annotated = dataset[1].boxes, dataset[1].annotated_boxes
     assert boxes is not None
+    assert annotated is not None
     assert boxes.tolist() == [[0, 1, 3, HEIGHT]]
+    assert annotated.tolist() == [[-3, 1, 6, 50]]  # what scores are taken with
     assert dataset.dropped_boxes == 3
 
 
