@@ -161,10 +161,11 @@ class DetectionScores:
             objects_taken = np.bincount(object_class, weight[owner], len(classes))
             if not objects_taken.any():
                 continue
-            taken = np.cumsum(weight[image], dtype=np.float64)
+            row_weight = weight[image]
+            taken = np.cumsum(row_weight, dtype=np.float64)
             per_class = np.zeros(len(classes))
             for one in places:
-                per_class += one.average_precision(weight[image], taken, objects_taken, wanted)
+                per_class += one.average_precision(row_weight, taken, objects_taken, wanted)
             answers[r] = per_class[objects_taken > 0].mean() / len(IOUS)
         return answers
 

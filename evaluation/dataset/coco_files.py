@@ -42,7 +42,7 @@ class Objects:
     offsets: np.ndarray  # (images + 1,) int64
     listed: np.ndarray  # (images,) bool, whether the instances file knows the image
     boxes: np.ndarray
-    annotated_boxes: np.ndarray
+    annotated_boxes: np.ndarray | None
     class_ids: np.ndarray
     crowd: np.ndarray
     areas: np.ndarray
@@ -85,7 +85,7 @@ class Objects:
         boxes = self.boxes[rows].copy()
         return {
             "boxes": boxes,
-            "annotated_boxes": self.annotated_boxes[rows].copy(),
+            "annotated_boxes": None if self.annotated_boxes is None else self.annotated_boxes[rows].copy(),
             "class_ids": self.class_ids[rows].copy(),
             "crowd": self.crowd[rows].copy(),
             "areas": self.areas[rows].copy(),
