@@ -25,6 +25,7 @@ from .commands import (
     export,
     import_,
     inspect,
+    label,
     run,
     scenes,
     train,
@@ -39,6 +40,7 @@ COMMANDS = (
     train,
     import_,
     adopt,
+    label,
     evaluate,
     export,
     build,
@@ -51,15 +53,20 @@ COMMANDS = (
     inspect,
     demo,
 )
-# Where a package is missing: the extras whose packages a command needs, others "train". What evaluate and bench need
-# hangs on what they are given: they name the one package.
+# Where a package is missing: the extras whose packages a command needs, others "train". What evaluate, label and
+# bench need hangs on what they are given: they name the one package.
 _EXTRAS = {
     "export": ("export",),
     "adopt": ("export",),
     "diff": ("export",),
     "demo": ("export", "bench"),
     "evaluate": (),
+    "label": (),
     "bench": (),
+}
+_HOW_TO_GO_ON = {
+    "train": "; continue with --resume and the folder of the run",
+    "label": "; the same command goes on from here",
 }
 
 
@@ -81,8 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Misuse as error:
         return complain(error, 2)
     except KeyboardInterrupt:
-        hint = "; continue with --resume and the folder of the run" if arguments.command == "train" else ""
-        return complain(f"interrupted{hint}", 130)
+        return complain(f"interrupted{_HOW_TO_GO_ON.get(arguments.command, '')}", 130)
     except Exception as error:
         told = _told(error, arguments)
         if told is None:

@@ -7,6 +7,7 @@ from ..runtime.environment.lazy import lazily
 if TYPE_CHECKING:
     from .dataset.coco import CocoDataset
     from .evaluator import Evaluation, evaluate
+    from .labelling import LabelOptions, LabelSummary, label
     from .scenes.scene_files import write_scenes
     from .scores import Scores
 
@@ -15,6 +16,7 @@ __getattr__, __dir__ = lazily(
     {
         ".dataset.coco": ("CocoDataset",),
         ".evaluator": ("Evaluation", "evaluate"),
+        ".labelling": ("LabelOptions", "LabelSummary", "label"),
         ".scenes.scene_files": ("write_scenes",),
         ".scores": ("Scores",),
     },

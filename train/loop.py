@@ -412,7 +412,13 @@ def _write(
     validation: dict[str, Any] | None,
 ) -> Checkpoint:
     provenance: dict[str, Any] = {
-        "data": {"name": dataset.root.name, "split": dataset.split, "images": len(dataset)},
+        "data": {
+            "name": dataset.root.name,
+            "split": dataset.split,
+            "images": len(dataset),
+            # A data set that a machine labelled says so, and what was trained on it goes on saying it.
+            **{key: dataset.info[key] for key in ("labelled_by",) if key in dataset.info},
+        },
         "train": trainer.config.to_json(),
         "epochs_done": epochs,
         "seconds": round(seconds, 1),
