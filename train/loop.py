@@ -27,6 +27,7 @@ from ..runtime.files import write_atomically
 from .batches import training_loader
 from .checkpoint import Checkpoint, config_from_json, write_checkpoint
 from .config import TrainConfig
+from .distillation import Distillation
 from .network.any_network import AnyConfig, AnyNetwork
 from .network.config import CAPTIONERS, TASKS, Captioner, NetworkConfig, Size, Task
 from .network.layers import LayersConfig
@@ -35,6 +36,7 @@ from .progress import Progress, say
 from .run_state import epochs_done, read_state, write_state
 from .scoring import score_network
 from .start import Transfer, Weights
+from .teachers import open_teacher, reopen_teacher
 from .trainer import StartRates, Trainer, choose_device
 
 RUN, STATE, LOG = "run.json", "state.safetensors", "log.jsonl"
@@ -54,6 +56,7 @@ def fit(
     start: str | os.PathLike[str] | None = None,
     freeze: Sequence[str] = (),
     vocabulary: str | os.PathLike[str] | None = None,
+    teacher: str | os.PathLike[str] | None = None,
 ) -> Checkpoint:
     """Train a network on a data set in COCO's layout, from nothing or from the weights of another one.
 
@@ -81,6 +84,8 @@ def fit(
             file.
         freeze: Parts that keep weights and batch statistics of the start, of `network.parts.PARTS`.
         vocabulary: Words of the captions, one a line, where the start is an official file of a network with captions.
+        teacher: Folder of a checkpoint, a run or a bundle whose predictions are learnt too, as `TrainConfig.distill`
+            says.
 
     Returns:
         The checkpoint of the averaged (EMA) weights.
@@ -143,6 +148,9 @@ def fit(
             reg_max=layout.reg_max,
             caption_positions=layout.caption_positions,
         )
+    distillation = None
+    if teacher is not None:
+        distillation = Distillation(open_teacher(teacher, network_config.input_size, threads), network_config, config)
     choose_device(config.device)  # Before anything is written: a run that cannot start must not be there to resume.
     transfer, begun = None, None
     if weights is not None:
@@ -159,9 +167,11 @@ def fit(
     }
     if transfer is not None:
         run |= {"start": begun, "fresh": transfer.fresh}
+    if distillation is not None:
+        run["teacher"] = distillation.teacher.source
     with _on_threads(threads):
         write_atomically(out / RUN, json.dumps(run, indent=1) + "\n")
-        trainer = _trainer(out, dataset, network_config, config, run)
+        trainer = _trainer(out, dataset, network_config, config, run, distillation)
         if weights is not None and transfer is not None:
             say(f"from {start}:\n{transfer.table()}")
             trainer.load_start(transfer, weights)
@@ -170,7 +180,12 @@ def fit(
         return _train(out, dataset, trainer, begun)
 
 
-def resume(out: str | Path, threads: int | None = None, epochs: int | None = None) -> Checkpoint:
+def resume(
+    out: str | Path,
+    threads: int | None = None,
+    epochs: int | None = None,
+    teacher: str | os.PathLike[str] | None = None,
+) -> Checkpoint:
     """Go on with the run in `out` from its last saved epoch; the result equals that of an uninterrupted run.
 
     Args:
@@ -178,9 +193,10 @@ def resume(out: str | Path, threads: int | None = None, epochs: int | None = Non
         threads: As for `fit`; None for as many as the run was begun with.
         epochs: How many the run is to have in all, those that are done included; the rate goes on as that of a run of
             so many. None for as many as before.
+        teacher: Where the run's teacher is now, if it was moved.
 
     Raises:
-        UsageError: If `out` holds no run, or more epochs of it are done.
+        UsageError: If `out` holds no run, or more epochs of it are done, or its teacher is not there.
         DatasetError: If the data set is gone or has other classes than before.
     """
     check_threads(threads)
@@ -210,8 +226,16 @@ def resume(out: str | Path, threads: int | None = None, epochs: int | None = Non
             raise UsageError(f"{out}: {done} epochs are done; <epochs> must be at least that, got {epochs}", "epochs")
         run["train"] = config.to_json()
         write_atomically(out / RUN, json.dumps(run, indent=1) + "\n")
-    with _on_threads(run.get("threads") if threads is None else threads):
-        return _train(out, dataset, _trainer(out, dataset, network_config, config, run), run.get("start"))
+    used_threads = run.get("threads") if threads is None else threads
+    distillation = None
+    if "teacher" in run:
+        known = reopen_teacher(run["teacher"], network_config.input_size, used_threads, teacher)
+        distillation = Distillation(known, network_config, config)
+    elif teacher is not None:
+        raise UsageError(f"{out}: this run has no <teacher>; start a new one to have it taught", "teacher")
+    with _on_threads(used_threads):
+        trainer = _trainer(out, dataset, network_config, config, run, distillation)
+        return _train(out, dataset, trainer, run.get("start"))
 
 
 @contextlib.contextmanager
@@ -320,7 +344,14 @@ def _words_of(dataset: CocoDataset, config: TrainConfig) -> tuple[str, ...]:
     return tuple(build_vocabulary(captions, config.minimum_word_count))
 
 
-def _trainer(out: Path, dataset: CocoDataset, network: AnyConfig, config: TrainConfig, run: dict[str, Any]) -> Trainer:
+def _trainer(
+    out: Path,
+    dataset: CocoDataset,
+    network: AnyConfig,
+    config: TrainConfig,
+    run: dict[str, Any],
+    distillation: Distillation | None,
+) -> Trainer:
     """What moves the weights of a run, before its first step."""
     device = choose_device(config.device)
     batches = -(-len(dataset) // config.batch_size)
@@ -330,7 +361,9 @@ def _trainer(out: Path, dataset: CocoDataset, network: AnyConfig, config: TrainC
             start = StartRates(tuple(run["start"]["frozen"]), frozenset(run["fresh"]))
         except (KeyError, TypeError) as error:
             raise UsageError(f"{out / RUN}: is not the description of a run ({error}); start a new one") from None
-    return Trainer(network, config, config.epochs * batches, device, start)
+    if distillation is not None:
+        say(distillation.describe())
+    return Trainer(network, config, config.epochs * batches, device, start, distillation)
 
 
 def _train(out: Path, dataset: CocoDataset, trainer: Trainer, begun: dict[str, Any] | None) -> Checkpoint:
@@ -425,6 +458,10 @@ def _write(
         "device": str(trainer.device),
         "threads": torch.get_num_threads(),
     }
+    if trainer.distillation is not None:
+        source = trainer.distillation.teacher.source
+        taught = {key: value for key, value in source.items() if key != "path"}
+        provenance["teacher"] = taught | {"tasks": list(trainer.distillation.tasks)}
     if begun is not None:
         provenance["start"] = begun
         if "licence" in begun:  # What was trained on stays under it.

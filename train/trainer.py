@@ -14,6 +14,7 @@ from ..runtime.bundle.tokenizer import PAD_ID
 from ..runtime.errors import UnavailableError, UsageError, YolorEdgeError
 from .batches import Batch
 from .config import TrainConfig
+from .distillation import Distillation
 from .losses import DenseLoss, caption_loss, product_logits
 from .network.any_network import AnyConfig, network_of
 from .network.layers import LayerNetwork
@@ -79,6 +80,7 @@ class Trainer:
         steps: Of the whole run.
         device: Where.
         start: Of a network that is filled with other weights (by `load_start`) before the first step.
+        distillation: From a teacher, beside the truth.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Trainer:
         steps: int,
         device: torch.device,
         start: StartRates | None = None,
+        distillation: Distillation | None = None,
     ) -> None:
         self.config, self.steps, self.device = config, steps, device
         torch.manual_seed(config.seed)
@@ -105,6 +108,9 @@ class Trainer:
             module.requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self._groups(start), lr=config.learning_rate)
         self.dense_loss = DenseLoss(network, config, device)
+        self.distillation = distillation
+        if distillation is not None:
+            distillation.to(device)
         self.amp = amp_dtype(device, config.amp)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp == torch.float16)
         self.where = (
@@ -185,17 +191,27 @@ class Trainer:
         dense_count = len(batch.strong)
         dense = features if batch.weak is None else [level[:dense_count] for level in features]
         outputs = self.network.dense(dense)
-        losses = self.dense_loss(outputs, batch.truth)
+        losses, words = self.dense_loss(outputs, batch.truth), None
         if "caption" in self.network.config.tasks and len(batch.tokens):
             spoken = features if batch.weak is None else [level[dense_count:] for level in features]
             known = outputs if batch.weak is None else self._choosing(spoken)
-            losses["caption"] = self._caption_loss(self.network.memory(spoken, known), batch)
+            words = self._words(self.network.memory(spoken, known), batch)
+            losses["caption"] = self._caption_loss(words, batch)
         elif not losses:  # A network that only speaks, and a batch without captions.
             losses["caption"] = features[3].sum() * 0.0
-        return losses
+        return losses | self._taught(images, batch, outputs, words)
 
-    def _caption_loss(self, memory: Tensor, batch: Batch) -> Tensor:
-        logits = self.network.caption_decoder(batch.tokens[:, :-1], memory[batch.owners], self.where)
+    def _taught(
+        self, images: Tensor, batch: Batch, outputs: dict[str, Tensor], words: Tensor | None
+    ) -> dict[str, Tensor]:
+        """The losses against the teacher, if there is one."""
+        return {} if self.distillation is None else self.distillation(images, batch, outputs, words)
+
+    def _words(self, memory: Tensor, batch: Batch) -> Tensor:
+        """(t, T, V) logits of the word after each of the captions."""
+        return self.network.caption_decoder(batch.tokens[:, :-1], memory[batch.owners], self.where)
+
+    def _caption_loss(self, logits: Tensor, batch: Batch) -> Tensor:
         loss = caption_loss(logits, batch.tokens[:, 1:], PAD_ID, self.config.label_smoothing)
         return self.config.caption_gain * loss
 
@@ -207,12 +223,14 @@ class Trainer:
         outputs = network.heads(dense)
         if "class_scores" in outputs:
             outputs["class_logits"] = anchor_logits(network.raw_levels(dense), len(network.config.class_names))
-        losses = self.dense_loss(outputs, batch.truth)
+        losses, words = self.dense_loss(outputs, batch.truth), None
         if "caption" in network.config.tasks and len(batch.tokens):
+            spoken = outputs
             if batch.weak is not None:
-                outputs = network.heads({name: values[dense_count:] for name, values in features.items()})
-            losses["caption"] = self._caption_loss(outputs["caption_memory"], batch)
-        return losses
+                spoken = network.heads({name: values[dense_count:] for name, values in features.items()})
+            words = self._words(spoken["caption_memory"], batch)
+            losses["caption"] = self._caption_loss(words, batch)
+        return losses | self._taught(images, batch, outputs, words)
 
     @torch.no_grad()
     def _choosing(self, features: list[Tensor]) -> dict[str, Tensor]:

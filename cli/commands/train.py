@@ -15,7 +15,8 @@ def add(commands: Any) -> None:
         commands,
         "train",
         _train,
-        "--data DIR --out RUN [--from CHECKPOINT|FILE.pt] [options] | --resume RUN [--epochs E]",
+        "--data DIR --out RUN [--from CHECKPOINT|FILE.pt] [--teacher CHECKPOINT|BUNDLE] [options] | "
+        "--resume RUN [--epochs E]",
         "train a network on a data set in COCO's layout",
         "Writes the folder RUN with RUN/checkpoint in it. With --from it starts from the weights of another network, "
         "of which all that fits is kept. A run that was stopped continues with --resume and ends with the same result; "
@@ -29,7 +30,7 @@ def add(commands: Any) -> None:
     run.add_argument("--split", metavar="S", help="split to train on (default: the first named train...)")
     run.add_argument("--out", metavar="RUN", help="folder of the run; must not hold one yet")
     run.add_argument(
-        "--resume", metavar="RUN", help="continue the run in this folder; --epochs and --threads go with it"
+        "--resume", metavar="RUN", help="continue the run in this folder; --epochs, --threads and --teacher go with it"
     )
     start = parser.add_argument_group("start")
     start.add_argument(
@@ -48,6 +49,12 @@ def add(commands: Any) -> None:
     )
     start.add_argument(
         "--vocabulary", metavar="FILE", help="words of the captions of an official .pt, one a line (default: none)"
+    )
+    start.add_argument(
+        "--teacher",
+        metavar="CHECKPOINT|BUNDLE",
+        help="learn from the predictions of this network too, in the tasks that both have or those of --set "
+        "distill=boxes,masks; with --resume where the teacher of the run is now (default: from the data alone)",
     )
     network = parser.add_argument_group("network")
     network.add_argument("--size", choices=("n", "s", "m", "l"), help="size of the network (default: n, or as --from)")
@@ -93,7 +100,7 @@ def _train(arguments: argparse.Namespace) -> int:
             raise Misuse(f"--resume continues with the settings of the run; leave out {', '.join(given)}")
         from ..train.loop import resume
 
-        checkpoint = resume(arguments.resume, arguments.threads, arguments.epochs)
+        checkpoint = resume(arguments.resume, arguments.threads, arguments.epochs, arguments.teacher)
     else:
         if arguments.data is None or arguments.out is None:
             raise Misuse("train needs --data DIR and --out RUN, or --resume RUN; see yolor-edge train --help")
@@ -103,7 +110,7 @@ def _train(arguments: argparse.Namespace) -> int:
         settings = [] if arguments.epochs is None else [f"epochs={arguments.epochs}"]
         options = {
             name: getattr(arguments, name)
-            for name in ("size", "input_size", "tasks", "name", "captioner", "start", "freeze", "vocabulary")
+            for name in ("size", "input_size", "tasks", "name", "captioner", "start", "freeze", "vocabulary", "teacher")
             if getattr(arguments, name) is not None
         }
         config = TrainConfig().with_settings([*settings, *(arguments.settings or [])])
