@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..runtime.bundle.tokenizer import PAD_ID
 from ..runtime.errors import UnavailableError, UsageError, YolorEdgeError
+from .batch_statistics import set_momentum
 from .batches import Batch
 from .config import TrainConfig
 from .losses import DenseLoss, caption_loss, product_logits
@@ -150,6 +151,7 @@ class Trainer:
         """One forward of both views, one backward, one move; returns the weighted losses by name."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate() * group["rate"]
+        set_momentum(self.network, self.step_index)
         with torch.autocast(self.device.type, dtype=self.amp, enabled=self.amp is not None):
             losses = self._losses(batch)
         total = torch.stack(list(losses.values())).sum()
@@ -195,7 +197,7 @@ class Trainer:
         return losses
 
     def _caption_loss(self, memory: Tensor, batch: Batch) -> Tensor:
-        logits = self.network.caption_decoder(batch.tokens[:, :-1], memory[batch.owners], self.where)
+        logits = self.network.caption_decoder(batch.tokens[:, :-1], memory, self.where, batch.owners)
         loss = caption_loss(logits, batch.tokens[:, 1:], PAD_ID, self.config.label_smoothing)
         return self.config.caption_gain * loss
 

@@ -17,13 +17,16 @@ import torch
 from yolor_edge.evaluation.dataset.coco import CocoDataset
 from yolor_edge.evaluation.scenes.scene_files import write_scenes
 from yolor_edge.runtime.errors import DatasetError, ImageError, UsageError
-from yolor_edge.train import loop
 from yolor_edge.train.batches import training_loader
 from yolor_edge.train.checkpoint import Checkpoint
 from yolor_edge.train.config import TrainConfig
-from yolor_edge.train.loop import LOG, RUN, STATE, Trainer, describe_network, fit, resume
+from yolor_edge.train.epochs import Epochs
+from yolor_edge.train.loop import fit, resume
 from yolor_edge.train.network.config import CAPTIONERS, TASKS, Captioner, Task
 from yolor_edge.train.network.network import Network
+from yolor_edge.train.network_for_data import describe_network
+from yolor_edge.train.run_files import LOG, RUN, STATE
+from yolor_edge.train.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -109,7 +112,7 @@ def test_the_threads_asked_for_are_used_and_kept_for_a_resume(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     used: list[int] = []
-    monkeypatch.setattr(loop, "_train", lambda *_: used.append(torch.get_num_threads()))
+    monkeypatch.setattr(Epochs, "run", lambda _: used.append(torch.get_num_threads()))
     before = torch.get_num_threads()
     train(scenes, tmp_path / "run", threads=2)
     resume(tmp_path / "run")
@@ -126,8 +129,8 @@ def test_the_threads_asked_for_are_used_and_kept_for_a_resume(
     [
         (Trainer, "step", 1, []),  # before anything was saved
         (Trainer, "step", 4, [1]),  # in the middle of the second epoch
-        (loop, "_write", 1, [1]),  # the first epoch's state saved, its checkpoint not
-        (loop, "_write", 2, [1, 2]),  # the same after the last epoch: nothing is left to train
+        (Epochs, "write", 1, [1]),  # the first epoch's state saved, its checkpoint not
+        (Epochs, "write", 2, [1, 2]),  # the same after the last epoch: nothing is left to train
     ],
 )
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(
