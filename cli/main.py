@@ -33,6 +33,7 @@ from .commands import (
 from .imports import check_opencv, is_of_an_import, missing_line, trouble_of
 from .output import complain, flush, prepare_streams
 from .parsing import PROGRAM, CommandParser, Misuse, Parser, check_command
+from .termination import Terminated
 
 COMMANDS = (
     scenes,
@@ -80,9 +81,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except Misuse as error:
         return complain(error, 2)
-    except KeyboardInterrupt:
-        hint = "; continue with --resume and the folder of the run" if arguments.command == "train" else ""
-        return complain(f"interrupted{hint}", 130)
+    except KeyboardInterrupt as error:
+        hint = train.resume_hint(arguments) if arguments.command == "train" else ""
+        was_terminated = isinstance(error, Terminated)
+        return complain(("terminated" if was_terminated else "interrupted") + hint, 143 if was_terminated else 130)
     except Exception as error:
         told = _told(error, arguments)
         if told is None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -64,7 +66,11 @@ class TrainConfig:
         seed: Of weights, order and augmentation.
         device: "auto" takes the GPU if there is one.
         weights: Number format of the checkpoint's matrices and kernels; vectors stay float32.
-        validate_every: Epochs between validations on the `val` split; 0 only at the end, if there is one.
+        validate_every: Epochs between validations on the `val` split, if there is one; 0 only at the end.
+        validate_images: Of a larger `val` split, validations score this many images, evenly spread; the last scores all
+            of them too.
+        patience: Epochs without a better score after which training stops; 0 never.
+        samples_every: Epochs between drawings of predictions beside the truth; 0 draws none.
         save_every: Epochs between writes of the state that a resume starts from.
     """
 
@@ -108,11 +114,21 @@ class TrainConfig:
     seed: int = 0
     device: str = "auto"
     weights: Literal["float32", "float16"] = "float32"
-    validate_every: int = 0
+    validate_every: int = 1
+    validate_images: int = 500
+    patience: int = 0
+    samples_every: int = 10
     save_every: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "captions_per_image", "save_every", "minimum_word_count"):
+        for name in (
+            "epochs",
+            "batch_size",
+            "captions_per_image",
+            "save_every",
+            "minimum_word_count",
+            "validate_images",
+        ):
             if getattr(self, name) < 1:
                 raise UsageError(f"<{name}> must be at least 1, got {getattr(self, name)}", argument=name)
             if getattr(self, name) > MOST_COUNTED:
@@ -144,6 +160,8 @@ class TrainConfig:
         for name in (
             "workers",
             "validate_every",
+            "patience",
+            "samples_every",
             "plain_epochs",
             "weight_decay",
             "color",
@@ -188,10 +206,9 @@ class TrainConfig:
                     f"<settings> {setting}: expected NAME=VALUE, such as batch_size=8", argument="settings"
                 )
             if name not in fields:
-                meant = _meant(name, fields)
                 raise UsageError(
-                    f"<settings> {setting}: there is no setting {name!r}{meant}; docs/settings.md lists all of them, "
-                    "yolor-edge train --help the options",
+                    f"<settings> {setting}: there is no setting {name!r}{meant(name, fields)}; docs/settings.md lists "
+                    "all of them, yolor-edge train --help the options",
                     argument="settings",
                 )
             current = getattr(self, name)
@@ -207,7 +224,26 @@ class TrainConfig:
         return dataclasses.replace(self, **changes)
 
 
-def _meant(name: str, known: Iterable[str]) -> str:
+def meanings() -> dict[str, str]:
+    """What the docstring of `TrainConfig` says of each field, in the order of the fields.
+
+    Raises:
+        ValueError: If it does not say it of exactly these fields.
+    """
+    text = inspect.cleandoc(TrainConfig.__doc__ or "").partition("Attributes:\n")[2]
+    found: dict[str, str] = {}
+    for entry in re.split(r"\n {4}(?=[a-z_0-9, ]+: )", "\n" + text):
+        names, separator, meaning = entry.strip().partition(": ")
+        if separator:
+            found.update({name.strip(): " ".join(meaning.split()) for name in names.split(",")})
+    fields = [field.name for field in dataclasses.fields(TrainConfig)]
+    if sorted(found) != sorted(fields):
+        different = ", ".join(sorted(set(found) ^ set(fields)))
+        raise ValueError(f"the docstring of TrainConfig and its fields differ in {different}")
+    return {name: found[name] for name in fields}
+
+
+def meant(name: str, known: Iterable[str]) -> str:
     """ ", perhaps ..." with the names closest to one that is not known: by initials, as a part, by spelling."""
     known = list(known)
     close = [one for one in known if "".join(word[0] for word in one.split("_")) == name]

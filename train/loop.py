@@ -21,13 +21,16 @@ from .checkpoint import Checkpoint, config_from_json
 from .config import TrainConfig
 from .epochs import Epochs
 from .network.any_network import AnyConfig
-from .network.config import Captioner, Size, Task
+from .network.config import Captioner, NetworkConfig, Size, Task
 from .network_for_data import network_for
 from .progress import say
 from .run_files import RUN, STATE, not_a_run, read_run, write_run
 from .run_state import epochs_done, write_state
 from .start import Transfer, Weights
 from .trainer import StartRates, Trainer, choose_device
+
+FEW_IMAGES = 1000
+"""Fewer are few to learn from nothing."""
 
 
 def fit(
@@ -53,7 +56,8 @@ def fit(
 
     Args:
         data: Folder of the data set.
-        out: Folder of the run; must not hold one already. Gets `checkpoint/`, `log.jsonl` and what a resume needs.
+        out: Folder of the run; must not hold one already. Gets `checkpoint/`, `best/`, `log.jsonl`, `results.csv`,
+            `index.html` with its pictures, and what a resume needs (docs/training.md).
         size: Network size; by default that of the start, else "n".
         config: How to train.
         input_size: (height, width), multiples of 32 and of the network's largest stride; by default that of the start,
@@ -73,10 +77,13 @@ def fit(
         vocabulary: Words of the captions, one a line, where the start is an official file of a network with captions.
 
     Returns:
-        The checkpoint of the averaged (EMA) weights.
+        The checkpoint of the averaged (EMA) weights: the best one where the data set has a validation split, else the
+        last.
 
     Raises:
         UsageError, DatasetError, CheckpointError: If an argument, the data set or the start cannot be used.
+        NonFiniteLoss: If a loss is no number; what led to it lies in `out`/nan.
+        OutOfMemory: If a step needs more memory than there is.
     """
     config = config or TrainConfig()
     check_threads(threads)
@@ -102,14 +109,29 @@ def fit(
         transfer = Transfer.plan(weights, network)
         transfer.check_frozen(freeze)
         begun = {**weights.source, "frozen": list(freeze), "tensors": transfer.counts()}
+    if start is None and len(dataset) < FEW_IMAGES:
+        say(
+            f"{len(dataset)} images are few to learn from nothing; with --from the training starts from the weights of "
+            "another network, such as an official one (yolor-edge import --help)"
+        )
     out.mkdir(parents=True, exist_ok=True)
-    run = {
+    run: dict[str, Any] = {
         "data": str(Path(data).resolve()),
         "split": dataset.split,
         "network": network.to_json(),
         "train": config.to_json(),
         "threads": threads,
+        "options": {
+            "input_size": network.input_size,
+            "tasks": network.tasks,
+            "name": network.name,
+            "start": None if start is None else os.path.abspath(start),
+            "freeze": list(freeze),
+            "vocabulary": None if vocabulary is None else os.path.abspath(vocabulary),
+        },
     }
+    if isinstance(network, NetworkConfig):
+        run["options"] |= {"size": network.size, "captioner": network.captioner if "caption" in network.tasks else None}
     if transfer is not None:
         run |= {"start": begun, "fresh": transfer.fresh}
     with _on_threads(threads):
@@ -120,20 +142,27 @@ def fit(
             trainer.load_start(transfer, weights)
             # So that a resume has no need of the start, which may be gone by then.
             write_state(out / STATE, trainer, 0, 0.0)
-        return Epochs(out, dataset, trainer, begun).run()
+        return Epochs(out, dataset, trainer, run).run()
 
 
-def resume(out: str | Path, threads: int | None = None, epochs: int | None = None) -> Checkpoint:
+def resume(
+    out: str | Path, threads: int | None = None, epochs: int | None = None, settings: Sequence[str] = ()
+) -> Checkpoint:
     """Go on with the run in `out` from its last saved epoch; the result equals that of an uninterrupted run.
 
     Args:
         out: Folder of the run.
         threads: As for `fit`; None for as many as the run was begun with.
         epochs: How many the run is to have in all, those that are done included; the rate goes on as that of a run of
-            so many. None for as many as before.
+            so many. None for as many as before. One that was stopped early goes on.
+        settings: `name=value` texts that change the settings from here on; with another `batch_size` the rate goes on
+            from the same share of the run. The result is then no longer that of an uninterrupted run.
+
+    Returns:
+        As `fit`.
 
     Raises:
-        UsageError: If `out` holds no run, or more epochs of it are done.
+        UsageError: If `out` holds no run, more epochs of it are done, or a setting is none.
         DatasetError: If the data set is gone or has other classes than before.
     """
     check_threads(threads)
@@ -157,10 +186,13 @@ def resume(out: str | Path, threads: int | None = None, epochs: int | None = Non
         done = epochs_done(out / STATE) if (out / STATE).exists() else 0
         if epochs < done:
             raise UsageError(f"{out}: {done} epochs are done; <epochs> must be at least that, got {epochs}", "epochs")
+        run["patient_since"] = done
+    config = config.with_settings(list(settings))
+    if config.to_json() != run["train"] or epochs is not None:
         run["train"] = config.to_json()
         write_run(out, run)
     with _on_threads(run.get("threads") if threads is None else threads):
-        return Epochs(out, dataset, _trainer(out, dataset, network, config, run), run.get("start")).run()
+        return Epochs(out, dataset, _trainer(out, dataset, network, config, run), run).run()
 
 
 @contextlib.contextmanager

@@ -1,10 +1,11 @@
-"""The files of a run: what it is (`run.json`), its log, one line an epoch, and writes that no signal cuts short."""
+"""The files of a run: what it is (`run.json`, `config.toml`), its log, one line an epoch, and what else lies there."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import shlex
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,13 +14,29 @@ from typing import Any
 from ..runtime.bundle.json_files import read_json
 from ..runtime.errors import UsageError
 from ..runtime.files import write_atomically
+from .config import TrainConfig
+from .config_file import config_text
 
-RUN, STATE, LOG, CACHE = "run.json", "state.safetensors", "log.jsonl", "cache"
+RUN, CONFIG, STATE, LOG, CACHE = "run.json", "config.toml", "state.safetensors", "log.jsonl", "cache"
+LAST, BEST = "checkpoint", "best"
+"""Folders of the checkpoints of the last epoch that was saved, and of the one with the best score."""
 
 
 def write_run(out: Path, run: dict[str, Any]) -> None:
-    """Say in `out` what the run is: what a resume needs beside the state."""
+    """Say in `out` what the run is: `run.json` is what a resume needs beside the state, `config.toml` is for people.
+
+    Args:
+        out: Folder of the run.
+        run: `data`, `split`, `network` and `train` as JSON, `threads`; `options`, further arguments of `fit`, which
+            only `config.toml` shows; of a run from other weights `start` and `fresh`.
+    """
     write_atomically(out / RUN, json.dumps(run, indent=1) + "\n")
+    options = {name: run[name] for name in ("data", "split", "threads")} | run.get("options", {})
+    head = (
+        "What this run is trained with: every setting and what it means. To train alike, or with changes:\n"
+        f"  yolor-edge train --config {shlex.quote(str(out / CONFIG))} --out OTHER"
+    )
+    write_atomically(out / CONFIG, config_text(TrainConfig.from_json(run["train"]), options, head))
 
 
 def read_run(out: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +69,19 @@ class StartRates:
 
     frozen: tuple[str, ...] = ()
     fresh: frozenset[str] = frozenset()
+
+
+class NonFiniteLoss(YolorEdgeError):
+    """A loss that is infinite or no number.
+
+    Attributes:
+        step: In which step of the run it was noticed, from 1.
+        losses: All losses of that step by name.
+    """
+
+    def __init__(self, step: int, losses: Mapping[str, float], message: str = "") -> None:
+        super().__init__(message or f"the loss is no number at step {step}")
+        self.step, self.losses = step, dict(losses)
 
 
 class Trainer:
@@ -156,11 +169,7 @@ class Trainer:
             losses = self._losses(batch)
         total = torch.stack(list(losses.values())).sum()
         if not torch.isfinite(total):
-            raise YolorEdgeError(
-                f"the loss became {total.item()} at step {self.step_index + 1}; what was saved is kept, "
-                "start again with a lower <learning_rate>",
-                argument="learning_rate",
-            )
+            raise NonFiniteLoss(self.step_index + 1, {name: loss.item() for name, loss in losses.items()})
         self.optimizer.zero_grad(set_to_none=True)
         if total.requires_grad:  # A batch without truth for any part that is not frozen teaches nothing.
             self.scaler.scale(total).backward()
