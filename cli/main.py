@@ -34,6 +34,7 @@ from .commands import (
 from .imports import check_opencv, is_of_an_import, missing_line, trouble_of
 from .output import complain, flush, prepare_streams
 from .parsing import PROGRAM, CommandParser, Misuse, Parser, check_command
+from .termination import Terminated
 
 COMMANDS = (
     scenes,
@@ -64,10 +65,6 @@ _EXTRAS = {
     "label": (),
     "bench": (),
 }
-_HOW_TO_GO_ON = {
-    "train": "; continue with --resume and the folder of the run",
-    "label": "; the same command goes on from here",
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,8 +84,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except Misuse as error:
         return complain(error, 2)
-    except KeyboardInterrupt:
-        return complain(f"interrupted{_HOW_TO_GO_ON.get(arguments.command, '')}", 130)
+    except KeyboardInterrupt as error:
+        hint = train.resume_hint(arguments) if arguments.command == "train" else ""
+        hint = "; the same command goes on from here" if arguments.command == "label" else hint
+        was_terminated = isinstance(error, Terminated)
+        return complain(("terminated" if was_terminated else "interrupted") + hint, 143 if was_terminated else 130)
     except Exception as error:
         told = _told(error, arguments)
         if told is None:

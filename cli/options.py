@@ -211,6 +211,12 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="layers to keep in a wider format, one a line, as yolor-edge diff --out writes them (default: none)",
     )
+    precision.add_argument(
+        "--keep-failed",
+        action="store_true",
+        help="keep the graphs of a precision that does not pass in the bundle as *.failed.onnx, with a list for "
+        "--keep-float (default: what did not pass is named and left out)",
+    )
     int8 = parser.add_argument_group("int8")
     int8.add_argument(
         "--calibration", metavar="LIST|DIR", help="images to calibrate on: a folder, or a text file with a path a line"
@@ -246,4 +252,5 @@ def precision_options(arguments: argparse.Namespace) -> PrecisionOptions:
         split=arguments.split,
         max_drop=arguments.max_drop,
         keep_float=() if arguments.keep_float is None else read_layers(arguments.keep_float),
+        keep_failed=arguments.keep_failed,
     )

@@ -9,15 +9,19 @@ from collections.abc import Iterator
 from typing import Any
 
 
+class Terminated(KeyboardInterrupt):
+    """What SIGTERM raises."""
+
+
 @contextlib.contextmanager
 def terminated_like_interrupted() -> Iterator[None]:
-    """Inside the block, SIGTERM raises KeyboardInterrupt; in another thread than the main one nothing changes."""
+    """Inside the block, SIGTERM raises `Terminated`; in another thread than the main one nothing changes."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def interrupt(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
+        raise Terminated
 
     before = signal.signal(signal.SIGTERM, interrupt)
     try:

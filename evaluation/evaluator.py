@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -129,8 +130,9 @@ def score_model(
     caption: CaptionOptions | None = None,
     progress: Count | None = None,
     name: str = "",
+    on_image: Callable[[int, Truth, Result], None] | None = None,
 ) -> Evaluation:
-    """Score an opened model; see `evaluate`."""
+    """Score an opened model; see `evaluate`, and `score_dataset` for `on_image`."""
     if limit is not None and limit < 1:
         raise UsageError(f"<limit> must be at least 1, got {limit}", argument="limit")
     spec = model.spec
@@ -141,17 +143,19 @@ def score_model(
     is_scenes = dataset.info.get("description") == "yolor-edge scenes" and {"boxes", "semantic"} <= dataset.tasks
     has_facts = "caption" in tasks and is_scenes
 
-    def on_image(done: int, truth: Truth, result: Result) -> None:
+    def take(done: int, truth: Truth, result: Result) -> None:
         if has_facts and result.caption is not None:
             facts = caption_facts(result.caption.text, truth, dataset.class_names, dataset.semantic_names)
             judged.append((facts.names_largest, facts.states_true_relation))
+        if on_image is not None:
+            on_image(done, truth, result)
         if progress is not None:
             progress("scoring", done, total)
 
     scores = score_dataset(
         dataset,
         lambda image: model.predict(image, tasks, score_threshold=SCORE_THRESHOLD, caption=caption),
-        on_image,
+        take,
         limit=total,
     )
     facts = None

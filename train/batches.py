@@ -5,24 +5,37 @@ Every sample depends only on (seed, epoch, index), so a resumed run sees what an
 
 from __future__ import annotations
 
+import dataclasses
+import gc
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..evaluation.dataset.coco import CocoDataset
 from ..evaluation.dataset.truth import Truth
-from ..runtime.bundle.tokenizer import BOS_ID, EOS_ID, PAD_ID, Tokenizer
+from ..runtime.bundle.tokenizer import BOS_ID, EOS_ID, PAD_ID, UNK_ID, Tokenizer
 from ..runtime.errors import YolorEdgeError
-from .augment import View, strong_view, weak_view
 from .config import TrainConfig
 from .dense_truth import DenseTruth
+from .distributed import share
+from .image_cache import ImageCache
 from .network.any_network import AnyConfig
 from .network.config import NetworkConfig
+from .packed_truths import PackedTruths
+from .views.compose import strong_view, weak_view
+from .views.mirrored import mirrored_words
+from .views.view import View
+
+REDUCTIONS = (8, 4, 2)
+"""How much smaller a JPEG can be read."""
 
 
 @dataclass
@@ -30,9 +43,10 @@ class Batch:
     """One training step's inputs.
 
     Attributes:
-        strong: (B, 3, H, W) uint8 RGB, the images of the dense tasks.
+        strong: (B, 3, H, W) uint8 RGB, the images of the dense tasks; channels last in memory.
         truth: Dense truth of `strong`.
-        weak: (b, 3, H, W) uint8 RGB, the images that have captions; None when the captions speak of `strong` itself.
+        weak: (b, 3, H, W) uint8 RGB, the images that have captions, likewise; None when the captions speak of
+            `strong` itself.
         owners: (t,) int64, which image of `weak` (or of `strong`) each caption belongs to.
         tokens: (t, T + 1) int64, bos, words, eos, padding.
     """
@@ -62,6 +76,12 @@ class Batch:
             self.tokens.pin_memory(),
         )
 
+    def emptied(self) -> Batch:
+        """A batch of no image."""
+        fields = dataclasses.fields(self.truth)
+        truth = DenseTruth(**{field.name: getattr(self.truth, field.name)[:0] for field in fields})
+        return Batch(self.strong[:0], truth, None, self.owners[:0], self.tokens[:0])
+
 
 @dataclass(frozen=True)
 class _Sample:
@@ -76,13 +96,21 @@ class TrainingViews(Dataset[_Sample | YolorEdgeError]):
     An error is handed on as a value: raised in a worker, it would come back with a traceback for a message.
     """
 
-    def __init__(self, data: CocoDataset, network: AnyConfig, train: TrainConfig) -> None:
+    def __init__(
+        self, data: CocoDataset, network: AnyConfig, train: TrainConfig, cache_folder: Path | None = None
+    ) -> None:
         self.data, self.network, self.train = data, network, train
         self.rule = network.preprocess_rule
         self.tokenizer = Tokenizer(network.vocabulary) if "caption" in network.tasks else None
+        self.truths = PackedTruths(data)
+        self.cache: ImageCache | None = None
+        if train.cache != "off":
+            reductions = np.array([self._reduction(self.truths[i]) for i in range(len(data))], np.int64)
+            folder = cache_folder if train.cache == "disk" else None
+            self.cache = ImageCache(self.truths, self._decode, reductions, folder)
 
     def __len__(self) -> int:
-        return len(self.data)
+        return len(self.truths)
 
     def __getitem__(self, key: tuple[int, int]) -> _Sample | YolorEdgeError:
         try:
@@ -93,33 +121,88 @@ class TrainingViews(Dataset[_Sample | YolorEdgeError]):
     def _sample(self, epoch: int, index: int) -> _Sample:
         config = self.train
         rng = np.random.default_rng((config.seed, epoch, index))
-        truth = self.data[index]
-        captions = self._captions(truth, rng)
+        truth = self._truth(index)
+        reader = _Reader(self)
         if config.augment == "none":
-            return _Sample(weak_view(truth, self.data.read, self.rule, rng), None, captions)
+            return _Sample(weak_view(truth, reader, self.rule, rng), None, self._captions(truth, rng)[0])
+        captions, mirrored = self._captions(truth, rng, config.caption_flip)
         dense = strong_view(
             truth,
-            lambda draw: self.data[int(draw.integers(len(self.data)))],
-            self.data.read,
+            lambda draw: self._truth(self.truths.partner(index, draw)),
+            reader,
             self.rule,
             config,
             rng,
             plain=epoch >= config.epochs - config.plain_epochs,
         )
-        weak = weak_view(truth, self.data.read, self.rule, rng, dense=False) if captions else None
+        weak = weak_view(truth, reader, self.rule, rng, dense=False, mirrored=mirrored) if captions else None
         return _Sample(dense, weak, captions)
 
-    def _captions(self, truth: Truth, rng: np.random.Generator) -> list[list[int]]:
+    def _truth(self, index: int) -> Truth:
+        truth = self.truths[index]
+        semantic = None if self.cache is None else self.cache.semantic(index)
+        return truth if semantic is None else replace(truth, semantic=semantic)
+
+    def _reduction(self, truth: Truth) -> int:
+        """How much smaller than the file a cached image may be, so that no strong view is finer."""
+        config = self.train
+        if config.augment == "none" or config.perspective:
+            return 1
+        height, width = self.rule.input_size
+        largest = min(height / truth.size[0], width / truth.size[1]) * (1 + config.scale_range)
+        # A shear is longer than what it came from.
+        return reduction_for(largest * (1 + np.tan(np.radians(config.shear))))
+
+    def _decode(self, truth: Truth, reduction: int) -> NDArray[np.uint8]:
+        """The image with sides of 1 / reduction, rounded up, whatever its format."""
+        image = self.data.read(truth, reduction)
+        height, width = (-(-side // reduction) for side in truth.size)
+        if image.shape[:2] == (height, width):
+            return image
+        bottom, right = height * reduction - truth.size[0], width * reduction - truth.size[1]
+        image = cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
+        return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+
+    def _captions(self, truth: Truth, rng: np.random.Generator, flip: float = 0.0) -> tuple[list[list[int]], bool]:
+        """Token ids of some captions, and whether they speak of the mirrored picture, with the probability `flip`."""
         if self.tokenizer is None or not truth.captions:
-            return []
+            return [], False
         count = min(self.train.captions_per_image, len(truth.captions))
-        chosen = rng.choice(len(truth.captions), count, replace=False)
+        chosen = sorted(rng.choice(len(truth.captions), count, replace=False))
         network = self.network
         positions: int = (
             network.caption_positions if isinstance(network, NetworkConfig) else (network.caption or {})["positions"]
         )
-        longest = positions - 1
-        return [[BOS_ID, *self.tokenizer.encode(truth.captions[i])[: longest - 1], EOS_ID] for i in sorted(chosen)]
+        words = [self.tokenizer.encode(truth.captions[i]) for i in chosen]
+        mirrored = flip > 0 and rng.random() < flip
+        if mirrored:
+            swapped = [self.tokenizer.encode(mirrored_words(truth.captions[i])) for i in chosen]
+            # Not where the other side's word is unknown to the network.
+            mirrored = sum(ids.count(UNK_ID) for ids in swapped) <= sum(ids.count(UNK_ID) for ids in words)
+            words = swapped if mirrored else words
+        return [[BOS_ID, *ids[: positions - 2], EOS_ID] for ids in words], mirrored
+
+
+def reduction_for(scale: float) -> int:
+    """1, 2, 4 or 8: how much smaller an image can be read of which a pixel becomes `scale` input pixels long."""
+    return next((n for n in REDUCTIONS if scale * n <= 1), 1)
+
+
+class _Reader:
+    """Reads the images of one sample, each once."""
+
+    def __init__(self, views: TrainingViews) -> None:
+        self.views = views
+        self.read: dict[tuple[int, int], NDArray[np.uint8]] = {}
+
+    def __call__(self, truth: Truth, scale: float) -> NDArray[np.uint8]:
+        index, cache = truth.image_id, self.views.cache
+        if cache is not None and (cache.reduction(index) == 1 or scale * cache.reduction(index) <= 1 + 1e-9):
+            return cache.image(index)
+        key = index, reduction_for(scale)
+        if key not in self.read:
+            self.read[key] = self.views.data.read(truth, key[1])
+        return self.read[key]
 
 
 class EpochOrder(Sampler[tuple[int, int]]):
@@ -134,6 +217,41 @@ class EpochOrder(Sampler[tuple[int, int]]):
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
         return iter([(self.epoch, int(index)) for index in order])
+
+
+class OwnBatches(Sampler[list[tuple[int, int]]]):
+    """Of every batch the images that this process takes; of all there are, where there is one process.
+
+    Where a batch has fewer images than there are processes, some of them take its first image as a `spare`, which only
+    says what a batch looks like.
+    """
+
+    def __init__(self, order: EpochOrder, batch_size: int) -> None:
+        self.order, self.batch_size = order, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.order) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        keys = list(self.order)
+        for first in range(0, len(keys), self.batch_size):
+            whole = keys[first : first + self.batch_size]
+            yield whole[share(len(whole))] or whole[:1]
+
+    def spare(self, batch: int) -> bool:
+        """Whether what this process has of a batch, from 0, is a spare."""
+        count = min(self.batch_size, len(self.order) - batch * self.batch_size)
+        return not range(count)[share(count)]
+
+
+class TrainingLoader(DataLoader[_Sample | YolorEdgeError]):
+    """Batches of an epoch, or the part of them that this process takes, which may be a batch of no image."""
+
+    def __iter__(self) -> Iterator[Batch | YolorEdgeError]:  # type: ignore[override]
+        assert isinstance(self.batch_sampler, OwnBatches)
+        for index, batch in enumerate(super().__iter__()):
+            is_spare = isinstance(batch, Batch) and self.batch_sampler.spare(index)
+            yield batch.emptied() if is_spare else batch
 
 
 def collate(found: list[_Sample | YolorEdgeError]) -> Batch | YolorEdgeError:
@@ -184,28 +302,41 @@ def collate(found: list[_Sample | YolorEdgeError]) -> Batch | YolorEdgeError:
 
 
 def _images(views: list[View]) -> Tensor:
-    return torch.from_numpy(np.stack([view.image for view in views]).transpose(0, 3, 1, 2).copy())
+    return torch.from_numpy(np.stack([view.image for view in views])).permute(0, 3, 1, 2)
 
 
 def training_loader(
-    data: CocoDataset, network: AnyConfig, train: TrainConfig
-) -> tuple[DataLoader[_Sample | YolorEdgeError], EpochOrder]:
-    """The loader of training batches and the order whose `epoch` the loop sets before each pass."""
+    data: CocoDataset, network: AnyConfig, train: TrainConfig, cache_folder: Path | None = None
+) -> tuple[TrainingLoader, EpochOrder]:
+    """The loader of training batches and the order whose `epoch` the loop sets before each pass.
+
+    Args:
+        data: What to train on.
+        network: What is trained.
+        train: How.
+        cache_folder: Where decoded images are kept with `cache` "disk".
+
+    Raises:
+        YolorEdgeError: If `cache` is on and an image cannot be read, or there is no room for all.
+    """
     order = EpochOrder(len(data), train.seed)
-    loader = DataLoader(
-        TrainingViews(data, network, train),
-        batch_size=train.batch_size,
-        sampler=order,
+    loader = TrainingLoader(
+        TrainingViews(data, network, train, cache_folder),
+        batch_sampler=OwnBatches(order, train.batch_size),
         num_workers=train.workers,
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
-        persistent_workers=False,
-        worker_init_fn=_one_thread,
+        # The order is drawn in this process and gives each sample its epoch, so workers need not be new to know it.
+        persistent_workers=train.workers > 0,
+        # Truths and cached images are shared with processes that are forked, of others each would have a copy.
+        multiprocessing_context="fork" if train.workers and sys.platform == "linux" else None,
+        worker_init_fn=_begin_worker,
         prefetch_factor=4 if train.workers else None,
     )
     return loader, order
 
 
-def _one_thread(_: int) -> None:
+def _begin_worker(_: int) -> None:
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    gc.freeze()  # The collector would write to all that was there before the fork, and so copy its memory.

@@ -8,6 +8,7 @@ is noticed before it is used.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 from dataclasses import dataclass, field
@@ -47,13 +48,13 @@ class Checkpoint:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Checkpoint:
-        """Open a checkpoint folder, or the folder of a training run that holds one.
+        """Open a checkpoint folder, or the folder of a training run: its `best`, or `checkpoint` where there is none.
 
         Raises:
             CheckpointError: If it is no checkpoint, newer than this version reads, or its weights were altered.
         """
         given = Path(path)
-        folder = next((f for f in (given, given / "checkpoint") if (f / DESCRIPTION).is_file()), None)
+        folder = next((f for f in (given, given / "best", given / "checkpoint") if (f / DESCRIPTION).is_file()), None)
         if folder is None and (given / "bundle.json").is_file():
             raise CheckpointError(f"{given}: is a bundle; expected the checkpoint or the run that it was exported from")
         if folder is None and not given.exists():
@@ -184,6 +185,19 @@ def write_checkpoint(
         }
         write_atomically(place / DESCRIPTION, _readable(description))
     return Checkpoint(folder, network.config, description["provenance"], digest)
+
+
+def with_provenance(checkpoint: Checkpoint, **more: Any) -> Checkpoint:
+    """Say more of how a checkpoint on disk came to be; its weights stay as they are."""
+    provenance = {**checkpoint.provenance, **more}
+    description = {
+        "schema": SCHEMA,
+        "sha256": checkpoint.sha256,
+        "network": checkpoint.layout.to_json(),
+        "provenance": provenance,
+    }
+    write_atomically(checkpoint.path / DESCRIPTION, _readable(description))
+    return dataclasses.replace(checkpoint, provenance=provenance)
 
 
 def _readable(description: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ believes in these.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -94,6 +95,10 @@ class Distillation:
         source = self.teacher.source
         said = "".join(f"; {note}" for note in self.notes)
         return f"taught by the {source['kind']} {source['name']} ({source['path']}): {', '.join(self.tasks)}{said}"
+
+    def facts(self) -> dict[str, Any]:
+        """For the provenance of what was taught: the teacher's kind, name, digest and licence, and the tasks."""
+        return {key: value for key, value in self.teacher.source.items() if key != "path"} | {"tasks": list(self.tasks)}
 
     def __call__(
         self, images: Tensor, batch: Batch, outputs: dict[str, Tensor], words: Tensor | None

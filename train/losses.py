@@ -14,11 +14,13 @@ and CIoU are the same, over the decoded boxes.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from ..evaluation.dataset.truth import IGNORED
 from .assigner import Assignment, assign
@@ -27,9 +29,14 @@ from .dense_truth import DenseTruth
 from .network.any_network import AnyConfig
 from .network.config import PROTOTYPE_STRIDE
 from .network.layers import LayersConfig
+from .network.regions import take
 
-# Cells whose masks are compared in one step; more only costs memory, the gradient is a mean over them.
-MASK_CELLS = 1600
+MASK_SAMPLES = 40
+"""Prototype cells a side of an object at which its masks are compared; those of larger objects are taken evenly."""
+MASK_OBJECTS = 64
+"""Objects whose masks are compared at once: some 50 MB at most, however many the batch has."""
+SEMANTIC_VALUES = 1 << 24
+"""Logits of the semantic map that are enlarged at once: three tensors of 64 MB, however large the batch is."""
 
 
 def cell_centres(input_size: tuple[int, int], strides: tuple[int, ...]) -> tuple[Tensor, Tensor]:
@@ -70,16 +77,16 @@ def product_logits(objectness: Tensor, classes: Tensor) -> Tensor:
 
 
 def complete_iou(a: Tensor, b: Tensor) -> Tensor:
-    """CIoU of paired boxes a, b (n, 4) xyxy -> (n,), within -1.5 and 1."""
-    size_a, size_b = a[:, 2:] - a[:, :2], b[:, 2:] - b[:, :2]
-    overlap = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(min=0).prod(-1)
+    """CIoU of paired boxes a, b (..., 4) xyxy -> (...), within -1.5 and 1."""
+    size_a, size_b = a[..., 2:] - a[..., :2], b[..., 2:] - b[..., :2]
+    overlap = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
     union = size_a.prod(-1) + size_b.prod(-1) - overlap
     iou = overlap / union.clamp(min=1e-9)
-    enclosing = torch.maximum(a[:, 2:], b[:, 2:]) - torch.minimum(a[:, :2], b[:, :2])
+    enclosing = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
     diagonal = enclosing.square().sum(-1).clamp(min=1e-9)
-    distance = ((a[:, :2] + a[:, 2:] - b[:, :2] - b[:, 2:]) / 2).square().sum(-1)
-    angle_a = torch.atan(size_a[:, 0] / size_a[:, 1].clamp(min=1e-6))
-    angle_b = torch.atan(size_b[:, 0] / size_b[:, 1].clamp(min=1e-6))
+    distance = ((a[..., :2] + a[..., 2:] - b[..., :2] - b[..., 2:]) / 2).square().sum(-1)
+    angle_a = torch.atan(size_a[..., 0] / size_a[..., 1].clamp(min=1e-6))
+    angle_b = torch.atan(size_b[..., 0] / size_b[..., 1].clamp(min=1e-6))
     aspect = 4 / math.pi**2 * (angle_b - angle_a).square()
     with torch.no_grad():
         weight = aspect / (1 - iou + aspect).clamp(min=1e-9)
@@ -87,148 +94,304 @@ def complete_iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 class DenseLoss:
-    """Losses of boxes, masks and semantic map on one input size."""
+    """Losses of boxes, masks and semantic map on one input size.
+
+    What a loss is divided by is counted over the whole batch of a step. Of several processes, or of batches whose
+    gradients are accumulated, each sees a part of it, and the gradient is the mean over the parts; so the divisor of a
+    part is the mean of all parts' counts, which makes of the mean of their losses the loss of the whole batch.
+
+    Attributes:
+        reduce: Mean of a tensor of counts over the processes, without a gradient; where there is one, the tensor. Every
+            process calls it as often, in the same order.
+        parts: Into how many the batch of a step is divided: processes times accumulated batches. What stands in a
+            divisor beside counts belongs to the whole batch.
+    """
 
     def __init__(self, network: AnyConfig, train: TrainConfig, device: torch.device) -> None:
         self.network, self.train = network, train
+        self.reduce: Callable[[Tensor], Tensor] = lambda counts: counts
+        self.parts = 1
         self.anchors: Tensor | None = None
         if isinstance(network, LayersConfig) and network.box_coding == "xyxy":
             points, strides, anchors = anchor_cells(network.input_size, network.strides, network.boxes["anchors"])
             self.anchors = anchors.to(device)
         else:
             points, strides = cell_centres(network.input_size, network.strides)
+        x, y = (points / PROTOTYPE_STRIDE).long().unbind(1)
+        self.prototype_cells = (y * (network.input_size[1] // PROTOTYPE_STRIDE) + x).to(device)
         self.points, self.strides = points.to(device), strides.to(device)
         self.bins = torch.arange(network.reg_max, dtype=torch.float32, device=device)
 
-    def __call__(self, outputs: dict[str, Tensor], truth: DenseTruth) -> dict[str, Tensor]:
+    def counts(self, truth: DenseTruth) -> dict[str, Tensor]:
+        """What losses are divided by, as far as the truth alone says it: `masks` and `pixels` that are known."""
+        return {"masks": truth.mask_known.sum().float(), "pixels": (truth.semantic != IGNORED).sum().float()}
+
+    def __call__(
+        self, outputs: Mapping[str, Tensor], truth: DenseTruth, counts: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """Weighted losses by name; their sum is what training minimises.
 
         Args:
             outputs: Raw outputs of the heads by name; of a network with anchors `boxes` (B, 4, N) and `class_logits`
                 (B, C, N), the logits of the products.
             truth: Of the batch.
+            counts: As from `counts`, the mean over all parts of the step's batch; by default of this one. What
+                predictions decide, the total of the class targets and the sums of the Dice loss, is reduced here, and
+                of batches whose gradients are accumulated each has its own.
         """
+        if counts is None:
+            counts = {name: self.reduce(count) for name, count in self.counts(truth).items()}
         losses: dict[str, Tensor] = {}
         if "boxes" in self.network.tasks:
-            losses.update(self._box_losses(outputs, truth))
+            losses.update(self._box_losses(outputs, truth, counts))
         if "semantic" in self.network.tasks:
-            losses.update(self._semantic_losses(outputs["semantic_logits"].float(), truth.semantic.long()))
+            losses.update(self._semantic_losses(outputs["semantic_logits"].float(), truth.semantic, counts))
         return losses
 
-    def _box_losses(self, outputs: dict[str, Tensor], truth: DenseTruth) -> dict[str, Tensor]:
-        class_logits = outputs["class_logits"].float().transpose(1, 2)  # (B, N, C)
-        if self.anchors is not None:
-            bins, boxes = None, outputs["boxes"].float().transpose(1, 2)
-        else:
-            bins = outputs["box_bins"].float().unflatten(1, (4, -1)).permute(0, 3, 1, 2)  # (B, N, 4, R)
-            # A sum, not a matrix product: autocast would round a product to 16 bits, half a pixel of a large box.
-            distances = (bins.softmax(-1) * self.bins).sum(-1) * self.strides[:, None]  # (B, N, 4) ltrb in pixels
-            boxes = torch.cat((self.points - distances[..., :2], self.points + distances[..., 2:]), -1)
-        found = assign(
-            class_logits.detach(),
-            boxes.detach(),
-            self.points,
-            self.strides,
-            truth.boxes,
-            truth.classes,
-            truth.valid,
-            self.anchors,
-        )
-        total = found.class_targets.sum().clamp(min=1.0)
-        class_loss = F.binary_cross_entropy_with_logits(class_logits, found.class_targets, reduction="none")
-        # An object that is there is known wherever it lies; only where nobody looked may none be missed.
-        known = self._at_cells(truth.classes_known) | found.positive
-        class_loss = (class_loss.sum(2) * known).sum() / total
-
-        image, cell = found.positive.nonzero(as_tuple=True)
-        wanted = truth.boxes[image, found.objects[image, cell]]
-        weight = found.class_targets[image, cell].sum(-1)
-        box_loss = ((1 - complete_iou(boxes[image, cell], wanted)) * weight).sum() / total
-        gains = self.train
-        losses = {"class": gains.class_gain * class_loss, "box": gains.box_gain * box_loss}
-        if bins is not None:
-            dfl_loss = (self._dfl(bins[image, cell], wanted, cell) * weight).sum() / total
-            losses["dfl"] = gains.dfl_gain * dfl_loss
-        if "masks" in self.network.tasks:
-            losses["mask"] = gains.mask_gain * self._mask_loss(outputs, truth, found)
-        return losses
-
-    def _at_cells(self, known: Tensor) -> Tensor:
-        """(B, H / 4, W / 4) as the cells' centres lie in it -> (B, N)."""
-        x, y = (self.points / PROTOTYPE_STRIDE).long().unbind(1)
-        return known[:, y, x]
-
-    def _dfl(self, bins: Tensor, wanted: Tensor, cell: Tensor) -> Tensor:
-        """Cross-entropy of bins (n, 4, R) with the two bins around each true distance, mean over the sides -> (n,)."""
-        points, strides = self.points[cell], self.strides[cell, None]
-        distances = torch.cat((points - wanted[:, :2], wanted[:, 2:] - points), 1) / strides
-        distances = distances.clamp(0, self.network.reg_max - 1 - 0.01)
-        low = distances.floor()
-        high_share = distances - low
-        log_probs = bins.log_softmax(-1)
-        low_index = low.long()[..., None]
-        low_term = log_probs.gather(-1, low_index)[..., 0] * (1 - high_share)
-        high_term = log_probs.gather(-1, low_index + 1)[..., 0] * high_share
-        return -(low_term + high_term).mean(-1)
-
-    def _mask_loss(self, outputs: dict[str, Tensor], truth: DenseTruth, found: Assignment) -> Tensor:
-        prototypes = outputs["prototypes"].float()  # (B, K, h, w)
-        # Taken apart once: indexing image by image would fill a gradient of the whole batch for each.
-        prototypes_of, coefficients_of = prototypes.unbind(), outputs["mask_coefficients"].float().unbind()
-        height, width = prototypes.shape[2:]
-        y = torch.arange(height, device=prototypes.device)[:, None] + 0.5
-        x = torch.arange(width, device=prototypes.device)[None, :] + 0.5
-        losses, count = prototypes.sum() * 0.0, 0
-        most = max(1, MASK_CELLS // len(prototypes))
-        if not len(truth.masks):
-            return losses
-        has_mask = found.positive & truth.mask_known.gather(1, found.objects)
-        for i in range(len(prototypes)):
-            cells = has_mask[i].nonzero()[:, 0]
-            if not len(cells):
-                continue
-            if len(cells) > most:
-                cells = cells[torch.linspace(0, len(cells) - 1, most, device=cells.device).long()]
-            objects = found.objects[i, cells]
-            logits = (coefficients_of[i][:, cells].T @ prototypes_of[i].flatten(1)).unflatten(1, (height, width))
-            box = truth.boxes[i, objects, :, None, None] / PROTOTYPE_STRIDE  # (n, 4, 1, 1), in prototype cells
-            # One cell of margin: the runtime interpolates across the box's border, so what lies just outside counts.
-            inside = (x > box[:, 0] - 1) & (x < box[:, 2] + 1) & (y > box[:, 1] - 1) & (y < box[:, 3] + 1)
-            loss = F.binary_cross_entropy_with_logits(
-                logits, truth.masks[truth.first_mask[i] + objects].float() / 255, reduction="none"
+    def _box_losses(
+        self, outputs: Mapping[str, Tensor], truth: DenseTruth, counts: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        class_logits = outputs["class_logits"].float()  # (B, C, N)
+        cells = class_logits.shape[2]
+        with torch.no_grad():
+            boxes = outputs["boxes"] if self.anchors is not None else self._boxes(outputs["box_bins"])
+            found = assign(
+                class_logits,
+                boxes.float().transpose(1, 2),
+                self.points,
+                self.strides,
+                truth.boxes,
+                truth.classes,
+                truth.valid,
+                self.anchors,
             )
-            losses = losses + ((loss * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)).sum()
-            count += len(cells)
-        return losses / max(count, 1)
+        total = self.reduce(found.quality.sum()).clamp(min=1 / self.parts)
+        # An object that is there is known wherever it lies; only where nobody looked may none be missed.
+        known = truth.classes_known.flatten(1)[:, self.prototype_cells] | found.positive
+        # BCE, which is softplus(logit) less logit times target; only of held cells and their object's class is any.
+        held_logits = class_logits.flatten(1).gather(1, (truth.classes[..., None] * cells + found.cells).flatten(1))
+        class_loss = (F.softplus(class_logits).sum(1) * known).sum() - (held_logits * found.quality.flatten(1)).sum()
 
-    def _semantic_losses(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-        logits = F.interpolate(logits, size=target.shape[1:], mode="bilinear", align_corners=False)
-        known = target != IGNORED
-        if not known.any():
-            return {"semantic": logits.sum() * 0.0, "dice": logits.sum() * 0.0}
-        # Pixels as rows, classes side by side: a view of channels-last logits; no pass runs over unknown pixels.
-        rows = logits.permute(0, 2, 3, 1).flatten(0, 2)
-        target = target.flatten()
-        if not known.all():
-            index = known.flatten().nonzero()[:, 0]
-            rows, target = rows[index], target[index]
-        log_probs = rows.log_softmax(1)
-        cross_entropy = F.nll_loss(log_probs, target)
+        chosen, shape = found.cells.flatten(1), found.cells.shape
+        wanted = truth.boxes[:, :, None]  # (B, M, 1, 4)
+        gains = self.train
+        losses = {"class": gains.class_gain * class_loss / total}
+        if self.anchors is not None:
+            boxes = take(outputs["boxes"].float(), chosen).transpose(1, 2).unflatten(1, shape[1:])
+        else:
+            bins = (
+                take(outputs["box_bins"].float(), chosen).transpose(1, 2).unflatten(1, shape[1:]).unflatten(3, (4, -1))
+            )
+            points, strides = self.points[found.cells], self.strides[found.cells][..., None]
+            distances = (bins.softmax(-1) * self.bins).sum(-1) * strides
+            boxes = torch.cat((points - distances[..., :2], points + distances[..., 2:]), -1)
+            distances = torch.cat((points - wanted[..., :2], wanted[..., 2:] - points), -1) / strides
+            losses["dfl"] = gains.dfl_gain * (distribution_focal(bins, distances) * found.quality).sum() / total
+        losses["box"] = gains.box_gain * ((1 - complete_iou(boxes, wanted)) * found.quality).sum() / total
+        if "masks" in self.network.tasks:
+            losses["mask"] = gains.mask_gain * self._mask_loss(outputs, truth, found) / divisor(counts["masks"])
+        return losses
+
+    def _boxes(self, bins: Tensor) -> Tensor:
+        """(B, 4 R, N) to (B, 4, N) xyxy in input pixels."""
+        # A sum, not a matrix product: autocast would round a product to 16 bits, half a pixel of a large box.
+        distances = (bins.float().unflatten(1, (4, -1)).softmax(2) * self.bins[:, None]).sum(2) * self.strides
+        points = self.points.T
+        return torch.cat((points - distances[:, :2], points + distances[:, 2:]), 1)
+
+    def _mask_loss(self, outputs: Mapping[str, Tensor], truth: DenseTruth, found: Assignment) -> Tensor:
+        """Sum over the objects with a mask of the mean over their cells of the mean over the box."""
+        rows = torch.arange(len(truth.masks), device=truth.masks.device)
+        images = torch.searchsorted(truth.first_mask, rows, right=True) - 1
+        objects = images * truth.valid.shape[1] + rows - truth.first_mask[images]  # in the padded batch
+        coefficients = take(outputs["mask_coefficients"].float(), found.cells.flatten(1)).transpose(1, 2)
+        coefficients = coefficients.unflatten(1, found.cells.shape[1:]).flatten(0, 1).index_select(0, objects)
+        held = found.held & truth.mask_known[..., None]
+        weights = held / held.sum(-1, keepdim=True).clamp(min=1)
+        boxes = truth.boxes.flatten(0, 1).index_select(0, objects) / PROTOTYPE_STRIDE
+        weights = weights.flatten(0, 1).index_select(0, objects)
+        return _MaskSum.apply(outputs["prototypes"].float(), coefficients, weights, images, boxes, truth.masks)
+
+    def _semantic_losses(self, logits: Tensor, target: Tensor, counts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        cross_entropy, overlap, area = _SemanticSums.apply(logits, target)
         # Dice over the classes present in the batch, from batch-wide sums: small classes weigh as much as large ones.
-        probs = log_probs.exp()
-        hit = probs.gather(1, target[:, None])[:, 0]
-        overlap = torch.zeros(rows.shape[1], device=rows.device).index_add(0, target, hit)
-        truth_size = torch.bincount(target, minlength=rows.shape[1])
-        dice = (2 * overlap + 1) / (probs.sum(0) + truth_size + 1)
-        present = truth_size > 0
+        size = torch.zeros(256, device=target.device)
+        size = size.index_add_(0, target.flatten().int(), torch.ones(target.numel(), device=target.device))
+        sums = torch.stack((overlap, area, size[: logits.shape[1]]))
+        # The values are those of the whole batch, the gradient goes to the own part of them.
+        overlap, area, size = sums + (self.reduce(sums.detach()) - sums.detach())
+        dice = (2 * overlap + 1 / self.parts) / (area + size + 1 / self.parts)
+        present = size > 0
+        missed = ((1 - dice) * present).sum() / present.sum().clamp(min=1)
         return {
-            "semantic": self.train.semantic_gain * cross_entropy,
-            "dice": self.train.dice_gain * (1 - dice[present]).mean(),
+            "semantic": self.train.semantic_gain * cross_entropy / divisor(counts["pixels"]),
+            "dice": self.train.dice_gain * missed,
         }
 
 
-def caption_loss(logits: Tensor, targets: Tensor, pad_id: int, label_smoothing: float) -> Tensor:
-    """Mean cross-entropy a word of logits (b, T, V) with targets (b, T); `pad_id` does not count."""
-    return F.cross_entropy(
-        logits.float().flatten(0, 1), targets.flatten(), ignore_index=pad_id, label_smoothing=label_smoothing
+def divisor(count: Tensor) -> Tensor:
+    """A count to divide by: 1 where there is nothing to divide."""
+    return torch.where(count > 0, count, 1.0)
+
+
+def distribution_focal(bins: Tensor, distances: Tensor) -> Tensor:
+    """Cross-entropy of bins (..., 4, R) with the two around each true distance (..., 4), mean over the sides."""
+    distances = distances.clamp(0, bins.shape[-1] - 1 - 0.01)
+    low = distances.floor()
+    high_share = distances - low
+    log_probs, index = bins.log_softmax(-1), low.long()[..., None]
+    low_term = log_probs.gather(-1, index)[..., 0] * (1 - high_share)
+    high_term = log_probs.gather(-1, index + 1)[..., 0] * high_share
+    return -(low_term + high_term).mean(-1)
+
+
+class _MaskSum(torch.autograd.Function):
+    """Sum over objects and their cells of weight times the mean BCE of a mask inside its box.
+
+    The gradient is computed with the value, `MASK_OBJECTS` objects at a time, so that nothing is kept of the masks.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        prototypes: Tensor,
+        coefficients: Tensor,
+        weights: Tensor,
+        images: Tensor,
+        boxes: Tensor,
+        masks: Tensor,
+    ) -> Tensor:
+        """Of T objects.
+
+        Args:
+            ctx: Autograd's.
+            prototypes: (B, K, h, w).
+            coefficients: (T, k, K) of each object's cells.
+            weights: (T, k).
+            images: (T,) int64.
+            boxes: (T, 4) xyxy in prototype cells.
+            masks: (T, h, w) uint8, 255 is covered.
+        """
+        height, width = prototypes.shape[2:]
+        rows = prototypes.permute(0, 2, 3, 1).reshape(-1, prototypes.shape[1])
+        to_rows, to_coefficients = torch.zeros_like(rows), torch.zeros_like(coefficients)
+        total = prototypes.new_zeros(())
+        with torch.autocast(prototypes.device.type, enabled=False):
+            for first in range(0, len(masks), MASK_OBJECTS):
+                own = slice(first, first + MASK_OBJECTS)
+                x, has_x = _places(boxes[own, 0], boxes[own, 2], width)
+                y, has_y = _places(boxes[own, 1], boxes[own, 3], height)
+                places = (y[:, :, None] * width + x[:, None]).flatten(1)  # (t, P)
+                inside = (has_y[:, :, None] & has_x[:, None]).flatten(1)
+                weight = weights[own, :, None] * (inside / inside.sum(1, keepdim=True).clamp(min=1))[:, None]
+                target = masks[own].flatten(1).gather(1, places)[:, None].float() / 255
+                index = (images[own, None] * (height * width) + places).flatten()
+                seen = rows.index_select(0, index).unflatten(0, places.shape)  # (t, P, K)
+                logits = coefficients[own] @ seen.transpose(1, 2)  # (t, k, P)
+                total += (F.softplus(logits).addcmul_(logits, target, value=-1) * weight).sum()
+                error = logits.sigmoid_().sub_(target).mul_(weight)
+                to_coefficients[own] = error @ seen
+                to_rows.index_add_(0, index, (error.transpose(1, 2) @ coefficients[own]).flatten(0, 1))
+        ctx.save_for_backward(to_rows.view(len(prototypes), height, width, -1).permute(0, 3, 1, 2), to_coefficients)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        prototypes, coefficients = ctx.saved_tensors
+        return prototypes * gradient, coefficients * gradient, None, None, None, None
+
+
+def _places(low: Tensor, high: Tensor, cells: int) -> tuple[Tensor, Tensor]:
+    """Which of `cells` in a row are compared between the borders low and high (t,), in cells.
+
+    One cell of margin: the runtime interpolates across a box's border, so what lies just outside counts.
+
+    Returns:
+        Places (t, n) int64, n of `MASK_SAMPLES` or `cells`, and which of them count.
+    """
+    first = ((low - 1.5).floor().long() + 1).clamp(min=0)
+    number = ((high + 0.5).ceil().long().clamp(max=cells) - first).clamp(min=0)[:, None]
+    most = min(MASK_SAMPLES, cells)
+    step = torch.arange(most, device=low.device)
+    step = torch.where(number <= most, step, (2 * step + 1) * number // (2 * most))
+    # What does not count is spread too, since a gradient of 0 is added there as well.
+    return (first[:, None] + step) % cells, torch.arange(most, device=low.device) < number
+
+
+class _SemanticSums(torch.autograd.Function):
+    """Sums over the known pixels of the enlarged semantic logits; their softmax is computed again for the gradient.
+
+    A few images at a time, see `SEMANTIC_VALUES`, so that nothing as large as the enlarged logits is kept.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of logits (B, S, h, w) enlarged to target (B, H, W) uint8, where `IGNORED` is unknown.
+
+        Returns:
+            The cross-entropy's sum (), and by class (S,) the sums of the probability of what is there, where it is
+            there, and of the probability everywhere.
+        """
+        ctx.save_for_backward(logits, target)
+        cross_entropy, overlap, area = logits.new_zeros(()), *logits.new_zeros(2, logits.shape[1])
+        for own in _SemanticSums.parts(logits, target):
+            rows, wanted, known = _SemanticSums.pixels(logits[own], target[own])
+            log_probs = rows.log_softmax(1)
+            hit = log_probs.gather(1, wanted[:, None])[:, 0]
+            cross_entropy -= hit @ known
+            overlap.index_add_(0, wanted, hit.exp() * known)
+            area += known @ log_probs.exp_()
+        return cross_entropy, overlap, area
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, to_cross_entropy: Tensor, to_overlap: Tensor, to_area: Tensor) -> tuple[Tensor, None]:
+        logits, target = ctx.saved_tensors
+        gradient = torch.empty_like(logits)
+        for own in _SemanticSums.parts(logits, target):
+            rows, wanted, known = _SemanticSums.pixels(logits[own], target[own])
+            # Of the probabilities p the gradient is q = to_area, and at the class that is there to_overlap more; of the
+            # logits it is p (q - p q), and p less what is there from the cross-entropy.
+            probs = rows.softmax(1)
+            at_hit = probs.gather(1, wanted[:, None])[:, 0] * to_overlap[wanted] - to_cross_entropy
+            mean = probs @ to_area + at_hit
+            probs *= torch.addr(-mean[:, None] * known[:, None], known, to_area)
+            probs.scatter_add_(1, wanted[:, None], (at_hit * known)[:, None])
+            large = probs.unflatten(0, target[own].shape).permute(0, 3, 1, 2)
+            gradient[own] = torch.ops.aten.upsample_bilinear2d_backward(
+                large, target.shape[1:], logits[own].shape, False
+            )
+        return gradient, None
+
+    @staticmethod
+    def parts(logits: Tensor, target: Tensor) -> list[slice]:
+        """Slices of the batch."""
+        images = max(1, SEMANTIC_VALUES // (logits.shape[1] * target[0].numel()))
+        return [slice(first, first + images) for first in range(0, len(logits), images)]
+
+    @staticmethod
+    def pixels(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Enlarged logits with classes side by side (n, S), the class of each pixel (n,) and 1 where it is known."""
+        large = F.interpolate(logits, size=target.shape[1:], mode="bilinear", align_corners=False)
+        target = target.flatten()
+        known = target != IGNORED
+        # A view where the logits are channels-last.
+        return large.permute(0, 2, 3, 1).flatten(0, 2), torch.where(known, target, 0).long(), known.float()
+
+
+def caption_loss(
+    logits: Tensor, targets: Tensor, pad_id: int, label_smoothing: float, words: Tensor | None = None
+) -> Tensor:
+    """Cross-entropy of logits (b, T, V) with targets (b, T), a word; `pad_id` does not count.
+
+    Its sum is divided by `words`, by default how many of `targets` count.
+    """
+    total = F.cross_entropy(
+        logits.float().flatten(0, 1),
+        targets.flatten(),
+        ignore_index=pad_id,
+        label_smoothing=label_smoothing,
+        reduction="sum",
     )
+    return total / divisor((targets != pad_id).sum() if words is None else words)

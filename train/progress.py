@@ -47,6 +47,11 @@ class Progress:
             say(self._line(epoch, step, losses, now))
             self._told = now
 
+    def end_line(self) -> None:
+        """End a line that was to be rewritten, before something else is said."""
+        if sys.stderr.isatty():
+            say("")
+
     def _line(self, epoch: int, step: int, losses: Mapping[str, float], now: float) -> str:
         rate = step / max(now - self._epoch_begun, 1e-9)
         done = (epoch - self._first) * self._steps + step

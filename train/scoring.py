@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from ..evaluation.dataset.coco import CocoDataset
+from ..evaluation.dataset.truth import Truth
 from ..evaluation.evaluator import Evaluation, score_model
 from ..runtime.captions.captioning import CaptionOptions
 from ..runtime.progress import Count
+from ..runtime.results import Result
 from .checkpoint import Checkpoint
 from .network.any_network import AnyNetwork
 from .torch_backend import torch_model
@@ -40,6 +43,8 @@ def evaluate_checkpoint(
         return score_model(model, dataset, limit, caption, progress, os.fspath(checkpoint))
 
 
-def score_network(network: AnyNetwork, dataset: CocoDataset) -> Evaluation:
-    """Score the training network itself, on the device it is on."""
-    return score_model(torch_model(network), dataset)
+def score_network(
+    network: AnyNetwork, dataset: CocoDataset, on_image: Callable[[int, Truth, Result], None] | None = None
+) -> Evaluation:
+    """Score the training network itself, on the device it is on; `on_image` as in `evaluation.scores.score_dataset`."""
+    return score_model(torch_model(network), dataset, on_image=on_image)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..runtime.bundle.tokenizer import PAD_ID
 from ..runtime.errors import UnavailableError, UsageError, YolorEdgeError
+from .batch_statistics import set_momentum
 from .batches import Batch
 from .config import TrainConfig
 from .distillation import Distillation
@@ -69,6 +70,19 @@ class StartRates:
 
     frozen: tuple[str, ...] = ()
     fresh: frozenset[str] = frozenset()
+
+
+class NonFiniteLoss(YolorEdgeError):
+    """A loss that is infinite or no number.
+
+    Attributes:
+        step: In which step of the run it was noticed, from 1.
+        losses: All losses of that step by name.
+    """
+
+    def __init__(self, step: int, losses: Mapping[str, float], message: str = "") -> None:
+        super().__init__(message or f"the loss is no number at step {step}")
+        self.step, self.losses = step, dict(losses)
 
 
 class Trainer:
@@ -156,15 +170,12 @@ class Trainer:
         """One forward of both views, one backward, one move; returns the weighted losses by name."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate() * group["rate"]
+        set_momentum(self.network, self.step_index)
         with torch.autocast(self.device.type, dtype=self.amp, enabled=self.amp is not None):
             losses = self._losses(batch)
         total = torch.stack(list(losses.values())).sum()
         if not torch.isfinite(total):
-            raise YolorEdgeError(
-                f"the loss became {total.item()} at step {self.step_index + 1}; what was saved is kept, "
-                "start again with a lower <learning_rate>",
-                argument="learning_rate",
-            )
+            raise NonFiniteLoss(self.step_index + 1, {name: loss.item() for name, loss in losses.items()})
         self.optimizer.zero_grad(set_to_none=True)
         if total.requires_grad:  # A batch without truth for any part that is not frozen teaches nothing.
             self.scaler.scale(total).backward()
@@ -209,7 +220,7 @@ class Trainer:
 
     def _words(self, memory: Tensor, batch: Batch) -> Tensor:
         """(t, T, V) logits of the word after each of the captions."""
-        return self.network.caption_decoder(batch.tokens[:, :-1], memory[batch.owners], self.where)
+        return self.network.caption_decoder(batch.tokens[:, :-1], memory, self.where, batch.owners)
 
     def _caption_loss(self, logits: Tensor, batch: Batch) -> Tensor:
         loss = caption_loss(logits, batch.tokens[:, 1:], PAD_ID, self.config.label_smoothing)
@@ -220,10 +231,10 @@ class Trainer:
         features = {name: values.float() for name, values in network.features(images).items()}
         dense_count = len(batch.strong)
         dense = {name: values[:dense_count] for name, values in features.items()}
-        outputs = network.heads(dense)
+        outputs, words = network.heads(dense), None
         if "class_scores" in outputs:
             outputs["class_logits"] = anchor_logits(network.raw_levels(dense), len(network.config.class_names))
-        losses, words = self.dense_loss(outputs, batch.truth), None
+        losses = self.dense_loss(outputs, batch.truth)
         if "caption" in network.config.tasks and len(batch.tokens):
             spoken = outputs
             if batch.weak is not None:

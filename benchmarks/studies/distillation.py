@@ -22,7 +22,8 @@ from typing import Any
 from ...evaluation.scenes.scene_files import write_scenes
 from ...runtime.files import write_atomically
 from ...train.config import TrainConfig
-from ...train.loop import LOG, RUN, fit, resume
+from ...train.loop import fit, resume
+from ...train.run_files import LOG, RUN
 from ..report.machine import describe_machine, describe_state, source_commit
 from ..report.report_files import output_file
 

@@ -23,7 +23,8 @@ from ...evaluation.scenes.scene_captions import SHAPES
 from ...evaluation.scenes.scene_files import write_scenes
 from ...runtime.files import write_atomically
 from ...train.config import TrainConfig
-from ...train.loop import LOG, fit, resume
+from ...train.loop import fit, resume
+from ...train.run_files import LOG
 from ..report.machine import describe_machine, describe_state, source_commit
 from ..report.report_files import output_file
 

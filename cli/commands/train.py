@@ -3,10 +3,30 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..options import add_captioner, add_tasks, names, size
-from ..parsing import Misuse, add_command
+from ..parsing import PROGRAM, Misuse, add_command
+from ..termination import terminated_like_interrupted
+
+if TYPE_CHECKING:
+    from ..train.checkpoint import Checkpoint
+
+CHANGEABLE = (
+    "batch_size",
+    "learning_rate",
+    "workers",
+    "device",
+    "amp",
+    "validate_every",
+    "validate_images",
+    "patience",
+    "samples_every",
+    "save_every",
+)
+"""Settings that may change on the way: they say where, how fast and in what pieces the same training is done."""
 
 
 def add(commands: Any) -> None:
@@ -15,14 +35,17 @@ def add(commands: Any) -> None:
         commands,
         "train",
         _train,
-        "--data DIR --out RUN [--from CHECKPOINT|FILE.pt] [--teacher CHECKPOINT|BUNDLE] [options] | "
-        "--resume RUN [--epochs E]",
+        "--data DIR --out RUN [--from CHECKPOINT|FILE.pt] [--teacher CHECKPOINT|BUNDLE] [--config FILE.toml] "
+        "[options] | --resume RUN [--epochs E]",
         "train a network on a data set in COCO's layout",
-        "Writes the folder RUN with RUN/checkpoint in it. With --from it starts from the weights of another network, "
-        "of which all that fits is kept. A run that was stopped continues with --resume and ends with the same result; "
+        "Writes the folder RUN: RUN/checkpoint after every epoch; RUN/best, which other commands take when they are "
+        "given RUN, where the data has a validation split; and RUN/index.html, which shows losses, scores, labelled "
+        "batches and predictions while the run goes on. With --from it starts from the weights of another network, of "
+        "which all that fits is kept. A run that was stopped continues with --resume and ends with the same result; "
         "with --epochs it gets more. Progress with the loss of every task is written to stderr.",
         "yolor-edge train --data scenes --size n --epochs 30 --input-size 224x288 --out runs/scenes\n"
         "  yolor-edge train --from runs/scenes --freeze backbone --data mine --epochs 10 --out runs/mine\n"
+        "  yolor-edge train --config runs/scenes/config.toml --set seed=1 --out runs/scenes-1\n"
         "  yolor-edge train --resume runs/scenes --epochs 60",
     )
     run = parser.add_argument_group("data and run")
@@ -30,7 +53,15 @@ def add(commands: Any) -> None:
     run.add_argument("--split", metavar="S", help="split to train on (default: the first named train...)")
     run.add_argument("--out", metavar="RUN", help="folder of the run; must not hold one yet")
     run.add_argument(
-        "--resume", metavar="RUN", help="continue the run in this folder; --epochs, --threads and --teacher go with it"
+        "--resume",
+        metavar="RUN",
+        help="continue the run in this folder; --epochs, --threads and --teacher go with it, and --set of what may "
+        f"change on the way: {', '.join(CHANGEABLE)}",
+    )
+    run.add_argument(
+        "--config",
+        metavar="FILE.toml",
+        help="take settings, data, network and start from this file, as RUN/config.toml has them; options win",
     )
     start = parser.add_argument_group("start")
     start.add_argument(
@@ -91,36 +122,75 @@ def add(commands: Any) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    if arguments.resume is not None:
-        others = ("data", "out", "size", "input_size", "tasks", "split", "name", "captioner", "freeze", "vocabulary")
-        given = [f"--{name.replace('_', '-')}" for name in others if getattr(arguments, name) is not None]
-        given += ["--from"] if arguments.start is not None else []
-        given += ["--set"] if arguments.settings else []
-        if given:
-            raise Misuse(f"--resume continues with the settings of the run; leave out {', '.join(given)}")
-        from ..train.loop import resume
-
-        checkpoint = resume(arguments.resume, arguments.threads, arguments.epochs, arguments.teacher)
-    else:
-        if arguments.data is None or arguments.out is None:
-            raise Misuse("train needs --data DIR and --out RUN, or --resume RUN; see yolor-edge train --help")
-        from ..train.config import TrainConfig
-        from ..train.loop import fit
-
-        settings = [] if arguments.epochs is None else [f"epochs={arguments.epochs}"]
-        options = {
-            name: getattr(arguments, name)
-            for name in ("size", "input_size", "tasks", "name", "captioner", "start", "freeze", "vocabulary", "teacher")
-            if getattr(arguments, name) is not None
-        }
-        config = TrainConfig().with_settings([*settings, *(arguments.settings or [])])
-        checkpoint = fit(
-            arguments.data,
-            arguments.out,
-            config=config,
-            split=arguments.split,
-            threads=arguments.threads,
-            **options,
-        )
+    with terminated_like_interrupted():
+        checkpoint = _resumed(arguments) if arguments.resume is not None else _begun(arguments)
     print(f"checkpoint: {checkpoint.path}")
     return 0
+
+
+def _resumed(arguments: argparse.Namespace) -> Checkpoint:
+    others = (
+        "data",
+        "out",
+        "config",
+        "size",
+        "input_size",
+        "tasks",
+        "split",
+        "name",
+        "captioner",
+        "freeze",
+        "vocabulary",
+    )
+    given = [f"--{name.replace('_', '-')}" for name in others if getattr(arguments, name) is not None]
+    given += ["--from"] if arguments.start is not None else []
+    settings = arguments.settings or []
+    given += [f"--set {one}" for one in settings if one.partition("=")[0] not in CHANGEABLE]
+    if given:
+        raise Misuse(f"--resume continues with the settings of the run; leave out {', '.join(given)}")
+    from ..train.loop import resume
+
+    return resume(arguments.resume, arguments.threads, arguments.epochs, settings, arguments.teacher)
+
+
+def _begun(arguments: argparse.Namespace) -> Checkpoint:
+    from ..train.config import TrainConfig
+
+    options: dict[str, Any] = {}
+    config = TrainConfig()
+    if arguments.config is not None:
+        from ..train.config_file import read_config_file
+
+        options, config = read_config_file(arguments.config)
+    for name in (
+        "data",
+        "split",
+        "size",
+        "input_size",
+        "tasks",
+        "name",
+        "captioner",
+        "start",
+        "freeze",
+        "vocabulary",
+        "teacher",
+    ):
+        if getattr(arguments, name) is not None:
+            options[name] = getattr(arguments, name)
+    if arguments.threads is not None:
+        options["threads"] = arguments.threads
+    if "data" not in options or arguments.out is None:
+        raise Misuse("train needs --data DIR and --out RUN, or --resume RUN; see yolor-edge train --help")
+    from ..train.loop import fit
+
+    settings = [] if arguments.epochs is None else [f"epochs={arguments.epochs}"]
+    config = config.with_settings([*settings, *(arguments.settings or [])])
+    return fit(options.pop("data"), arguments.out, config=config, **options)
+
+
+def resume_hint(arguments: argparse.Namespace) -> str:
+    """The command that goes on with a run that was stopped, for the end of a line; nothing where none was begun."""
+    run = arguments.resume or arguments.out
+    if run is None or not Path(run, "run.json").is_file():
+        return ""
+    return f"; go on with: {PROGRAM} train --resume {shlex.quote(str(run))}"

@@ -97,8 +97,10 @@ class CocoDataset:
             **truth,
         )
 
-    def read(self, truth: Truth) -> np.ndarray:
+    def read(self, truth: Truth, reduction: int = 1) -> np.ndarray:
         """The image as (height, width, 3) uint8 BGR, of exactly `truth.size`.
+
+        With a `reduction` of 2, 4 or 8, a JPEG is read faster, with sides of that share, rounded up.
 
         An EXIF orientation is applied, unless only the stored orientation has the size that the JSON gives.
 
@@ -106,11 +108,12 @@ class CocoDataset:
             ImageError: If the file cannot be read.
             DatasetError: If neither orientation has the size in the JSON.
         """
-        upright = read_image(truth.path)
-        if upright.shape[:2] == truth.size:
+        sizes = {truth.size, (-(-truth.size[0] // reduction), -(-truth.size[1] // reduction))}
+        upright = read_image(truth.path, reduction=reduction)
+        if upright.shape[:2] in sizes:
             return upright
-        stored = read_image(truth.path, apply_orientation=False)
-        if stored.shape[:2] == truth.size:
+        stored = read_image(truth.path, apply_orientation=False, reduction=reduction)
+        if stored.shape[:2] in sizes:
             return stored
         raise DatasetError(
             f"{truth.path}: is {upright.shape[0]} x {upright.shape[1]} (height x width), but the annotations "

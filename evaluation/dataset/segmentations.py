@@ -106,9 +106,40 @@ def masks_from_rles(rles: Sequence[Rle], size: tuple[int, int]) -> np.ndarray:
     height, width = size
     masks = np.zeros((len(rles), height, width), bool)
     for one, rle in zip(masks, rles, strict=True):
-        runs = _run_lengths(rle["counts"])
-        if runs is None or runs.sum() != height * width:
-            raise ValueError(f"run lengths must be COCO's compressed text for {height} x {width} pixels, got {rle}")
-        values = np.arange(len(runs)) % 2 == 1
-        one[:] = np.repeat(values, runs).reshape(width, height).T  # runs go down the columns
+        one[:] = _pixels(rle["counts"], size)
     return masks
+
+
+def polygon_mask(polygons: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
+    """(height, width) uint8, 255 inside of the polygons' union, by COCO's rule for which pixels are.
+
+    Args:
+        polygons: At least one, each float64 (2 * points,) as x, y, x, y, ... in pixels; may reach beyond the image.
+        size: (height, width).
+    """
+    rles = coco_mask.frPyObjects(list(polygons), *size)
+    rle = rles[0] if len(rles) == 1 else coco_mask.merge(rles)
+    return _pixels(rle["counts"].decode("ascii"), size)
+
+
+def rle_crop(rle: Rle) -> tuple[np.ndarray, tuple[int, int]]:
+    """The pixels of compressed run lengths within their box: (h, w) uint8 of 0 and 255, and its first x and y.
+
+    The crop is (0, 0) where they cover no pixel.
+    """
+    x, y, width, height = (int(v) for v in coco_mask.toBbox(rle))
+    if not width or not height:
+        return np.zeros((0, 0), np.uint8), (0, 0)
+    pixels = _pixels(rle["counts"], (rle["size"][0], rle["size"][1]))
+    return pixels[y : y + height, x : x + width], (x, y)
+
+
+def _pixels(counts: str, size: tuple[int, int]) -> np.ndarray:
+    """(height, width) uint8 of 0 and 255, from COCO's compressed text."""
+    height, width = size
+    runs = _run_lengths(counts)
+    if runs is None or runs.sum() != height * width:
+        raise ValueError(f"run lengths must be COCO's compressed text for {height} x {width} pixels, got {counts}")
+    values = np.zeros(len(runs), np.uint8)
+    values[1::2] = 255
+    return np.ascontiguousarray(np.repeat(values, runs).reshape(width, height).T)  # runs go down the columns

@@ -33,19 +33,24 @@ class PanopticMap:
             DatasetError: If the PNG cannot be read, has another size, or holds a segment not in its JSON.
         """
         bgr = _read_png(self.path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION, size)
-        segments = bgr[..., 2].astype(np.int32)
-        segments += bgr[..., 1].astype(np.int32) << 8
-        segments += bgr[..., 0].astype(np.int32) << 16
-        semantic = np.full(size, IGNORED, np.uint8)
-        for segment, class_id in self.classes.items():
-            semantic[segments == segment] = class_id
-        unknown = (semantic == IGNORED) & (segments != 0)
+        # As one number of four bytes B, G, R, 255; neighbours of the same segment are looked up together.
+        found = np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2BGRA)).view("<u4").ravel()
+        starts = np.concatenate(([0], np.flatnonzero(found[1:] != found[:-1]) + 1))
+        found = found[starts]
+        table = {0: IGNORED} | {key: value for key, value in self.classes.items() if 0 <= key < 1 << 24}
+        known, classes = np.array(list(table), np.uint32), np.array(list(table.values()), np.uint8)
+        known = 0xFF000000 | (known & 0xFF) << 16 | known & 0xFF00 | known >> 16
+        order = np.argsort(known)
+        at = order[np.searchsorted(known, found, sorter=order).clip(max=len(known) - 1)]
+        unknown = known[at] != found
         if unknown.any():
+            number = int(found[unknown][0]) & 0xFFFFFF
             raise DatasetError(
-                f"{self.path}: holds segment {int(segments[unknown][0])}, which segments_info does not list "
-                "in the JSON; take PNG and JSON from the same release"
+                f"{self.path}: holds segment {(number & 0xFF) << 16 | number & 0xFF00 | number >> 16}, which "
+                "segments_info does not list in the JSON; take PNG and JSON from the same release"
             )
-        return semantic
+        lengths = np.diff(starts, append=size[0] * size[1])
+        return np.repeat(classes[at], lengths).reshape(size)
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,25 @@ class StuffThingMap:
         if labels.ndim != 2 or labels.dtype != np.uint8:
             raise DatasetError(f"{self.path}: expected a grey 8-bit PNG of category ids, as COCO-Stuff publishes them")
         return self.table[labels]
+
+
+@dataclass(frozen=True)
+class PackedMap:
+    """A semantic map as runs of the same class, row after row: `values` (k,) uint8, `lengths` (k,) uint32."""
+
+    values: np.ndarray = field(repr=False)
+    lengths: np.ndarray = field(repr=False)
+
+    @classmethod
+    def of(cls, semantic: np.ndarray) -> PackedMap:
+        """The runs of a (height, width) uint8 map."""
+        pixels = semantic.reshape(-1)
+        starts = np.concatenate(([0], np.flatnonzero(pixels[1:] != pixels[:-1]) + 1))
+        return cls(pixels[starts], np.diff(starts, append=pixels.size).astype(np.uint32))
+
+    def read(self, size: tuple[int, int]) -> np.ndarray:
+        """The semantic classes, (height, width) uint8."""
+        return np.repeat(self.values, self.lengths).reshape(size)
 
 
 def _read_png(path: Path, flags: int, size: tuple[int, int]) -> np.ndarray:
@@ -106,7 +130,7 @@ class Truth:
     segmentations: tuple[Segmentation, ...] | None = field(default=None, repr=False)
     attributes: tuple[dict[str, Any] | None, ...] | None = field(default=None, repr=False)
     captions: tuple[str, ...] | None = None
-    semantic: PanopticMap | StuffThingMap | None = field(default=None, repr=False)
+    semantic: PanopticMap | StuffThingMap | PackedMap | None = field(default=None, repr=False)
 
     @property
     def has_semantic(self) -> bool:

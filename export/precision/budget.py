@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from ...runtime.bundle.spec import BOX_HEADS, SCORE_HEADS
 from ...runtime.errors import AccuracyError
 from ...runtime.progress import Say
+from ..onnx_graphs.choices import choices_of, chosen, with_choices_given, with_choices_shown
 from ..onnx_graphs.graph_view import GraphView
 from ..onnx_graphs.probe import open_model
-from .choices import choices_of, chosen, with_choices_given, with_choices_shown
 from .to_int8 import Quantized, kept_convolutions, quantize
 
 # The one number by which each task is judged, and which heads carry it, of those that a graph has.
@@ -163,7 +163,7 @@ def meet_budget(
             worst = max(last, key=lambda name: reference[name] - last[name])
             raise AccuracyError(
                 f"int8-{dialect} misses the budget even with {most} of {len(ranking)} layers in float: {worst} drops "
-                f"by {reference[worst] - last[worst]:.4f}, allowed {max_drop:g}; nothing was written. Allow more with "
+                f"by {reference[worst] - last[worst]:.4f}, allowed {max_drop:g}; allow more with "
                 "<max_drop>, calibrate on more images, or try another <method>",
                 argument=("max_drop", "method"),
             )

@@ -21,9 +21,9 @@ from ...evaluation.dataset.coco import CocoDataset
 from ...evaluation.evaluator import score_model
 from ...runtime.backends.base import Array, Graph
 from ...runtime.backends.onnxruntime_backend import open_graph
-from ...runtime.bundle.bundle import INT8_DIALECTS
+from ...runtime.bundle.bundle import FAILED, INT8_DIALECTS
 from ...runtime.bundle.spec import ModelSpec
-from ...runtime.errors import AccuracyError, ParityError, UsageError
+from ...runtime.errors import AccuracyError, UsageError
 from ...runtime.images.preprocess import preprocess
 from ...runtime.model import Model
 from ...runtime.progress import Say
@@ -43,7 +43,9 @@ from .calibration import (
     refuse_held_out,
     scales_summary,
 )
+from .failures import tell_failure
 from .to_fp16 import halve_around_int8, nodes_out_of_range, to_fp16
+from .to_int8 import quantize
 
 SCALES_FILE = "calibration.json"
 # Images that layers' noise is measured on: a ranking needs no more.
@@ -69,6 +71,8 @@ class PrecisionOptions:
         split: Its split; by default the first whose name starts with "val".
         max_drop: Largest drop of box AP, mask AP, mIoU and CIDEr that int8 may cost, absolute.
         keep_float: Layers to keep in a wider format whatever they cost, by name or by the start of it.
+        keep_failed: Keep the graphs of a precision that did not pass in the bundle, as PART.KIND.failed.onnx, with the
+            list of layers to keep in float.
     """
 
     precisions: tuple[str, ...] = ()
@@ -79,6 +83,7 @@ class PrecisionOptions:
     split: str | None = None
     max_drop: float = 0.01
     keep_float: tuple[str, ...] = ()
+    keep_failed: bool = False
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.precisions if name not in ("fp32", "fp16", "int8", "auto")]
@@ -143,13 +148,17 @@ def read_layers(path: str | Path) -> tuple[str, ...]:
 
 @dataclass
 class Added:
-    """What the bundle records of the precisions that were added."""
+    """What the bundle records of the precisions that were added, and why others were not."""
 
     tolerances: dict[str, Any] = field(default_factory=dict)
     parity: dict[str, Any] = field(default_factory=dict)
     accuracy: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     recommended: dict[str, str] = field(default_factory=dict)
+
+    def fail(self, precision: str, reason: str) -> None:
+        """Record that a precision that was asked for did not pass."""
+        self.provenance.setdefault(FAILED, {})[precision] = reason
 
 
 def check_inputs(options: PrecisionOptions, spec: ModelSpec) -> None:
@@ -185,10 +194,11 @@ def add_precisions(
         options: What to write.
         say: Called with one line per step.
 
+    A precision that does not pass, fp16 because it answers otherwise than fp32, int8 because it misses the budget, is
+    left out and recorded with the reason.
+
     Raises:
-        ParityError: If fp16 answers otherwise than fp32.
         CalibrationError: If the images or scales cannot be used.
-        AccuracyError: If int8 cannot meet the budget.
     """
     added = Added()
     if options.wants_fp16:
@@ -209,6 +219,7 @@ def _add_fp16(
 ) -> None:
     say(f"making fp16 graphs, and comparing them with fp32 on {len(images)} images ...")
     exact = {part: open_graph(folder / files["fp32"], None) for part, files in graphs.items()}
+    models: dict[str, onnx.ModelProto] = {}
     half: dict[str, Graph] = {}
     kept: dict[str, Mapping[str, str]] = {}
     _require_layers(folder, graphs, options.keep_float)
@@ -216,6 +227,7 @@ def _add_fp16(
     for part, files in graphs.items():
         halved = to_fp16(onnx.load(folder / files["fp32"]), feeds[part], options.keep_float)
         exact[part].close()
+        models[part] = halved.model
         file = f"{part}.fp16.onnx"
         onnx.save(halved.model, folder / file)
         half[part] = open_graph(folder / file, None)
@@ -239,12 +251,15 @@ def _add_fp16(
     failures = [check for check in checks if not check.passed]
     if failures:
         first = failures[0]
-        raise ParityError(
-            f"fp16 differs from fp32: {first.stage} on {first.golden}: {first.measured}, allowed {first.allowed} "
-            f"({len(failures)} of {len(checks)} checks failed); nothing was written. Keep a head or a block in "
-            "fp32 with <keep_float>, such as the name box_head",
-            argument="keep_float",
+        reason = (
+            f"it differs from fp32: {first.stage} on {first.golden}: {first.measured}, allowed {first.allowed} "
+            f"({len(failures)} of {len(checks)} checks failed)"
         )
+        for part in graphs:
+            (folder / f"{part}.fp16.onnx").unlink()
+        added.fail("fp16", reason)
+        tell_failure(folder, spec, "fp16", reason, models, options.keep_failed, say)
+        return
     say(f"fp16 agrees with fp32 in {len(checks)} checks on {len(images)} images")
     for part, files in graphs.items():
         files["fp16"] = f"{part}.fp16.onnx"
@@ -300,10 +315,17 @@ def _add_int8(
             reports.append(report)
             say(report.table())
     except AccuracyError as error:
+        reason = str(error)
+        if "auto" in options.precisions:
+            say(f"auto: goes without int8; {reason}")
+            added.recommended["onnxruntime"] = "fp32"
         if "int8" in options.precisions:
-            raise
-        say(f"auto: goes without int8; {str(error).partition('; nothing was written')[0]}")
-        added.recommended["onnxruntime"] = "fp32"
+            added.fail("int8", reason)
+            kind = f"int8-{dialect}"
+            whole = quantize(model, calibration.ranges, dialect, options.keep_float).model
+            tell_failure(folder, spec, kind, reason, {"vision": whole}, options.keep_failed, say)
+            # Measuring ranges may have taken hours: they serve the next try.
+            calibration.save(folder / SCALES_FILE)
         return
     if "auto" in options.precisions:
         ratio = _speed_ratio(model, quantised["u8s8"], inputs[0])

@@ -102,8 +102,10 @@ def test_a_full_disk_is_told_in_one_line(
     assert list((bundle / "engines").glob("*")) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_ended_build_leaves_nothing(bundle: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("number", "exit_code", "said"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_an_ended_build_leaves_nothing(bundle: Path, number: signal.Signals, exit_code: int, said: str) -> None:
     code = "import sys; from yolor_edge.main import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "build", str(bundle), *RTX]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -113,6 +115,6 @@ def test_an_ended_build_leaves_nothing(bundle: Path, number: signal.Signals) -> 
                 process.send_signal(number)
                 break
         _, rest = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert rest == "yolor-edge: interrupted\n"
+    assert process.returncode == exit_code
+    assert rest == f"yolor-edge: {said}\n"
     assert list((bundle / "engines").glob("*")) == []

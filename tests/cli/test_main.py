@@ -75,8 +75,8 @@ def checkpoint(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from yolor_edge.evaluation.dataset.coco import CocoDataset
     from yolor_edge.train.checkpoint import write_checkpoint
     from yolor_edge.train.config import TrainConfig
-    from yolor_edge.train.loop import describe_network
     from yolor_edge.train.network.network import Network
+    from yolor_edge.train.network_for_data import describe_network
 
     torch.manual_seed(0)
     dataset = CocoDataset.open(scenes, split="train")

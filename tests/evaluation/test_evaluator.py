@@ -24,7 +24,7 @@ from yolor_edge.runtime.options import LoadOptions
 from yolor_edge.runtime.results import Caption, InstanceMasks, Result
 from yolor_edge.train.checkpoint import write_checkpoint
 from yolor_edge.train.config import TrainConfig
-from yolor_edge.train.loop import describe_network
+from yolor_edge.train.network_for_data import describe_network
 from yolor_edge.train.scoring import evaluate_checkpoint, score_network
 from yolor_edge.train.torch_backend import spec_of, torch_model
 

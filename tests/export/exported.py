@@ -20,7 +20,7 @@ from yolor_edge.export.to_onnx import export_bundle
 from yolor_edge.runtime.bundle.bundle import Bundle
 from yolor_edge.train.checkpoint import Checkpoint, write_checkpoint
 from yolor_edge.train.config import TrainConfig
-from yolor_edge.train.loop import describe_network
+from yolor_edge.train.network_for_data import describe_network
 
 from .random_network import random_network
 

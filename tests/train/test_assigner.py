@@ -32,7 +32,7 @@ def cell_boxes(rng: np.random.Generator) -> np.ndarray:
 
 def assign_one(logits: Tensor, boxes: Tensor, true_boxes: list[list[float]], classes: list[int]) -> Assignment:
     return assign(
-        logits[None],
+        logits.T[None],
         boxes[None],
         POINTS,
         LEVELS,
@@ -40,6 +40,15 @@ def assign_one(logits: Tensor, boxes: Tensor, true_boxes: list[list[float]], cla
         torch.tensor(classes, dtype=torch.int64)[None],
         torch.ones(1, len(classes), dtype=torch.bool),
     )
+
+
+def targets_of(found: Assignment, classes: list[int], count: int) -> Tensor:
+    """(N, C) the class probabilities wanted of the cells of the first image."""
+    targets = torch.zeros(found.positive.shape[1], count)
+    for cells, held, quality, name in zip(found.cells[0], found.held[0], found.quality[0], classes, strict=True):
+        assert not quality[~held].any()
+        targets[cells[held], name] = quality[held]
+    return targets
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -53,10 +62,10 @@ def test_it_agrees_with_the_reference(seed: int) -> None:
     true_classes = torch.from_numpy(rng.integers(0, classes, (3, most)))
     valid = torch.arange(most)[None] < torch.tensor(counts)[:, None]
 
-    found = assign(logits, boxes, POINTS, LEVELS, true_boxes, true_classes, valid)
+    found = assign(logits.transpose(1, 2), boxes, POINTS, LEVELS, true_boxes, true_classes, valid)
 
     assert found.positive.shape == found.objects.shape == (3, CELLS)
-    assert found.class_targets.shape == (3, CELLS, classes)
+    assert found.cells.shape == found.held.shape == found.quality.shape == (3, most, TOP_CELLS)
     for i, count in enumerate(counts):
         object_of, targets = reference.assign(
             logits[i].double().sigmoid().numpy(),
@@ -68,7 +77,8 @@ def test_it_agrees_with_the_reference(seed: int) -> None:
         )
         np.testing.assert_array_equal(found.positive[i].numpy(), object_of >= 0)
         np.testing.assert_array_equal(found.objects[i].numpy(), object_of.clip(min=0))
-        found_targets, matched = found.class_targets[i].numpy(), targets >= 0.01
+        one = Assignment(*(getattr(found, field)[i : i + 1] for field in Assignment.__annotations__))
+        found_targets, matched = targets_of(one, true_classes[i].tolist(), classes).numpy(), targets >= 0.01
         np.testing.assert_allclose(found_targets[matched], targets[matched], rtol=1e-3)
         # Of an object that nothing matches yet, next to nothing is wanted; how little is not laid down.
         assert (found_targets[~matched] < 0.01).all()
@@ -88,13 +98,12 @@ def test_iou_of_all_pairs() -> None:
 def test_no_objects_in_the_batch() -> None:
     found = assign_one(torch.zeros(CELLS, 3), torch.rand(CELLS, 4), [], [])
     assert not found.positive.any()
-    assert found.class_targets.shape == (1, CELLS, 3)
-    assert not found.class_targets.any()
+    assert found.cells.shape == found.held.shape == found.quality.shape == (1, 0, 0)
 
 
 def test_padding_is_no_object() -> None:
     rng = np.random.default_rng(2)
-    logits, boxes = torch.zeros(1, CELLS, 3), torch.from_numpy(cell_boxes(rng)).float()[None]
+    logits, boxes = torch.zeros(1, 3, CELLS), torch.from_numpy(cell_boxes(rng)).float()[None]
     found = assign(
         logits,
         boxes,
@@ -138,9 +147,9 @@ def test_a_cell_that_two_objects_want_goes_to_the_one_it_overlaps_more() -> None
     assert bool((found.objects[0, inside_small & found.positive[0]] == 1).all())
     assert bool((found.objects[0, ~inside_small & found.positive[0]] == 0).all())
     # Both are matched without a flaw, so each has a cell with the target 1 for its own class and 0 for the other.
-    assert found.class_targets[0, :, 0].max() == pytest.approx(1)
-    assert found.class_targets[0, :, 1].max() == pytest.approx(1)
-    assert not ((found.class_targets[0] > 0).sum(1) > 1).any()
+    targets = targets_of(found, [0, 1], 2)
+    assert targets.amax(0).tolist() == pytest.approx([1, 1])
+    assert not ((targets > 0).sum(1) > 1).any()
 
 
 def test_twin_objects_share_one_cell_without_harm() -> None:
@@ -152,8 +161,8 @@ def test_twin_objects_share_one_cell_without_harm() -> None:
     own = (torch.tensor([4.0, 4.0]) == POINTS).all(1)
     assert found.positive[0, own].all()
     assert found.objects[0, own].item() == 0  # 36 / 64 overlaps more than 16 / 64
-    assert found.class_targets[0, own].tolist() == [[pytest.approx(36 / 64), 0.0]]
-    assert torch.isfinite(found.class_targets).all()
+    assert targets_of(found, [0, 1], 2)[own].tolist() == [[pytest.approx(36 / 64), 0.0]]
+    assert torch.isfinite(found.quality).all()
 
 
 def test_equal_cells_get_equal_targets() -> None:
@@ -161,7 +170,7 @@ def test_equal_cells_get_equal_targets() -> None:
     box = [0.0, 0.0, 96.0, 64.0]
     found = assign_one(torch.zeros(CELLS, 1), torch.tensor(box).repeat(CELLS, 1), [box], [0])
     assert found.positive.sum() == TOP_CELLS
-    torch.testing.assert_close(found.class_targets[found.positive], torch.ones(TOP_CELLS, 1))
+    torch.testing.assert_close(found.quality, torch.ones(1, 1, TOP_CELLS))
 
 
 def test_a_hopeless_start_still_has_an_order() -> None:
@@ -172,7 +181,7 @@ def test_a_hopeless_start_still_has_an_order() -> None:
     found = assign_one(logits, torch.full((CELLS, 4), -100.0), [box], [0])
     best = logits[:, 0].topk(TOP_CELLS).indices
     assert set(found.positive[0].nonzero()[:, 0].tolist()) == set(best.tolist())
-    assert not found.class_targets.any()
+    assert not found.quality.any()
 
 
 def test_fewer_cells_than_places() -> None:
@@ -187,13 +196,13 @@ def test_fewer_cells_than_places() -> None:
         torch.ones(1, 1, dtype=torch.bool),
     )
     assert found.positive.tolist() == [[True]]
-    torch.testing.assert_close(found.class_targets, torch.ones(1, 1, 1))
+    torch.testing.assert_close(found.quality, torch.ones(1, 1, 1))
 
 
 def test_inputs_stay_as_they_were() -> None:
     rng = np.random.default_rng(5)
     inputs = (
-        torch.from_numpy(rng.normal(size=(1, CELLS, 2))).float(),
+        torch.from_numpy(rng.normal(size=(1, 2, CELLS))).float(),
         torch.from_numpy(cell_boxes(rng)).float()[None],
         POINTS.clone(),
         LEVELS.clone(),
@@ -213,7 +222,7 @@ def test_with_anchors_only_cells_that_can_predict_a_box_answer_for_it() -> None:
     boxes = torch.cat((points - 10, points + 10), 1)
     truth = torch.tensor([[10.0, 10.0, 30.0, 30.0], [0.0, 0.0, 64.0, 64.0], [2.0, 2.0, 6.0, 6.0]])
     found = assign(
-        torch.zeros(1, len(points), 2),
+        torch.zeros(1, 2, len(points)),
         boxes[None],
         points,
         strides,
@@ -235,7 +244,7 @@ def test_with_anchors_only_cells_that_can_predict_a_box_answer_for_it() -> None:
 def test_a_box_that_no_anchor_fits_still_has_cells() -> None:
     points, strides = cell_centres((64, 64), (8,))
     found = assign(
-        torch.zeros(1, len(points), 1),
+        torch.zeros(1, 1, len(points)),
         torch.cat((points - 4, points + 4), 1)[None],
         points,
         strides,

@@ -13,8 +13,8 @@ from yolor_edge.evaluation.dataset.coco import CocoDataset
 from yolor_edge.runtime.bundle.tokenizer import BOS_ID, EOS_ID, PAD_ID, Tokenizer
 from yolor_edge.train.batches import Batch, training_loader
 from yolor_edge.train.config import TrainConfig
-from yolor_edge.train.loop import describe_network
 from yolor_edge.train.network.config import NetworkConfig
+from yolor_edge.train.network_for_data import describe_network
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

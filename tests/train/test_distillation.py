@@ -22,9 +22,11 @@ from yolor_edge.train.checkpoint import Checkpoint, write_checkpoint
 from yolor_edge.train.config import TrainConfig
 from yolor_edge.train.dense_truth import DenseTruth
 from yolor_edge.train.distillation import Distillation
-from yolor_edge.train.loop import LOG, RUN, STATE, describe_network, fit, resume
+from yolor_edge.train.loop import fit, resume
 from yolor_edge.train.network.config import NetworkConfig
 from yolor_edge.train.network.network import Network
+from yolor_edge.train.network_for_data import describe_network
+from yolor_edge.train.run_files import LOG, RUN, STATE
 from yolor_edge.train.teachers import Grid, Teacher
 from yolor_edge.train.torch_backend import spec_of
 
@@ -310,7 +312,7 @@ def test_a_taught_run_resumes_to_the_bit_and_remembers_its_teacher(
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
         # The first epoch's state is written, and then the process dies.
-        patch.setattr("yolor_edge.train.loop._write", killed)
+        patch.setattr("yolor_edge.train.epochs.Epochs.write", killed)
         with pytest.raises(KeyboardInterrupt):
             fit(scenes, out, config=TRAIN, input_size=SIZE, tasks=tasks, teacher=moved)
     assert (out / STATE).exists()

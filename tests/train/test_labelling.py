@@ -14,7 +14,8 @@ from yolor_edge.main import main
 from yolor_edge.train.checkpoint import Checkpoint
 from yolor_edge.train.config import TrainConfig
 from yolor_edge.train.labelling import label_by_checkpoint
-from yolor_edge.train.loop import LOG, fit
+from yolor_edge.train.loop import fit
+from yolor_edge.train.run_files import LOG
 from yolor_edge.train.torch_backend import torch_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -17,13 +17,16 @@ import torch
 from yolor_edge.evaluation.dataset.coco import CocoDataset
 from yolor_edge.evaluation.scenes.scene_files import write_scenes
 from yolor_edge.runtime.errors import DatasetError, ImageError, UsageError
-from yolor_edge.train import loop
 from yolor_edge.train.batches import training_loader
 from yolor_edge.train.checkpoint import Checkpoint
 from yolor_edge.train.config import TrainConfig
-from yolor_edge.train.loop import LOG, RUN, STATE, Trainer, describe_network, fit, resume
+from yolor_edge.train.epochs import Epochs
+from yolor_edge.train.loop import fit, resume
 from yolor_edge.train.network.config import CAPTIONERS, TASKS, Captioner, Task
 from yolor_edge.train.network.network import Network
+from yolor_edge.train.network_for_data import describe_network
+from yolor_edge.train.run_files import LOG, RUN, STATE
+from yolor_edge.train.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -87,7 +90,8 @@ def assert_same_run(out: Path, expected: Path) -> None:
 
 
 def test_a_run_leaves_a_checkpoint_a_log_and_a_state(finished: Path, scenes: Path) -> None:
-    assert {path.name for path in finished.iterdir()} == {"checkpoint", LOG, RUN, STATE}
+    shown = {"index.html", "results.csv", "config.toml", "batches", "samples"}
+    assert {path.name for path in finished.iterdir()} - {"tensorboard"} == {"checkpoint", LOG, RUN, STATE, *shown}
     checkpoint = Checkpoint.open(finished)
     assert checkpoint.config.tasks == TASKS
     assert checkpoint.config.input_size == SIZE
@@ -109,7 +113,7 @@ def test_the_threads_asked_for_are_used_and_kept_for_a_resume(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     used: list[int] = []
-    monkeypatch.setattr(loop, "_train", lambda *_: used.append(torch.get_num_threads()))
+    monkeypatch.setattr(Epochs, "run", lambda _: used.append(torch.get_num_threads()))
     before = torch.get_num_threads()
     train(scenes, tmp_path / "run", threads=2)
     resume(tmp_path / "run")
@@ -126,8 +130,8 @@ def test_the_threads_asked_for_are_used_and_kept_for_a_resume(
     [
         (Trainer, "step", 1, []),  # before anything was saved
         (Trainer, "step", 4, [1]),  # in the middle of the second epoch
-        (loop, "_write", 1, [1]),  # the first epoch's state saved, its checkpoint not
-        (loop, "_write", 2, [1, 2]),  # the same after the last epoch: nothing is left to train
+        (Epochs, "write", 1, [1]),  # the first epoch's state saved, its checkpoint not
+        (Epochs, "write", 2, [1, 2]),  # the same after the last epoch: nothing is left to train
     ],
 )
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(
@@ -270,13 +274,16 @@ def test_validation_scores_travel_with_the_checkpoint_and_do_not_touch_the_train
     finished: Path, own_scenes: Path, tmp_path: Path
 ) -> None:
     write_scenes(own_scenes, count=1, seed=4, split="val", size=SIZE)
-    checkpoint = train(own_scenes, tmp_path / "run", replace(TRAIN, validate_every=1))
-    assert checkpoint.sha256 == Checkpoint.open(finished).sha256
-    assert checkpoint.provenance["validation"] == Checkpoint.open(tmp_path / "run").provenance["validation"]
-    assert "box_ap" in json.dumps(checkpoint.provenance["validation"])
+    best = train(own_scenes, tmp_path / "run")
+    last = Checkpoint.open(tmp_path / "run" / "checkpoint")
+    assert last.sha256 == Checkpoint.open(finished).sha256
     log = log_of(tmp_path / "run")
-    assert "validation" in log[0]
-    assert log[1]["validation"] == checkpoint.provenance["validation"]
+    assert all("box_ap" in entry["validation"]["scores"] and 0 <= entry["score"] <= 1 for entry in log)
+    assert last.provenance["validation"] == log[1]["validation"]
+    assert best.path == Checkpoint.open(tmp_path / "run").path == tmp_path / "run" / "best"
+    epoch = max(log, key=lambda entry: (entry["score"], entry["epoch"]))["epoch"]
+    assert best.provenance["epochs_done"] == epoch
+    assert best.provenance["validation"] == log[epoch - 1]["validation"]
 
 
 def test_half_precision_checkpoints(finished: Path, scenes: Path, tmp_path: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from yolor_edge.train.config import TrainConfig
 from yolor_edge.train.dense_truth import DenseTruth
@@ -299,6 +301,7 @@ def test_padding_changes_nothing() -> None:
         boxes=torch.cat((truth.boxes, torch.zeros(1, 3, 4)), 1),
         classes=torch.cat((truth.classes, torch.zeros(1, 3, dtype=torch.int64)), 1),
         valid=torch.cat((truth.valid, torch.zeros(1, 3, dtype=torch.bool)), 1),
+        mask_known=torch.cat((truth.mask_known, torch.zeros(1, 3, dtype=torch.bool)), 1),
     )
     expected = dense_loss()(random_outputs(), truth)
     for name, loss in dense_loss()(random_outputs(), padded).items():
@@ -331,22 +334,208 @@ def test_only_the_losses_of_its_tasks() -> None:
     assert dense_loss(("caption",))({}, truth) == {}
 
 
-def test_more_masks_than_are_compared_at_once() -> None:
-    """A crowded image: each of 60 objects has cells, a sample of them is compared, and the mean stays a mean."""
-    rng = np.random.default_rng(7)
-    corners = torch.from_numpy(rng.uniform((0, 0), (80, 48), (60, 2))).float()
-    truth = replace(
+def crowded_truth(objects: int = 60) -> DenseTruth:
+    """One picture full of small objects that lie over each other."""
+    corners = torch.from_numpy(np.random.default_rng(7).uniform((0, 0), (80, 48), (objects, 2))).float()
+    return replace(
         truth_of(),
         boxes=torch.cat((corners, corners + 16), 1)[None],
-        classes=torch.zeros(1, 60, dtype=torch.int64),
-        valid=torch.ones(1, 60, dtype=torch.bool),
-        masks=torch.full((60, 16, 24), 255, dtype=torch.uint8),
-        mask_known=torch.ones(1, 60, dtype=torch.bool),
+        classes=torch.zeros(1, objects, dtype=torch.int64),
+        valid=torch.ones(1, objects, dtype=torch.bool),
+        masks=torch.full((objects, 16, 24), 255, dtype=torch.uint8),
+        mask_known=torch.ones(1, objects, dtype=torch.bool),
     )
-    outputs = random_outputs()
-    outputs["prototypes"] = torch.zeros(1, PROTOTYPES, 16, 24)
+
+
+def test_every_cell_that_answers_for_an_object_learns_its_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crowded picture: objects weigh alike, whatever the number of their cells, and however many go at once."""
+    truth, outputs = crowded_truth(), random_outputs()
     losses = dense_loss()(outputs, truth)
-    assert losses["mask"].item() == pytest.approx(GAINS.mask_gain * np.log(2), rel=1e-5)
+    (losses["mask"] + losses["box"]).backward()
+    moved, boxed = (outputs[name].grad for name in ("mask_coefficients", "box_bins"))
+    assert moved is not None and boxed is not None
+    answering = boxed[0].any(0)
+    assert answering.sum() > 30
+    assert torch.equal(moved[0].any(0), answering)
+    flat = {**outputs, "prototypes": torch.zeros(1, PROTOTYPES, 16, 24)}
+    found = dense_loss()(flat, truth)["mask"].item() / GAINS.mask_gain / np.log(2) * 60
+    assert found == pytest.approx(round(found), rel=1e-5)  # That many objects have a cell.
+    monkeypatch.setattr("yolor_edge.train.losses.MASK_OBJECTS", 7)
+    again = random_outputs()
+    dense_loss()(again, truth)["mask"].backward()
+    torch.testing.assert_close(again["mask_coefficients"].grad, moved)
+
+
+@pytest.mark.parametrize("samples", [40, 6])
+def test_the_mask_loss_agrees_with_its_definition(monkeypatch: pytest.MonkeyPatch, samples: int) -> None:
+    """Object by object and cell by cell in float64; of objects wider than the samples, places evenly spread."""
+    monkeypatch.setattr("yolor_edge.train.losses.MASK_SAMPLES", samples)
+    truth, outputs = truth_of(2), random_outputs(2, seed=3)
+    truth.boxes = truth.boxes + torch.tensor([[[0.0], [0.0]], [[-3.0], [6.0]]])
+    truth.masks = torch.from_numpy(np.random.default_rng(2).integers(0, 256, (4, 16, 24))).to(torch.uint8)
+    losses = dense_loss()(outputs, truth)
+    losses["box"].backward(retain_graph=True)
+    gradient = outputs["box_bins"].grad
+    assert gradient is not None
+    exact = {name: outputs[name].detach().double().requires_grad_() for name in ("prototypes", "mask_coefficients")}
+    means, loss = [], dense_loss()
+    for image in range(2):
+        for n, box in enumerate((truth.boxes[image] / 4).tolist()):
+            inside = (loss.points / 4 >= torch.tensor(box[:2])).all(1)
+            inside &= (loss.points / 4 <= torch.tensor(box[2:])).all(1)
+            cells = (gradient[image].any(0) & inside).nonzero()[:, 0]
+            x, y = (
+                [c for c in range(count) if box[axis] - 1 < c + 0.5 < box[axis + 2] + 1]
+                for axis, count in enumerate((24, 16))
+            )
+            x, y = (
+                row if len(row) <= samples else [row[(2 * i + 1) * len(row) // (2 * samples)] for i in range(samples)]
+                for row in (x, y)
+            )
+            assert len(cells)
+            target = truth.masks[2 * image + n].double() / 255
+            of_cells = []
+            for cell in cells.tolist():
+                logits = torch.einsum(
+                    "k,khw->hw", exact["mask_coefficients"][image, :, cell], exact["prototypes"][image]
+                )
+                probs = logits.sigmoid()
+                costs = -(target * probs.log() + (1 - target) * (1 - probs).log())
+                of_cells.append(costs[y][:, x].mean())
+            means.append(torch.stack(of_cells).mean())
+    expected = GAINS.mask_gain * torch.stack(means).mean()
+    assert losses["mask"].item() == pytest.approx(expected.item(), rel=1e-5)
+    losses["mask"].backward()
+    expected.backward()
+    for name, output in exact.items():
+        assert output.grad is not None
+        torch.testing.assert_close(outputs[name].grad, output.grad.float(), rtol=1e-4, atol=1e-7)
+
+
+def varied_truth(pictures: int) -> DenseTruth:
+    """As many different pictures of two objects each."""
+    rng = np.random.default_rng(11)
+    truth = truth_of(pictures)
+    moved = torch.from_numpy(rng.uniform(-4, 4, (pictures, 2, 2))).float()
+    truth.boxes = truth.boxes + moved.repeat(1, 1, 2)
+    truth.masks = torch.from_numpy(rng.integers(0, 256, tuple(truth.masks.shape))).to(torch.uint8)
+    return truth
+
+
+@pytest.mark.parametrize("batch", [4, 16, 64])
+def test_a_picture_has_the_same_effect_in_every_batch(batch: int) -> None:
+    """Of a loss the gradient of the first picture, times what its sum is divided by, does not know the others."""
+    tasks, names = ("boxes", "masks", "semantic"), ("class", "box", "dfl", "mask", "semantic")
+    truth, outputs = varied_truth(batch), random_outputs(batch, seed=5)
+    alone = {name: output[:1].detach().clone().requires_grad_() for name, output in outputs.items()}
+    first = DenseTruth(**{name: value[: 2 if name == "masks" else 1] for name, value in vars(truth).items()})
+    losses, own = dense_loss(tasks)(outputs, truth), dense_loss(tasks)(alone, first)
+    for name in names:
+        for key in outputs:
+            whole, single = (
+                torch.autograd.grad(values[name], given[key], retain_graph=True, allow_unused=True)[0]
+                for values, given in ((losses, outputs), (own, alone))
+            )
+            if single is None or not single.any():
+                continue
+            known = single[0].abs() > 1e-3 * single.abs().max()
+            ratio = whole[0][known] / single[0][known]
+            torch.testing.assert_close(ratio, ratio.mean().expand_as(ratio), rtol=2e-3, atol=0)
+            if name in ("mask", "semantic"):
+                assert ratio.mean().item() == pytest.approx(1 / batch, rel=1e-3)
+
+
+@pytest.mark.parametrize("batch", [1, 16, 64])
+def test_a_batch_of_one_picture_many_times_costs_what_the_picture_costs(batch: int) -> None:
+    truth, one = truth_of(batch), random_outputs(seed=5)
+    outputs = {name: output.detach().repeat(batch, *[1] * (output.ndim - 1)) for name, output in one.items()}
+    expected = dense_loss()(one, truth_of(1))
+    for name, loss in dense_loss()(outputs, truth).items():
+        # Dice has a 1 beside its sums, and the targets' total a floor of 1.
+        assert loss.item() == pytest.approx(expected[name].item(), rel=0.02 if name == "dice" else 1e-4), name
+
+
+def test_pictures_whose_truth_is_unknown_take_nothing_from_the_others() -> None:
+    """Neither the classes' loss nor any other grows or falls with views that nobody labelled."""
+    alone = {name: output.detach() for name, output in random_outputs(seed=6).items()}
+    others = random_outputs(4, seed=7)
+    outputs = {name: torch.cat((output, others[name].detach())) for name, output in alone.items()}
+    truth = truth_of(5)
+    truth.classes_known[1:] = truth.valid[1:] = truth.mask_known[1:] = False
+    truth.semantic[1:] = 255
+    truth = replace(truth, masks=truth.masks[:2], first_mask=torch.tensor([0, 2, 2, 2, 2]))
+    expected = dense_loss()(alone, truth_of(1))
+    for name, loss in dense_loss()(outputs, truth).items():
+        assert loss.item() == pytest.approx(expected[name].item(), rel=1e-5), name
+
+
+def test_the_semantic_losses_are_those_of_the_whole_batch_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Image by image, with the softmax computed again for the gradient: values and gradients as autograd has them."""
+    rng = np.random.default_rng(8)
+    target = torch.from_numpy(rng.integers(0, SEMANTIC - 1, (3, 16, 24))).to(torch.uint8)  # One class is not there.
+    target[torch.from_numpy(rng.random((3, 16, 24)) < 0.2)] = 255
+    outputs = random_outputs(3, seed=8)
+    logits = outputs["semantic_logits"].detach().double().requires_grad_()
+    large = F.interpolate(logits, size=(16, 24), mode="bilinear", align_corners=False)
+    known = target != 255
+    rows, wanted = large.permute(0, 2, 3, 1)[known], target[known].long()
+    cross_entropy = F.cross_entropy(rows, wanted)
+    probs, truth = rows.softmax(1), F.one_hot(wanted, SEMANTIC)
+    dice = 1 - (2 * (probs * truth).sum(0) + 1) / (probs.sum(0) + truth.sum(0) + 1)
+    dice = dice[truth.sum(0) > 0].mean()
+    expected = torch.autograd.grad(2 * cross_entropy + 3 * dice, logits)[0].float()
+    for values in (1, 1 << 24):
+        monkeypatch.setattr("yolor_edge.train.losses.SEMANTIC_VALUES", values)
+        for layout in (torch.contiguous_format, torch.channels_last):
+            given = outputs["semantic_logits"].detach().contiguous(memory_format=layout).requires_grad_()
+            losses = dense_loss(("semantic",))({"semantic_logits": given}, replace(truth_of(3), semantic=target))
+            assert losses["semantic"].item() == pytest.approx(cross_entropy.item(), rel=1e-6)
+            assert losses["dice"].item() == pytest.approx(GAINS.dice_gain * dice.item(), rel=1e-6)
+            (2 * losses["semantic"] + 3 / GAINS.dice_gain * losses["dice"]).backward()
+            torch.testing.assert_close(given.grad, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_parts_of_a_batch_have_the_mean_of_its_loss() -> None:
+    """Two processes with one picture each: the mean of their losses and gradients is that of both pictures."""
+    truth, outputs = varied_truth(2), random_outputs(2, seed=9)
+    truth.semantic[1, :, 10:] = 255
+    truth.mask_known[1, 1] = False
+    whole = dense_loss()(outputs, truth)
+    sum(whole.values(), torch.zeros(())).backward()
+    halves = [
+        DenseTruth(
+            **{
+                name: value[(2 if name == "masks" else 1) * i :][: 2 if name == "masks" else 1]
+                for name, value in vars(truth).items()
+            }
+        )
+        for i in range(2)
+    ]
+    halves[1].first_mask = torch.tensor([0])
+    # What every process counts, in the order it is asked in; the first pass only listens.
+    asked: list[list[Tensor]] = [[], []]
+    for final in (False, True):
+        losses, gradients = [], []
+        for i, half in enumerate(halves):
+            turn = iter(zip(*asked, strict=True)) if final else None
+
+            def mean(counts: Tensor, i: int = i, turn: Any = turn) -> Tensor:
+                if turn is None:
+                    asked[i].append(counts)
+                    return counts
+                return torch.stack(next(turn)).mean(0)
+
+            loss = dense_loss()
+            loss.reduce, loss.parts = mean, 2
+            own = {name: output[i : i + 1].detach().clone().requires_grad_() for name, output in outputs.items()}
+            losses.append(loss(own, half))
+            sum(losses[-1].values(), torch.zeros(())).backward()
+            gradients.append({name: output.grad for name, output in own.items()})
+    for name, loss in whole.items():
+        assert sum(part[name].item() for part in losses) / 2 == pytest.approx(loss.item(), rel=1e-5), name
+    for name, output in outputs.items():
+        found = torch.cat([gradient[name] for gradient in gradients]) / 2
+        torch.testing.assert_close(found, output.grad, rtol=1e-4, atol=1e-7)
 
 
 def test_caption_loss_is_a_mean_over_words_without_padding() -> None:

@@ -17,11 +17,12 @@ from yolor_edge.runtime.errors import CheckpointError, UsageError
 from yolor_edge.train.batches import training_loader
 from yolor_edge.train.checkpoint import Checkpoint, write_checkpoint
 from yolor_edge.train.config import TrainConfig
-from yolor_edge.train.loop import LOG, RUN, STATE, fit, resume
+from yolor_edge.train.loop import fit, resume
 from yolor_edge.train.network.config import NetworkConfig
 from yolor_edge.train.network.layers import LayerNetwork, LayersConfig
 from yolor_edge.train.network.network import Network
 from yolor_edge.train.network.parts import modules_by_part, part_of
+from yolor_edge.train.run_files import LOG, RUN, STATE
 from yolor_edge.train.start import Transfer, Weights
 from yolor_edge.train.trainer import StartRates, Trainer
 

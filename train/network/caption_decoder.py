@@ -32,10 +32,10 @@ def sine_axis(cells: int, channels: int, device: torch.device | None = None) -> 
     return torch.cat((angles.sin(), angles.cos()), 1)
 
 
-def sine_positions(height: int, width: int, channels: int) -> Tensor:
+def sine_positions(height: int, width: int, channels: int, device: torch.device | None = None) -> Tensor:
     """(height * width, channels) float32: sines and cosines of y in the first half of the channels, of x after."""
-    y = sine_axis(height, channels)[:, None].expand(height, width, -1)
-    x = sine_axis(width, channels)[None, :].expand(height, width, -1)
+    y = sine_axis(height, channels, device)[:, None].expand(height, width, -1)
+    x = sine_axis(width, channels, device)[None, :].expand(height, width, -1)
     return torch.cat((y, x), 2).reshape(height * width, channels)
 
 
@@ -200,8 +200,15 @@ class Decoder(nn.Module, ABC):
         keyed = memory + where.to(memory.dtype) if self.regions == 0 else memory
         return [layer.cross(memory, keyed) for layer in cast("Iterable[DecoderLayer]", self.layers)]
 
-    def forward(self, tokens: Tensor, memory: Tensor, where: Tensor) -> Tensor:
-        """Logits (B, T, V) of the word after each of tokens (B, T), with memory (B, L, D)."""
+    def forward(self, tokens: Tensor, memory: Tensor, where: Tensor, owners: Tensor | None = None) -> Tensor:
+        """Logits (B, T, V) of the word after each of tokens (B, T).
+
+        Args:
+            tokens: (B, T) int64.
+            memory: (B, L, D), or with `owners` of any number of images.
+            where: (L, D), positions of the memory.
+            owners: (B,) int64, the image of each caption, so that keys and values are computed once an image.
+        """
         length = tokens.shape[1]
         x = self.embed(tokens, self.positions.weight[:length])
         hiding = padding = None
@@ -210,6 +217,8 @@ class Decoder(nn.Module, ABC):
             future = torch.ones(length, length, dtype=torch.bool, device=tokens.device).triu(1)
             hiding = (future | padding[:, None, None]).to(x.dtype) * HIDDEN
         for layer, (keys, values) in zip(self.layers, self.cross(memory, where), strict=True):
+            if owners is not None:
+                keys, values = keys.index_select(0, owners), values.index_select(0, owners)
             x = layer(x, keys, values, hiding)
         return self.logits(x if padding is None else x * ~padding[..., None])
 

@@ -139,7 +139,7 @@ class Network(nn.Module):
         grid = self.grid_memory(features)
         if not self.config.caption_regions:
             return grid
-        where = sine_positions(features[3].shape[2], features[3].shape[3], grid.shape[2]).to(grid.device)
+        where = sine_positions(features[3].shape[2], features[3].shape[3], grid.shape[2], grid.device)
         logits = self.choosing(features, known)
         regions = self.region_memory(features[1:], logits["class_logits"], logits.get("semantic_logits"))
         return torch.cat((self.grid_encoder(grid, where), regions), 1)

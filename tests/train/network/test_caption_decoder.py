@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from torch import Tensor
-from yolor_edge.train.network.caption_decoder import HIDDEN, CaptionDecoder, Decoder, sine_positions
+from yolor_edge.train.network.caption_decoder import HIDDEN, CaptionDecoder, Decoder, DecoderLayer, sine_positions
 from yolor_edge.train.network.gated_captioner import GatedDecoder, GatedDecoderLayer, GridEncoder
 
 from ...reference.caption_decoder import ReferenceDecoder
@@ -261,3 +261,27 @@ def test_the_encoding_is_of_the_share_of_the_picture_not_of_cells() -> None:
     rows = sine_positions(2, 3, 16).unflatten(0, (2, 3))
     assert torch.equal(rows[0, 0, :8], rows[0, 2, :8])  # y in the first half of the channels
     assert torch.equal(rows[0, 1, 8:], rows[1, 1, 8:])  # x in the second
+
+
+def test_captions_of_one_image_share_its_keys_and_values(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits and gradients are those of a memory repeated for each caption; the projection sees each image once."""
+    memory, where = memory_of(decoder, 3)
+    memory.requires_grad_()
+    owners = torch.tensor([0, 0, 0, 2, 2])
+    tokens = torch.randint(4, WORDS, (5, 7), generator=torch.Generator().manual_seed(1))
+    seen: list[int] = []
+    layer = type(decoder.layers[0])
+    cross = layer.cross
+
+    def counting(own: DecoderLayer, memory: Tensor, keyed: Tensor) -> tuple[Tensor, Tensor]:
+        seen.append(len(memory))
+        return cross(own, memory, keyed)
+
+    monkeypatch.setattr(layer, "cross", counting)
+    shared = decoder(tokens, memory, where, owners)
+    assert seen == [3] * LAYERS
+    repeated = decoder(tokens, memory[owners], where)
+    torch.testing.assert_close(shared, repeated)
+    gradients = [torch.autograd.grad(logits.square().mean(), memory)[0] for logits in (shared, repeated)]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
+    assert not gradients[0][1].any()
