@@ -21,6 +21,7 @@ from .checkpoint import Checkpoint, config_from_json
 from .config import TrainConfig
 from .distillation import Distillation
 from .epochs import Epochs
+from .labelling import labelled_first
 from .network.any_network import AnyConfig
 from .network.config import Captioner, NetworkConfig, Size, Task
 from .network_for_data import network_for
@@ -58,7 +59,7 @@ def fit(
     itself, with class heads for the data's classes; one of our own plan is made anew for the data and filled.
 
     Args:
-        data: Folder of the data set.
+        data: Folder of the data set; with `teacher` also a folder of nothing but images, which it labels first.
         out: Folder of the run; must not hold one already. Gets `checkpoint/`, `best/`, `log.jsonl`, `results.csv`,
             `index.html` with its pictures, and what a resume needs (docs/training.md).
         size: Network size; by default that of the start, else "n".
@@ -104,6 +105,8 @@ def fit(
             raise UsageError(
                 f"<{argument}> belongs to a training from other weights; give <start> too", (argument, "start")
             )
+    if teacher is not None:
+        data = labelled_first(data, teacher, out, config.device, threads)
     dataset = CocoDataset.open(data, split=split, role="train")
     weights = None if start is None else Weights.open(start, vocabulary)
     layout = None if weights is None else weights.layout

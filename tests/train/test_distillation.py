@@ -344,6 +344,27 @@ def test_a_taught_student_comes_nearer_to_the_teacher(scenes: Path, teacher: Pat
     assert taught < 0.7 * alone
 
 
+def test_images_without_labels_are_labelled_by_the_teacher_first(
+    scenes: Path, teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, config = tmp_path / "out", dataclasses.replace(TRAIN, epochs=1)
+    checkpoint = fit(scenes / "train", out, config=config, input_size=SIZE, tasks=("semantic",), teacher=teacher)
+    assert "holds images without labels; the teacher makes them" in capsys.readouterr().err
+    assert len(CocoDataset.open(out / "labels")) == 8
+    digest = Checkpoint.open(teacher).sha256
+    assert (
+        checkpoint.provenance["data"]["labelled_by"]["sha256"] == digest == checkpoint.provenance["teacher"]["sha256"]
+    )
+    assert resume(out).sha256 == checkpoint.sha256
+    (out / RUN).unlink()  # as if it had ended after the labels
+    shutil.rmtree(out / "checkpoint")
+    (out / STATE).unlink()
+    fit(scenes / "train", out, config=config, input_size=SIZE, tasks=("semantic",), teacher=teacher)
+    (out / RUN).unlink()
+    with pytest.raises(UsageError, match="labels: holds labels of another teacher; remove it"):
+        fit(scenes / "train", out, config=config, input_size=SIZE, teacher=out / "checkpoint")
+
+
 def test_misuse_of_a_teacher_is_one_line(
     scenes: Path, teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
