@@ -117,8 +117,8 @@ class TrainConfig:
     distill_class_gain: float = 1.0
     distill_box_gain: float = 1.0
     distill_mask_gain: float = 5.0
-    distill_semantic_gain: float = 1.0
-    distill_caption_gain: float = 1.0
+    distill_semantic_gain: float = 0.5
+    distill_caption_gain: float = 0.5
     distill_temperature: float = 2.0
     label_smoothing: float = 0.1
     captions_per_image: int = 5
