@@ -19,7 +19,7 @@ believes in these.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -51,6 +51,10 @@ class Distillation:
         student: The network that learns.
         config: Which tasks, and their weights.
 
+    Attributes:
+        reduce: Mean of a count over the processes that train together, without a gradient; by default there is one.
+        parts: Into how many the batch of a step is divided: processes, times batches whose gradients are accumulated.
+
     Raises:
         UsageError: If a task that was asked for is not there, or cannot be matched.
     """
@@ -62,6 +66,8 @@ class Distillation:
         self.notes: list[str] = []
         self.grid = Grid.of(student)
         self.device = torch.device("cpu")
+        self.reduce: Callable[[Tensor], Tensor] = lambda count: count
+        self.parts = 1
         if "boxes" in self.tasks:
             self._check_cells()
             self.classes = self._match("classes", own.class_names, spec.class_names, "boxes")
@@ -149,13 +155,13 @@ class Distillation:
         own, taught = self.classes
         logits, wanted = _rows(outputs["class_logits"].float(), own), _rows(heads["class_scores"], taught)
         certainty = wanted.amax(1)  # (B, N)
-        losses = {"distill_class": _focal_divergence(logits, wanted) / certainty.sum().clamp(min=1.0)}
+        losses = {"distill_class": _focal_divergence(logits, wanted) / self._total(certainty)}
         weight, cells = certainty.topk(min(BOX_CELLS, certainty.shape[1]), 1)
         weight = weight * (weight > LEAST_SURE)
-        losses["distill_box"] = (self._box_loss(outputs, heads, cells) * weight).sum() / weight.sum().clamp(min=1.0)
+        losses["distill_box"] = self._mean(self._box_loss(outputs, heads, cells), weight)
         if "masks" in self.tasks:
             most = min(MASK_CELLS, cells.shape[1])
-            losses["distill_mask"] = _mask_loss(outputs, heads, cells[:, :most], weight[:, :most])
+            losses["distill_mask"] = self._mean(_mask_loss(outputs, heads, cells[:, :most]), weight[:, :most])
         return losses
 
     def _cells_of(self, known: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -223,8 +229,7 @@ class Distillation:
         weight = F.interpolate(shown, size=logits.shape[2:], mode="area")[:, 0]  # (B, h, w)
         if taught is not None:
             weight = weight * wanted.softmax(1).index_select(1, taught).sum(1)
-        loss = self._divergence(_rows(logits, own), _rows(wanted, taught), axis=1)
-        return (loss * weight).sum() / weight.sum().clamp(min=1.0)
+        return self._mean(self._divergence(_rows(logits, own), _rows(wanted, taught), axis=1), weight)
 
     def _caption_loss(self, words: Tensor, memory: Tensor, batch: Batch) -> Tensor:
         length = min(words.shape[1], self.teacher.words_at_once)
@@ -234,7 +239,15 @@ class Distillation:
         weight = (batch.tokens[:, 1 : length + 1] != PAD_ID).float()
         weight = weight * told.softmax(2).index_select(2, taught).sum(2)
         pair = words[:, :length].float().index_select(2, own), told.index_select(2, taught)
-        return (self._divergence(*pair, axis=2) * weight).sum() / weight.sum().clamp(min=1.0)
+        return self._mean(self._divergence(*pair, axis=2), weight)
+
+    def _mean(self, losses: Tensor, weights: Tensor) -> Tensor:
+        """Mean of losses by weights of the same shape."""
+        return (losses * weights).sum() / self._total(weights)
+
+    def _total(self, weights: Tensor) -> Tensor:
+        """What a sum is divided by: the sum of all parts' weights, as a mean over the parts."""
+        return self.reduce(weights.sum()).clamp(min=1 / self.parts)
 
     def _divergence(self, logits: Tensor, wanted: Tensor, axis: int) -> Tensor:
         """Of the student's distribution over `axis` from the teacher's, both softened; the gradient keeps its scale."""
@@ -358,8 +371,8 @@ def _binary_divergence(logits: Tensor, wanted: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, wanted, reduction="none") + certain
 
 
-def _mask_loss(outputs: dict[str, Tensor], heads: dict[str, Tensor], cells: Tensor, weight: Tensor) -> Tensor:
-    """Mean divergence of the masks assembled at cells (B, K), inside the teacher's boxes, by weight (B, K)."""
+def _mask_loss(outputs: dict[str, Tensor], heads: dict[str, Tensor], cells: Tensor) -> Tensor:
+    """(B, K) divergence of the masks assembled at cells (B, K), mean over what the teacher's box holds of each."""
     own, taught = (
         torch.einsum("bck,bchw->bkhw", _columns(side["mask_coefficients"].float(), cells), side["prototypes"].float())
         for side in (outputs, heads)
@@ -372,8 +385,7 @@ def _mask_loss(outputs: dict[str, Tensor], heads: dict[str, Tensor], cells: Tens
     box = heads["boxes"].gather(1, cells[..., None].expand(-1, -1, 4))[..., None, None] / PROTOTYPE_STRIDE
     # One cell of margin, as in the loss against the truth.
     inside = (x > box[:, :, 0] - 1) & (x < box[:, :, 2] + 1) & (y > box[:, :, 1] - 1) & (y < box[:, :, 3] + 1)
-    loss = (_binary_divergence(own, taught.sigmoid()) * inside).sum((2, 3)) / inside.sum((2, 3)).clamp(min=1)
-    return (loss * weight).sum() / weight.sum().clamp(min=1.0)
+    return (_binary_divergence(own, taught.sigmoid()) * inside).sum((2, 3)) / inside.sum((2, 3)).clamp(min=1)
 
 
 def _some(names: Sequence[str], most: int = 4) -> str:

@@ -229,6 +229,37 @@ def test_tasks_weights_and_images_without_captions() -> None:
     assert Distillation(teacher, config, TrainConfig(distill="masks")).tasks == ("boxes", "masks")
 
 
+def test_a_divided_batch_teaches_as_a_whole_one() -> None:
+    config = tiny_config()
+    heads, words = heads_of(config, 1)
+    others, other_words = heads_of(config, 2)
+    images, batch = batch_of()
+    whole = losses_of(Fixed(spec_of(config), others, other_words), config, heads, words)
+    counts: list[list[Tensor]] = [[], []]
+    means: list[list[Tensor]] = []
+
+    def half(index: int) -> dict[str, Tensor]:
+        one = slice(index, index + 1)
+        said = {name: values[one] for name, values in others.items()}
+        distillation = Distillation(Fixed(spec_of(config), said, other_words[one]), config, TrainConfig())
+
+        def reduce(count: Tensor) -> Tensor:
+            counts[index].append(count)
+            return means[index].pop(0) if means else count
+
+        distillation.reduce, distillation.parts = reduce, 2
+        part = Batch(batch.strong[one], batch.truth, None, torch.tensor([0]), batch.tokens[one])
+        return distillation(images[one], part, {name: values[one] for name, values in heads.items()}, words[one])
+
+    for index in range(2):  # to learn what each half counts
+        half(index)
+    shared = [(a + b) / 2 for a, b in zip(*counts, strict=True)]
+    means += [list(shared), list(shared)]
+    halves = [half(index) for index in range(2)]
+    for name, loss in whole.items():
+        torch.testing.assert_close((halves[0][name] + halves[1][name]) / 2, loss)
+
+
 @pytest.mark.parametrize(
     ("taught", "distill", "message"),
     [
