@@ -26,6 +26,7 @@ from .commands import (
     export,
     import_,
     inspect,
+    label,
     run,
     scenes,
     train,
@@ -42,6 +43,7 @@ COMMANDS = (
     train,
     import_,
     adopt,
+    label,
     evaluate,
     export,
     build,
@@ -54,14 +56,15 @@ COMMANDS = (
     inspect,
     demo,
 )
-# Where a package is missing: the extras whose packages a command needs, others "train". What evaluate and bench need
-# hangs on what they are given: they name the one package.
+# Where a package is missing: the extras whose packages a command needs, others "train". What evaluate, label and
+# bench need hangs on what they are given: they name the one package.
 _EXTRAS = {
     "export": ("export",),
     "adopt": ("export",),
     "diff": ("export",),
     "demo": ("export", "bench"),
     "evaluate": (),
+    "label": (),
     "bench": (),
     "check": ("bench",),
 }
@@ -86,6 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return complain(error, 2)
     except KeyboardInterrupt as error:
         hint = train.resume_hint(arguments) if arguments.command == "train" else ""
+        hint = "; the same command goes on from here" if arguments.command == "label" else hint
         was_terminated = isinstance(error, Terminated)
         return complain(("terminated" if was_terminated else "interrupted") + hint, 143 if was_terminated else 130)
     except Exception as error:

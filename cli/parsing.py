@@ -11,7 +11,8 @@ PROGRAM = "yolor-edge"
 
 # What other tools call things, and what they are called here; of several the first that the command has.
 OTHER_COMMANDS = {
-    "annotate": "run",
+    "annotate": "label",
+    "autolabel": "label",
     "benchmark": "bench",
     "calibrate": "export",
     "convert": "export",

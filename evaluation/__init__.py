@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .dataset.coco import CocoDataset
     from .dataset.opening import open_dataset
     from .evaluator import Evaluation, ScoreOptions, evaluate
+    from .labelling import LabelOptions, LabelSummary, label
     from .scenes.scene_files import write_scenes
     from .scores import Scores
 
@@ -19,6 +20,7 @@ __getattr__, __dir__ = lazily(
         ".dataset.coco": ("CocoDataset",),
         ".dataset.opening": ("open_dataset",),
         ".evaluator": ("Evaluation", "ScoreOptions", "evaluate"),
+        ".labelling": ("LabelOptions", "LabelSummary", "label"),
         ".scenes.scene_files": ("write_scenes",),
         ".scores": ("Scores",),
     },

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from .checkpoint import Checkpoint
     from .config import TrainConfig
     from .importing import import_checkpoint
+    from .labelling import label_by_checkpoint
     from .loop import fit, resume
     from .network.config import NetworkConfig
     from .network.cost import inspect_network
@@ -19,6 +20,7 @@ __getattr__, __dir__ = lazily(
         ".checkpoint": ("Checkpoint",),
         ".config": ("TrainConfig",),
         ".importing": ("import_checkpoint",),
+        ".labelling": ("label_by_checkpoint",),
         ".loop": ("fit", "resume"),
         ".network.config": ("NetworkConfig",),
         ".network.cost": ("inspect_network",),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..runtime.errors import UsageError
-from .network.config import known_fields
+from .network.config import TASKS, known_fields
 
 MOST_COUNTED = 1_000_000
 """Beyond what any count in the settings can mean."""
@@ -62,6 +62,13 @@ class TrainConfig:
         semantic_gain: Weight of the semantic map's cross-entropy.
         dice_gain: Weight of the semantic map's Dice loss.
         caption_gain: Weight of the loss of captions.
+        distill: What is learnt from a --teacher: "all" that both have, or some of boxes, masks, semantic, caption.
+        distill_class_gain: Weight of the loss of classes by the teacher's.
+        distill_box_gain: Weight of the loss of boxes by the teacher's.
+        distill_mask_gain: Weight of the loss of instance masks by the teacher's.
+        distill_semantic_gain: Weight of the loss of the semantic map by the teacher's.
+        distill_caption_gain: Weight of the loss of captions by what the teacher says after each word.
+        distill_temperature: Softens distributions of teacher and student over bins, semantic classes and words.
         label_smoothing: Of the caption's cross-entropy.
         captions_per_image: Captions of an image used in one step (chosen at random when there are more).
         minimum_word_count: Rarer words of the training captions are read as `<unk>`.
@@ -120,6 +127,13 @@ class TrainConfig:
     semantic_gain: float = 1.0
     dice_gain: float = 0.5
     caption_gain: float = 1.0
+    distill: str = "all"
+    distill_class_gain: float = 1.0
+    distill_box_gain: float = 1.0
+    distill_mask_gain: float = 5.0
+    distill_semantic_gain: float = 0.5
+    distill_caption_gain: float = 0.5
+    distill_temperature: float = 2.0
     label_smoothing: float = 0.1
     captions_per_image: int = 5
     minimum_word_count: int = 1
@@ -168,7 +182,10 @@ class TrainConfig:
         ):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"<{name}> must lie within 0 and 1, got {getattr(self, name)}", argument=name)
-        for name in ("learning_rate", "clip_norm"):
+        unknown = [] if self.distill == "all" else [task for task in self.distill.split(",") if task not in TASKS]
+        if unknown:
+            raise UsageError(f"<distill> must be all, or some of {', '.join(TASKS)}, got {self.distill!r}", "distill")
+        for name in ("learning_rate", "clip_norm", "distill_temperature"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise UsageError(f"<{name}> must be greater than 0, got {getattr(self, name)}", argument=name)
         if not 0 <= self.scale_range < 1:
@@ -186,6 +203,7 @@ class TrainConfig:
             "color",
             "seed",
             "statistics_images",
+            *(f"distill_{part}_gain" for part in ("class", "box", "mask", "semantic", "caption")),
         ):
             if getattr(self, name) < 0:
                 raise UsageError(f"<{name}> must not be negative, got {getattr(self, name)}", argument=name)

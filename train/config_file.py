@@ -69,6 +69,7 @@ OPTIONS = {
     "from": Option("start", "text", _is_text, "Weights to start from: a checkpoint, a run or an official .pt file."),
     "freeze": Option("freeze", "a list of texts", _are_texts, "Parts that stay as they are in the start."),
     "vocabulary": Option("vocabulary", "text", _is_text, "Words of the captions of an official .pt file."),
+    "teacher": Option("teacher", "text", _is_text, "Network to learn from beside the data: a checkpoint or a bundle."),
     "threads": Option("threads", "a whole number", _is_count, "CPU threads of the training itself."),
 }
 """By their names in the file."""

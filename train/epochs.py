@@ -307,13 +307,21 @@ class Epochs:
             return
         entry = self.log[-1] if self.log else {}
         provenance: dict[str, Any] = {
-            "data": {"name": self.dataset.root.name, "split": self.dataset.split, "images": len(self.dataset)},
+            "data": {
+                "name": self.dataset.root.name,
+                "split": self.dataset.split,
+                "images": len(self.dataset),
+                # A data set that a machine labelled says so, and what was trained on it goes on saying it.
+                **{key: self.dataset.info[key] for key in ("labelled_by",) if key in self.dataset.info},
+            },
             "train": self.config.to_json(),
             "epochs_done": self.done,
             "seconds": round(self.seconds, 1),
             "device": str(self.trainer.device),
             "threads": torch.get_num_threads(),
         }
+        if self.trainer.distillation is not None:
+            provenance["teacher"] = self.trainer.distillation.facts()
         begun = self.run_facts.get("start")
         if begun is not None:
             provenance["start"] = begun

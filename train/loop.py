@@ -21,9 +21,11 @@ from ..runtime.errors import UsageError
 from .checkpoint import Checkpoint, config_from_json
 from .config import TrainConfig
 from .data_check import check_before_training
+from .distillation import Distillation
 from .distributed import check_batch_size, is_first, together, wait_for_all
 from .draws import epoch_length, repeats_of
 from .epochs import Epochs, steps_of_epoch
+from .labelling import labelled_first
 from .network.any_network import AnyConfig
 from .network.config import Captioner, NetworkConfig, Size, Task
 from .network_for_data import network_for
@@ -31,6 +33,7 @@ from .progress import say
 from .run_files import RUN, STATE, not_a_run, read_run, write_run
 from .run_state import epochs_done, write_state
 from .start import Transfer, Weights
+from .teachers import open_teacher, reopen_teacher
 from .trainer import StartRates, Trainer, check_compiler, choose_device
 
 FEW_IMAGES = 1000
@@ -52,6 +55,7 @@ def fit(
     start: str | os.PathLike[str] | None = None,
     freeze: Sequence[str] = (),
     vocabulary: str | os.PathLike[str] | None = None,
+    teacher: str | os.PathLike[str] | None = None,
 ) -> Checkpoint:
     """Train a network on a data set, from nothing or from the weights of another one.
 
@@ -63,7 +67,8 @@ def fit(
     itself, with class heads for the data's classes; one of our own plan is made anew for the data and filled.
 
     Args:
-        data: Folder of the data set, in any layout of docs/data.md, or several that are put together.
+        data: Folder of the data set, in any layout of docs/data.md, or several that are put together; with `teacher`
+            also a folder of nothing but images, which it labels first.
         out: Folder of the run; must not hold one already. Gets `checkpoint/`, `best/`, `log.jsonl`, `results.csv`,
             `index.html` with its pictures, and what a resume needs (docs/training.md).
         size: Network size; by default that of the start, else "n".
@@ -83,6 +88,8 @@ def fit(
             file.
         freeze: Parts that keep weights and batch statistics of the start, of `network.parts.PARTS`.
         vocabulary: Words of the captions, one a line, where the start is an official file of a network with captions.
+        teacher: Folder of a checkpoint, a run or a bundle whose predictions are learnt too, as `TrainConfig.distill`
+            says.
 
     Returns:
         The checkpoint of the averaged (EMA) weights: the best one where the data set has a validation split, else the
@@ -108,10 +115,15 @@ def fit(
             raise UsageError(
                 f"<{argument}> belongs to a training from other weights; give <start> too", (argument, "start")
             )
+    if teacher is not None:
+        data = labelled_first(data, teacher, out, config.device, threads)
     dataset = open_dataset(data, split, "train", config.val_share, config.seed)
     weights = None if start is None else Weights.open(start, vocabulary)
     layout = None if weights is None else weights.layout
     network = network_for(dataset, config, layout, size, input_size, tasks, name, captioner, str(start))
+    distillation = None
+    if teacher is not None:
+        distillation = Distillation(open_teacher(teacher, network.input_size, threads), network, config)
     # Before anything is written: a run that cannot start must not be there to resume.
     check_compiler(choose_device(config.device), config)
     transfer, begun = None, None
@@ -140,15 +152,18 @@ def fit(
             "start": None if start is None else os.path.abspath(start),
             "freeze": list(freeze),
             "vocabulary": None if vocabulary is None else os.path.abspath(vocabulary),
+            "teacher": None if teacher is None else os.path.abspath(teacher),
         },
     }
     if isinstance(network, NetworkConfig):
         run["options"] |= {"size": network.size, "captioner": network.captioner if "caption" in network.tasks else None}
     if transfer is not None:
         run |= {"start": begun, "fresh": transfer.fresh}
+    if distillation is not None:
+        run["teacher"] = distillation.teacher.source
     with _on_threads(threads):
         write_run(out, run)
-        trainer = _trainer(out, dataset, network, config, run)
+        trainer = _trainer(out, dataset, network, config, run, distillation)
         if weights is not None and transfer is not None:
             say(f"from {start}:\n{transfer.table()}")
             trainer.load_start(transfer, weights)
@@ -161,7 +176,11 @@ def fit(
 
 @together
 def resume(
-    out: str | Path, threads: int | None = None, epochs: int | None = None, settings: Sequence[str] = ()
+    out: str | Path,
+    threads: int | None = None,
+    epochs: int | None = None,
+    settings: Sequence[str] = (),
+    teacher: str | os.PathLike[str] | None = None,
 ) -> Checkpoint:
     """Go on with the run in `out` from its last saved epoch; the result equals that of an uninterrupted run.
 
@@ -172,12 +191,13 @@ def resume(
             so many. None for as many as before. One that was stopped early goes on.
         settings: `name=value` texts that change the settings from here on; with another `batch_size` the rate goes on
             from the same share of the run. The result is then no longer that of an uninterrupted run.
+        teacher: Where the run's teacher is now, if it was moved.
 
     Returns:
         As `fit`.
 
     Raises:
-        UsageError: If `out` holds no run, more epochs of it are done, or a setting is none.
+        UsageError: If `out` holds no run, more epochs of it are done, a setting is none, or its teacher is not there.
         DatasetError: If the data set is gone or has other classes than before.
     """
     check_threads(threads)
@@ -204,11 +224,18 @@ def resume(
         run["patient_since"] = done
     config = config.with_settings(list(settings))
     check_batch_size(config.batch_size)
+    used_threads = run.get("threads") if threads is None else threads
+    distillation = None
+    if "teacher" in run:
+        taught_by = reopen_teacher(run["teacher"], network.input_size, used_threads, teacher)
+        distillation = Distillation(taught_by, network, config)
+    elif teacher is not None:
+        raise UsageError(f"{out}: this run has no <teacher>; start a new one to have it taught", "teacher")
     if config.to_json() != run["train"] or epochs is not None:
         run["train"] = config.to_json()
         write_run(out, run)
-    with _on_threads(run.get("threads") if threads is None else threads):
-        return Epochs(out, dataset, _trainer(out, dataset, network, config, run), run).run()
+    with _on_threads(used_threads):
+        return Epochs(out, dataset, _trainer(out, dataset, network, config, run, distillation), run).run()
 
 
 @contextlib.contextmanager
@@ -223,7 +250,14 @@ def _on_threads(threads: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _trainer(out: Path, dataset: CocoDataset, network: AnyConfig, config: TrainConfig, run: dict[str, Any]) -> Trainer:
+def _trainer(
+    out: Path,
+    dataset: CocoDataset,
+    network: AnyConfig,
+    config: TrainConfig,
+    run: dict[str, Any],
+    distillation: Distillation | None,
+) -> Trainer:
     """What moves the weights of a run, before its first step."""
     device = choose_device(config.device)
     drawn = epoch_length(repeats_of(dataset, network.tasks, config.least_share))
@@ -234,4 +268,6 @@ def _trainer(out: Path, dataset: CocoDataset, network: AnyConfig, config: TrainC
             start = StartRates(tuple(run["start"]["frozen"]), frozenset(run["fresh"]))
         except (KeyError, TypeError) as error:
             raise not_a_run(out, error) from None
-    return Trainer(network, config, config.epochs * steps, device, start)
+    if distillation is not None:
+        say(distillation.describe())
+    return Trainer(network, config, config.epochs * steps, device, start, distillation)

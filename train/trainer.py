@@ -18,6 +18,7 @@ from .balance import Balance, gradient_norms, shared_features
 from .batch_statistics import set_momentum
 from .batches import Batch
 from .config import TrainConfig
+from .distillation import Distillation
 from .losses import DenseLoss, caption_loss, divisor, product_logits
 from .network.any_network import AnyConfig, network_of
 from .network.layers import LayerNetwork
@@ -119,6 +120,7 @@ class Trainer:
         steps: Of the whole run.
         device: Where.
         start: Of a network that is filled with other weights (by `load_start`) before the first step.
+        distillation: From a teacher, beside the truth.
 
     Attributes:
         gradient_norms: By task, () on the device, as last measured by a step.
@@ -131,6 +133,7 @@ class Trainer:
         steps: int,
         device: torch.device,
         start: StartRates | None = None,
+        distillation: Distillation | None = None,
     ) -> None:
         self.config, self.steps, self.device = config, steps, device
         torch.manual_seed(config.seed)
@@ -155,6 +158,10 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(self._groups(start), lr=config.learning_rate, fused=fused)
         self.dense_loss = DenseLoss(network, config, device)
         self.dense_loss.reduce = distributed.mean
+        self.distillation = distillation
+        if distillation is not None:
+            distillation.to(device)
+            distillation.reduce = distributed.mean
         self.amp = amp_dtype(device, config.amp)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp == torch.float16)
         self.where = (
@@ -226,6 +233,8 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         counts = self._counts(batches)
         self.dense_loss.parts = distributed.size() * len(batches)
+        if self.distillation is not None:
+            self.distillation.parts = self.dense_loss.parts
         sums: dict[str, Tensor] = {}
         for index, batch in enumerate(batches):
             measured = measure and index == 0
@@ -274,18 +283,19 @@ class Trainer:
         images = images.to(dtype=torch.float32, memory_format=torch.channels_last).div_(255)
         features = features_of(images)
         if isinstance(self.network, LayerNetwork):
-            return self._losses_of_layers(self.network, features, batch, counts)
+            return self._losses_of_layers(self.network, images, features, batch, counts)
         dense_count = len(batch.strong)
         dense = features if batch.weak is None else [level[:dense_count] for level in features]
         outputs = self.network.dense(dense)
-        losses = self.dense_loss(outputs, batch.truth, counts)
+        losses, words = self.dense_loss(outputs, batch.truth, counts), None
         if "caption" in self.network.config.tasks and len(batch.tokens):
             spoken = features if batch.weak is None else [level[dense_count:] for level in features]
             known = outputs if batch.weak is None else self._choosing(spoken)
-            losses["caption"] = self._caption_loss(self.network.memory(spoken, known), batch, counts)
+            words = self._words(self.network.memory(spoken, known), batch)
+            losses["caption"] = self._caption_loss(words, batch, counts)
         elif not losses:  # A network that only speaks, and a batch without captions.
             losses["caption"] = features[3].sum() * 0.0
-        return self._same_everywhere(losses, features)
+        return self._same_everywhere(losses, features) | self._taught(images, batch, outputs, words)
 
     def _same_everywhere(self, losses: dict[str, Tensor], features: Iterable[Tensor]) -> dict[str, Tensor]:
         """The same losses in all processes, and the same way back, whether its images have captions or not."""
@@ -294,28 +304,44 @@ class Trainer:
             losses["caption"] = distributed.reaching(own, features)
         return losses
 
-    def _caption_loss(self, memory: Tensor, batch: Batch, counts: Mapping[str, Tensor]) -> Tensor:
-        logits = self.network.caption_decoder(batch.tokens[:, :-1], memory, self.where, batch.owners)
+    def _taught(
+        self, images: Tensor, batch: Batch, outputs: dict[str, Tensor], words: Tensor | None
+    ) -> dict[str, Tensor]:
+        """The losses against the teacher, if there is one."""
+        return {} if self.distillation is None else self.distillation(images, batch, outputs, words)
+
+    def _words(self, memory: Tensor, batch: Batch) -> Tensor:
+        """(t, T, V) logits of the word after each of the captions."""
+        return self.network.caption_decoder(batch.tokens[:, :-1], memory, self.where, batch.owners)
+
+    def _caption_loss(self, logits: Tensor, batch: Batch, counts: Mapping[str, Tensor]) -> Tensor:
         words = divisor(counts["words"])
         loss = caption_loss(logits, batch.tokens[:, 1:], PAD_ID, self.config.label_smoothing, words)
         return self.config.caption_gain * loss
 
     def _losses_of_layers(
-        self, network: LayerNetwork, features: Mapping[str, Tensor], batch: Batch, counts: Mapping[str, Tensor]
+        self,
+        network: LayerNetwork,
+        images: Tensor,
+        features: Mapping[str, Tensor],
+        batch: Batch,
+        counts: Mapping[str, Tensor],
     ) -> dict[str, Tensor]:
         # Boxes are decoded in float32: 16 bits round a large one by pixels.
         features = {name: values.float() for name, values in features.items()}
         dense_count = len(batch.strong)
         dense = {name: values[:dense_count] for name, values in features.items()}
-        outputs = network.heads(dense)
+        outputs, words = network.heads(dense), None
         if "class_scores" in outputs:
             outputs["class_logits"] = anchor_logits(network.raw_levels(dense), len(network.config.class_names))
         losses = self.dense_loss(outputs, batch.truth, counts)
         if "caption" in network.config.tasks and len(batch.tokens):
+            spoken = outputs
             if batch.weak is not None:
-                outputs = network.heads({name: values[dense_count:] for name, values in features.items()})
-            losses["caption"] = self._caption_loss(outputs["caption_memory"], batch, counts)
-        return self._same_everywhere(losses, features.values())
+                spoken = network.heads({name: values[dense_count:] for name, values in features.items()})
+            words = self._words(spoken["caption_memory"], batch)
+            losses["caption"] = self._caption_loss(words, batch, counts)
+        return self._same_everywhere(losses, features.values()) | self._taught(images, batch, outputs, words)
 
     @torch.no_grad()
     def _choosing(self, features: list[Tensor]) -> dict[str, Tensor]:

@@ -36,7 +36,8 @@ def add(commands: Any) -> None:
         commands,
         "train",
         _train,
-        "--data DIR --out RUN [--from CHECKPOINT|FILE.pt] [--config FILE.toml] [options] | --resume RUN [--epochs E]",
+        "--data DIR --out RUN [--from CHECKPOINT|FILE.pt] [--teacher CHECKPOINT|BUNDLE] [--config FILE.toml] "
+        "[options] | --resume RUN [--epochs E]",
         "train a network on a data set",
         "Writes the folder RUN: RUN/checkpoint after every epoch; RUN/best, which other commands take when they are "
         "given RUN, where the data has a validation split; and RUN/index.html, which shows losses, scores, labelled "
@@ -59,8 +60,8 @@ def add(commands: Any) -> None:
     run.add_argument(
         "--resume",
         metavar="RUN",
-        help="continue the run in this folder; --epochs and --threads go with it, and --set of what may change on the "
-        f"way: {', '.join(CHANGEABLE)}",
+        help="continue the run in this folder; --epochs, --threads and --teacher go with it, and --set of what may "
+        f"change on the way: {', '.join(CHANGEABLE)}",
     )
     run.add_argument(
         "--config",
@@ -84,6 +85,12 @@ def add(commands: Any) -> None:
     )
     start.add_argument(
         "--vocabulary", metavar="FILE", help="words of the captions of an official .pt, one a line (default: none)"
+    )
+    start.add_argument(
+        "--teacher",
+        metavar="CHECKPOINT|BUNDLE",
+        help="learn from the predictions of this network too, in the tasks that both have or those of --set "
+        "distill=boxes,masks; with --resume where the teacher of the run is now (default: from the data alone)",
     )
     network = parser.add_argument_group("network")
     network.add_argument("--size", choices=("n", "s", "m", "l"), help="size of the network (default: n, or as --from)")
@@ -152,7 +159,7 @@ def _resumed(arguments: argparse.Namespace) -> Checkpoint:
         raise Misuse(f"--resume continues with the settings of the run; leave out {', '.join(given)}")
     from ..train.loop import resume
 
-    return resume(arguments.resume, arguments.threads, arguments.epochs, settings)
+    return resume(arguments.resume, arguments.threads, arguments.epochs, settings, arguments.teacher)
 
 
 def _begun(arguments: argparse.Namespace) -> Checkpoint:
@@ -164,7 +171,19 @@ def _begun(arguments: argparse.Namespace) -> Checkpoint:
         from ..train.config_file import read_config_file
 
         options, config = read_config_file(arguments.config)
-    for name in ("data", "split", "size", "input_size", "tasks", "name", "captioner", "start", "freeze", "vocabulary"):
+    for name in (
+        "data",
+        "split",
+        "size",
+        "input_size",
+        "tasks",
+        "name",
+        "captioner",
+        "start",
+        "freeze",
+        "vocabulary",
+        "teacher",
+    ):
         if getattr(arguments, name) is not None:
             options[name] = getattr(arguments, name)
     if arguments.threads is not None:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -22,6 +20,7 @@ from pycocotools import mask as coco_mask
 
 from ...runtime.errors import UsageError
 from ...runtime.progress import Count
+from ..dataset.split_files import check_new_split, move_split, write_image, write_json, write_panoptic_png
 from .scene_captions import SHAPES
 from .scene_drawing import STUFF, Scene, draw_scene, visible_boxes
 
@@ -71,19 +70,10 @@ def write_scenes(
     out = Path(out)
     _check_arguments(out, count, seed, split, size, shapes)
     known = SHAPES if shapes is None else tuple(shape for shape in SHAPES if shape in shapes)
-    annotations = out / "annotations"
-    targets = {
-        "images": out / split,
-        "panoptic": annotations / f"panoptic_{split}",
-        "captions.json": annotations / f"captions_{split}.json",
-        "panoptic.json": annotations / f"panoptic_{split}.json",
-        "instances.json": annotations / f"instances_{split}.json",
-    }
-    _check_free(out, split, seed, size, list(targets.values()))
+    _check_seed(out, split, seed, size)
     with _staging(out, split) as staging:
         _write_split(staging, count, seed, size, progress, known)
-        annotations.mkdir(exist_ok=True)
-        _move_all({staging / name: target for name, target in targets.items()})
+        move_split(staging, out, split)
     return out
 
 
@@ -94,10 +84,6 @@ def _check_arguments(
         raise UsageError(f"<count> must be at least 1, got {count}", argument="count")
     if seed < 0:
         raise UsageError(f"<seed> must be at least 0, got {seed}", argument="seed")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", split) or split == "annotations":
-        raise UsageError(
-            f'<split> must be a name of letters, digits, "-" and "_", such as train or val, got "{split}"', "split"
-        )
     if len(size) != 2 or not all(64 <= side <= 2048 for side in size):
         given = " x ".join(str(side) for side in size)
         raise UsageError(f"<size> must be height and width of 64 to 2048 pixels each, got {given}", argument="size")
@@ -105,18 +91,10 @@ def _check_arguments(
         raise UsageError(
             f"<shapes> must be some of {', '.join(SHAPES)}, got {', '.join(shapes) or 'none'}", argument="shapes"
         )
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out}: is a file, expected a folder to write the data set to")
+    check_new_split(out, split)
 
 
-def _check_free(out: Path, split: str, seed: int, size: tuple[int, int], targets: list[Path]) -> None:
-    for target in targets:
-        if os.path.lexists(target):
-            raise UsageError(
-                f'{out}: has a split "{split}" already ({target.relative_to(out)}); '
-                "remove it, or choose another folder or another <split>",
-                argument="split",
-            )
+def _check_seed(out: Path, split: str, seed: int, size: tuple[int, int]) -> None:
     for path in sorted((out / "annotations").glob("instances_*.json")):
         try:
             info = json.loads(path.read_text(encoding="utf-8")).get("info", {})
@@ -146,22 +124,6 @@ def _staging(out: Path, split: str) -> Iterator[Path]:
                 out.rmdir()  # only succeeds while empty
 
 
-def _move_all(moves: dict[Path, Path]) -> None:
-    """Give each file or folder its final name, in this order; if one fails, those before it are removed."""
-    done: list[Path] = []
-    try:
-        for source, target in moves.items():
-            os.replace(source, target)
-            done.append(target)
-    except BaseException:
-        for target in done:
-            if target.is_dir():
-                shutil.rmtree(target, ignore_errors=True)
-            else:
-                target.unlink(missing_ok=True)
-        raise
-
-
 def _write_split(
     staging: Path,
     images: int,
@@ -181,10 +143,10 @@ def _write_split(
         scene = draw_scene(seed, index, size, shapes)
         image_id = index + 1
         name = f"{image_id:012d}"
-        _write_image(staging / "images" / f"{name}.jpg", scene.image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+        write_image(staging / "images" / f"{name}.jpg", scene.image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
         objects = _annotations_of(scene, image_id, first_id=len(instances) + 1)
         segment_map, segments = _segments_of(scene, objects)
-        _write_image(staging / "panoptic" / f"{name}.png", _bgr_from_ids(segment_map), [cv2.IMWRITE_PNG_COMPRESSION, 6])
+        write_panoptic_png(staging / "panoptic" / f"{name}.png", segment_map)
         entries.append({"id": image_id, "file_name": f"{name}.jpg", "height": height, "width": width})
         instances += objects
         for caption in scene.captions:
@@ -205,9 +167,9 @@ def _write_split(
         for category in categories
     ]
     shared = {"info": info, "licenses": [], "images": entries}
-    _write_json(staging / "captions.json", {**shared, "annotations": captions})
-    _write_json(staging / "panoptic.json", {**shared, "annotations": panoptic, "categories": both})
-    _write_json(staging / "instances.json", {**shared, "annotations": instances, "categories": things})
+    write_json(staging / "captions.json", {**shared, "annotations": captions})
+    write_json(staging / "panoptic.json", {**shared, "annotations": panoptic, "categories": both})
+    write_json(staging / "instances.json", {**shared, "annotations": instances, "categories": things})
 
 
 def _annotations_of(scene: Scene, image_id: int, first_id: int) -> list[dict[str, Any]]:
@@ -285,21 +247,3 @@ _STUFF_COLORS = {
 
 def _id_from_color(color: list[int]) -> int:
     return color[0] + 256 * color[1] + 65536 * color[2]
-
-
-def _bgr_from_ids(ids: np.ndarray) -> np.ndarray:
-    """COCO keeps a segment id as R + 256 G + 65536 B; OpenCV writes blue first."""
-    return np.stack([ids >> 16, (ids >> 8) & 255, ids & 255], axis=-1).astype(np.uint8)
-
-
-def _write_image(path: Path, image: np.ndarray, options: list[int]) -> None:
-    """Encode and write, so that a full disk is an OSError with the reason rather than OpenCV's bare False."""
-    _, encoded = cv2.imencode(path.suffix, image, options)
-    path.write_bytes(encoded.tobytes())
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    with path.open("w", encoding="utf-8") as stream:
-        json.dump(content, stream, separators=(",", ":"))
-        stream.flush()
-        os.fsync(stream.fileno())

@@ -28,6 +28,7 @@ COMMANDS = (
     "scenes",
     "train",
     "adopt",
+    "label",
     "evaluate",
     "export",
     "build",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 from yolor_edge.evaluation.dataset.coco import CocoDataset
-from yolor_edge.evaluation.scenes import scene_files as scenes
 from yolor_edge.evaluation.scenes.scene_captions import SHAPES, caption_facts, facts_from_truth
 from yolor_edge.evaluation.scenes.scene_drawing import LEAST_LEAD, LEAST_VISIBLE_AREA, STUFF, draw_scene, visible_boxes
 from yolor_edge.evaluation.scenes.scene_files import write_scenes
@@ -248,7 +248,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
 
     write_scenes(tmp_path, count=1, seed=2, split="val")
     before = files_of(tmp_path)
-    monkeypatch.setattr(scenes.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="No space left"):
         write_scenes(tmp_path, count=3, seed=1)
     assert files_of(tmp_path) == before
