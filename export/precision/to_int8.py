@@ -18,6 +18,7 @@ symmetric int8 would cost every pixel its lowest bit; unsigned int8 holds pixels
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
@@ -193,10 +194,11 @@ def _write_pairs(
         ]
 
     int8 = {conv.name for conv in chosen}
+    readers = Counter(name for node in graph.node for name in node.input)
     nodes = [node for value in graph.input if value.name in scales for node in pair(value.name)]
     for node in graph.node:
         if node.name in int8:
-            nodes += _quantize_weights(node, view, scales[node.input[0]][0], dialect, constant)
+            nodes += _quantize_weights(node, view, scales[node.input[0]][0], dialect, constant, readers)
         node.input[:] = [f"{name}/dq" if name in scales else name for name in node.input]
         nodes.append(node)
         for output in node.output:
@@ -222,10 +224,14 @@ def _quantize_weights(
     input_scale: np.float32,
     dialect: str,
     constant: Callable[[str, NDArray[np.generic]], str],
+    readers: Mapping[str, int],
 ) -> list[onnx.NodeProto]:
-    """Replace weights, and for ONNX Runtime the bias, by constants in int8 and int32; the nodes that read them."""
-    name = conv.input[1]
-    weight = view.weight(name).astype(np.float64)
+    """Replace weights, and for ONNX Runtime the bias, by constants in int8 and int32; the nodes that read them.
+
+    Convolutions that share weights get constants of their own: scales depend on what each reads.
+    """
+    name = conv.input[1] if readers[conv.input[1]] == 1 else f"{conv.name}.weight"
+    weight = view.weight(conv.input[1]).astype(np.float64)
     largest = np.abs(weight).reshape(len(weight), -1).max(1)
     bias = None
     if dialect == "u8s8" and len(conv.input) > 2 and conv.input[2]:
@@ -243,7 +249,7 @@ def _quantize_weights(
     nodes = [helper.make_node("DequantizeLinear", inputs, [f"{name}/dq"], f"{name}/DequantizeLinear", axis=0)]
     conv.input[1] = f"{name}/dq"
     if bias is not None:
-        name = conv.input[2]
+        name = conv.input[2] if readers[conv.input[2]] == 1 else f"{conv.name}.bias"
         bias_scale = input_scale * scale
         units = np.rint(bias / bias_scale).astype(np.int32)
         inputs = [

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from yolor_edge.export.onnx_graphs.graph_view import GraphView
 from yolor_edge.export.onnx_graphs.probe import open_model, open_probe
 from yolor_edge.export.onnx_graphs.space_to_depth import SUFFIX, stem_on_blocks
@@ -223,3 +223,29 @@ def test_a_stem_of_another_shape_is_left_alone(vision: onnx.ModelProto) -> None:
         if attribute.name == "pads":
             attribute.ints[:] = [2, 2, 2, 2]
     assert stem_on_blocks(other) is other
+
+
+@pytest.mark.parametrize("dialect", ["s8s8", "u8s8"])
+def test_convolutions_may_share_their_weights(dialect: str) -> None:
+    """As layers do that are called twice: what they read differs, so each has constants of its own."""
+    rng = np.random.default_rng(0)
+    weights = {"w0": rng.normal(0, 0.4, (4, 3, 3, 3)), "w": rng.normal(0, 0.3, (4, 4, 3, 3)), "b": rng.normal(size=4)}
+    conv = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
+    nodes = [
+        helper.make_node("Conv", ["images", "w0"], ["t0"], "first", **conv),
+        helper.make_node("Conv", ["t0", "w", "b"], ["t1"], "second", **conv),
+        helper.make_node("Conv", ["t1", "w", "b"], ["t2"], "third", **conv),
+        helper.make_node("Conv", ["t2", "w0_out"], ["out"], "last", kernel_shape=[1, 1]),
+    ]
+    weights["w0_out"] = rng.normal(size=(2, 4, 1, 1))
+    shape = [helper.make_tensor_value_info(n, 1, [1, c, 8, 8]) for n, c in (("images", 3), ("out", 2))]
+    held = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()]
+    graph = helper.make_graph(nodes, "shared", shape[:1], shape[1:], held)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    image = rng.random((1, 3, 8, 8), dtype=np.float32)
+    exact = probed(model, image, ["t0", "t1", "t2", "out"])
+    ranges = {name: (float(value.min()), float(value.max())) for name, value in {"images": image, **exact}.items()}
+    found = quantize(model, ranges, dialect)
+    assert {"second", "third"} <= set(found.int8)
+    value = heads(found.model, image)["out"]
+    assert np.abs(value - exact["out"]).max() < 0.1 * np.abs(exact["out"]).max()
