@@ -36,6 +36,19 @@ def names(text: str, such_as: str = "boxes,masks") -> tuple[str, ...]:
     return found
 
 
+def max_drop(text: str) -> float | dict[str, float]:
+    """ "0.01" as a number, "boxes=0.01,caption=0.05" by task; whether the tasks are known is for the command to say."""
+    try:
+        if "=" not in text:
+            return float(text)
+        parts = [part.split("=") for part in text.split(",")]
+        return {task.strip(): float(value) for task, value in parts}
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f'expected a number such as 0.01, or one for each task such as boxes=0.01,caption=0.05, got "{text}"'
+        ) from None
+
+
 def targets(text: str) -> tuple[str, ...]:
     """ "sm_86,sm_89" as names; whether they are known is for the flavour to say."""
     return names(text, "sm_86,sm_89")
@@ -211,6 +224,12 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="layers to keep in a wider format, one a line, as yolor-edge diff --out writes them (default: none)",
     )
+    precision.add_argument(
+        "--keep-failed",
+        action="store_true",
+        help="keep the graphs of a precision that does not pass in the bundle as *.failed.onnx, with a list for "
+        "--keep-float (default: what did not pass is named and left out)",
+    )
     int8 = parser.add_argument_group("int8")
     int8.add_argument(
         "--calibration", metavar="LIST|DIR", help="images to calibrate on: a folder, or a text file with a path a line"
@@ -226,10 +245,11 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
     add_data(int8, "data set to score int8 against fp32 on (default: int8 is not scored)")
     int8.add_argument(
         "--max-drop",
-        type=float,
+        type=max_drop,
         default=0.01,
-        metavar="X",
-        help="largest drop of box AP, mask AP, mIoU and CIDEr to accept of int8 (default: 0.01)",
+        metavar="X|TASK=X,...",
+        help="largest drop of box AP, mask AP, mIoU and CIDEr to accept of int8, or of some tasks as in "
+        "boxes=0.01,caption=0.05 (default: 0.01)",
     )
 
 
@@ -246,4 +266,5 @@ def precision_options(arguments: argparse.Namespace) -> PrecisionOptions:
         split=arguments.split,
         max_drop=arguments.max_drop,
         keep_float=() if arguments.keep_float is None else read_layers(arguments.keep_float),
+        keep_failed=arguments.keep_failed,
     )

@@ -10,9 +10,12 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .parsing import PROGRAM
+
+if TYPE_CHECKING:
+    from .runtime.bundle.bundle import Bundle
 
 _ESCAPE = "yolor_edge.escape"
 
@@ -73,6 +76,15 @@ def complain(what: object, code: int) -> int:
 def print_result(arguments: argparse.Namespace, content: dict[str, Any], text: str) -> None:
     """Print a result: as JSON if `--json` was given, else as text."""
     print(json.dumps(content, indent=2, ensure_ascii=False) if arguments.json else text, flush=True)
+
+
+def print_bundle(bundle: Bundle) -> int:
+    """Print where a bundle was written, and what was asked for and is not in it; returns the exit code."""
+    print(f"bundle: {bundle.path}", flush=True)
+    if not bundle.failed:
+        return 0
+    reasons = "; ".join(f"{precision}: {reason}" for precision, reason in bundle.failed.items())
+    return complain(f"{bundle.path} is without {' and '.join(bundle.failed)}, which did not pass. {reasons}", 1)
 
 
 def say(text: str) -> None:

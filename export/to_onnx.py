@@ -44,10 +44,11 @@ from ..train.checkpoint import Checkpoint
 from ..train.network.any_network import AnyNetwork, network_of
 from ..train.network.config import Task
 from ..train.torch_backend import TorchGraph, parts_of, spec_of
-from .destination import check_out, reference_images
+from .destination import candidate_images, check_out, telling_images
 from .onnx_graphs.caption_weights import write_caption_weights
 from .onnx_graphs.fold import fold
 from .onnx_graphs.graph_cleanup import check_no_constants, drop_metadata, drop_unread, fold_constants, name_by_module
+from .onnx_graphs.graph_metadata import describe_graphs
 from .onnx_graphs.graph_options import GraphOptions, spec_with_options, vision_with_options
 from .onnx_graphs.quiet import quietly
 from .parity.fold_proof import VisionCost, cost_line, prove_fold, unfolded_cost
@@ -76,22 +77,22 @@ def export_bundle(
         out: Folder of the bundle; must not exist unless `overwrite`.
         input_size: (height, width) of the graphs, multiples of 32; by default what the network was trained at.
         tasks: The tasks to keep; by default all that the network has.
-        images: Images to check the steps on and to keep for `verify`; by default three drawn scenes. The
-            first three are used.
+        images: Images to check the steps on and to keep for `verify`; by default those of the data set that int8 is
+            scored on, else of the calibration, else of the run's data set, else three drawn scenes. Of twelve spread
+            over them, the three are used in which the network finds something for most of its tasks.
         overwrite: Replace what lies at `out`.
         precisions: What to write beside fp32, and how; by default nothing.
         progress: Called with one line per step.
         options: What to build into the vision graph; by default nothing beside the network.
 
     Returns:
-        The bundle, verified.
+        The bundle, verified. A precision that was asked for and did not pass is not in it; `Bundle.failed` says why.
 
     Raises:
         UsageError: If `out` exists, a task is not one of the network's, or the size or an option cannot be.
         CheckpointError: If the checkpoint cannot be opened.
         ParityError: If a step does not agree with the one before; nothing is written.
         CalibrationError: If int8 cannot be calibrated on what was given; nothing is written.
-        AccuracyError: If int8 costs a task more than was allowed; nothing is written.
     """
     say = progress or (lambda line: None)
     opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint)
@@ -100,8 +101,11 @@ def export_bundle(
     network = _with_tasks(opened.network(), tasks, input_size)
     options = options or GraphOptions()
     spec = spec_with_options(network.config, options)
-    check_inputs(precisions or PrecisionOptions(), spec)
-    references = reference_images(images, network.config.input_size)
+    precisions = precisions or PrecisionOptions()
+    check_inputs(precisions, spec)
+    candidates = candidate_images(images, precisions.data, precisions.split, precisions.calibration, opened.path.parent)
+    with Model(spec_of(network.config), parts_of(network)) as model:
+        references = telling_images(candidates, network.config.input_size, model.predict)
 
     if opened.provenance.get("licence") == "unknown":  # as import writes it; what was trained here is the user's own
         say("warning: the licence of the weights is unknown")
@@ -150,9 +154,10 @@ def export_bundle(
         for warning in unproven(read_golden(file)[1] for file in sorted((folder / GOLDEN_FOLDER).iterdir())):
             say(f"warning: {warning}")
         parity["onnx_fp32"] = [asdict(check) for check in checks]
-        added = add_precisions(folder, graphs, spec, references, precisions or PrecisionOptions(), say)
+        added = add_precisions(folder, graphs, spec, references, precisions, say)
         parity["tolerances"].update(added.tolerances)
         parity.update(added.parity)
+        describe_graphs(folder, spec, graphs, opened.sha256, opened.licence)
         write_bundle(
             folder,
             spec,

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from ..options import add_precision, image_files, precision_options, size
-from ..output import say
+from ..output import print_bundle, say
 from ..parsing import add_command
 
 
@@ -81,8 +81,7 @@ def _adopt(arguments: argparse.Namespace) -> int:
         precisions=precision_options(arguments),
         progress=say,
     )
-    print(f"bundle: {bundle.path}")
-    return 0
+    return print_bundle(bundle)
 
 
 def _three(text: str) -> tuple[float, ...]:

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from ..options import add_precision, add_tasks, image_files, precision_options, size
-from ..output import say
+from ..output import print_bundle, say
 from ..parsing import add_command
 
 
@@ -54,7 +54,8 @@ def add(commands: Any) -> None:
         "--images",
         nargs="+",
         metavar="PATH",
-        help="images, or folders of them, to check the conversions on (default: drawn scenes)",
+        help="images, or folders of them, to check the conversions on; three that show most are kept for verify "
+        "(default: those of --data, else of --calibration, else of the run's data set, else drawn scenes)",
     )
     add_precision(parser)
 
@@ -74,5 +75,4 @@ def _export(arguments: argparse.Namespace) -> int:
         progress=say,
         options=GraphOptions(arguments.batch, arguments.top_k, arguments.semantic_map),
     )
-    print(f"bundle: {bundle.path}")
-    return 0
+    return print_bundle(bundle)

@@ -27,6 +27,7 @@ from ...runtime.progress import Say
 from ...runtime.verification.golden import GOLDEN_FOLDER, answers_of, read_golden, unproven, write_golden
 from ...runtime.verification.replay import Check, Tolerances, compare_heads
 from ..destination import check_out, reference_images
+from ..onnx_graphs.graph_metadata import describe_graphs
 from ..precision.precisions import PrecisionOptions, add_precisions, check_inputs
 from .foreign import Foreign, read_foreign
 from .layouts import Layout, Said, recognise
@@ -78,12 +79,12 @@ def adopt(
         progress: Called with one line per step.
 
     Returns:
-        The bundle, verified.
+        The bundle, verified. A precision that was asked for and did not pass is not in it; `Bundle.failed` says why.
 
     Raises:
         UsageError: If the file cannot be adopted, or an argument does not fit it; nothing is written.
         ParityError: If the rewired graph does not agree with the original; nothing is written.
-        CalibrationError, AccuracyError: As `export_bundle` raises them; nothing is written.
+        CalibrationError: As `export_bundle` raises it; nothing is written.
     """
     say = progress or (lambda line: None)
     out, said, wanted = Path(out), Said.of(layout), precisions or PrecisionOptions()
@@ -149,6 +150,7 @@ def adopt(
         added = add_precisions(folder, graphs, spec, references, wanted, say)
         opset = next(o.version for o in graph.opset_import if o.domain in ("", "ai.onnx"))
         original = foreign.original
+        describe_graphs(folder, spec, graphs, sha256_of(foreign.path), licence or "unknown")
         write_bundle(
             folder,
             spec,

@@ -34,6 +34,9 @@ _FEW = 8
 _MOST_TOLD = 6
 # Boxes in pixels reach further than this, those in shares of the image do not.
 _LARGEST_SHARE = 2.0
+_FAR = 32.0
+# What a user says of the boxes is refused where more of them than this contradict it.
+_LARGEST_ODD_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -318,7 +321,11 @@ def _judged(draft: Layout, values: Mapping[str, Array], said: Said) -> list[Layo
     units = said.units or ("pixels" if reach > _LARGEST_SHARE else "normalised")
     if reach == 0 and said.units is None:
         return "it finds nothing on these images, so its boxes tell nothing; give <images> with objects"
+    if units == "normalised" and reach > _FAR:
+        return f"its boxes reach to {reach:.4g}, so they are no shares of the image"
     scale = np.array(draft.size[::-1] if units == "pixels" else (1, 1), np.float64)
+    if said.coding and not _can_be(said.coding, boxes, scale):
+        return f"its boxes are not {said.coding}: some would have a negative size"
     codings = [said.coding] if said.coding else _codings(boxes, scale, draft.form)
     if not codings:
         return "its first four rows are neither corners nor centre and size"
@@ -327,6 +334,13 @@ def _judged(draft: Layout, values: Mapping[str, Array], said: Said) -> list[Layo
 
 def _is_outside(scores: Array) -> bool:
     return bool(scores.min(initial=0) < -1e-4 or scores.max(initial=0) > 1 + 1e-3)
+
+
+def _can_be(coding: str, boxes: Array, scale: Array) -> bool:
+    """Whether (B, 4, N) boxes read this way have a width and a height; nearly all, as networks do not promise it."""
+    first, second = boxes[:, :2], boxes[:, 2:]
+    sides = second if coding == "cxcywh" else second - first
+    return bool((sides >= -1e-3 * scale[:, None]).mean() > 1 - _LARGEST_ODD_SHARE)
 
 
 def _codings(boxes: Array, scale: Array, form: str) -> list[str]:

@@ -29,10 +29,10 @@ from ...runtime.backends.base import Array
 from ...runtime.backends.registry import check_threads
 from ...runtime.bundle.bundle import GRAPH_KINDS, Bundle
 from ...runtime.errors import BundleError, UsageError
-from ...runtime.images.preprocess import preprocess
+from ...runtime.images.preprocess import PreprocessRule, preprocess
 from ...runtime.progress import Count
 from ...runtime.verification.golden import GOLDEN_FOLDER, read_golden
-from ..precision.choices import choices_of, chosen, with_choices_given, with_choices_shown
+from ..onnx_graphs.choices import choices_of, chosen, with_choices_given, with_choices_shown
 from .dissect import GIVEN, Anatomy, Layer, expose, isolate
 
 # The noise that a stage may have, by the coarser of the two precisions. Rounding of fp32 leaves 1e-6, that of fp16
@@ -200,6 +200,26 @@ def diff(
     graph_a, graph_b = _open_graph(a), _open_graph(b)
     limit = _checked_tolerance(tolerance, graph_a.kind, graph_b.kind)
     check_threads(threads)
+    if not graph_a.golden:
+        raise BundleError(f"{graph_a.folder}: holds no reference inputs to compare on; export it again")
+    return diff_graphs(graph_a, graph_b, limit, threads, progress)
+
+
+def diff_graphs(
+    graph_a: VisionGraph,
+    graph_b: VisionGraph,
+    limit: float,
+    threads: int | None = None,
+    progress: Count | None = None,
+) -> Diff:
+    """Compare two graphs of one network, of a bundle or of one in the making; see `diff`.
+
+    Args:
+        graph_a, graph_b: What to compare; the first one's reference inputs are used.
+        limit: Noise that a stage may have.
+        threads: CPU threads; None for as many as this process may run on.
+        progress: Called with how many reference inputs are done, and of how many.
+    """
     body_a, body_b = Anatomy(graph_a.model), Anatomy(graph_b.model)
     layers, missing = _common_layers(graph_a.label, graph_b.label, body_a, body_b)
     exits = {stage: [name for name in names if name in body_b.tensors] for stage, names in body_a.exits(layers).items()}
@@ -249,28 +269,29 @@ def decibels(noise: float) -> float:
 
 
 @dataclass(frozen=True)
-class _Graph:
-    """A vision graph of a bundle.
+class VisionGraph:
+    """A vision graph of a bundle, or of a folder that becomes one.
 
     Attributes:
         label: As the user may name it.
         kind: One of `GRAPH_KINDS`.
-        bundle: That it lies in.
+        folder: That it lies in, with reference inputs.
+        rule: How images become the graph's input.
         model: What it is.
     """
 
     label: str
     kind: str
-    bundle: Bundle
+    folder: Path
+    rule: PreprocessRule
     model: onnx.ModelProto
 
     @property
     def golden(self) -> list[Path]:
-        names = sorted(name for name in self.bundle.files if name.startswith(f"{GOLDEN_FOLDER}/"))
-        return [self.bundle.path / name for name in names]
+        return sorted((self.folder / GOLDEN_FOLDER).glob("[!.]*"))
 
 
-def _open_graph(name: str | os.PathLike[str]) -> _Graph:
+def _open_graph(name: str | os.PathLike[str]) -> VisionGraph:
     text = os.fspath(name)
     folder, _, precision = text.rpartition(":")
     if not folder or precision not in ("int8", *GRAPH_KINDS) or Path(text).is_dir():
@@ -288,7 +309,7 @@ def _open_graph(name: str | os.PathLike[str]) -> _Graph:
         model = onnx.load(bundle.path / held[kind])
     except Exception as error:  # protobuf's own errors have no common class
         raise BundleError(f"{bundle.path / held[kind]}: is not an ONNX graph ({type(error).__name__})") from None
-    return _Graph(f"{folder}:{kind}", kind, bundle, model)
+    return VisionGraph(f"{folder}:{kind}", kind, bundle.path, bundle.spec.preprocess, model)
 
 
 def _checked_tolerance(tolerance: float | None, *kinds: str) -> float:
@@ -332,7 +353,7 @@ def _common_layers(label_a: str, label_b: str, a: Anatomy, b: Anatomy) -> tuple[
 
 
 def _measure(
-    graph_a: _Graph,
+    graph_a: VisionGraph,
     body_a: Anatomy,
     body_b: Anatomy,
     layers: Sequence[Layer],
@@ -342,8 +363,6 @@ def _measure(
 ) -> tuple[dict[str, Difference], dict[str, Difference]]:
     """Differences of layers and exits as they gather, and of layers on the other graph's values, by tensor."""
     files = graph_a.golden
-    if not files:
-        raise BundleError(f"{graph_a.bundle.path}: holds no reference inputs to compare on; export it again")
     batches = [_shape(value)[0] for body in (body_a, body_b) for value in body.model.graph.input]
     batch = max(1, *batches)  # -1 where it is free
     tensors = list(dict.fromkeys([*(layer.tensor for layer in layers), *(n for names in seen.values() for n in names)]))
@@ -356,7 +375,7 @@ def _measure(
     try:
         for done, file in enumerate(files, 1):
             image, _ = read_golden(file)
-            pixels, _ = preprocess(image, graph_a.bundle.spec.preprocess)
+            pixels, _ = preprocess(image, graph_a.rule)
             feed = {"images": np.repeat(pixels[np.newaxis], batch, axis=0)}
             values = whole_a.run(feed, [*tensors, *choices])
             found = whole_b.run({**feed, **chosen(values, choices)}, tensors)

@@ -220,8 +220,8 @@ def meet_budget(
         worst = max(beyond, key=lambda name: reference[name] - scores[name])
         raise AccuracyError(
             f"int8-{dialect} misses the budget even with {len(in_float)} of {len(noise)} layers in float: {worst} "
-            f"drops by {reference[worst] - scores[worst]:.4f}, allowed {allowed[worst]:g}; nothing was written. Allow "
-            "more with <max_drop>, calibrate on more images, or try another <method>",
+            f"drops by {reference[worst] - scores[worst]:.4f}, allowed {allowed[worst]:g}; allow more with "
+            "<max_drop>, calibrate on more images, or try another <method>",
             argument=("max_drop", "method"),
         )
     report = BudgetReport(

@@ -18,12 +18,11 @@ import onnx
 from numpy.typing import NDArray
 
 from ...evaluation.dataset.coco import CocoDataset
-from ...evaluation.evaluator import score_model
 from ...runtime.backends.base import Array, Graph
 from ...runtime.backends.onnxruntime_backend import open_graph
-from ...runtime.bundle.bundle import INT8_DIALECTS
+from ...runtime.bundle.bundle import FAILED, INT8_DIALECTS
 from ...runtime.bundle.spec import ModelSpec
-from ...runtime.errors import AccuracyError, ParityError, UsageError
+from ...runtime.errors import AccuracyError, UsageError
 from ...runtime.images.preprocess import preprocess
 from ...runtime.model import Model
 from ...runtime.progress import Say
@@ -43,14 +42,16 @@ from .calibration import (
     refuse_held_out,
     scales_summary,
 )
+from .failures import tell_failure
+from .score_noise import DEFAULT_MAX_DROP, ImageScores, MaxDrop, allowed_drops, check_max_drop, score_images
 from .to_fp16 import halve_around_int8, nodes_out_of_range, to_fp16
+from .to_int8 import quantize
 
 SCALES_FILE = "calibration.json"
 # Images that layers' noise is measured on: a ranking needs no more.
 _NOISE_IMAGES = 8
 _CAPTION_STEPS = 6
 _TIMED_RUNS = 15
-_SCORE_FIELDS = {"box AP": "box_ap", "mask AP": "mask_ap", "mIoU": "miou", "CIDEr": "cider"}
 
 Graphs = dict[str, dict[str, str]]
 
@@ -67,8 +68,11 @@ class PrecisionOptions:
         scales: The `calibration.json` of another export of the same weights, instead of images.
         data: Folder of a data set in COCO's layout that int8 is scored on.
         split: Its split; by default the first whose name starts with "val".
-        max_drop: Largest drop of box AP, mask AP, mIoU and CIDEr that int8 may cost, absolute.
+        max_drop: Largest drop of box AP, mask AP, mIoU and CIDEr that int8 may cost, absolute; or of those of some
+            tasks, by the task's name, and 0.01 of the others.
         keep_float: Layers to keep in a wider format whatever they cost, by name or by the start of it.
+        keep_failed: Keep the graphs of a precision that did not pass in the bundle, as PART.KIND.failed.onnx, with the
+            list of layers to keep in float.
     """
 
     precisions: tuple[str, ...] = ()
@@ -77,8 +81,9 @@ class PrecisionOptions:
     scales: Path | None = None
     data: str | Path | None = None
     split: str | None = None
-    max_drop: float = 0.01
+    max_drop: MaxDrop = DEFAULT_MAX_DROP
     keep_float: tuple[str, ...] = ()
+    keep_failed: bool = False
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.precisions if name not in ("fp32", "fp16", "int8", "auto")]
@@ -114,8 +119,7 @@ class PrecisionOptions:
             )
         if self.method not in METHODS:
             raise UsageError(f"<method> must be one of {', '.join(METHODS)}, got {self.method!r}", argument="method")
-        if not self.max_drop >= 0:
-            raise UsageError(f"<max_drop> must not be negative, got {self.max_drop}", argument="max_drop")
+        check_max_drop(self.max_drop)
 
     @property
     def wants_fp16(self) -> bool:
@@ -143,13 +147,17 @@ def read_layers(path: str | Path) -> tuple[str, ...]:
 
 @dataclass
 class Added:
-    """What the bundle records of the precisions that were added."""
+    """What the bundle records of the precisions that were added, and why others were not."""
 
     tolerances: dict[str, Any] = field(default_factory=dict)
     parity: dict[str, Any] = field(default_factory=dict)
     accuracy: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     recommended: dict[str, str] = field(default_factory=dict)
+
+    def fail(self, precision: str, reason: str) -> None:
+        """Record that a precision that was asked for did not pass."""
+        self.provenance.setdefault(FAILED, {})[precision] = reason
 
 
 def check_inputs(options: PrecisionOptions, spec: ModelSpec) -> None:
@@ -185,10 +193,11 @@ def add_precisions(
         options: What to write.
         say: Called with one line per step.
 
+    A precision that does not pass, fp16 because it answers otherwise than fp32, int8 because it misses the budget, is
+    left out and recorded with the reason.
+
     Raises:
-        ParityError: If fp16 answers otherwise than fp32.
         CalibrationError: If the images or scales cannot be used.
-        AccuracyError: If int8 cannot meet the budget.
     """
     added = Added()
     if options.wants_fp16:
@@ -209,6 +218,7 @@ def _add_fp16(
 ) -> None:
     say(f"making fp16 graphs, and comparing them with fp32 on {len(images)} images ...")
     exact = {part: open_graph(folder / files["fp32"], None) for part, files in graphs.items()}
+    models: dict[str, onnx.ModelProto] = {}
     half: dict[str, Graph] = {}
     kept: dict[str, Mapping[str, str]] = {}
     _require_layers(folder, graphs, options.keep_float)
@@ -216,6 +226,7 @@ def _add_fp16(
     for part, files in graphs.items():
         halved = to_fp16(onnx.load(folder / files["fp32"]), feeds[part], options.keep_float)
         exact[part].close()
+        models[part] = halved.model
         file = f"{part}.fp16.onnx"
         onnx.save(halved.model, folder / file)
         half[part] = open_graph(folder / file, None)
@@ -239,12 +250,15 @@ def _add_fp16(
     failures = [check for check in checks if not check.passed]
     if failures:
         first = failures[0]
-        raise ParityError(
-            f"fp16 differs from fp32: {first.stage} on {first.golden}: {first.measured}, allowed {first.allowed} "
-            f"({len(failures)} of {len(checks)} checks failed); nothing was written. Keep a head or a block in "
-            "fp32 with <keep_float>, such as the name box_head",
-            argument="keep_float",
+        reason = (
+            f"it differs from fp32: {first.stage} on {first.golden}: {first.measured}, allowed {first.allowed} "
+            f"({len(failures)} of {len(checks)} checks failed)"
         )
+        for part in graphs:
+            (folder / f"{part}.fp16.onnx").unlink()
+        added.fail("fp16", reason)
+        tell_failure(folder, spec, "fp16", reason, models, options.keep_failed, say)
+        return
     say(f"fp16 agrees with fp32 in {len(checks)} checks on {len(images)} images")
     for part, files in graphs.items():
         files["fp16"] = f"{part}.fp16.onnx"
@@ -268,15 +282,15 @@ def _add_int8(
     exact = _Scorer(folder, graphs, spec, dataset)
     if dataset is not None:
         say(f"scoring fp32 on {len(dataset)} images of {options.data} ...")
-    reference = exact.scores(model) if dataset else {}
+    reference: Mapping[str, float] = exact.scores(model) if dataset else {}
+    allowed = allowed_drops(options.max_drop)
     if dataset is None:
         say("int8 is not scored: give a data set to hold it to a budget")
-    idle = [f"{name} {value:.4f}" for name, value in reference.items() if value <= options.max_drop]
+    idle = [f"{name} {value:.4f}" for name, value in reference.items() if value <= allowed[name]]
     if idle:
         say(
-            f"warning: in fp32 the network scores {', '.join(idle)} on {options.data}, no more than the "
-            f"{options.max_drop:g} that it may lose, so nothing keeps int8 from losing it all; train longer first, or "
-            "score on data that it was trained for"
+            f"warning: in fp32 the network scores {', '.join(idle)} on {options.data}, no more than it may lose, so "
+            "nothing keeps int8 from losing it all; train longer first, or score on data that it was trained for"
         )
     # For TensorRT what is not int8 is fp16, and OpenVINO reads that as fast; ONNX Runtime has no fp16 on a CPU.
     in_fp32 = nodes_out_of_range(model, ({"images": tensor} for tensor in inputs))
@@ -300,10 +314,17 @@ def _add_int8(
             reports.append(report)
             say(report.table())
     except AccuracyError as error:
+        reason = str(error)
+        if "auto" in options.precisions:
+            say(f"auto: goes without int8; {reason}")
+            added.recommended["onnxruntime"] = "fp32"
         if "int8" in options.precisions:
-            raise
-        say(f"auto: goes without int8; {str(error).partition('; nothing was written')[0]}")
-        added.recommended["onnxruntime"] = "fp32"
+            added.fail("int8", reason)
+            kind = f"int8-{dialect}"
+            whole = quantize(model, calibration.ranges, dialect, options.keep_float).model
+            tell_failure(folder, spec, kind, reason, {"vision": whole}, options.keep_failed, say)
+            # Measuring ranges may have taken hours: they serve the next try.
+            calibration.save(folder / SCALES_FILE)
         return
     if "auto" in options.precisions:
         ratio = _speed_ratio(model, quantised["u8s8"], inputs[0])
@@ -388,13 +409,11 @@ class _Scorer:
         self._captions = {part: folder / files["fp32"] for part, files in graphs.items() if part != "vision"}
         self._spec, self._dataset = spec, dataset
 
-    def scores(self, vision: onnx.ModelProto) -> dict[str, float]:
+    def scores(self, vision: onnx.ModelProto) -> ImageScores:
         assert self._dataset is not None
         parts: dict[str, Graph] = {part: open_graph(path, None) for part, path in self._captions.items()}
         with Model(self._spec, {"vision": open_model(vision), **parts}) as model:
-            found = score_model(model, self._dataset).scores
-        values = {name: getattr(found, attribute) for name, attribute in _SCORE_FIELDS.items()}
-        return {name: float(value) for name, value in values.items() if value is not None}
+            return score_images(model, self._dataset)
 
 
 def _require_layers(folder: Path, graphs: Graphs, layers: Sequence[str]) -> None:

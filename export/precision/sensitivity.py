@@ -19,9 +19,9 @@ from ...runtime.backends.base import Array
 from ...runtime.backends.onnxruntime_backend import OnnxRuntimeGraph
 from ...runtime.bundle.spec import BOX_HEADS, SCORE_HEADS
 from ...runtime.progress import Count
+from ..onnx_graphs.choices import choices_of, chosen, with_choices_given, with_choices_shown
 from ..onnx_graphs.graph_view import GraphView
 from ..onnx_graphs.probe import Probe, open_model, open_probe
-from .choices import choices_of, chosen, with_choices_given, with_choices_shown
 from .to_int8 import activation_scales, weight_levels
 
 Ranges = Mapping[str, tuple[float, float]]

@@ -36,6 +36,8 @@ INT8_DIALECTS = ("s8s8", "u8s8")
 GRAPH_KINDS = ("fp32", "fp16", *(f"int8-{dialect}" for dialect in INT8_DIALECTS))
 # Objects of bundle.json that are kept as they are.
 _FREE_FORM = ("tensors", "provenance", "parity", "accuracy", "recommended")
+# Where the provenance tells of precisions that were asked for and did not pass.
+FAILED = "failed"
 # What the native caption decoder's weights are listed under.
 CAPTION_WEIGHTS = ("fp32", "int8")
 # Built on the device from what the bundle holds; never part of it.
@@ -116,6 +118,12 @@ class Bundle:
         held = {kind.partition("-")[0] for kind in self.graphs["vision"]}
         return tuple(p for p in PRECISIONS if p in held)
 
+    @property
+    def failed(self) -> Mapping[str, str]:
+        """Precisions that were asked for and did not pass, so that they are not there, with the reason."""
+        failed = self.provenance.get(FAILED, {})
+        return failed if isinstance(failed, dict) else {}
+
     def choose_precision(self, precision: str, backend: str) -> str:
         """`precision`, and for "auto" the one that is recommended for a backend; fp32 where none is."""
         return str(self.recommended.get(backend, "fp32")) if precision == "auto" else precision
@@ -135,6 +143,12 @@ class Bundle:
                 f"unknown precision {precision!r}; the precisions are {', '.join(PRECISIONS)}, or auto", "precision"
             )
         kind = f"int8-{dialect}" if precision == "int8" else precision
+        if kind not in self.graphs["vision"] and precision in self.failed:
+            raise UsageError(
+                f"{self.path}: has no {precision} graph; when it was made, {precision} did not pass: "
+                f"{self.failed[precision]}",
+                argument="precision",
+            )
         if kind not in self.graphs["vision"]:
             raise UsageError(
                 f"{self.path}: has no {precision} graph, it holds {', '.join(self.precisions)}; "

@@ -26,6 +26,8 @@ from .graph_form import cells_check, in_form_of, regions_in_place, scores_in
 
 # What stands under "allowed" where a figure is told and decides nothing.
 REPORTED = "reported"
+# What is measured where neither side found anything: that passes, and shows nothing.
+NOTHING = "nothing to compare"
 # Under "input" for a figure of all images together.
 TOGETHER = "all inputs"
 _WORST = 1e6
@@ -290,7 +292,8 @@ def _boxes_together(
         )
         count += len(matches)
     share = matched / total if total else 1.0
-    measured, allowed = f"{share:.1%} matched ({count} boxes)", f">= {tolerances.boxes:.0%}, by score"
+    measured = f"{share:.1%} matched ({count} boxes)" if total else NOTHING
+    allowed = f">= {tolerances.boxes:.0%}, by score"
     return Check(
         TOGETHER, "boxes", measured, allowed, bool(share >= tolerances.boxes), _used(1 - share, 1 - tolerances.boxes)
     )
@@ -303,7 +306,7 @@ def _masks_together(pairs: Iterable[tuple[Answers, Answers]], tolerances: Result
             return _failed(TOGETHER, "masks", "absent", "all")
         ious += _mask_ious(expected.result, found.result, _pair_boxes(expected.result, found.result))
     middle = float(np.median(ious)) if ious else 1.0
-    measured, allowed = f"median IoU {middle:.4f}", f">= {tolerances.mask_iou}"
+    measured, allowed = f"median IoU {middle:.4f}" if ious else NOTHING, f">= {tolerances.mask_iou}"
     return Check(
         TOGETHER, "masks", measured, allowed, middle >= tolerances.mask_iou, _used(1 - middle, 1 - tolerances.mask_iou)
     )
@@ -362,7 +365,7 @@ def _same_caption(
     if found is None:
         return _failed(golden, stage, "absent", allowed)
     if found == expected:
-        return Check(golden, stage, f"{len(expected)} tokens same", allowed, True)
+        return Check(golden, stage, f"{len(expected)} tokens same" if expected else NOTHING, allowed, True)
     agreeing = [a == b for a, b in zip(expected, found, strict=False)]
     first = agreeing.index(False) if False in agreeing else len(agreeing)
     length = f"{len(found)} tokens" if len(found) == len(expected) else f"{len(found)} tokens, not {len(expected)}"
@@ -421,6 +424,8 @@ def _same_objects(
     score = float(np.max([apart[i, j] for i, j, _ in pairs], initial=0.0))
     passed = bool(not missed and least_iou >= tolerances.box_iou and score <= tolerances.score)
     measured = f"{len(pairs)} of {count} matched, {other} found, IoU >= {least_iou:.4f}, score +- {score:.1e}{told}"
+    if not count + other:
+        measured = NOTHING
     most = "all but borderline ones" if tolerances.borderline else "all"
     allowed = f"{most}, IoU >= {tolerances.box_iou}, score +- {tolerances.score:.0e}"
     used = max(_used(1 - least_iou, 1 - tolerances.box_iou), _used(score, tolerances.score), 2.0 if missed else 0.0)
@@ -429,7 +434,9 @@ def _same_objects(
         allowed = f"IoU >= {tolerances.mask_iou}"
         if found.masks is None:
             return [*checks, _failed(golden, "masks", "absent", allowed)]
-        ious = sorted(_mask_ious(expected, found, pairs)) or [1.0]
+        ious = sorted(_mask_ious(expected, found, pairs))
+        if not ious:
+            return [*checks, Check(golden, "masks", NOTHING, allowed, True)]
         worst = ious[int(_ODD_MASKS * (len(ious) - 1))] if tolerances.borderline else ious[0]
         used = _used(1 - worst, 1 - tolerances.mask_iou)
         checks.append(Check(golden, "masks", f"IoU >= {worst:.4f}", allowed, worst >= tolerances.mask_iou, used))

@@ -16,6 +16,7 @@ from ..errors import BackendError, BackendMissingError, BundleError, EngineMisma
 from ..model import Model
 from ..vision.open_vision import check_processing
 from .comparison import (
+    NOTHING,
     REPORTED,
     TOGETHER,
     Check,
@@ -110,6 +111,8 @@ class Verification:
 def _verdict(check: Check) -> str:
     if not check.passed:
         return "FAILED"
+    if check.measured == NOTHING:
+        return "not shown"
     return "" if check.allowed == REPORTED else "ok"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sys
@@ -120,6 +121,23 @@ def test_the_bundle_says_where_it_came_from(exported: Exported) -> None:
     assert provenance["exporter"]["torch"] == torch.__version__
     assert provenance["exporter"]["onnx"] == onnx.__version__
     assert provenance["exporter"]["opset"] == 18
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_lone_graph_says_what_it_is(exported: Exported, part: str) -> None:
+    bundle = exported.bundle
+    graph = onnx.load(bundle.graph_files()[part])
+    told = {entry.key: entry.value for entry in graph.metadata_props}
+    assert json.loads(told["names"]) == list(bundle.spec.class_names)
+    assert told["yolor_edge.name"] == bundle.spec.name
+    assert (told["yolor_edge.part"], told["yolor_edge.precision"]) == (part, "fp32")
+    assert told["yolor_edge.weights_sha256"] == bundle.provenance["checkpoint_sha256"]
+    assert told["yolor_edge.licence"] == bundle.licence
+    model = json.loads(told["yolor_edge.model"])
+    known = bundle.spec.to_json()
+    assert model == {name: known[name] for name in known if name != "caption"}
+    convolutions = [node for node in graph.graph.node if node.op_type == "Conv"]
+    assert all(node.input[1] == f"{node.name}.weight" for node in convolutions)
 
 
 def test_the_ladder_is_kept_in_the_bundle(exported: Exported) -> None:

@@ -97,6 +97,23 @@ def test_what_is_said_is_not_looked_for(said: str, tmp_path: Path) -> None:
     assert layout_of(foreign, inputs(foreign), CLASSES, Said.of(said)).coding == "yxyx"
 
 
+@pytest.mark.parametrize(
+    ("coding", "units", "said", "message"),
+    [
+        ("cxcywh", "pixels", "xyxy", "its boxes are not xyxy: some would have a negative size"),
+        ("cxcywh", "pixels", "yxyx", "its boxes are not yxyx: some would have a negative size"),
+        ("xyxy", "pixels", "normalised", r"its boxes reach to \d+.*, so they are no shares of the image"),
+        ("xyxy", "pixels", "normalised,cxcywh", r"its boxes reach to \d+.*, so they are no shares of the image"),
+    ],
+)
+def test_what_is_said_against_the_values_is_refused(
+    coding: str, units: str, said: str, message: str, tmp_path: Path
+) -> None:
+    foreign = read_foreign(saved(detector("classes", coding, units, "probabilities", False), tmp_path))
+    with pytest.raises(UsageError, match=message):
+        layout_of(foreign, inputs(foreign), CLASSES, Said.of(said))
+
+
 def test_two_ways_to_read_outputs_are_told_with_the_words_that_choose() -> None:
     random = np.random.default_rng(0)
     first = np.array(np.mgrid[0:60:6, 0:60:6]).reshape(2, -1)

@@ -9,13 +9,19 @@ import onnx
 import pytest
 import torch
 from yolor_edge.evaluation.scenes.scene_drawing import draw_scene
+from yolor_edge.export.onnx_graphs.choices import (
+    GIVEN_CHOICE,
+    choices_of,
+    chosen,
+    with_choices_given,
+    with_choices_shown,
+)
 from yolor_edge.export.onnx_graphs.fold import fold
 from yolor_edge.export.onnx_graphs.graph_options import GraphOptions, vision_with_options
 from yolor_edge.export.onnx_graphs.probe import open_model
 from yolor_edge.export.parity.fold_proof import prove_fold
 from yolor_edge.export.parity.stage_diff import diff
 from yolor_edge.export.precision.calibration import CalibrationSet, calibrate
-from yolor_edge.export.precision.choices import GIVEN_CHOICE, choices_of, chosen, with_choices_given, with_choices_shown
 from yolor_edge.export.precision.to_fp16 import to_fp16
 from yolor_edge.export.precision.to_int8 import quantize
 from yolor_edge.export.to_onnx import export_bundle, export_part

@@ -12,7 +12,7 @@ from yolor_edge.evaluation.scenes.scene_files import write_scenes
 from yolor_edge.export.precision import precisions
 from yolor_edge.export.precision.precisions import Added, PrecisionOptions, add_precisions, check_inputs, read_layers
 from yolor_edge.runtime.bundle.bundle import Bundle, write_bundle
-from yolor_edge.runtime.errors import AccuracyError, CalibrationError, ParityError, UsageError
+from yolor_edge.runtime.errors import AccuracyError, CalibrationError, UsageError
 from yolor_edge.runtime.model import load
 from yolor_edge.runtime.verification.golden import read_golden
 
@@ -64,12 +64,47 @@ def quick(noise_measured_once: dict[str, dict[str, float]], monkeypatch: pytest.
     monkeypatch.setattr(precisions, "captions_check", lambda *_: None)
 
 
-def test_fp16_that_answers_otherwise_is_refused(exported: Exported, tmp_path: Path) -> None:
+def test_fp16_that_answers_otherwise_is_left_out_and_named(exported: Exported, tmp_path: Path) -> None:
+    """fp32, which is proven, stays; with the layers that fp16 would need in float."""
     graphs, images = unsealed(exported, tmp_path / "bundle")
-    options = PrecisionOptions(precisions=("fp16",))
-    with pytest.raises(ParityError, match=r"fp16 differs from fp32: .* nothing was written\. Keep a head"):
-        add_precisions(tmp_path / "bundle", graphs, exported.bundle.spec, images, options, lambda line: None)
+    options = PrecisionOptions(precisions=("fp16",), keep_failed=True)
+    steps: list[str] = []
+    added = add_precisions(tmp_path / "bundle", graphs, exported.bundle.spec, images, options, steps.append)
     assert all("fp16" not in files for files in graphs.values())
+    bundle = seal(exported, tmp_path / "bundle", graphs, added)
+    assert bundle.precisions == ("fp32",)
+    assert bundle.failed["fp16"].startswith("it differs from fp32: ")
+    told = next(line for line in steps if line.startswith("fp16 is left out: it differs from fp32: "))
+    assert "checks failed" in told
+    aside = {name for name in bundle.files if name.endswith(".failed.onnx")}
+    assert aside == {f"{part}.fp16.failed.onnx" for part in graphs}
+    for name in aside:
+        onnx.checker.check_model(onnx.load(tmp_path / "bundle" / name))
+    assert (tmp_path / "bundle" / "keep-float.fp16.txt").is_file()
+    assert not list((tmp_path / "bundle").glob("*.fp16.onnx"))
+    with pytest.raises(UsageError, match="has no fp16 graph; when it was made, fp16 did not pass: it differs"):
+        bundle.graph_files("fp16")
+
+
+@pytest.mark.usefixtures("quick")
+def test_int8_over_the_budget_is_left_out_and_the_ranges_stay(
+    exported: Exported, calibration_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_costly(*_: object) -> None:
+        raise AccuracyError("int8-s8s8 misses the budget")
+
+    monkeypatch.setattr(precisions, "meet_budget", too_costly)
+    options = PrecisionOptions(("fp16", "int8"), calibration_data, data=exported.data, split="train")
+    graphs, images = unsealed(exported, tmp_path / "bundle")
+    steps: list[str] = []
+    added = add_precisions(tmp_path / "bundle", graphs, exported.bundle.spec, images, options, steps.append)
+    assert set(graphs["vision"]) == {"fp32", "fp16"}
+    bundle = seal(exported, tmp_path / "bundle", graphs, added)
+    assert bundle.failed == {"int8": "int8-s8s8 misses the budget"}
+    assert "int8-s8s8 is left out: int8-s8s8 misses the budget" in steps
+    assert any(line.startswith(("  first over the usual noise: ", "  no stage of int8-s8s8")) for line in steps)
+    assert "calibration.json" in bundle.files
+    assert not any("failed" in name for name in bundle.files)
 
 
 @pytest.mark.usefixtures("quick")

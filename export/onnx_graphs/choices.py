@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 import onnx
 
 from ...runtime.backends.base import Array
-from ..onnx_graphs.graph_view import GraphView
+from .graph_view import GraphView
 
 GIVEN_CHOICE = "@chosen"
 """Ends the name of an input that takes the place of a choice."""
