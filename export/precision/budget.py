@@ -187,11 +187,7 @@ def meet_budget(
         scores = tries[method, in_float][1]
         return {name: _used(reference[name] - scores[name], allowed[name]) for name in scores}
 
-    view = GraphView(model)
-    names = {conv.name for conv in view.convolutions()} - kept_convolutions(view, keep_float)
-    start: Layers = frozenset(
-        conv.name for conv in view.convolutions() if conv.name in names and view.reads_image(conv)
-    )
+    start = _start(model, dialect, keep_float)
     method, in_float = first, start
     by_head: dict[str, dict[str, float]] = {}
     noise: dict[str, dict[str, float]] = {}
@@ -206,11 +202,11 @@ def meet_budget(
             Costs(noise, shares, groups_of(noise, shares)),
             lambda layers: scored(method, layers),
             most=most_scorings + 1 - len(tries),
-            start=start & noise.keys(),
+            start=start,
         )
         found = search.run()
         in_float = search.nearest() if found is None else found
-    elif dialect == "u8s8" and start and _most(scored(method, frozenset())) <= 1:
+    elif start and _most(scored(method, frozenset())) <= 1:
         in_float = frozenset()
     quantized, scores = tries[method, in_float]
     verdicts, agreement = _judged(reference, scores, allowed)
@@ -229,7 +225,7 @@ def meet_budget(
         max_drop={name: allowed[name] for name in scores},
         reference=dict(reference),
         scores=dict(scores),
-        kept=tuple(sorted(in_float & set(names), key=lambda name: -sum(noise.get(name, {}).values()))),
+        kept=tuple(sorted(in_float, key=lambda name: -sum(noise.get(name, {}).values()))),
         int8_flops_share=0.0,
         verdicts=verdicts,
         agreement=agreement,
@@ -237,6 +233,15 @@ def meet_budget(
         tries=tuple((name, len(layers), dict(values)) for (name, layers), (_, values) in tries.items()),
     )
     return quantized, _with_layers(report, model, quantized, by_head, keep_float)
+
+
+def _start(model: onnx.ModelProto, dialect: str, keep_float: Collection[str]) -> Layers:
+    """What begins in float: the stem, whose rounding reaches every head. With signed activations it always is."""
+    if dialect == "s8s8":
+        return frozenset()
+    view = GraphView(model)
+    kept = kept_convolutions(view, keep_float)
+    return frozenset(conv.name for conv in view.convolutions() if view.reads_image(conv) and conv.name not in kept)
 
 
 def groups_of(layers: Collection[str], flops: Mapping[str, float]) -> list[Layers]:

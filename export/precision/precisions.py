@@ -49,7 +49,7 @@ from .to_int8 import quantize
 
 SCALES_FILE = "calibration.json"
 # Images that layers' noise is measured on: a ranking needs no more.
-_NOISE_IMAGES = 8
+_NOISE_IMAGES = 4
 _CAPTION_STEPS = 6
 _TIMED_RUNS = 15
 
@@ -300,7 +300,7 @@ def _add_int8(
         for dialect in INT8_DIALECTS:
             found, report = meet_budget(
                 model,
-                calibration.ranges,
+                calibration.by_method(),
                 dialect,
                 inputs,
                 exact.scores if dataset else None,

@@ -44,7 +44,7 @@ class Costs:
         """`start` and the layers with next to the least FLOPs that bring the noise of every score under its limit."""
         chosen = start
         nothing = {score: 1e-12 * self.left(score, ()) for score in limits}
-        moves = [frozenset([layer]) for layer in self.noise] + [group & self.noise.keys() for group in self.groups]
+        moves = [frozenset([layer]) for layer in self.noise] + [group.intersection(self.noise) for group in self.groups]
         while True:
             excess = {score: self.left(score, chosen) - limit for score, limit in limits.items()}
             excess = {score: value for score, value in excess.items() if value > nothing[score]}
