@@ -85,8 +85,8 @@ def labelled_first(
         return place
     if distributed.size() > 1:
         raise UsageError(
-            f"{data}: holds images without labels, which one process has to make first: yolor-edge label {teacher} {data} "
-            f"--out {place}"
+            f"{data}: holds images without labels, which one process has to make first: yolor-edge label {teacher} "
+            f"{data} --out {place}"
         )
     say(f"{data}: holds images without labels; the teacher makes them, in {place}")
     if is_bundle:
