@@ -301,7 +301,7 @@ class Epochs:
                 write_samples(self.out / SAMPLES, weights, self.samples, self.done)
 
     def write(self, name: str, validation: dict[str, Any] | None = None) -> None:
-        """Write the checkpoint of the averaged weights into a folder of the run."""
+        """Write the checkpoint of the averaged weights into a folder of the run; a signal waits until it is there."""
         weights = self.weights()
         if not is_first():
             return
@@ -330,7 +330,8 @@ class Epochs:
         validation = validation or entry.get("validation")
         if validation is not None:
             provenance["validation"] = validation
-        write_checkpoint(self.out / name, weights, provenance, self.config.weights)
+        with finish_before_stopping():
+            write_checkpoint(self.out / name, weights, provenance, self.config.weights)
 
     def _about(self) -> dict[str, str]:
         """What is trained on what, for people."""
