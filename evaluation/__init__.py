@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from .dataset.check import DatasetCheck, check_dataset
     from .dataset.coco import CocoDataset
     from .dataset.opening import open_dataset
-    from .evaluator import Evaluation, evaluate
+    from .evaluator import Evaluation, ScoreOptions, evaluate
     from .scenes.scene_files import write_scenes
     from .scores import Scores
 
@@ -18,7 +18,7 @@ __getattr__, __dir__ = lazily(
         ".dataset.check": ("DatasetCheck", "check_dataset"),
         ".dataset.coco": ("CocoDataset",),
         ".dataset.opening": ("open_dataset",),
-        ".evaluator": ("Evaluation", "evaluate"),
+        ".evaluator": ("Evaluation", "ScoreOptions", "evaluate"),
         ".scenes.scene_files": ("write_scenes",),
         ".scores": ("Scores",),
     },

@@ -161,10 +161,11 @@ class DetectionScores:
             objects_taken = np.bincount(object_class, weight[owner], len(classes))
             if not objects_taken.any():
                 continue
-            taken = np.cumsum(weight[image], dtype=np.float64)
+            row_weight = weight[image]
+            taken = np.cumsum(row_weight, dtype=np.float64)
             per_class = np.zeros(len(classes))
             for one in places:
-                per_class += one.average_precision(weight[image], taken, objects_taken, wanted)
+                per_class += one.average_precision(row_weight, taken, objects_taken, wanted)
             answers[r] = per_class[objects_taken > 0].mean() / len(IOUS)
         return answers
 
@@ -255,6 +256,13 @@ def _match(overlaps: np.ndarray, crowd: np.ndarray, ignored: np.ndarray) -> tupl
     free = np.ones((len(AREAS), len(IOUS), objects), bool)
     for d in np.flatnonzero(overlaps.max(1) >= IOUS[0]):
         near = np.flatnonzero(overlaps[d] >= IOUS[0])
+        if len(near) == 1:  # most often, and then there is nothing to choose
+            g = int(near[0])
+            takes = free[:, :, g] & (overlaps[d, g] >= IOUS)
+            matched[:, :, d], to_ignored[:, :, d] = takes, takes & ignored[:, g, None]
+            if not crowd[g]:
+                free[:, :, g] ^= takes
+            continue
         near = near[np.argsort(overlaps[d, near], kind="stable")][::-1]  # best first; of equal ones the last
         undecided = np.ones((len(AREAS), len(IOUS)), bool)
         for want_ignored in (False, True):

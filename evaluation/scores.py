@@ -16,7 +16,7 @@ from .dataset.coco import CocoDataset
 from .dataset.segmentations import Rle, rle_from_segmentation
 from .dataset.truth import PanopticMap, Truth
 from .detection_scores import DetectionScores, Found, Objects
-from .panoptic_scores import PanopticScores, merge, semantic_classes_of
+from .panoptic_scores import PanopticScores, Segments, merge, semantic_classes_of
 from .score_table import score_table
 from .semantic_scores import SemanticScores
 
@@ -215,21 +215,20 @@ class Predictions:
         if wanted is None:
             wanted = _with_sizes(truth.boxes)
         found = _with_sizes(result.boxes)
-        labels = truth.class_ids, truth.crowd, truth.areas
         answers = result.class_ids, result.scores
-        self._boxes.add(Objects(wanted, *labels), Found(found, *answers, found[:, 2] * found[:, 3]))
+        truths = Objects(wanted, truth.class_ids, truth.crowd, truth.areas)
+        self._boxes.add(truths, Found(found, *answers, found[:, 2] * found[:, 3]))
         if truth.rles is not None and result.masks is not None:
             # A box without a mask is ignored, as a crowd: what is found on it is neither right nor wrong.
-            labels = truth.class_ids, truth.crowd | ~truth.mask_known, truth.areas
-            self._masks.add(
-                Objects(_with_rectangles(truth), *labels), Found(result.masks, *answers, result.masks.areas())
-            )
+            crowd = truth.crowd | ~truth.mask_known
+            truths = Objects(_with_rectangles(truth), truth.class_ids, crowd, truth.areas)
+            self._masks.add(truths, Found(result.masks, *answers, result.masks.areas()))
 
     def _add_maps(self, truth: Truth, result: Result) -> None:
         assert truth.semantic is not None and result.semantic_map is not None
-        segments = truth.semantic.segments(truth.size) if isinstance(truth.semantic, PanopticMap) else None
-        if isinstance(truth.semantic, PanopticMap) and segments is not None:
-            expected = truth.semantic.classes_of(segments)
+        segments = None
+        if isinstance(truth.semantic, PanopticMap):
+            expected, segments = truth.semantic.read_segments(truth.size)
         else:
             expected = truth.semantic.read(truth.size)
         predicted = result.semantic_map
@@ -247,8 +246,10 @@ class Predictions:
             and result.masks is not None
             and self._things
         ):
-            answer = merge(result, self._to_semantic, self._things)
-            self._panoptic.add(segments, truth.semantic.classes, truth.semantic.crowds, answer)
+            panoptic = truth.semantic
+            crowds = [number for number, one in enumerate(panoptic.listed, 1) if one in panoptic.crowds]
+            wanted = Segments(segments, [panoptic.classes[one] for one in panoptic.listed], crowds)
+            self._panoptic.add(wanted, merge(result, self._to_semantic, self._things))
 
     def finish(self, resamples: int = 0, seed: int = 0) -> Scores:
         """The scores of everything added so far.
@@ -335,12 +336,13 @@ def _drawn(images: int, resamples: int, seed: int) -> np.ndarray:
 
 def _with_rectangles(truth: Truth) -> list[Rle]:
     """The mask of each box, its rectangle where it has none."""
+    rles: Sequence[Rle | None] = truth.rles or ()
     corners = np.zeros((0, 4)) if truth.boxes is None else truth.boxes
     return [
         rle_from_segmentation((np.array([x1, y1, x2, y1, x2, y2, x1, y2], np.float64),), truth.size)
         if rle is None
         else rle
-        for rle, (x1, y1, x2, y2) in zip(truth.rles or (), corners, strict=True)
+        for rle, (x1, y1, x2, y2) in zip(rles, corners, strict=True)
     ]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from ..evaluation.dataset.coco import CocoDataset
 from ..evaluation.dataset.opening import Data, open_dataset
 from ..evaluation.dataset.truth import Truth
-from ..evaluation.evaluator import PLAIN, Evaluation, ScoreOptions, score_model
+from ..evaluation.evaluator import Evaluation, ScoreOptions, score_model
 from ..runtime.arguments import check_count
 from ..runtime.captions.captioning import CaptionOptions
 from ..runtime.errors import UsageError
@@ -66,14 +66,10 @@ def evaluate_checkpoint(
 
 
 def score_network(
-    network: AnyNetwork,
-    dataset: CocoDataset,
-    on_image: Callable[[int, Truth, Result], None] | None = None,
-    options: ScoreOptions = PLAIN,
+    network: AnyNetwork, dataset: CocoDataset, on_image: Callable[[int, Truth, Result], None] | None = None
 ) -> Evaluation:
     """Score the training network itself, on the device it is on; `on_image` as in `evaluation.scores.score_dataset`."""
-    model = BatchedModel(network, usual_batch(network))
-    return score_model(model, dataset, on_image=on_image, options=options)
+    return score_model(BatchedModel(network, usual_batch(network)), dataset, on_image=on_image)
 
 
 def usual_batch(network: AnyNetwork) -> int:

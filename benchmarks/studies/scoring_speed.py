@@ -17,6 +17,7 @@ import json
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,7 @@ from pycocotools.cocoeval import COCOeval
 from ...evaluation.dataset.truth import PanopticMap, Truth
 from ...evaluation.scores import RESAMPLES, Predictions
 from ...runtime.files import write_atomically
+from ...runtime.images.image_files import write_image
 from ...runtime.results import Caption, InstanceMasks, Result
 from ..report.machine import describe_machine, describe_state
 from ..report.report_files import output_folder
@@ -37,19 +39,6 @@ from ..report.report_files import output_folder
 SIZE = (480, 640)
 CLASSES, SEMANTIC_CLASSES = 80, 133
 WORDS = ["man", "dog", "red", "on", "a", "the", "street", "field", "holding", "two", "people", "table", "near", "of"]
-
-
-class DrawnMap(PanopticMap):
-    """A panoptic map that is already in memory, but costs what it costs to take its file apart."""
-
-    def __init__(self, drawn: np.ndarray, classes: dict[int, int]) -> None:
-        super().__init__(Path("drawn.png"), classes)
-        object.__setattr__(self, "png", cv2.imencode(".png", drawn)[1])
-
-    def segments(self, size: tuple[int, int]) -> np.ndarray:
-        """The segment ids, (height, width) int32."""
-        bgr = np.asarray(cv2.imdecode(self.__dict__["png"], cv2.IMREAD_COLOR))
-        return bgr[..., 2].astype(np.int32) + (bgr[..., 1].astype(np.int32) << 8)
 
 
 def ellipse(box: np.ndarray) -> tuple[int, int, np.ndarray]:
@@ -61,8 +50,8 @@ def ellipse(box: np.ndarray) -> tuple[int, int, np.ndarray]:
     return y1, x1, crop
 
 
-def drawn_image(index: int, detections: int) -> tuple[Truth, Result]:
-    """Truth and result of one image, the same at every call."""
+def drawn_image(index: int, detections: int, folder: Path) -> tuple[Truth, Result]:
+    """Truth and result of one image, the same at every call; its panoptic PNG is written to `folder`."""
     rng = np.random.default_rng(index)
     limits = np.array([SIZE[1], SIZE[0]] * 2, np.float64)
 
@@ -98,6 +87,7 @@ def drawn_image(index: int, detections: int) -> tuple[Truth, Result]:
     segments = cv2.resize(grid.astype(np.uint8), SIZE[::-1], interpolation=cv2.INTER_NEAREST)
     panoptic = np.zeros((*SIZE, 3), np.uint8)
     panoptic[..., 2], panoptic[..., 1] = segments, segments // 5
+    write_image(folder / "panoptic.png", panoptic)
     ids = np.unique(grid[grid > 0])
     classes = {int(i + (i // 5 << 8)): int(rng.integers(0, SEMANTIC_CLASSES)) for i in ids}
     table = np.array([0, *(classes.get(i + (i // 5 << 8), 0) for i in range(1, 12))], np.uint8)
@@ -114,7 +104,7 @@ def drawn_image(index: int, detections: int) -> tuple[Truth, Result]:
         areas=np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) * 0.75,
         segmentations=tuple(rles),
         captions=tuple(text[1:]),
-        semantic=DrawnMap(panoptic, classes),
+        semantic=PanopticMap(folder / "panoptic.png", classes),
     )
     result = Result(
         SIZE,
@@ -145,10 +135,11 @@ def score_ours(images: int, detections: int) -> dict[str, Any]:
     """Everything that `evaluate` gives, with intervals."""
     names = tuple(f"class {i}" for i in range(SEMANTIC_CLASSES))
     predictions, spent = Predictions(names[:CLASSES], names), {}
-    for index in range(images):
-        truth, result = drawn_image(index, detections)
-        with timed(spent, "images"):
-            predictions.add(truth, result)
+    with tempfile.TemporaryDirectory() as folder:
+        for index in range(images):
+            truth, result = drawn_image(index, detections, Path(folder))
+            with timed(spent, "images"):
+                predictions.add(truth, result)
     with timed(spent, "scores"):
         scores = predictions.finish()
     with timed(spent, "scores with intervals"):
@@ -166,8 +157,9 @@ def score_theirs(images: int, detections: int) -> dict[str, Any]:
     truths: list[dict[str, Any]] = []
     found: dict[str, list[dict[str, Any]]] = {"bbox": [], "segm": []}
     spent: dict[str, float] = {}
+    folder = tempfile.TemporaryDirectory()
     for index in range(images):
-        truth, result = drawn_image(index, detections)
+        truth, result = drawn_image(index, detections, Path(folder.name))
         assert truth.annotated_boxes is not None and truth.rles is not None and truth.class_ids is not None
         assert truth.crowd is not None and truth.areas is not None and result.masks is not None
         assert result.boxes is not None and result.scores is not None and result.class_ids is not None
@@ -183,6 +175,7 @@ def score_theirs(images: int, detections: int) -> dict[str, Any]:
             entry = {"image_id": index + 1, "category_id": int(result.class_ids[i]), "score": float(result.scores[i])}
             found["bbox"].append({**entry, "bbox": box})
             found["segm"].append({**entry, "segmentation": rles[i]})
+    folder.cleanup()
     figures: list[float] = []
     with contextlib.redirect_stdout(io.StringIO()):
         coco: Any = COCO()
@@ -223,9 +216,16 @@ def main(arguments: list[str] | None = None) -> int:
         print(json.dumps(SIDES[options.side](options.images, options.detections)))
         return 0
     state = describe_state()
-    rows = [measure(side, options.peer_images, options.detections) for side in ("pycocotools", "ours")]
+    rows = []
+    for side, images in (
+        ("pycocotools", options.peer_images),
+        ("ours", options.peer_images),
+        ("ours", options.images),
+    ):
+        rows.append(measure(side, images, options.detections))
+        seconds = ", ".join(f"{what} {value:.1f} s" for what, value in rows[-1]["seconds"].items())
+        print(f"{side:<12}{images:>6} images: {seconds}; peak {rows[-1]['peak_mib']:.0f} MiB", flush=True)
     apart = float(np.abs(np.subtract(rows[0]["figures"], rows[1]["figures"])).max())
-    rows.append(measure("ours", options.images, options.detections))
     report = {
         "machine": describe_machine(),
         "state": {"before": state, "after": describe_state()},
@@ -234,9 +234,6 @@ def main(arguments: list[str] | None = None) -> int:
     }
     options.out.mkdir(parents=True, exist_ok=True)
     write_atomically(options.out / "scoring-speed.json", json.dumps(report, indent=1) + "\n")
-    for row in rows:
-        seconds = ", ".join(f"{what} {value:.1f} s" for what, value in row["seconds"].items())
-        print(f"{row['side']:<12}{row['images']:>6} images: {seconds}; peak {row['peak_mib']:.0f} MiB")
     print(f"figures differ by at most {apart:.1e}")
     return 0
 

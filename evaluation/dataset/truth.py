@@ -38,46 +38,51 @@ class PanopticMap:
     classes: Mapping[int, int]
     crowds: frozenset[int] = frozenset()
 
+    @property
+    def listed(self) -> tuple[int, ...]:
+        """The ids of `classes` that a pixel can hold."""
+        return tuple(one for one in self.classes if 0 < one < 1 << 24)
+
     def read(self, size: tuple[int, int]) -> np.ndarray:
         """The semantic classes, (height, width) uint8; segment 0 (unlabelled) is 255.
 
         Raises:
             DatasetError: If the PNG cannot be read, has another size, or holds a segment not in its JSON.
         """
-        return self.classes_of(self.segments(size))
+        classes, at, lengths = self._runs(size)
+        return np.repeat(classes[at], lengths).reshape(size)
 
-    def segments(self, size: tuple[int, int]) -> np.ndarray:
-        """The segment ids, (height, width) int32, 0 unlabelled.
+    def read_segments(self, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """The semantic classes as `read` gives them, and the segments, (height, width) int32.
+
+        A segment is its place in `listed`, from 1 on; 0 is unlabelled.
 
         Raises:
-            DatasetError: If the PNG cannot be read or has another size.
+            DatasetError: As `read`.
         """
+        classes, at, lengths = self._runs(size)
+        return np.repeat(classes[at], lengths).reshape(size), np.repeat(at.astype(np.int32), lengths).reshape(size)
+
+    def _runs(self, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The classes of all segments, (1 + segments,); segment and length of each run of pixels, row after row."""
         bgr = _read_png(self.path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION, size)
-        # The bytes R, G, B, 255 as one number.
-        numbers = np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGBA)).view("<u4").reshape(size)
-        return (numbers & 0xFFFFFF).astype(np.int32)
-
-    def classes_of(self, segments: np.ndarray) -> np.ndarray:
-        """The semantic classes of `segments()`, uint8, 255 unlabelled.
-
-        Raises:
-            DatasetError: If there is a segment that the JSON does not list.
-        """
-        found = segments.ravel()  # neighbours of the same segment are looked up together
+        # As one number of four bytes B, G, R, 255; neighbours of the same segment are looked up together.
+        found = np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2BGRA)).view("<u4").ravel()
         starts = np.concatenate(([0], np.flatnonzero(found[1:] != found[:-1]) + 1))
         found = found[starts]
-        table = {0: IGNORED} | {key: value for key, value in self.classes.items() if 0 <= key < 1 << 24}
-        known, classes = np.array(list(table), np.int32), np.array(list(table.values()), np.uint8)
+        ids = np.array([0, *self.listed], np.uint32)
+        classes = np.array([IGNORED, *(self.classes[one] for one in self.listed)], np.uint8)
+        known = 0xFF000000 | (ids & 0xFF) << 16 | ids & 0xFF00 | ids >> 16
         order = np.argsort(known)
         at = order[np.searchsorted(known, found, sorter=order).clip(max=len(known) - 1)]
         unknown = known[at] != found
         if unknown.any():
+            number = int(found[unknown][0]) & 0xFFFFFF
             raise DatasetError(
-                f"{self.path}: holds segment {int(found[unknown][0])}, which segments_info does not list in the JSON; "
-                "take PNG and JSON from the same release"
+                f"{self.path}: holds segment {(number & 0xFF) << 16 | number & 0xFF00 | number >> 16}, which "
+                "segments_info does not list in the JSON; take PNG and JSON from the same release"
             )
-        lengths = np.diff(starts, append=segments.size)
-        return np.repeat(classes[at], lengths).reshape(segments.shape)
+        return classes, at, np.diff(starts, append=size[0] * size[1])
 
 
 @dataclass(frozen=True)
@@ -139,7 +144,7 @@ class Truth:
         size: (height, width) in pixels, as the JSON gives it.
         boxes: (N, 4) float32 xyxy in pixels, clipped to the image.
         annotated_boxes: (N, 4) float64 x, y, width, height in pixels as the file has them, which may stick out of the
-            image: what COCO scores with. None where there is no file.
+            image: what COCO scores with. None where that is the same.
         class_ids: (N,) int64, positions in the data set's `class_names`.
         crowd: (N,) bool, true where one annotation covers a group: no training target, ignored by the scores.
         areas: (N,) float64, the annotation's area in pixels (of the mask where COCO gives it).

@@ -109,6 +109,9 @@ def test_a_checkpoint_and_its_bundle_score_the_same(exported: Exported, of_check
     assert scores.keys() == others.keys()
     assert scores["images"] == 4
     assert scores["images_by_task"] == dict.fromkeys(("boxes", "masks", "semantic", "panoptic", "caption"), 4)
+    intervals, other_intervals = scores.pop("intervals"), others.pop("intervals")
+    for name, ends in intervals.items():
+        assert other_intervals[name] == pytest.approx(ends, abs=1e-6), name
     for name, value in scores.items():
         assert others[name] == pytest.approx(value, abs=1e-6), name
     assert scores["pixel_accuracy"] > 0

@@ -151,6 +151,39 @@ def test_a_box_that_is_off_fails_the_high_iou_thresholds() -> None:
     assert (scores.box_ap_medium, scores.box_ap_large) == (None, None)
 
 
+def test_a_box_that_sticks_out_of_the_image_is_scored_as_it_was_annotated() -> None:
+    truth = truth_of([[40.0, 0.0, 60.0, 20.0]], [0])
+    result = perfect_result(truth)
+    assert score((truth, result)).box_ap == pytest.approx(1.0)
+    truth = dataclasses.replace(truth, annotated_boxes=np.array([[40.0, 0.0, 32.0, 20.0]]))  # IoU 20 / 32
+    assert score((truth, result)).box_ap == pytest.approx(0.3)
+
+
+def test_intervals_hold_the_scores_and_narrow_with_more_images() -> None:
+    rng = np.random.default_rng(0)
+    widths = []
+    for images in (10, 160):
+        predictions = Predictions(CLASSES, SEMANTIC)
+        for _ in range(images):
+            expected = rng.integers(0, 3, SIZE).astype(np.uint8)
+            predicted = np.where(rng.random(SIZE) < rng.uniform(0.5, 1), expected, 2).astype(np.uint8)
+            truth = truth_of(TWO, [0, 1], captions=("a star on grass", "one circle"), semantic=FixedMap(expected))
+            result = perfect_result(truth)
+            kept = rng.random(2) < 0.7
+            result = dataclasses.replace(result[kept], semantic_map=predicted)
+            predictions.add(truth, result)
+        scores = predictions.finish(200)
+        assert set(scores.intervals) >= {"box_ap", "mask_ap", "miou", "bleu4", "cider", "rouge_l_ptb"}
+        for name, (low, high) in scores.intervals.items():
+            assert low <= getattr(scores, name) <= high, name
+        assert predictions.finish(200) == scores
+        assert predictions.finish(200, seed=1).intervals != scores.intervals
+        assert predictions.finish().intervals == {}
+        assert f"AP {scores.box_ap:.3f} ({scores.intervals['box_ap'][0]:.3f} to " in scores.table(brief=True)
+        widths.append([scores.intervals[name][1] - scores.intervals[name][0] for name in ("box_ap", "miou")])
+    assert (np.array(widths[1]) < 0.6 * np.array(widths[0])).all()
+
+
 def test_the_wrong_class_finds_nothing() -> None:
     scores = score((truth_of(ONE, [0]), perfect_result(truth_of(ONE, [1]))))
     assert scores.box_ap == 0.0

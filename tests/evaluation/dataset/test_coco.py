@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from yolor_edge.evaluation.dataset.coco import CocoDataset
 from yolor_edge.evaluation.dataset.segmentations import coco_mask, masks_from_rles
+from yolor_edge.evaluation.dataset.truth import PanopticMap
 from yolor_edge.runtime.errors import DatasetError
 
 SQUARE = [[2.0, 1.0, 8.0, 1.0, 8.0, 6.0, 2.0, 6.0]]
@@ -275,9 +276,11 @@ def test_boxes_are_clipped_and_those_with_nothing_left_are_dropped_and_counted(f
         box(4, 5, bbox=[WIDTH, 2, 5, 5]),
     ]
     dataset = folder.open()
-    boxes = dataset[1].boxes
+    boxes, annotated = dataset[1].boxes, dataset[1].annotated_boxes
     assert boxes is not None
+    assert annotated is not None
     assert boxes.tolist() == [[0, 1, 3, HEIGHT]]
+    assert annotated.tolist() == [[-3, 1, 6, 50]]  # what scores are taken with
     assert dataset.dropped_boxes == 3
 
 
@@ -310,6 +313,18 @@ def test_panoptic_maps_have_things_first_and_unlabelled_is_255(folder: Folder) -
     assert (semantic[:, 4:-1] == 2).all()
     assert (semantic[:, -1] == 255).all()
     assert dataset[0].semantic_map() is None
+
+
+def test_segments_of_panoptic_maps_and_which_are_crowds(folder: Folder) -> None:
+    folder.add_panoptic()
+    folder.documents["panoptic"]["annotations"][0]["segments_info"][0]["iscrowd"] = 1
+    panoptic = folder.open()[1].semantic
+    assert isinstance(panoptic, PanopticMap)
+    assert panoptic.crowds == {70000}
+    assert panoptic.classes == {70000: 1, 300: 2}
+    semantic, segments = panoptic.read_segments((HEIGHT, WIDTH))
+    assert (semantic == panoptic.read((HEIGHT, WIDTH))).all()
+    assert (segments == np.where(semantic == 1, 1, np.where(semantic == 2, 2, 0))).all()
 
 
 def test_panoptic_pngs_may_lie_beside_annotations(folder: Folder) -> None:
