@@ -19,7 +19,7 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -113,28 +113,30 @@ def measure_memory(data: CocoDataset) -> list[dict[str, Any]]:
     """What `WORKERS` processes have of their own after a pass over all truths, MB each."""
     packed = PackedTruths(data)
     rows = []
-    for name, look in (("Python's objects", data.__getitem__), ("packed", packed.__getitem__)):
-        rows.append({"truths": name, "own_mb": _in_forks(look, len(data))})
+    for name, truths in (("not looked at", None), ("Python's objects", data), ("packed", packed)):
+        rows.append({"truths": name, "own_mb": _in_forks(truths, len(data))})
     return rows
 
 
-def _in_forks(look: Callable[[int], Any], count: int) -> list[float]:
-    """Of processes forked here that call `look` with each index: private memory in MB while all of them are there."""
+def _in_forks(truths: CocoDataset | PackedTruths | None, count: int) -> list[float]:
+    """Private memory, in MB, of processes forked here that look at all truths, while all of them are there."""
     context = multiprocessing.get_context("fork")
     looked, barrier = context.SimpleQueue(), context.Barrier(WORKERS)
 
     def work() -> None:
         gc.freeze()
-        for index in range(count):
-            look(index)
+        for truth in () if truths is None else map(truths.__getitem__, range(count)):
+            _ = [len(text) for text in truth.captions or ()]
+            for outline in truth.segmentations or ():
+                _ = len(outline["counts"]) if isinstance(outline, dict) else [polygon.max() for polygon in outline]
         barrier.wait()
-        looked.put(_private_bytes() / 1e6)
+        looked.put(round(_private_bytes() / 1e6, 1))
         barrier.wait()
 
     processes = [context.Process(target=work) for _ in range(WORKERS)]
     for process in processes:
         process.start()
-    found = [round(looked.get(), 1) for _ in processes]
+    found = [looked.get() for _ in processes]
     for process in processes:
         process.join()
     return found

@@ -267,3 +267,22 @@ def test_a_cell_of_two_pictures_has_no_semantic_label() -> None:
     assert (view.semantic[y // 4] == IGNORED).all()
     assert (view.semantic[:, x // 4] == IGNORED).all()
     assert (np.delete(np.delete(view.semantic, y // 4, 0), x // 4, 1) == OBJECT).any()
+
+
+def test_pictures_of_any_shape_make_views() -> None:
+    rule = PreprocessRule(input_size=(96, 128))
+    sizes = [(1, 1), (2, 2), (3, 500), (500, 3), (7, 300), (97, 131)]
+    made = [picture_of([rectangle(size, 0, 0, -(-size[1] // 2), size[0])], i, 0) for i, size in enumerate(sizes)]
+    wild = replace(TrainConfig(), rotate=180.0, shear=45.0, perspective=0.2, scale_range=0.99, translate=1.0)
+    for seed in range(90):
+        view = strong_view(
+            made[seed % len(made)][0],
+            lambda draw: made[int(draw.integers(len(made)))][0],
+            lambda truth, _: made[truth.image_id][1],
+            rule,
+            replace(wild if seed % 2 else TrainConfig(), mosaic=0.5, mixup=0.3, copy_paste=0.5, flip_up_down=0.5),
+            np.random.default_rng(seed),
+        )
+        assert len(view.boxes) == len(view.masks) == len(view.classes)
+        assert (view.boxes >= 0).all()
+        assert (view.boxes[:, 2:] <= (128, 96)).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -288,11 +289,11 @@ def _region(around: NDArray[np.float64], window: Window) -> Window | None:
     """The part of the window, in whole label cells, that a box in input pixels reaches into; None if it does not."""
     stride = PROTOTYPE_STRIDE
     # One pixel more: a linear mixture reaches half a pixel further.
-    low, high = np.maximum(np.floor(around[:2]) - 1, window[:2]), np.minimum(np.ceil(around[2:]) + 1, window[2:])
-    if (high <= low).any():
+    left, top = (max(math.floor(v) - 1, low) for v, low in zip(around[:2].tolist(), window[:2], strict=True))
+    right, bottom = (min(math.ceil(v) + 1, high) for v, high in zip(around[2:].tolist(), window[2:], strict=True))
+    if right <= left or bottom <= top:
         return None
-    (left, top), (right, bottom) = low.astype(int) // stride * stride, -(-high.astype(int) // stride) * stride
-    return int(left), int(top), int(right), int(bottom)
+    return left // stride * stride, top // stride * stride, -(-right // stride) * stride, -(-bottom // stride) * stride
 
 
 def _nothing(area: float) -> tuple[Cover, float] | None:

@@ -183,13 +183,10 @@ def _recoloured(image: NDArray[np.uint8], strength: float, rng: np.random.Genera
     """BGR to RGB with another hue, saturation and value."""
     if strength == 0:
         return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
-    gains = 1 + rng.uniform(-1, 1, 3) * np.array([0.015, 0.7, 0.4]) * strength
-    levels = np.arange(256, dtype=np.float64)
-    table = np.empty((256, 1, 3), np.uint8)
-    table[:, 0, 0] = (levels * gains[0]) % 180
-    table[:, 0, 1:] = (levels[:, None] * gains[1:]).clip(0, 255)
+    gains = np.diag(1 + rng.uniform(-1, 1, 3) * np.array([0.015, 0.7, 0.4]) * strength)
     changed = np.empty_like(image)
     for y in range(0, len(image), STRIP):
-        hsv = cv2.LUT(cv2.cvtColor(image[y : y + STRIP], cv2.COLOR_BGR2HSV), table)
+        # Saturation and value end at 255; a hue beyond 180 begins anew in the way back.
+        hsv = cv2.transform(cv2.cvtColor(image[y : y + STRIP], cv2.COLOR_BGR2HSV), gains)
         cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB, dst=changed[y : y + STRIP])
     return changed
