@@ -19,7 +19,7 @@ from .config import TrainConfig, meanings, meant
 if sys.version_info >= (3, 11):
     import tomllib
 else:
-    import tomli as tomllib
+    import tomli as tomllib  # pyright: ignore[reportMissingImports]  # of the extra train, where Python has none
 
 
 class Option(NamedTuple):

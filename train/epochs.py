@@ -248,7 +248,7 @@ class Epochs:
             write_samples(self.out / SAMPLES, self.weights(), self.samples, self.done)
 
     def write(self, name: str, validation: dict[str, Any] | None = None) -> Checkpoint:
-        """Write the checkpoint of the averaged weights into a folder of the run."""
+        """Write the checkpoint of the averaged weights into a folder of the run; a signal waits until it is there."""
         entry = self.log[-1] if self.log else {}
         provenance: dict[str, Any] = {
             "data": {"name": self.dataset.root.name, "split": self.dataset.split, "images": len(self.dataset)},
@@ -266,7 +266,8 @@ class Epochs:
         validation = validation or entry.get("validation")
         if validation is not None:
             provenance["validation"] = validation
-        return write_checkpoint(self.out / name, self.weights(), provenance, self.config.weights)
+        with finish_before_stopping():
+            return write_checkpoint(self.out / name, self.weights(), provenance, self.config.weights)
 
     def _about(self) -> dict[str, str]:
         """What is trained on what, for people."""

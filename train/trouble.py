@@ -56,7 +56,7 @@ def largest_that_fits(trainer: Trainer, batch: Batch) -> int | None:
         gc.collect()
         torch.cuda.empty_cache()
         try:
-            trainer.step(first_images(batch, count))
+            trainer.step(first_images(batch, count).to(trainer.device))
             low = count
         except Exception as error:
             if not is_out_of_memory(error):

@@ -24,7 +24,7 @@ from ...evaluation.scenes.scene_files import write_scenes
 from ...runtime.files import write_atomically
 from ...train.config import TrainConfig
 from ...train.loop import fit, resume
-from ...train.run_files import LOG
+from ...train.run_files import LAST, LOG
 from ..report.machine import describe_machine, describe_state, source_commit
 from ..report.report_files import output_file
 
@@ -143,8 +143,8 @@ def _train(work: Path, name: str, data: str, start: str | None) -> str:
     settings = {**COMMON, "validate_every": STEPS_BETWEEN_SCORES // (IMAGES[data] // BATCH)}
     if start is not None:
         settings["kept_rate"] = KEPT_RATE
-    out, start_folder = work / _folder(name), None if start is None else work / _folder(start)
-    if not (out / "checkpoint").is_dir():
+    out, start_folder = work / _folder(name), None if start is None else work / _folder(start) / LAST
+    if not (out / LAST).is_dir():
         fit(
             work / data,
             out,
@@ -156,7 +156,7 @@ def _train(work: Path, name: str, data: str, start: str | None) -> str:
             threads=1,
             start=start_folder,
         )
-    said = "" if start is None else f"--from {_folder(start)} "
+    said = "" if start is None else f"--from {_folder(start)}/{LAST} "
     others = " ".join(f"--set {key}={value}" for key, value in settings.items())
     return (
         f"yolor-edge train {said}--data {data} --tasks boxes --input-size {SIZE[0]}x{SIZE[1]} --epochs {EPOCHS[name]} "

@@ -64,7 +64,8 @@ def add(commands: Any) -> None:
     run.add_argument(
         "--config",
         metavar="FILE.toml",
-        help="take settings, data, network and start from this file, as RUN/config.toml has them; options win",
+        help="take settings, data, network and start from this file, as RUN/config.toml has them; options win "
+        "(default: none)",
     )
     start = parser.add_argument_group("start")
     start.add_argument(

@@ -71,6 +71,7 @@ PACKAGES = {
         Package("safetensors", "safetensors", ("safetensors",), ("train", "export")),
         Package("pycocotools", "pycocotools", ("pycocotools",), ("bench", "train", "export")),
         Package("pyyaml", "yaml", ("pyyaml",), ("bench", "train", "export")),
+        Package("tensorboard", "tensorboard", ("tensorboard",), ("tensorboard",)),
         Package("onnx", "onnx", ("onnx",), ("export",)),
         Package("onnxscript", "onnxscript", ("onnxscript",), ("export",)),
     )

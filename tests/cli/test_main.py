@@ -554,8 +554,9 @@ def test_train_and_resume_end_to_end(scenes: Path, tmp_path: Path, capsys: pytes
     quick = "--set batch_size=2 --set workers=0 --set plain_epochs=0 --tasks boxes"
     assert run_main(f"train --data {scenes} --out {run} --epochs 1 --input-size 64x96 {quick}") == 0
     printed, err = capsys.readouterr()
-    assert printed == f"checkpoint: {run / 'checkpoint'}\n"
+    assert printed == f"checkpoint: {run / 'best'}\n"
     assert "epoch 1/1" in err
+    assert (run / "checkpoint" / "checkpoint.json").is_file()
     assert run_main(f"train --data {scenes} --out {run} --epochs 1 --input-size 64x96 {quick}") == 2
     assert "holds a run already; continue it (yolor-edge train --resume " in complaint(capsys)
     assert run_main(f"train --resume {run}") == 0

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,13 +17,15 @@ import torch
 from yolor_edge.evaluation.scenes.scene_files import write_scenes
 from yolor_edge.runtime.errors import ImageError, UsageError
 from yolor_edge.train import epochs as epochs_module
+from yolor_edge.train.batches import Batch
 from yolor_edge.train.checkpoint import Checkpoint
 from yolor_edge.train.config import TrainConfig
 from yolor_edge.train.config_file import read_config_file
+from yolor_edge.train.dense_truth import DenseTruth
 from yolor_edge.train.loop import fit, resume
 from yolor_edge.train.run_files import CONFIG, LOG, RUN, read_log
 from yolor_edge.train.trainer import Trainer
-from yolor_edge.train.trouble import OutOfMemory, first_images, is_out_of_memory
+from yolor_edge.train.trouble import OutOfMemory, first_images, is_out_of_memory, largest_that_fits
 from yolor_edge.train.validation import Validation, evenly_spread
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -236,6 +239,25 @@ def test_a_part_of_a_batch_has_the_truth_of_its_images(
     assert torch.equal(part.owners, batch.owners[batch.owners < 2])
     assert len(part.tokens) == len(part.owners)
     assert part.weak is not None and len(part.weak) == 2
+
+
+@pytest.mark.parametrize(("room", "expected"), [(16, 15), (5, 5), (1, 1), (0, 0)])
+def test_on_a_gpu_a_batch_that_fits_is_tried_out(monkeypatch: pytest.MonkeyPatch, room: int, expected: int) -> None:
+    none = torch.zeros(16, 0)
+    truth = DenseTruth(none, none, none, none, none, none, none, none)
+    batch = Batch(torch.zeros(16, 1), truth, None, torch.zeros(0, dtype=torch.int64), none[:0])
+    monkeypatch.setattr(Batch, "to", lambda self, device: self)
+    tried: list[int] = []
+
+    def step(part: Batch) -> None:
+        tried.append(len(part.strong))
+        if len(part.strong) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    optimizer = SimpleNamespace(zero_grad=lambda set_to_none: None)
+    trainer: Any = SimpleNamespace(device=torch.device("cuda"), step=step, optimizer=optimizer)
+    assert largest_that_fits(trainer, batch) == expected
+    assert max(tried) < 16 and len(tried) <= 5
 
 
 class Links(HTMLParser):

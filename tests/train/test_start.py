@@ -267,9 +267,7 @@ def test_a_finished_run_takes_more_epochs(
 ) -> None:
     out = Path(shutil.copytree(known, tmp_path / "run"))
     resume(out)
-    assert f"all 1 epochs of {out} are done; for more: yolor-edge train --resume {out} --epochs 2" in (
-        capsys.readouterr().err
-    )
+    assert f"All 1 epochs are done. For more: yolor-edge train --resume {out} --epochs 2" in capsys.readouterr().err
     checkpoint = resume(out, epochs=3)
     log = states(out)
     assert [entry["epoch"] for entry in log] == [1, 2, 3]

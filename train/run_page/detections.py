@@ -46,7 +46,7 @@ class Matches:
         boxes, classes = truth.boxes[single], truth.class_ids[single]
         self._objects += np.bincount(classes, minlength=len(self._names))
         overlaps = _overlaps(result.boxes, boxes)
-        in_crowd = (_covered(result.boxes, truth.boxes[truth.crowd]) >= IOU).any(1)
+        in_crowd = np.asarray((_covered(result.boxes, truth.boxes[truth.crowd]) >= IOU).any(1))
         for class_id in np.unique(result.class_ids).tolist():
             rows = np.flatnonzero(result.class_ids == class_id)  # by falling score
             columns = np.flatnonzero(classes == class_id)

@@ -81,7 +81,7 @@ def test_the_mean_of_the_curve_is_the_average_precision_of_coco() -> None:
             coco.dataset = {"images": images, "annotations": annotations, "categories": categories}
             coco.createIndex()
             sides.append(coco)
-        evaluation: Any = COCOeval(*sides, "bbox")
+        evaluation: Any = COCOeval(sides[0], sides[1], "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
     precision = evaluation.eval["precision"][0, :, :, 0, -1]  # (recalls, classes) at an overlap of 0.5
