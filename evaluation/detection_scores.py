@@ -256,6 +256,13 @@ def _match(overlaps: np.ndarray, crowd: np.ndarray, ignored: np.ndarray) -> tupl
     free = np.ones((len(AREAS), len(IOUS), objects), bool)
     for d in np.flatnonzero(overlaps.max(1) >= IOUS[0]):
         near = np.flatnonzero(overlaps[d] >= IOUS[0])
+        if len(near) == 1:  # most often, and then there is nothing to choose
+            g = int(near[0])
+            takes = free[:, :, g] & (overlaps[d, g] >= IOUS)
+            matched[:, :, d], to_ignored[:, :, d] = takes, takes & ignored[:, g, None]
+            if not crowd[g]:
+                free[:, :, g] ^= takes
+            continue
         near = near[np.argsort(overlaps[d, near], kind="stable")][::-1]  # best first; of equal ones the last
         undecided = np.ones((len(AREAS), len(IOUS)), bool)
         for want_ignored in (False, True):

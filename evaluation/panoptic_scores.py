@@ -8,7 +8,7 @@ Source: Kirillov et al., https://arxiv.org/abs/1801.00868 (PQ) and https://arxiv
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,11 +23,18 @@ _USUAL_PIXELS = 640 * 480
 
 
 @dataclass(frozen=True)
-class PanopticPrediction:
-    """(height, width) int32 segment numbers from 1 on, 0 for none, and the semantic class of each segment."""
+class Segments:
+    """Segments of one image, of the truth or of an answer.
 
-    segments: np.ndarray
-    classes: Mapping[int, int]
+    Attributes:
+        places: (height, width) int32, the number of the segment of each pixel, from 1 on; 0 for none.
+        classes: The semantic class of segment 1, 2, ...
+        crowds: The numbers of those that cover a group.
+    """
+
+    places: np.ndarray
+    classes: Sequence[int]
+    crowds: Collection[int] = ()
 
 
 def semantic_classes_of(class_names: Sequence[str], semantic_names: Sequence[str]) -> list[int | None]:
@@ -36,7 +43,7 @@ def semantic_classes_of(class_names: Sequence[str], semantic_names: Sequence[str
     return [ids.get(name) for name in class_names]
 
 
-def merge(result: Result, class_to_semantic: Sequence[int | None], things: Collection[int]) -> PanopticPrediction:
+def merge(result: Result, class_to_semantic: Sequence[int | None], things: Collection[int]) -> Segments:
     """One segment a pixel, from the masks and the semantic map of a result.
 
     A stuff class needs 4096 pixels, in images smaller than 640 x 480 as large a share of them.
@@ -49,7 +56,7 @@ def merge(result: Result, class_to_semantic: Sequence[int | None], things: Colle
     assert result.masks is not None and result.scores is not None and result.class_ids is not None
     assert result.semantic_map is not None
     segments = np.zeros(result.image_size, np.int32)
-    classes: dict[int, int] = {}
+    classes: list[int] = []
     for i in np.argsort(-result.scores, kind="stable").tolist():
         semantic = class_to_semantic[int(result.class_ids[i])]
         if result.scores[i] < LEAST_SCORE:
@@ -60,19 +67,19 @@ def merge(result: Result, class_to_semantic: Sequence[int | None], things: Colle
         place = segments[y0 : y0 + crop.shape[0], x0 : x0 + crop.shape[1]]
         mask = crop > 0
         free = mask & (place == 0)
-        area, left = int(mask.sum()), int(free.sum())
+        area, left = np.count_nonzero(mask), np.count_nonzero(free)
         if not left or area - left > MOST_COVERED * area:
             continue
-        classes[len(classes) + 1] = semantic
+        classes.append(semantic)
         place[free] = len(classes)
     least = min(LEAST_STUFF, LEAST_STUFF * segments.size / _USUAL_PIXELS)
     free = segments == 0
     areas = np.bincount(result.semantic_map[free])
     for semantic in np.flatnonzero((areas >= least) & (areas > 0)).tolist():
         if semantic not in things:
-            classes[len(classes) + 1] = semantic
+            classes.append(semantic)
             segments[free & (result.semantic_map == semantic)] = len(classes)
-    return PanopticPrediction(segments, classes)
+    return Segments(segments, classes)
 
 
 class PanopticScores:
@@ -93,30 +100,17 @@ class PanopticScores:
         """Images added so far."""
         return len(self._counts)
 
-    def add(
-        self,
-        segments: np.ndarray,
-        classes: Mapping[int, int],
-        crowds: Collection[int],
-        predicted: PanopticPrediction,
-    ) -> None:
+    def add(self, truth: Segments, answer: Segments) -> None:
         """Take one image.
 
-        Args:
-            segments: (height, width) int32 ids of the truth, 0 unlabelled.
-            classes: The semantic class of each id.
-            crowds: Ids that cover a group: never missed, and what lies in one of its class is no false segment.
-            predicted: The answer.
+        A crowd of the truth is never missed, and what lies in one of its class is no false segment.
         """
-        ids = np.array(sorted({0, *classes}))
-        truth = np.searchsorted(ids, segments)
-        count = len(predicted.classes) + 1
-        shared = np.bincount((truth * count + predicted.segments).ravel(), minlength=len(ids) * count)
-        shared = shared.reshape(len(ids), count)
-        is_crowd = np.isin(ids, list(crowds))
+        size = (1 + len(truth.classes), 1 + len(answer.classes))
+        shared = np.bincount((truth.places * np.int32(size[1]) + answer.places).ravel(), minlength=size[0] * size[1])
+        shared = shared.reshape(size)
+        is_crowd = np.isin(np.arange(size[0]), list(truth.crowds))
         # -1 is the class of what is unlabelled on either side.
-        truth_class = np.array([classes.get(i, -1) for i in ids.tolist()])
-        found_class = np.array([-1, *predicted.classes.values()])
+        truth_class, found_class = (np.array([-1, *one.classes]) for one in (truth, answer))
         found_areas = shared.sum(0)
         union = shared.sum(1)[:, None] + found_areas - shared - shared[0]
         iou = shared / np.maximum(union, 1)

@@ -107,9 +107,9 @@ class PredictionFiles:
         (self._part / "panoptic").mkdir(exist_ok=True)
         # Blue, green, red as OpenCV writes them: the id is R + 256 G + 65536 B.
         shifts = np.array([16, 8, 0])
-        write_image(self._part / "panoptic" / name, (found.segments[..., None] >> shifts & 255).astype(np.uint8))
+        write_image(self._part / "panoptic" / name, (found.places[..., None] >> shifts & 255).astype(np.uint8))
         categories = self._dataset.semantic_category_ids
-        segments = [{"id": one, "category_id": categories[index]} for one, index in found.classes.items()]
+        segments = [{"id": one, "category_id": categories[index]} for one, index in enumerate(found.classes, 1)]
         return {"file_name": name, "segments_info": segments}
 
     def _list(self, name: str) -> _List:

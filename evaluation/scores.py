@@ -16,7 +16,7 @@ from .dataset.coco import CocoDataset
 from .dataset.segmentations import Rle, rle_from_segmentation
 from .dataset.truth import PanopticMap, Truth
 from .detection_scores import DetectionScores, Found, Objects
-from .panoptic_scores import PanopticScores, merge, semantic_classes_of
+from .panoptic_scores import PanopticScores, Segments, merge, semantic_classes_of
 from .score_table import score_table
 from .semantic_scores import SemanticScores
 
@@ -246,8 +246,10 @@ class Predictions:
             and result.masks is not None
             and self._things
         ):
-            answer = merge(result, self._to_semantic, self._things)
-            self._panoptic.add(segments, truth.semantic.classes, truth.semantic.crowds, answer)
+            panoptic = truth.semantic
+            crowds = [number for number, one in enumerate(panoptic.listed, 1) if one in panoptic.crowds]
+            wanted = Segments(segments, [panoptic.classes[one] for one in panoptic.listed], crowds)
+            self._panoptic.add(wanted, merge(result, self._to_semantic, self._things))
 
     def finish(self, resamples: int = 0, seed: int = 0) -> Scores:
         """The scores of everything added so far.

@@ -32,13 +32,18 @@ class SemanticScores:
 
     def add(self, expected: np.ndarray, predicted: np.ndarray) -> None:
         """Take one image; both (height, width) uint8, 255 in `expected` where there is no truth."""
-        known = expected != IGNORED
         if self._boundary:
-            known &= ~near_borders(expected, self._boundary)
-        truth, answer = expected[known], predicted[known]
-        classes = len(self._names)
-        counts = [np.bincount(pixels, minlength=classes) for pixels in (truth[truth == answer], truth, answer)]
-        self._counts.append(np.array(counts, np.int32))
+            expected = np.where(near_borders(expected, self._boundary), np.uint8(IGNORED), expected)
+        right, truth, answer, unasked = (
+            np.bincount(pixels, minlength=IGNORED + 1)
+            for pixels in (
+                expected[expected == predicted],
+                expected.ravel(),
+                predicted.ravel(),
+                predicted[expected == IGNORED],
+            )
+        )
+        self._counts.append(np.array([right, truth, answer - unasked], np.int32)[:, : len(self._names)])
 
     def figures(self) -> dict[str, Any]:
         """`miou`, `fwiou`, `pixel_accuracy` and `iou_by_class` over the classes in the truth; {} without a pixel."""

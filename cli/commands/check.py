@@ -36,6 +36,11 @@ def add(commands: Any) -> None:
     add_json(parser)
 
 
+def _count(what: str, done: int, total: int) -> None:
+    if total >= 200:  # fewer take a moment
+        count(what, done, total)
+
+
 def _check(arguments: argparse.Namespace) -> int:
     from ..evaluation.dataset.check import check_dataset
 
@@ -48,7 +53,7 @@ def _check(arguments: argparse.Namespace) -> int:
         seed=arguments.seed or 0,
         read_files=not arguments.fast,
         input_size=arguments.input_size,
-        progress=count,
+        progress=_count,
     )
     print_result(arguments, found.to_json(), found.table())
     if out is not None:

@@ -31,8 +31,8 @@ class ListedImage:
     size: tuple[int, int]
 
 
-Row = tuple[int, tuple[float, ...], int, bool, float, Sequence[float]]
-"""An object: its image, its box as clipped xyxy, its class, whether it is a crowd, its area, its box as annotated."""
+Row = tuple[int, tuple[float, ...], int, bool, float]
+"""An object: its image, its box as xyxy, its class, whether it is a crowd, its area."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class Objects:
         rows: Sequence[Row],
         segmentations: Sequence[Segmentation | None],
         attributes: Sequence[dict[str, Any] | None],
+        annotated_boxes: Sequence[Sequence[float]] | None = None,
     ) -> Objects:
         """Objects in any order, sorted by image."""
         owners = np.array([row[0] for row in rows], np.int64)
@@ -67,10 +68,12 @@ class Objects:
             offsets=offsets,
             listed=listed,
             boxes=np.array([row[1] for row in rows], np.float32).reshape(-1, 4)[order],
+            annotated_boxes=None
+            if annotated_boxes is None
+            else np.array(annotated_boxes, np.float64).reshape(-1, 4)[order],
             class_ids=np.array([row[2] for row in rows], np.int64)[order],
             crowd=np.array([row[3] for row in rows], bool)[order],
             areas=np.array([row[4] for row in rows], np.float64)[order],
-            annotated_boxes=np.array([row[5] for row in rows], np.float64).reshape(-1, 4)[order],
             segmentations=[segmentations[i] for i in order],
             attributes=[attributes[i] for i in order],
             have_masks=any(one is not None for one in segmentations),
@@ -282,6 +285,7 @@ def _objects_of(
         listed[positions[entry["id"]]] = True
 
     rows: list[Row] = []
+    annotated: list[list[float]] = []
     segmentations: list[Segmentation | None] = []
     attributes: list[dict[str, Any] | None] = []
     for number, entry in enumerate(document["annotations"]):
@@ -329,12 +333,13 @@ def _objects_of(
         if segmentation is not None and _is_empty(segmentation):
             notes.add("outline without a pixel", f"{images[position].file_name}, {name}")
             segmentation = None
-        rows.append((position, (x1, y1, x2, y2), class_id, bool(entry.get("iscrowd", 0)), area, box))
+        rows.append((position, (x1, y1, x2, y2), class_id, bool(entry.get("iscrowd", 0)), area))
+        annotated.append(box)
         segmentations.append(segmentation)
         extra = entry.get("attributes")
         attributes.append(extra if isinstance(extra, dict) and extra else None)
 
-    return Objects.of_rows(listed, rows, segmentations, attributes), classes
+    return Objects.of_rows(listed, rows, segmentations, attributes, annotated), classes
 
 
 def _is_number(value: object) -> bool:

@@ -38,33 +38,40 @@ class PanopticMap:
     classes: Mapping[int, int]
     crowds: frozenset[int] = frozenset()
 
+    @property
+    def listed(self) -> tuple[int, ...]:
+        """The ids of `classes` that a pixel can hold."""
+        return tuple(one for one in self.classes if 0 < one < 1 << 24)
+
     def read(self, size: tuple[int, int]) -> np.ndarray:
         """The semantic classes, (height, width) uint8; segment 0 (unlabelled) is 255.
 
         Raises:
             DatasetError: If the PNG cannot be read, has another size, or holds a segment not in its JSON.
         """
-        classes, _, lengths = self._runs(size)
-        return np.repeat(classes, lengths).reshape(size)
+        classes, at, lengths = self._runs(size)
+        return np.repeat(classes[at], lengths).reshape(size)
 
     def read_segments(self, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """The semantic classes as `read` gives them, and the segment ids, (height, width) int32, 0 unlabelled.
+        """The semantic classes as `read` gives them, and the segments, (height, width) int32.
+
+        A segment is its place in `listed`, from 1 on; 0 is unlabelled.
 
         Raises:
             DatasetError: As `read`.
         """
-        classes, ids, lengths = self._runs(size)
-        return np.repeat(classes, lengths).reshape(size), np.repeat(ids, lengths).reshape(size)
+        classes, at, lengths = self._runs(size)
+        return np.repeat(classes[at], lengths).reshape(size), np.repeat(at.astype(np.int32), lengths).reshape(size)
 
     def _runs(self, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Class, segment id and length of the runs of pixels of one segment, row after row, three of (runs,)."""
+        """The classes of all segments, (1 + segments,); segment and length of each run of pixels, row after row."""
         bgr = _read_png(self.path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION, size)
         # As one number of four bytes B, G, R, 255; neighbours of the same segment are looked up together.
         found = np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2BGRA)).view("<u4").ravel()
         starts = np.concatenate(([0], np.flatnonzero(found[1:] != found[:-1]) + 1))
         found = found[starts]
-        table = {0: IGNORED} | {key: value for key, value in self.classes.items() if 0 <= key < 1 << 24}
-        ids, classes = np.array(list(table), np.uint32), np.array(list(table.values()), np.uint8)
+        ids = np.array([0, *self.listed], np.uint32)
+        classes = np.array([IGNORED, *(self.classes[one] for one in self.listed)], np.uint8)
         known = 0xFF000000 | (ids & 0xFF) << 16 | ids & 0xFF00 | ids >> 16
         order = np.argsort(known)
         at = order[np.searchsorted(known, found, sorter=order).clip(max=len(known) - 1)]
@@ -75,7 +82,7 @@ class PanopticMap:
                 f"{self.path}: holds segment {(number & 0xFF) << 16 | number & 0xFF00 | number >> 16}, which "
                 "segments_info does not list in the JSON; take PNG and JSON from the same release"
             )
-        return classes[at], ids[at].astype(np.int32), np.diff(starts, append=size[0] * size[1])
+        return classes, at, np.diff(starts, append=size[0] * size[1])
 
 
 @dataclass(frozen=True)

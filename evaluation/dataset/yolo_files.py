@@ -184,8 +184,7 @@ def read_yolo(split: YoloSplit) -> Parts:
             if box[2] <= box[0] or box[3] <= box[1]:
                 notes.add("outside", where)
                 continue
-            annotated = (box[0], box[1], box[2] - box[0], box[3] - box[1])
-            rows.append((position, box, class_id, False, area, annotated))
+            rows.append((position, box, class_id, False, area))
             segmentations.append(outline)
     if without == len(paths):
         complaints.add(

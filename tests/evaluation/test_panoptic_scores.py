@@ -4,55 +4,50 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from yolor_edge.evaluation.panoptic_scores import PanopticPrediction, PanopticScores, merge, semantic_classes_of
+from yolor_edge.evaluation.panoptic_scores import PanopticScores, Segments, merge, semantic_classes_of
 from yolor_edge.runtime.results import InstanceMasks, Result
 
 NAMES = ("cat", "dog", "grass", "sky", "road")
 THINGS = {0, 1}
-Example = tuple[np.ndarray, dict[int, int], set[int], PanopticPrediction]
+Example = tuple[Segments, Segments]
 
 
 def random_example(rng: np.random.Generator) -> Example:
     """Blocks of segments on both sides, alike in most places, with unlabelled pixels and crowds."""
-    truth = np.kron(rng.integers(0, 7, (3, 4)), np.ones((8, 8), int)).astype(np.int32) * 1000
-    found = np.where(rng.random(truth.shape) < 0.75, truth // 1000, rng.integers(0, 8, truth.shape)).astype(np.int32)
+    truth = np.kron(rng.integers(0, 7, (3, 4)), np.ones((8, 8), int)).astype(np.int32)
+    found = np.where(rng.random(truth.shape) < 0.75, truth, rng.integers(0, 8, truth.shape)).astype(np.int32)
     found = np.roll(found, int(rng.integers(0, 3)), axis=1)
-    classes = {int(i): int(rng.integers(0, 5)) for i in np.unique(truth) if i}
-    answers = {int(i): classes.get(int(i) * 1000, 0) for i in np.unique(found) if i}
-    for i in answers:
-        if rng.random() < 0.2:
-            answers[i] = int(rng.integers(0, 5))
-    # Segments are numbered without gaps.
-    numbers = {old: new for new, old in enumerate(sorted(answers), 1)}
-    segments = np.vectorize(lambda i: numbers.get(int(i), 0))(found).astype(np.int32)
-    crowds = {i for i, c in classes.items() if c in THINGS and rng.random() < 0.3}
-    crowds = {
-        max(i for i in crowds if classes[i] == c) for c in {classes[i] for i in crowds}
-    }  # one a class, as in COCO
-    return truth, classes, crowds, PanopticPrediction(segments, {numbers[i]: c for i, c in answers.items()})
+    classes = rng.integers(0, 5, 6).tolist()
+    answers = [c if rng.random() < 0.8 else int(rng.integers(0, 5)) for c in [*classes, 0]]
+    crowds = [i for i, c in enumerate(classes, 1) if c in THINGS and rng.random() < 0.3]
+    crowds = [max(i for i in crowds if classes[i - 1] == c) for c in {classes[i - 1] for i in crowds}]  # one a class
+    present = np.unique(found[found > 0]).tolist()  # an answer has no empty segments
+    numbers = np.zeros(8, np.int32)
+    numbers[present] = np.arange(1, len(present) + 1)
+    return Segments(truth, classes, crowds), Segments(numbers[found], [answers[i - 1] for i in present])
 
 
 def plain_quality(examples: list[Example]) -> dict[int, tuple[float, float, float]]:
     """PQ, SQ and RQ by class, segment by segment, from the definition in the paper."""
     sums = {c: [0.0, 0, 0, 0] for c in range(len(NAMES))}
-    for truth, classes, crowds, answer in examples:
+    for truth, answer in examples:
         matched_truth, matched_found = set(), set()
-        for i, truth_class in classes.items():
-            for j, found_class in answer.classes.items():
-                a, b = truth == i, answer.segments == j
-                union = (a | (b & (truth != 0))).sum()
-                if i not in crowds and truth_class == found_class and (a & b).sum() / union > 0.5:
+        for i, truth_class in enumerate(truth.classes, 1):
+            for j, found_class in enumerate(answer.classes, 1):
+                a, b = truth.places == i, answer.places == j
+                union = (a | (b & (truth.places != 0))).sum()
+                if i not in truth.crowds and truth_class == found_class and (a & b).sum() / union > 0.5:
                     matched_truth.add(i)
                     matched_found.add(j)
                     sums[truth_class][0] += (a & b).sum() / union
                     sums[truth_class][1] += 1
-        for i, truth_class in classes.items():
-            sums[truth_class][3] += i not in matched_truth and i not in crowds
-        for j, found_class in answer.classes.items():
-            b = answer.segments == j
-            excused = b & (truth == 0)
-            for i in crowds:
-                excused |= b & (truth == i) & (classes[i] == found_class)
+        for i, truth_class in enumerate(truth.classes, 1):
+            sums[truth_class][3] += i not in matched_truth and i not in truth.crowds
+        for j, found_class in enumerate(answer.classes, 1):
+            b = answer.places == j
+            excused = b & (truth.places == 0)
+            for i in truth.crowds:
+                excused |= b & (truth.places == i) & (truth.classes[i - 1] == found_class)
             sums[found_class][2] += j not in matched_found and excused.sum() <= 0.5 * b.sum()
     found = {}
     for c, (overlap, right, false, missed) in sums.items():
@@ -120,11 +115,11 @@ def test_the_merge_by_hand() -> None:
     )
     assert semantic_classes_of(("cat", "dog", "bird"), NAMES) == [0, 1, None]
     found = merge(result, [0, 1, None], THINGS)
-    assert found.classes == {1: 0, 2: 1, 3: 2}
+    assert found.classes == [0, 1, 2]
     expected = np.full((20, 30), 3)
     expected[:, 20:] = 0
     expected[5:15, :12] = 2
     expected[:10, :10] = 1
-    assert (found.segments[1:] == expected[1:]).all()
-    assert merge(result_of(np.full((20, 30), 9, np.uint8)), [], THINGS).classes == {1: 9}
-    assert merge(result_of(np.full((20, 30), 1, np.uint8)), [0, 1], THINGS).classes == {}
+    assert (found.places[1:] == expected[1:]).all()
+    assert merge(result_of(np.full((20, 30), 9, np.uint8)), [], THINGS).classes == [9]
+    assert merge(result_of(np.full((20, 30), 1, np.uint8)), [0, 1], THINGS).classes == []

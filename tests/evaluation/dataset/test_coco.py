@@ -324,7 +324,7 @@ def test_segments_of_panoptic_maps_and_which_are_crowds(folder: Folder) -> None:
     assert panoptic.classes == {70000: 1, 300: 2}
     semantic, segments = panoptic.read_segments((HEIGHT, WIDTH))
     assert (semantic == panoptic.read((HEIGHT, WIDTH))).all()
-    assert (segments == np.where(semantic == 1, 70000, np.where(semantic == 2, 300, 0))).all()
+    assert (segments == np.where(semantic == 1, 1, np.where(semantic == 2, 2, 0))).all()
 
 
 def test_panoptic_pngs_may_lie_beside_annotations(folder: Folder) -> None:
