@@ -17,6 +17,7 @@ from .commands import (
     adopt,
     bench,
     build,
+    check,
     compare,
     demo,
     diff,
@@ -38,6 +39,7 @@ from .termination import Terminated
 
 COMMANDS = (
     scenes,
+    check,
     train,
     import_,
     adopt,
@@ -64,6 +66,7 @@ _EXTRAS = {
     "evaluate": (),
     "label": (),
     "bench": (),
+    "check": ("bench",),
 }
 
 

@@ -36,6 +36,19 @@ def names(text: str, such_as: str = "boxes,masks") -> tuple[str, ...]:
     return found
 
 
+def max_drop(text: str) -> float | dict[str, float]:
+    """ "0.01" as a number, "boxes=0.01,caption=0.05" by task; whether the tasks are known is for the command to say."""
+    try:
+        if "=" not in text:
+            return float(text)
+        parts = [part.split("=") for part in text.split(",")]
+        return {task.strip(): float(value) for task, value in parts}
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f'expected a number such as 0.01, or one for each task such as boxes=0.01,caption=0.05, got "{text}"'
+        ) from None
+
+
 def targets(text: str) -> tuple[str, ...]:
     """ "sm_86,sm_89" as names; whether they are known is for the flavour to say."""
     return names(text, "sm_86,sm_89")
@@ -56,10 +69,42 @@ def with_dashes(text: str) -> str:
     return text.replace("_", "-")
 
 
+class _Several(argparse.Action):
+    """The value of an option that was given once; a list of values where it was given more often."""
+
+    def __call__(self, parser: object, namespace: argparse.Namespace, values: object, *_: object) -> None:
+        before = getattr(namespace, self.dest)
+        several = values if before is None else [*(before if isinstance(before, list) else [before]), values]
+        setattr(namespace, self.dest, several)
+
+
+def add_data_folders(group: Group, what: str, required: bool = False) -> None:
+    """`--data`, which may be given several times."""
+    more = "given several times, the data sets are put together"
+    group.add_argument("--data", action=_Several, required=required, metavar="DIR", help=f"{what}; {more}")
+
+
 def add_data(group: Group, what: str, required: bool = False) -> None:
     """`--data` and `--split`."""
-    group.add_argument("--data", required=required, metavar="DIR", help=what)
-    group.add_argument("--split", metavar="S", help="split of the data set (default: the first that starts with val)")
+    add_data_folders(group, what, required)
+    group.add_argument(
+        "--split",
+        metavar="S",
+        help="split of the data set, or val@0.1 for what --val-share 0.1 holds out (default: the first that starts "
+        "with val)",
+    )
+
+
+def add_val_share(group: Group) -> None:
+    """`--val-share` and `--seed`."""
+    group.add_argument(
+        "--val-share",
+        type=float,
+        metavar="X",
+        help="share of the images held out for validation where the data has no split for it, chosen by file name, so "
+        "that images added later move none (default: none)",
+    )
+    group.add_argument("--seed", type=int, metavar="N", help="of that choice and of the training (default: 0)")
 
 
 def add_tasks(group: Group, what: str) -> None:
@@ -232,10 +277,11 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
     add_data(int8, "data set to score int8 against fp32 on (default: int8 is not scored)")
     int8.add_argument(
         "--max-drop",
-        type=float,
+        type=max_drop,
         default=0.01,
-        metavar="X",
-        help="largest drop of box AP, mask AP, mIoU and CIDEr to accept of int8 (default: 0.01)",
+        metavar="X|TASK=X,...",
+        help="largest drop of box AP, mask AP, mIoU and CIDEr to accept of int8, or of some tasks as in "
+        "boxes=0.01,caption=0.05 (default: 0.01)",
     )
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from .parsing import PROGRAM
+from .processes import is_told_by_another
 
 if TYPE_CHECKING:
     from .runtime.bundle.bundle import Bundle
@@ -63,7 +64,9 @@ def flush() -> bool:
 
 
 def complain(what: object, code: int) -> int:
-    """Say in one line on stderr what is wrong; returns the exit code."""
+    """Say in one line on stderr what is wrong, unless another process of a training does; returns the exit code."""
+    if is_told_by_another():
+        return code
     with contextlib.suppress(OSError):
         if sys.stderr.isatty():
             sys.stderr.write("\r\x1b[K")  # over an unfinished line of progress

@@ -15,7 +15,6 @@ OTHER_COMMANDS = {
     "autolabel": "label",
     "benchmark": "bench",
     "calibrate": "export",
-    "check": "doctor",
     "convert": "export",
     "detect": "run",
     "fit": "train",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .evaluation.evaluator import Evaluation, evaluate
+from .evaluation.dataset.opening import Data
+from .evaluation.evaluator import Evaluation, ScoreOptions, evaluate
 from .runtime.captions.captioning import CaptionOptions
 from .runtime.errors import UsageError
 from .runtime.options import LoadOptions
@@ -13,13 +14,16 @@ from .runtime.progress import Count
 
 def evaluate_checkpoint_or_bundle(
     path: str,
-    data: str,
+    data: Data,
     split: str | None = None,
     limit: int | None = None,
     *,
     load: LoadOptions,
     caption: CaptionOptions | None,
     progress: Count | None = None,
+    options: ScoreOptions = ScoreOptions(),
+    device: str | None = None,
+    batch: int | None = None,
 ) -> Evaluation:
     """See `evaluation.evaluate` and `train.evaluate_checkpoint`.
 
@@ -28,7 +32,15 @@ def evaluate_checkpoint_or_bundle(
     """
     folder = Path(path)
     if (folder / "bundle.json").is_file():
-        return evaluate(path, data, split, limit, load=load, caption=caption, progress=progress)
+        own = tuple(name for name, value in (("device", device), ("batch", batch)) if value is not None)
+        if own:
+            named = ", ".join(f"<{name}>" for name in own)
+            raise UsageError(
+                f"{path}: is a bundle, which is scored image by image where its backend runs; {named} is for a "
+                "checkpoint, choose <backend>",
+                argument=(*own, "backend"),
+            )
+        return evaluate(path, data, split, limit, load=load, caption=caption, progress=progress, options=options)
     if not folder.exists():
         raise UsageError(f"{path}: does not exist; expected the folder of a checkpoint or a bundle")
     # Looked for here, so that a wrong folder is told from a right one where torch is not installed.
@@ -55,4 +67,6 @@ def evaluate_checkpoint_or_bundle(
         )
     from .train.scoring import evaluate_checkpoint
 
-    return evaluate_checkpoint(path, data, split, limit, caption, progress)
+    return evaluate_checkpoint(
+        path, data, split, limit, caption, progress, options, device=device or "auto", batch=batch
+    )

@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING
 from ..runtime.environment.lazy import lazily
 
 if TYPE_CHECKING:
+    from .dataset.check import DatasetCheck, check_dataset
     from .dataset.coco import CocoDataset
-    from .evaluator import Evaluation, evaluate
+    from .dataset.opening import open_dataset
+    from .evaluator import Evaluation, ScoreOptions, evaluate
     from .labelling import LabelOptions, LabelSummary, label
     from .scenes.scene_files import write_scenes
     from .scores import Scores
@@ -14,8 +16,10 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = lazily(
     __name__,
     {
+        ".dataset.check": ("DatasetCheck", "check_dataset"),
         ".dataset.coco": ("CocoDataset",),
-        ".evaluator": ("Evaluation", "evaluate"),
+        ".dataset.opening": ("open_dataset",),
+        ".evaluator": ("Evaluation", "ScoreOptions", "evaluate"),
         ".labelling": ("LabelOptions", "LabelSummary", "label"),
         ".scenes.scene_files": ("write_scenes",),
         ".scores": ("Scores",),

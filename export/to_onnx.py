@@ -113,11 +113,12 @@ def export_bundle(
     folded = fold(network)
     proof = prove_fold(network, folded)
     say(proof.line())
+    tolerances = proof.tolerances()
     parity: dict[str, Any] = {
         "folded": proof.float32,
         "folded_float64": proof.float64,
         "folded_rounding": proof.rounding,
-        "tolerances": {"fp32": asdict(Tolerances())},
+        "tolerances": {"fp32": asdict(tolerances)},
     }
     with replacing_folder(out) as folder:
         graphs = {}
@@ -142,7 +143,7 @@ def export_bundle(
             parity["caption_fp32"] = _prove_caption_weights(network, folder / weights["fp32"], references)
             say(f"{', '.join(weights.values())}: native captions are the network's on {len(references)} images")
         say(f"comparing ONNX fp32 with the network on {len(references)} images ...")
-        checks = _prove_graphs(network, spec, folder, graphs, references)
+        checks = _prove_graphs(network, spec, folder, graphs, references, tolerances)
         failures = [check for check in checks if not check.passed]
         if failures:
             first = failures[0]
@@ -284,6 +285,7 @@ def _prove_graphs(
     folder: Path,
     graphs: dict[str, dict[str, str]],
     images: dict[str, NDArray[np.uint8]],
+    tolerances: Tolerances,
 ) -> list[Check]:
     """Run the network and the exported graphs on every image, compare, and keep the network's answers as golden."""
     own = parts_of(network)
@@ -296,9 +298,9 @@ def _prove_graphs(
             expected = replace(expected, region_margins=_region_margins(network, tensor[np.newaxis]))
             check_top_k(spec, name, expected)
             found, usual = answers_of(model, exported["vision"], image), spec.thresholds
-            checks += compare(name, expected, found, Tolerances(), usual.score, usual.iou, usual.max_detections)
+            checks += compare(name, expected, found, tolerances, usual.score, usual.iou, usual.max_detections)
             write_golden(folder / GOLDEN_FOLDER / f"{name}.npz", image, expected)
-        checks += _prove_batch(network, own["vision"], exported["vision"], spec.graph.batch or 3)
+        checks += _prove_batch(network, own["vision"], exported["vision"], spec.graph.batch or 3, tolerances)
     return checks
 
 
@@ -329,10 +331,12 @@ def check_top_k(spec: ModelSpec, name: str, expected: Answers) -> None:
         )
 
 
-def _prove_batch(network: AnyNetwork, own: TorchGraph, exported: Graph, batch: int) -> list[Check]:
+def _prove_batch(
+    network: AnyNetwork, own: TorchGraph, exported: Graph, batch: int, tolerances: Tolerances
+) -> list[Check]:
     """Several images at once give what the network gives."""
     shape = own.inputs["images"].shape
     images = np.random.default_rng(0).random((batch, *(int(axis) for axis in shape[1:])), dtype=np.float32)
     expected, found = own.run({"images": images}), exported.run({"images": images})
     margins = _region_margins(network, images)
-    return compare_heads(f"batch of {batch}", expected, found, Tolerances(), margins)
+    return compare_heads(f"batch of {batch}", expected, found, tolerances, margins)

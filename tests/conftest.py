@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +17,18 @@ if TYPE_CHECKING:
     from .export.exported import Exported
 
 
+_cache = tempfile.TemporaryDirectory(prefix="yolor-edge-tests-")
+
+
 def pytest_configure() -> None:
+    os.environ["XDG_CACHE_HOME"] = _cache.name  # what is remembered of data sets is not left in the user's home
     # A shell starts what runs in the background with Ctrl-C ignored, for all its children; here it is sent on purpose.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_unconfigure() -> None:
+    _cache.cleanup()
 
 
 @pytest.fixture(scope="session")

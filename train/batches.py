@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from ..runtime.errors import YolorEdgeError
 from .config import TrainConfig
 from .dense_truth import DenseTruth
 from .distributed import share
+from .draws import epoch_draws, epoch_length, repeats_of
 from .image_cache import ImageCache
 from .network.any_network import AnyConfig
 from .network.config import NetworkConfig
@@ -91,7 +93,7 @@ class _Sample:
 
 
 class TrainingViews(Dataset[_Sample | YolorEdgeError]):
-    """Samples addressed by (epoch, index).
+    """Samples addressed by (epoch, index), an image drawn again by index + length, as `draws.epoch_draws` has it.
 
     An error is handed on as a value: raised in a worker, it would come back with a traceback for a message.
     """
@@ -121,6 +123,7 @@ class TrainingViews(Dataset[_Sample | YolorEdgeError]):
     def _sample(self, epoch: int, index: int) -> _Sample:
         config = self.train
         rng = np.random.default_rng((config.seed, epoch, index))
+        index %= len(self)  # drawn again in the same epoch, with another view
         truth = self._truth(index)
         reader = _Reader(self)
         if config.augment == "none":
@@ -208,15 +211,14 @@ class _Reader:
 class EpochOrder(Sampler[tuple[int, int]]):
     """A new order every epoch, fixed by the seed; `epoch` is set by the loop."""
 
-    def __init__(self, length: int, seed: int) -> None:
-        self.length, self.seed, self.epoch = length, seed, 0
+    def __init__(self, repeats: NDArray[np.float64], seed: int) -> None:
+        self.repeats, self.seed, self.epoch = repeats, seed, 0
 
     def __len__(self) -> int:
-        return self.length
+        return epoch_length(self.repeats)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
-        return iter([(self.epoch, int(index)) for index in order])
+        return iter([(self.epoch, int(index)) for index in epoch_draws(self.repeats, self.seed, self.epoch)])
 
 
 class OwnBatches(Sampler[list[tuple[int, int]]]):
@@ -283,6 +285,7 @@ def collate(found: list[_Sample | YolorEdgeError]) -> Batch | YolorEdgeError:
         first_mask=torch.tensor([0, *(len(view.boxes) for view in views[:-1])]).cumsum(0),
         mask_known=torch.from_numpy(mask_known),
         semantic=torch.from_numpy(np.stack([view.semantic for view in views])),
+        known_classes=_known_classes(views),
     )
     with_captions = [i for i, sample in enumerate(samples) if sample.captions]
     rows = [(i, caption) for i in with_captions for caption in samples[i].captions]
@@ -299,6 +302,16 @@ def collate(found: list[_Sample | YolorEdgeError]) -> Batch | YolorEdgeError:
         owners=torch.tensor([position[i] for i, _ in rows], dtype=torch.int64),
         tokens=torch.from_numpy(tokens),
     )
+
+
+def _known_classes(views: list[View]) -> Tensor | None:
+    """(B, C) bool, or None where all views know all classes."""
+    partial = next((view.known_classes for view in views if view.known_classes is not None), None)
+    if partial is None:
+        return None
+    every = np.ones_like(partial)
+    rows = [every if view.known_classes is None else view.known_classes for view in views]
+    return torch.from_numpy(np.stack(rows))
 
 
 def _images(views: list[View]) -> Tensor:
@@ -319,7 +332,7 @@ def training_loader(
     Raises:
         YolorEdgeError: If `cache` is on and an image cannot be read, or there is no room for all.
     """
-    order = EpochOrder(len(data), train.seed)
+    order = EpochOrder(repeats_of(data, network.tasks, train.least_share), train.seed)
     loader = TrainingLoader(
         TrainingViews(data, network, train, cache_folder),
         batch_sampler=OwnBatches(order, train.batch_size),
@@ -337,6 +350,7 @@ def training_loader(
 
 
 def _begin_worker(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of a group; the training ends its workers
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     gc.freeze()  # The collector would write to all that was there before the fork, and so copy its memory.

@@ -23,7 +23,9 @@ class TrainConfig:
 
     Attributes:
         epochs: Passes over the training split.
-        batch_size: Images a step.
+        batch_size: Images that go through the network at once.
+        accumulate: Batches a step: their gradients are added up, as of one batch of all their images. Batch statistics
+            stay those of each, and so do the totals that predictions decide (class targets, Dice).
         learning_rate: Peak rate of AdamW, one for all parameters but those that were kept of a start.
         kept_rate: Rate of the tensors that a training with --from kept whole, relative to that of the others.
         weight_decay: Applied to weights of two and more axes, not to norms, biases and implicit vectors.
@@ -34,6 +36,7 @@ class TrainConfig:
         clip_norm: Largest norm of the whole gradient.
         ema_decay: Ceiling of the decay of the weight average; it starts low, as (1 + step) / (10 + step).
         amp: "auto" uses bfloat16 or float16 where the device computes it natively, "off" float32.
+        compile: Whether torch compiles backbone and neck, which needs a compiler and some minutes at the start.
         augment: "asymmetric" sees a strong view for the dense tasks and a weak one for the caption; "none" one weak
             view for all.
         mosaic: Probability that a strong view is made of four images.
@@ -50,6 +53,8 @@ class TrainConfig:
         color: Strength of the strong view's change in hue, saturation and value (relative to 0.015, 0.7, 0.4).
         plain_epochs: The last epochs go without mosaic, copy-paste and mixup, as the true images look.
         caption_flip: Probability that the caption's view is mirrored, with "left" and "right" swapped in the words.
+        balance: "fixed" weighs tasks by the gains below alone, "uncertainty" by learned variances too
+            (arXiv 1705.07115).
         box_gain: Weight of the loss of boxes by their overlap with the truth.
         class_gain: Weight of the loss of classes.
         dfl_gain: Weight of the loss of boxes by the distribution of each side (distribution focal loss).
@@ -79,10 +84,17 @@ class TrainConfig:
         patience: Epochs without a better score after which training stops; 0 never.
         samples_every: Epochs between drawings of predictions beside the truth; 0 draws none.
         save_every: Epochs between writes of the state that a resume starts from.
+        least_share: Images of a task that less than this share of all images has truth for are drawn more often, up to
+            5 times an epoch; 0 draws each once.
+        check: The look at the data before the first step: "full" reads every image and map once (what was read is
+            remembered for the next time) and draws labels.png, "fast" looks at the annotations alone, "off" at nothing.
+        val_share: Share of the images held out for validation, where the data has no split for it; which they are is
+            chosen by file name and seed, so that images added later move none.
     """
 
     epochs: int = 100
     batch_size: int = 16
+    accumulate: int = 1
     learning_rate: float = 1e-3
     kept_rate: float = 0.5
     weight_decay: float = 0.05
@@ -92,6 +104,7 @@ class TrainConfig:
     clip_norm: float = 10.0
     ema_decay: float = 0.9998
     amp: Literal["auto", "off"] = "auto"
+    compile: bool = False
     augment: Literal["asymmetric", "none"] = "asymmetric"
     mosaic: float = 0.75
     mixup: float = 0.1
@@ -106,6 +119,7 @@ class TrainConfig:
     color: float = 1.0
     plain_epochs: int = 10
     caption_flip: float = 0.0
+    balance: Literal["fixed", "uncertainty"] = "fixed"
     box_gain: float = 7.5
     class_gain: float = 0.5
     dfl_gain: float = 1.5
@@ -133,11 +147,15 @@ class TrainConfig:
     patience: int = 0
     samples_every: int = 10
     save_every: int = 1
+    least_share: float = 0.25
+    check: Literal["full", "fast", "off"] = "full"
+    val_share: float = 0.0
 
     def __post_init__(self) -> None:
         for name in (
             "epochs",
             "batch_size",
+            "accumulate",
             "captions_per_image",
             "save_every",
             "minimum_word_count",
@@ -159,6 +177,7 @@ class TrainConfig:
             "caption_flip",
             "ema_decay",
             "label_smoothing",
+            "least_share",
             "translate",
         ):
             if not 0 <= getattr(self, name) <= 1:
@@ -195,7 +214,9 @@ class TrainConfig:
             ("amp", ("auto", "off")),
             ("augment", ("asymmetric", "none")),
             ("cache", ("off", "ram", "disk")),
+            ("balance", ("fixed", "uncertainty")),
             ("weights", ("float32", "float16")),
+            ("check", ("full", "fast", "off")),
         ):
             if getattr(self, name) not in choices:
                 raise UsageError(

@@ -50,12 +50,16 @@ def _are_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
 
+def _is_text_or_texts(value: Any) -> bool:
+    return _is_text(value) or (_are_texts(value) and bool(value))
+
+
 def _is_size(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(_is_count(one) for one in value)
 
 
 OPTIONS = {
-    "data": Option("data", "text", _is_text, "Folder of the data set."),
+    "data": Option("data", "text or a list of texts", _is_text_or_texts, "Folder of the data set, or several."),
     "split": Option("split", "text", _is_text, "Split to train on."),
     "size": Option("size", "text", _is_text, "Size of the network: n, s, m or l."),
     "input_size": Option("input_size", "[height, width]", _is_size, "Input of the network, multiples of 32."),

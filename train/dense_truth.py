@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +26,8 @@ class DenseTruth:
         first_mask: (B,) int64, the row of `masks` of each image's first object.
         mask_known: (B, M) bool, False on padding and where an object has no mask.
         semantic: (B, H / 4, W / 4) uint8 class ids, 255 is ignored.
+        known_classes: (B, C) bool, False for classes whose objects nobody labelled in some part of the image, so that
+            nothing may be learnt from their absence; None where all are known.
     """
 
     boxes: Tensor
@@ -34,11 +38,15 @@ class DenseTruth:
     first_mask: Tensor
     mask_known: Tensor
     semantic: Tensor
+    known_classes: Tensor | None = None
 
     def to(self, device: torch.device) -> DenseTruth:
-        fields = dataclasses.fields(self)
-        return DenseTruth(**{field.name: getattr(self, field.name).to(device, non_blocking=True) for field in fields})
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> DenseTruth:
         """A copy in page-locked memory, which `to` copies from without waiting."""
-        return DenseTruth(**{field.name: getattr(self, field.name).pin_memory() for field in dataclasses.fields(self)})
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> DenseTruth:
+        fields: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return DenseTruth(**{name: value if value is None else change(value) for name, value in fields.items()})

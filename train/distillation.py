@@ -138,6 +138,8 @@ class Distillation:
                 spoken = views if is_one_view else images[len(batch.strong) :]
                 memory = self.teacher.see(spoken, ("caption",))["caption_memory"]
             losses["distill_caption"] = self._caption_loss(words, memory, batch)
+        elif "caption" in self.tasks and self.parts > 1:  # Other parts may have captions, and count together.
+            losses["distill_caption"] = self._mean(images.new_zeros(0), images.new_zeros(0))
         config = self.config
         gains = {
             "distill_class": config.distill_class_gain,

@@ -18,9 +18,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ BUCKET = 8_000_000
 """Values of gradients that are exchanged at once."""
 
 _store: dist.Store | None = None
-_silent = False
+_silent: bool | None = None
 
 
 def size() -> int:
@@ -52,9 +53,14 @@ def is_first() -> bool:
     return rank() == 0
 
 
+def has_joined() -> bool:
+    """Whether this process has met others to train with."""
+    return _silent is not None
+
+
 def is_silent() -> bool:
     """Whether what ended the training here is told by another process."""
-    return _silent
+    return bool(_silent)
 
 
 class ProcessLost(YolorEdgeError):
@@ -94,14 +100,14 @@ def joined() -> Iterator[None]:
         wait_for_all()
     except BaseException as error:
         _silent = not _is_first_in_trouble()
-        if isinstance(error, dist.DistError):
-            raise _lost(error) from None
-        raise
+        told = _lost(error) if isinstance(error, dist.DistError) else error
+        if not torch.cuda.is_available():  # NCCL would wait for processes that are gone.
+            dist.destroy_process_group()
+        raise told from None
+    else:
+        dist.destroy_process_group()
     finally:
         _store = None
-        # NCCL would wait for processes that are gone.
-        if not torch.cuda.is_available() or not _is_ending_badly():
-            dist.destroy_process_group()
 
 
 def together(function: Callable[P, R]) -> Callable[P, R]:
@@ -115,12 +121,6 @@ def together(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
-def _is_ending_badly() -> bool:
-    import sys
-
-    return sys.exc_info()[0] is not None
-
-
 def _is_first_in_trouble() -> bool:
     try:
         assert _store is not None
@@ -132,7 +132,7 @@ def _is_first_in_trouble() -> bool:
 def _lost(error: Exception) -> ProcessLost:
     return ProcessLost(
         f"process {rank()} of {size()} lost the others, one of them has ended ({str(error).splitlines()[0][:120]}); "
-        "what was saved is kept"
+        "what was saved is kept, go on with yolor-edge train --resume and the folder of the run"
     )
 
 
@@ -181,6 +181,22 @@ def mean(values: Tensor) -> Tensor:
     return total / size()
 
 
+def means(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Means over the processes of values () that go by the same names in each."""
+    if size() == 1:
+        return dict(values)
+    return dict(zip(values, mean(torch.stack(list(values.values()))).unbind(), strict=True))
+
+
+def joined_norms(norms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Norms of gradients with respect to all processes' features, from those () with respect to their own.
+
+    A loss is the mean of the processes' losses, so of it each process's features have a gradient that much smaller.
+    """
+    squares = means({name: norm.square() for name, norm in norms.items()}) if norms else {}
+    return {name: (square / size()).sqrt() for name, square in squares.items()} if size() > 1 else dict(norms)
+
+
 def share(count: int, process: int | None = None) -> slice:
     """Which of so many things this process takes, or another one; processes take neighbours, as many or one more."""
     own, count_of = rank() if process is None else process, size()
@@ -206,6 +222,15 @@ def own_device(device: torch.device) -> torch.device:
         )
     torch.cuda.set_device(local)
     return torch.device("cuda", local)
+
+
+def seed(base: int, step: int) -> None:
+    """Begin the random numbers of a step in all processes but the first, from the seed of the run.
+
+    Each has others, and a state, which has those of the first, says nothing of how many processes there were.
+    """
+    if rank() > 0:
+        torch.manual_seed(int(np.random.default_rng((base, step, rank())).integers(1 << 62)))
 
 
 def check_batch_size(batch_size: int) -> None:

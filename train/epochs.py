@@ -11,19 +11,24 @@ import shlex
 import shutil
 import time
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..evaluation.dataset.coco import CocoDataset
 from ..runtime.errors import YolorEdgeError
 from ..runtime.files import write_atomically
 from .bad_images import keep_bad_images
+from .balance import task_report
 from .batch_statistics import BatchStatistics
 from .batches import Batch, training_loader
 from .best import best_epoch, epochs_without_better, main_score, score_line
 from .checkpoint import Checkpoint, with_provenance, write_checkpoint
+from .config import TrainConfig
+from .distributed import ProcessLost, copy_from_first, is_first, size, wait_for_all
 from .network.any_network import AnyNetwork
 from .network.layers import LayersConfig
 from .progress import Progress, say
@@ -33,6 +38,7 @@ from .run_page.page import BATCHES, MATCHES, SAMPLES, RunPage
 from .run_page.pictures import SAMPLES as SAMPLE_COUNT
 from .run_page.pictures import write_batch, write_samples
 from .run_state import read_state, write_state
+from .running_losses import RunningLosses
 from .trainer import NonFiniteLoss, Trainer
 from .trouble import is_lost_worker, is_out_of_memory, largest_that_fits, lost_worker, out_of_memory
 from .validation import Validation, evenly_spread
@@ -41,6 +47,13 @@ BATCHES_DRAWN = 2
 """Of the first epoch."""
 STEPS_REMEMBERED = 200
 """How long after the step that it came from a loss that is no number may be noticed."""
+LOG_EVERY = 10
+"""Steps between two readings of the losses, each of which waits for the device."""
+
+
+def steps_of_epoch(batches: int, config: TrainConfig) -> int:
+    """Of so many batches, the last step perhaps with fewer than the others."""
+    return -(-batches // config.accumulate)
 
 
 class Epochs:
@@ -65,10 +78,10 @@ class Epochs:
         # Nothing reads memory before writing it; filling it first would only cost time.
         torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
         self.loader, self.order = training_loader(dataset, self.network, self.config, out / CACHE)
-        self.statistics = BatchStatistics(dataset, self.network, self.config)
-        self._average: tuple[int, AnyNetwork] | None = None
         self.validation = Validation.of(dataset, self.network, self.config.validate_images)
         self.samples = evenly_spread(dataset if self.validation is None else self.validation.whole, SAMPLE_COUNT)
+        self.statistics = BatchStatistics(dataset, self.network, self.config)
+        self._weights: tuple[int, AnyNetwork] | None = None
         self.done, self.seconds = 0, 0.0
         if (out / STATE).exists():
             self.done, self.seconds = read_state(out / STATE, trainer)
@@ -76,8 +89,11 @@ class Epochs:
         self.saved = self.done
         # Epochs that a kill took back are trained again.
         self.log = [entry for entry in read_log(out) if entry["epoch"] <= self.done]
-        self.progress = Progress(self.config.epochs, len(self.loader), self.done)
-        self.page = RunPage(out, self.network, self._about(), self.config.epochs, self.done)
+        self.steps = steps_of_epoch(len(self.loader), self.config)
+        self.progress = Progress(self.config.epochs, self.steps, self.done)
+        about = self._about()
+        self.page = RunPage(out, self.network, about, self.config.epochs, self.done) if is_first() else None
+        copy_from_first(trainer.network)
 
     def run(self) -> Checkpoint:
         """Train, save, score and show what is left; returns the best checkpoint, or the last where none was scored."""
@@ -86,7 +102,7 @@ class Epochs:
         if self.done:  # What a kill between state and checkpoint, or in a validation, has left undone.
             self.write(LAST)
             self.validate_if_due()
-        self.page.write(self.log, self.ended)
+        self.show()
         while not self.ended:
             self.log.append(self.train_epoch(self.done))
             self.done += 1
@@ -97,11 +113,18 @@ class Epochs:
             if self.ended and self.saved < self.done:  # stopped early, between two saves
                 self.save()
             self.draw_samples_if_due()
-            self.page.write(self.log, self.ended)
-        self.page.close()
-        shutil.rmtree(self.out / CACHE, ignore_errors=True)  # decoded images, which may be many gigabytes
+            self.show()
+        if self.page is not None:
+            self.page.close()
+            shutil.rmtree(self.out / CACHE, ignore_errors=True)  # decoded images, which may be many gigabytes
+        wait_for_all()
         best = best_epoch(self.log)
         return Checkpoint.open(self.out / (LAST if best is None else BEST))
+
+    def show(self) -> None:
+        """Write the page of the run."""
+        if self.page is not None:
+            self.page.write(self.log, self.ended)
 
     @property
     def is_last(self) -> bool:
@@ -129,24 +152,20 @@ class Epochs:
         started = time.perf_counter()
         self.progress.begin_epoch()
         self.order.epoch = epoch
-        keys, size = list(self.order), self.config.batch_size
-        recent: deque[list[tuple[int, int]]] = deque(maxlen=STEPS_REMEMBERED)
+        keys, images = list(self.order), self.config.batch_size * self.config.accumulate
+        recent: deque[tuple[int, list[tuple[int, int]]]] = deque(maxlen=STEPS_REMEMBERED)
         self.trainer.train_mode()
-        sums: dict[str, float] = {}
-        count = 0
+        losses = RunningLosses(self.trainer.step_index)
         try:
-            for i, batch in enumerate(self.loader):
-                if isinstance(batch, YolorEdgeError):
-                    raise batch
-                if epoch == 0 and i < BATCHES_DRAWN:
-                    write_batch(self.out / BATCHES, i + 1, batch, self.network)
-                recent.append(keys[i * size : (i + 1) * size])
-                losses = self.step(batch)
-                for name, loss in losses.items():
-                    sums[name] = sums.get(name, 0.0) + loss
-                count += 1
-                self.progress.tell(epoch, i + 1, {name: value / count for name, value in sums.items()})
+            for i, batches in enumerate(self._steps(epoch)):
+                recent.append((self.trainer.step_index + 1, keys[i * images : (i + 1) * images]))
+                losses.add(self.step(batches, measure=i == 0))
+                if (i + 1) % LOG_EVERY == 0 or i + 1 == self.steps:
+                    self.progress.tell(epoch, i + 1, losses.means())
+            means = losses.means()
         except NonFiniteLoss as error:
+            if size() > 1:  # The images of a step lie with several processes.
+                raise
             raise keep_bad_images(self.out, self.trainer, self.dataset, epoch, list(recent), error) from None
         except RuntimeError as error:
             if is_lost_worker(error):
@@ -156,38 +175,55 @@ class Epochs:
         self.seconds += took
         return {
             "epoch": epoch + 1,
-            "losses": {name: round(value / count, 5) for name, value in sums.items()},
+            "losses": {name: round(value, 5) for name, value in means.items()},
+            "tasks": task_report(means, self.trainer.balance.weights(), self.trainer.gradient_norms),
             "learning_rate": self.trainer.learning_rate(),
             "seconds": round(took, 2),
         }
 
-    def step(self, batch: Batch) -> dict[str, float]:
+    def _steps(self, epoch: int) -> Iterator[list[Batch]]:
+        """The batches of each step of an epoch."""
+        found: list[Batch] = []
+        for i, batch in enumerate(self.loader):
+            if isinstance(batch, YolorEdgeError):
+                raise batch
+            if epoch == 0 and i < BATCHES_DRAWN and is_first():
+                write_batch(self.out / BATCHES, i + 1, batch, self.network)
+            found.append(batch)
+            if len(found) == self.config.accumulate:
+                yield found
+                found = []
+        if found:
+            yield found
+
+    def step(self, batches: list[Batch], measure: bool = False) -> dict[str, Tensor]:
         """One step of the trainer.
 
         Raises:
             OutOfMemory: Naming a batch that fits.
         """
         try:
-            return self.trainer.step(batch.to(self.trainer.device))
+            return self.trainer.step(*[batch.to(self.trainer.device) for batch in batches], measure=measure)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
         # Outside of the block, whose error holds on to everything that the step had made.
         self.progress.end_line()
-        fitting = largest_that_fits(self.trainer, batch)
-        raise out_of_memory(self.trainer, len(batch.strong), fitting, shlex.quote(str(self.out)))
+        fitting = largest_that_fits(self.trainer, batches[0].to(self.trainer.device))
+        raise out_of_memory(self.trainer, len(batches[0].strong), fitting, shlex.quote(str(self.out)))
 
     def weights(self) -> AnyNetwork:
-        """The averaged weights as they are scored and written, with batch statistics of their own."""
-        if self._average is None or self._average[0] != self.trainer.step_index:
-            self._average = None  # One copy at a time.
-            self._average = self.trainer.step_index, self.statistics.average(self.trainer)
-        return self._average[1]
+        """The network that is scored and written: the average, with batch statistics of its own."""
+        if self._weights is None or self._weights[0] != self.trainer.step_index:
+            self._weights = None  # One copy at a time.
+            self._weights = self.trainer.step_index, self.statistics.average(self.trainer)
+        return self._weights[1]
 
     def save(self) -> None:
         """Write state and checkpoint; a signal waits until what is being written is there."""
         with finish_before_stopping():
-            write_state(self.out / STATE, self.trainer, self.done, self.seconds)
+            if is_first():
+                write_state(self.out / STATE, self.trainer, self.done, self.seconds)
         self.weights()
         with finish_before_stopping():
             self.write(LAST)
@@ -204,6 +240,8 @@ class Epochs:
             return
         try:
             self._validate(self.validation, entry)
+        except ProcessLost:
+            raise
         except (YolorEdgeError, RuntimeError, MemoryError) as error:
             if not isinstance(error, YolorEdgeError) and not is_out_of_memory(error):
                 raise
@@ -229,9 +267,9 @@ class Epochs:
         if ends:
             say(str(evaluation))
         by_overlap = matches.to_json()
-        if by_overlap is not None:
+        if by_overlap is not None and is_first():
             write_atomically(self.out / MATCHES, json.dumps({"epoch": self.done, **by_overlap}) + "\n")
-        if self.saved == self.done:
+        if self.saved == self.done and is_first():
             with_provenance(Checkpoint.open(self.out / LAST), validation=found["validation"])
         entry.update(found)
 
@@ -245,20 +283,28 @@ class Epochs:
 
     def _score_best_on_all(self, validation: Validation, is_last: bool, scores: dict[str, Any]) -> None:
         """At the end the best checkpoint too says what it scores on the whole split."""
+        wait_for_all()
         best = Checkpoint.open(self.out / BEST)
         if not is_last:
             network = best.network().to(self.trainer.device)
             scores = validation.score(network, is_whole=True).to_json()
-        with_provenance(best, validation=scores)
+        wait_for_all()  # Until the others have read it.
+        if is_first():
+            with_provenance(best, validation=scores)
 
     def draw_samples_if_due(self) -> None:
         """Draw predictions beside the truth: after the first epoch, the last and every `samples_every`."""
         every = self.config.samples_every
         if every and (self.done == 1 or self.ended or self.done % every == 0):
-            write_samples(self.out / SAMPLES, self.weights(), self.samples, self.done)
+            weights = self.weights()
+            if is_first():
+                write_samples(self.out / SAMPLES, weights, self.samples, self.done)
 
-    def write(self, name: str, validation: dict[str, Any] | None = None) -> Checkpoint:
+    def write(self, name: str, validation: dict[str, Any] | None = None) -> None:
         """Write the checkpoint of the averaged weights into a folder of the run."""
+        weights = self.weights()
+        if not is_first():
+            return
         entry = self.log[-1] if self.log else {}
         provenance: dict[str, Any] = {
             "data": {
@@ -284,7 +330,7 @@ class Epochs:
         validation = validation or entry.get("validation")
         if validation is not None:
             provenance["validation"] = validation
-        return write_checkpoint(self.out / name, self.weights(), provenance, self.config.weights)
+        write_checkpoint(self.out / name, weights, provenance, self.config.weights)
 
     def _about(self) -> dict[str, str]:
         """What is trained on what, for people."""

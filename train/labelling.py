@@ -16,6 +16,7 @@ from ..runtime.errors import UsageError
 from ..runtime.options import LoadOptions
 from ..runtime.progress import Count, Say
 from ..runtime.sources.file_kinds import kind_of
+from . import distributed
 from .checkpoint import Checkpoint
 from .progress import say
 from .torch_backend import torch_model
@@ -82,6 +83,11 @@ def labelled_first(
         if CocoDataset.open(place).info.get("labelled_by", {}).get("sha256") != digest:
             raise UsageError(f"{place}: holds labels of another teacher; remove it, or choose another <out>", "out")
         return place
+    if distributed.size() > 1:
+        raise UsageError(
+            f"{data}: holds images without labels, which one process has to make first: yolor-edge label {teacher} {data} "
+            f"--out {place}"
+        )
     say(f"{data}: holds images without labels; the teacher makes them, in {place}")
     if is_bundle:
         summary = label(folder, data, place, load=LoadOptions(threads=threads), report=say)

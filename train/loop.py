@@ -15,12 +15,16 @@ from typing import Any
 import torch
 
 from ..evaluation.dataset.coco import CocoDataset
+from ..evaluation.dataset.opening import Data, open_dataset, roots_of
 from ..runtime.backends.registry import check_threads
 from ..runtime.errors import UsageError
 from .checkpoint import Checkpoint, config_from_json
 from .config import TrainConfig
+from .data_check import check_before_training
 from .distillation import Distillation
-from .epochs import Epochs
+from .distributed import check_batch_size, is_first, together, wait_for_all
+from .draws import epoch_length, repeats_of
+from .epochs import Epochs, steps_of_epoch
 from .labelling import labelled_first
 from .network.any_network import AnyConfig
 from .network.config import Captioner, NetworkConfig, Size, Task
@@ -30,14 +34,15 @@ from .run_files import RUN, STATE, not_a_run, read_run, write_run
 from .run_state import epochs_done, write_state
 from .start import Transfer, Weights
 from .teachers import open_teacher, reopen_teacher
-from .trainer import StartRates, Trainer, choose_device
+from .trainer import StartRates, Trainer, check_compiler, choose_device
 
 FEW_IMAGES = 1000
 """Fewer are few to learn from nothing."""
 
 
+@together
 def fit(
-    data: str | Path,
+    data: Data,
     out: str | Path,
     size: Size | None = None,
     config: TrainConfig | None = None,
@@ -52,14 +57,18 @@ def fit(
     vocabulary: str | os.PathLike[str] | None = None,
     teacher: str | os.PathLike[str] | None = None,
 ) -> Checkpoint:
-    """Train a network on a data set in COCO's layout, from nothing or from the weights of another one.
+    """Train a network on a data set, from nothing or from the weights of another one.
+
+    Called in each of the processes that torchrun starts, it trains one network in all of them; the folders of data and
+    run must be the same for all.
 
     With `start`, tensors that fit by name and shape are kept and learn at `TrainConfig.kept_rate` of the rate; classes
     and words that both know keep their rows; what became of each part is said on stderr. An imported network is trained
     itself, with class heads for the data's classes; one of our own plan is made anew for the data and filled.
 
     Args:
-        data: Folder of the data set; with `teacher` also a folder of nothing but images, which it labels first.
+        data: Folder of the data set, in any layout of docs/data.md, or several that are put together; with `teacher`
+            also a folder of nothing but images, which it labels first.
         out: Folder of the run; must not hold one already. Gets `checkpoint/`, `best/`, `log.jsonl`, `results.csv`,
             `index.html` with its pictures, and what a resume needs (docs/training.md).
         size: Network size; by default that of the start, else "n".
@@ -93,6 +102,7 @@ def fit(
     """
     config = config or TrainConfig()
     check_threads(threads)
+    check_batch_size(config.batch_size)
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out}: is a file, expected a folder to write the run to")
@@ -107,14 +117,15 @@ def fit(
             )
     if teacher is not None:
         data = labelled_first(data, teacher, out, config.device, threads)
-    dataset = CocoDataset.open(data, split=split, role="train")
+    dataset = open_dataset(data, split, "train", config.val_share, config.seed)
     weights = None if start is None else Weights.open(start, vocabulary)
     layout = None if weights is None else weights.layout
     network = network_for(dataset, config, layout, size, input_size, tasks, name, captioner, str(start))
     distillation = None
     if teacher is not None:
         distillation = Distillation(open_teacher(teacher, network.input_size, threads), network, config)
-    choose_device(config.device)  # Before anything is written: a run that cannot start must not be there to resume.
+    # Before anything is written: a run that cannot start must not be there to resume.
+    check_compiler(choose_device(config.device), config)
     transfer, begun = None, None
     if weights is not None:
         transfer = Transfer.plan(weights, network)
@@ -125,9 +136,11 @@ def fit(
             f"{len(dataset)} images are few to learn from nothing; with --from the training starts from the weights of "
             "another network, such as an official one (yolor-edge import --help)"
         )
+    check_before_training(dataset, network, config, out)
     out.mkdir(parents=True, exist_ok=True)
+    folders = [str(root.resolve()) for root in roots_of(data)]
     run: dict[str, Any] = {
-        "data": str(Path(data).resolve()),
+        "data": folders[0] if len(folders) == 1 else folders,
         "split": dataset.split,
         "network": network.to_json(),
         "train": config.to_json(),
@@ -155,10 +168,13 @@ def fit(
             say(f"from {start}:\n{transfer.table()}")
             trainer.load_start(transfer, weights)
             # So that a resume has no need of the start, which may be gone by then.
-            write_state(out / STATE, trainer, 0, 0.0)
+            if is_first():
+                write_state(out / STATE, trainer, 0, 0.0)
+            wait_for_all()
         return Epochs(out, dataset, trainer, run).run()
 
 
+@together
 def resume(
     out: str | Path,
     threads: int | None = None,
@@ -193,7 +209,7 @@ def resume(
         data, split = run["data"], run["split"]
     except (AttributeError, ValueError, KeyError, TypeError) as error:
         raise not_a_run(out, error) from None
-    dataset = CocoDataset.open(data, split=split)
+    dataset = open_dataset(data, split)
     # A network without the semantic head does not keep the names of its classes.
     dataset.require_classes(network.class_names, network.semantic_names or None)
     if "start" in run and not (out / STATE).exists():
@@ -207,6 +223,7 @@ def resume(
             raise UsageError(f"{out}: {done} epochs are done; <epochs> must be at least that, got {epochs}", "epochs")
         run["patient_since"] = done
     config = config.with_settings(list(settings))
+    check_batch_size(config.batch_size)
     used_threads = run.get("threads") if threads is None else threads
     distillation = None
     if "teacher" in run:
@@ -243,7 +260,8 @@ def _trainer(
 ) -> Trainer:
     """What moves the weights of a run, before its first step."""
     device = choose_device(config.device)
-    batches = -(-len(dataset) // config.batch_size)
+    drawn = epoch_length(repeats_of(dataset, network.tasks, config.least_share))
+    steps = steps_of_epoch(-(-drawn // config.batch_size), config)
     start = None
     if "start" in run:
         try:
@@ -252,4 +270,4 @@ def _trainer(
             raise not_a_run(out, error) from None
     if distillation is not None:
         say(distillation.describe())
-    return Trainer(network, config, config.epochs * batches, device, start, distillation)
+    return Trainer(network, config, config.epochs * steps, device, start, distillation)

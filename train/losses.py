@@ -170,7 +170,13 @@ class DenseLoss:
         known = truth.classes_known.flatten(1)[:, self.prototype_cells] | found.positive
         # BCE, which is softplus(logit) less logit times target; only of held cells and their object's class is any.
         held_logits = class_logits.flatten(1).gather(1, (truth.classes[..., None] * cells + found.cells).flatten(1))
-        class_loss = (F.softplus(class_logits).sum(1) * known).sum() - (held_logits * found.quality.flatten(1)).sum()
+        every = F.softplus(class_logits)
+        if truth.known_classes is not None:
+            every = every * truth.known_classes[:, :, None]
+        class_loss = (every.sum(1) * known).sum() - (held_logits * found.quality.flatten(1)).sum()
+        if truth.known_classes is not None:  # An object is what it is, though others of its class may be unlabelled.
+            foreign = found.held & ~truth.known_classes.gather(1, truth.classes)[..., None]
+            class_loss = class_loss + (F.softplus(held_logits) * foreign.flatten(1)).sum()
 
         chosen, shape = found.cells.flatten(1), found.cells.shape
         wanted = truth.boxes[:, :, None]  # (B, M, 1, 4)
@@ -292,12 +298,16 @@ class _MaskSum(torch.autograd.Function):
                 error = logits.sigmoid_().sub_(target).mul_(weight)
                 to_coefficients[own] = error @ seen
                 to_rows.index_add_(0, index, (error.transpose(1, 2) @ coefficients[own]).flatten(0, 1))
-        ctx.save_for_backward(to_rows.view(len(prototypes), height, width, -1).permute(0, 3, 1, 2), to_coefficients)
+        ctx.save_for_backward(
+            to_rows.view(len(prototypes), height, width, rows.shape[1]).permute(0, 3, 1, 2), to_coefficients
+        )
         return total
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, gradient: Tensor
+    ) -> tuple[Tensor | None, ...]:
         prototypes, coefficients = ctx.saved_tensors
         return prototypes * gradient, coefficients * gradient, None, None, None, None
 
@@ -346,7 +356,9 @@ class _SemanticSums(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, to_cross_entropy: Tensor, to_overlap: Tensor, to_area: Tensor) -> tuple[Tensor, None]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, to_cross_entropy: Tensor, to_overlap: Tensor, to_area: Tensor
+    ) -> tuple[Tensor, None]:
         logits, target = ctx.saved_tensors
         gradient = torch.empty_like(logits)
         for own in _SemanticSums.parts(logits, target):
@@ -367,7 +379,7 @@ class _SemanticSums(torch.autograd.Function):
     @staticmethod
     def parts(logits: Tensor, target: Tensor) -> list[slice]:
         """Slices of the batch."""
-        images = max(1, SEMANTIC_VALUES // (logits.shape[1] * target[0].numel()))
+        images = max(1, SEMANTIC_VALUES // (logits.shape[1] * target.shape[1] * target.shape[2]))
         return [slice(first, first + images) for first in range(0, len(logits), images)]
 
     @staticmethod

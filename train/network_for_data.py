@@ -9,6 +9,7 @@ from ..evaluation.dataset.coco import CocoDataset
 from ..runtime.bundle.tokenizer import build_vocabulary
 from ..runtime.errors import UsageError
 from .config import TrainConfig
+from .data_check import require_targets
 from .network.any_network import AnyConfig
 from .network.config import CAPTIONERS, TASKS, Captioner, NetworkConfig, Size, Task
 from .network.layers import LayersConfig
@@ -97,6 +98,7 @@ def describe_network(
     if captioner not in CAPTIONERS:
         raise UsageError(f"<captioner> must be one of {', '.join(CAPTIONERS)}, got {captioner!r}", argument="captioner")
     available: tuple[Task, ...] = tuple(task for task in TASKS if task in dataset.tasks)
+    require_targets(dataset, tasks)
     absent = [task for task in tasks or () if task not in available]
     if absent:
         raise UsageError(
@@ -139,6 +141,7 @@ def describe_layers(
         UsageError: If the data set has no truth for a task that was asked for, or the network no head.
     """
     available = tuple(task for task in layers.tasks if task in dataset.tasks)
+    require_targets(dataset, tasks)
     if "caption" in available and "semantic" not in available:
         available = tuple(task for task in available if task != "caption")
     absent = [task for task in tasks or () if task not in dataset.tasks]

@@ -24,16 +24,19 @@ class PackedTruths:
 
     def __init__(self, data: CocoDataset) -> None:
         block, ends, kinds = bytearray(), [0], []
+        known: dict[bytes, int] = {}
         for i in range(len(data)):
             truth = replace(data[i], image_id=i)
             block += pickle.dumps(truth, protocol=pickle.HIGHEST_PROTOCOL)
             ends.append(len(block))
-            kinds.append((truth.boxes is not None) + 2 * truth.has_masks + 4 * truth.has_semantic)
+            classes = b"" if truth.known_classes is None else truth.known_classes.tobytes()
+            kind = (truth.boxes is not None) + 2 * truth.has_masks + 4 * truth.has_semantic
+            kinds.append(kind + 8 * known.setdefault(classes, len(known)))
         self._block = memoryview(block)
         self._ends = np.array(ends, np.int64)
         self._kinds = np.array(kinds, np.int64)
         self._partners: list[NDArray[np.int64]] = []
-        for kind in range(8):
+        for kind in range(8 * max(1, len(known))):
             alike = np.flatnonzero(self._kinds == kind)
             self._partners.append(alike if len(alike) >= FEWEST_PARTNERS else np.arange(len(kinds)))
 
@@ -44,6 +47,6 @@ class PackedTruths:
         return pickle.loads(self._block[self._ends[index] : self._ends[index + 1]])
 
     def partner(self, index: int, rng: np.random.Generator) -> int:
-        """A picture drawn from those that know boxes, masks and semantic map just as picture `index`."""
+        """A picture drawn from those that know boxes, their classes, masks and semantic map just as picture `index`."""
         alike = self._partners[self._kinds[index]]
         return int(alike[rng.integers(len(alike))])

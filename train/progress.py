@@ -6,6 +6,8 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 
+from .distributed import is_first
+
 SECONDS_BETWEEN_LINES = 30.0
 """Where stderr is no terminal; the end of an epoch has a line of its own."""
 
@@ -40,6 +42,8 @@ class Progress:
         """
         now = self._clock()
         is_last = step == self._steps
+        if not is_first():
+            return
         if sys.stderr.isatty():
             sys.stderr.write("\r\x1b[K" + self._line(epoch, step, losses, now) + ("\n" if is_last else ""))
             sys.stderr.flush()
@@ -70,5 +74,6 @@ def duration(seconds: float) -> str:
 
 
 def say(text: str) -> None:
-    """A line on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """A line on stderr; of processes that train together the first one speaks."""
+    if is_first():
+        print(text, file=sys.stderr, flush=True)

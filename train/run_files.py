@@ -16,6 +16,7 @@ from ..runtime.errors import UsageError
 from ..runtime.files import write_atomically
 from .config import TrainConfig
 from .config_file import config_text
+from .distributed import is_first, wait_for_all
 
 RUN, CONFIG, STATE, LOG, CACHE = "run.json", "config.toml", "state.safetensors", "log.jsonl", "cache"
 LAST, BEST = "checkpoint", "best"
@@ -29,7 +30,12 @@ def write_run(out: Path, run: dict[str, Any]) -> None:
         out: Folder of the run.
         run: `data`, `split`, `network` and `train` as JSON, `threads`; `options`, further arguments of `fit`, which
             only `config.toml` shows; of a run from other weights `start` and `fresh`.
+
+    Of processes that train together the first one writes, when all have read what was there.
     """
+    wait_for_all()
+    if not is_first():
+        return
     write_atomically(out / RUN, json.dumps(run, indent=1) + "\n")
     options = {name: run[name] for name in ("data", "split", "threads")} | run.get("options", {})
     head = (
@@ -68,8 +74,9 @@ def read_log(out: Path) -> list[dict[str, Any]]:
 
 
 def write_log(out: Path, entries: list[dict[str, Any]]) -> None:
-    """Replace the log."""
-    write_atomically(out / LOG, "".join(json.dumps(entry) + "\n" for entry in entries))
+    """Replace the log; of processes that train together the first one does."""
+    if is_first():
+        write_atomically(out / LOG, "".join(json.dumps(entry) + "\n" for entry in entries))
 
 
 @contextlib.contextmanager

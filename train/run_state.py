@@ -8,17 +8,21 @@ from pathlib import Path
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..runtime.errors import UsageError
 from ..runtime.files import replacing_file
 from .trainer import Trainer
 
 
+def _modules(trainer: Trainer) -> tuple[tuple[str, nn.Module], ...]:
+    return ("network", trainer.network), ("average", trainer.average), ("balance", trainer.balance)
+
+
 def write_state(path: Path, trainer: Trainer, epochs_done: int, seconds: float) -> None:
     """Save all that the rest of the run depends on; the file is replaced in one move."""
     tensors: dict[str, Tensor] = {}
-    for prefix, module in (("network", trainer.network), ("average", trainer.average)):
+    for prefix, module in _modules(trainer):
         for name, tensor in module.state_dict().items():
             tensors[f"{prefix}.{name}"] = tensor
     for index, entry in trainer.optimizer.state_dict()["state"].items():
@@ -61,7 +65,7 @@ def read_state(path: Path, trainer: Trainer) -> tuple[int, float]:
         with safe_open(path, framework="pt") as file:
             facts = json.loads((file.metadata() or {})["facts"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        for prefix, module in (("network", trainer.network), ("average", trainer.average)):
+        for prefix, module in _modules(trainer):
             start = f"{prefix}."
             module.load_state_dict({k[len(start) :]: v for k, v in tensors.items() if k.startswith(start)})
         state = trainer.optimizer.state_dict()
@@ -71,6 +75,12 @@ def read_state(path: Path, trainer: Trainer) -> tuple[int, float]:
                 _, index, key = name.split(".")
                 state["state"].setdefault(int(index), {})[key] = tensor
         trainer.optimizer.load_state_dict(state)
+        for parameter, entry in trainer.optimizer.state.items():
+            for key, value in entry.items():
+                if (
+                    value.shape == parameter.shape
+                ):  # Laid out in memory as the parameter is, which the fused step needs.
+                    entry[key] = torch.empty_like(parameter).copy_(value)
         trainer.scaler.load_state_dict(facts["scaler"])
         trainer.step_index = facts["step"]
         torch.set_rng_state(tensors["random.cpu"])

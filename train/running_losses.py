@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..runtime.errors import YolorEdgeError
+from .trainer import NonFiniteLoss
 
 
 class RunningLosses:
@@ -39,16 +39,17 @@ class RunningLosses:
         """By name, over all steps that were added.
 
         Raises:
-            YolorEdgeError: If a loss was not finite. What the steps since made of the network is not to be saved.
+            NonFiniteLoss: If a loss was not finite. What the steps since made of the network is not to be saved.
         """
         if self._unread:
             *values, sound = torch.stack([*self._sums.values(), self._sound_steps]).tolist()
             if sound < self._unread:
                 step = self._before + self._steps - self._unread + int(sound) + 1
-                raise YolorEdgeError(
+                raise NonFiniteLoss(
+                    step,
+                    dict(zip(self._sums, values, strict=True)),
                     f"the loss became {sum(values)} at step {step}; what was saved is kept, "
                     "start again with a lower <learning_rate>",
-                    argument="learning_rate",
                 )
             for name, value in zip(self._sums, values, strict=True):
                 self._totals[name] = self._totals.get(name, 0.0) + value

@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 
 from ..evaluation.dataset.coco import CocoDataset
-from ..evaluation.dataset.coco_files import splits_of
+from ..evaluation.dataset.opening import open_validation
 from ..evaluation.dataset.truth import Truth
 from ..evaluation.evaluator import Evaluation
 from ..runtime.results import Result
@@ -43,9 +43,9 @@ class Validation:
         Raises:
             DatasetError: If it cannot be read, or has other classes than the network.
         """
-        if not any(name.startswith("val") and name != dataset.split for name in splits_of(dataset.root)):
+        whole = open_validation(dataset)
+        if whole is None:
             return None
-        whole = CocoDataset.open(dataset.root, role="val")
         whole.require_classes(
             network.class_names if "boxes" in network.tasks and "boxes" in whole.tasks else None,
             network.semantic_names if "semantic" in network.tasks and "semantic" in whole.tasks else None,

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...runtime.backends.registry import backend_entry, backend_name, graph_files
 from ...runtime.bundle.bundle import Bundle
@@ -31,6 +31,9 @@ from .measure import WarmUp, measure
 from .report import Report
 from .report_page import save
 
+if TYPE_CHECKING:
+    from ...evaluation.dataset.opening import Data
+
 _NO_TRANSFERS = "none, everything runs on the CPU"
 _HEADS_BACK = "the letterboxed image to the GPU and raw heads back, in the stage network"
 _ANSWERS_BACK = (
@@ -44,7 +47,7 @@ def bench(
     out: str | os.PathLike[str],
     images: str | os.PathLike[str] | None = None,
     runs: int = 200,
-    data: str | os.PathLike[str] | None = None,
+    data: Data | None = None,
     *,
     split: str | None = None,
     limit: int | None = None,
@@ -63,7 +66,7 @@ def bench(
         images: An image, a folder of images or a glob; None for those of `data`, else the bundle's golden
             inputs.
         runs: How many runs count.
-        data: A data set in COCO's layout to score the same bundle on; None for no accuracy.
+        data: A data set, or several put together, to score the same bundle on; None for no accuracy.
         split: Its split; None for the first whose name starts with "val", or the only one.
         limit: Score only its first images.
         load: How the bundle is opened.
@@ -226,15 +229,15 @@ def _reference_images(bundle: Bundle, folder: Path) -> list[Path]:
     return files
 
 
-def _open_dataset(data: str | os.PathLike[str] | None, split: str | None) -> Any:
+def _open_dataset(data: Data | None, split: str | None) -> Any:
     """The data set to score on, or None."""
     if data is None:
         if split is not None:
             raise UsageError("a split was named without a data set; pass <data>", argument=("split", "data"))
         return None
-    from ...evaluation.dataset.coco import CocoDataset
+    from ...evaluation.dataset.opening import open_dataset
 
-    return CocoDataset.open(Path(data), split=split, role="val")
+    return open_dataset(data, split, "val")
 
 
 def _accuracy(

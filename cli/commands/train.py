@@ -7,8 +7,9 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..options import add_captioner, add_tasks, names, size
+from ..options import add_captioner, add_data_folders, add_tasks, add_val_share, names, size
 from ..parsing import PROGRAM, Misuse, add_command
+from ..processes import is_first_process
 from ..termination import terminated_like_interrupted
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def add(commands: Any) -> None:
         _train,
         "--data DIR --out RUN [--from CHECKPOINT|FILE.pt] [--teacher CHECKPOINT|BUNDLE] [--config FILE.toml] "
         "[options] | --resume RUN [--epochs E]",
-        "train a network on a data set in COCO's layout",
+        "train a network on a data set",
         "Writes the folder RUN: RUN/checkpoint after every epoch; RUN/best, which other commands take when they are "
         "given RUN, where the data has a validation split; and RUN/index.html, which shows losses, scores, labelled "
         "batches and predictions while the run goes on. With --from it starts from the weights of another network, of "
@@ -49,8 +50,12 @@ def add(commands: Any) -> None:
         "  yolor-edge train --resume runs/scenes --epochs 60",
     )
     run = parser.add_argument_group("data and run")
-    run.add_argument("--data", metavar="DIR", help="folder of the data set, with annotations/ in it")
+    add_data_folders(run, "folder of the data set; docs/data.md shows the layouts")
     run.add_argument("--split", metavar="S", help="split to train on (default: the first named train...)")
+    add_val_share(run)
+    run.add_argument(
+        "--no-check", action="store_true", help="begin without a look at the data, as with --set check=off"
+    )
     run.add_argument("--out", metavar="RUN", help="folder of the run; must not hold one yet")
     run.add_argument(
         "--resume",
@@ -124,7 +129,8 @@ def add(commands: Any) -> None:
 def _train(arguments: argparse.Namespace) -> int:
     with terminated_like_interrupted():
         checkpoint = _resumed(arguments) if arguments.resume is not None else _begun(arguments)
-    print(f"checkpoint: {checkpoint.path}")
+    if is_first_process():
+        print(f"checkpoint: {checkpoint.path}")
     return 0
 
 
@@ -141,9 +147,12 @@ def _resumed(arguments: argparse.Namespace) -> Checkpoint:
         "captioner",
         "freeze",
         "vocabulary",
+        "val_share",
+        "seed",
     )
     given = [f"--{name.replace('_', '-')}" for name in others if getattr(arguments, name) is not None]
     given += ["--from"] if arguments.start is not None else []
+    given += ["--no-check"] if arguments.no_check else []
     settings = arguments.settings or []
     given += [f"--set {one}" for one in settings if one.partition("=")[0] not in CHANGEABLE]
     if given:
@@ -183,7 +192,9 @@ def _begun(arguments: argparse.Namespace) -> Checkpoint:
         raise Misuse("train needs --data DIR and --out RUN, or --resume RUN; see yolor-edge train --help")
     from ..train.loop import fit
 
-    settings = [] if arguments.epochs is None else [f"epochs={arguments.epochs}"]
+    own = ("epochs", "val_share", "seed")
+    settings = [f"{name}={getattr(arguments, name)}" for name in own if getattr(arguments, name) is not None]
+    settings += ["check=off"] if arguments.no_check else []
     config = config.with_settings([*settings, *(arguments.settings or [])])
     return fit(options.pop("data"), arguments.out, config=config, **options)
 

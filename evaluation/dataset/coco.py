@@ -1,4 +1,6 @@
-"""COCO's own layout as truth, one image at a time: boxes, masks, semantic map and captions where they exist.
+"""A data set as truth, one image at a time: boxes, masks, semantic map and captions where they exist.
+
+In COCO's own layout (`layouts` knows more):
 
     ROOT/annotations/instances_<split>.json   captions_<split>.json   panoptic_<split>.json
     ROOT/annotations/panoptic_<split>/*.png   (or ROOT/panoptic_<split>/*.png)
@@ -12,7 +14,7 @@ The annotation files are parsed and checked once, on opening; masks and semantic
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,53 +22,84 @@ import numpy as np
 
 from ...runtime.errors import DatasetError
 from ...runtime.images.image_files import read_image
-from .coco_files import Parts, open_split
+from .coco_files import Parts
+from .complaints import Note
+from .layouts import choose_split, find_layout
 from .truth import IGNORED, Truth
 
 __all__ = ["IGNORED", "CocoDataset", "Truth"]
 
 
 class CocoDataset:
-    """One split of a data set in COCO's layout; `dataset[i]` is the `Truth` of image i, images by rising id.
+    """One split of a data set; `dataset[i]` is the `Truth` of image i, images by rising id.
 
     Attributes:
         root, split: What was opened.
+        layout: How it lies on disk, for people.
+        sources: Each folder that it is read from, with the split; several where data sets were put together.
         class_names, category_ids: The things, by rising category id, and the data set's own ids of them.
         semantic_names, semantic_category_ids: The classes of the semantic map: things by id, then stuff.
-        tasks: Which of "boxes", "masks", "semantic", "caption" at least one image has truth for.
+        tasks: Which of "boxes", "masks", "semantic", "caption" can be learned from at least one image.
+        untaught: Why a task cannot be learned although there are annotations of its kind.
         info: The "info" object of the first annotation file that has one.
+        notes: What was met that is not wrong and may not be meant, with a count and the first case.
         dropped_boxes: How many boxes were left out because nothing of them lies inside their image.
     """
 
-    def __init__(self, root: Path, split: str, parts: Parts) -> None:
+    def __init__(self, root: Path, split: str, parts: Parts, layout: str = "", rows: np.ndarray | None = None) -> None:
         self.root = root
         self.split = split
+        self.layout = layout
+        self.sources: tuple[tuple[Path, str], ...] = ((root, split),)
         self._parts = parts
+        self._rows = np.arange(len(parts.images)) if rows is None else rows
         self.class_names: tuple[str, ...] = tuple(parts.classes.values())
         self.category_ids: tuple[int, ...] = tuple(parts.classes)
         self.semantic_names: tuple[str, ...] = tuple(parts.semantic_classes.values())
         self.semantic_category_ids: tuple[int, ...] = tuple(parts.semantic_classes)
         self.info: dict[str, Any] = parts.info
-        self.dropped_boxes = parts.objects.dropped
-        self.tasks: frozenset[str] = frozenset(
-            task
-            for task, exists in (
-                ("boxes", bool(parts.objects.listed.any())),
-                ("masks", any(one is not None for one in parts.objects.segmentations)),
-                ("semantic", bool(parts.semantic)),
-                ("caption", bool(parts.captions)),
-            )
-            if exists
-        )
+        self.notes: Mapping[str, Note] = parts.notes
+        self.dropped_boxes = parts.notes["outside"].count if "outside" in parts.notes else 0
+        self.untaught: dict[str, str] = {}
+        self.tasks: frozenset[str] = frozenset(self._usable_tasks())
+
+    def _usable_tasks(self) -> list[str]:
+        """The tasks with a target; why there is none for others goes into `untaught`."""
+        parts, objects = self._parts, self._parts.objects
+        rows = set(self._rows.tolist())
+        owners = np.repeat(np.arange(len(parts.images)), np.diff(objects.offsets))
+        usable = np.isin(owners, self._rows) & ~objects.crowd
+        tasks = []
+        crowds = int(np.isin(owners, self._rows).sum() - usable.sum())
+        total = crowds + self.dropped_boxes
+        if usable.any():
+            tasks.append("boxes")
+        elif objects.listed[self._rows].any():
+            kinds = [(crowds, "are crowds"), (self.dropped_boxes, "lie outside their images")]
+            what = " and ".join(f"{count} of {total} objects {text}" for count, text in kinds if count)
+            self.untaught["boxes"] = what if total else f"none of {len(self)} images has an object"
+        if any(objects.segmentations[i] is not None for i in np.flatnonzero(usable)):
+            tasks.append("masks")
+        elif usable.any() and "outline without a pixel" in parts.notes:
+            note = parts.notes["outline without a pixel"]
+            self.untaught["masks"] = f"none of the outlines has a pixel, such as {note.example}"
+        if any(row in parts.semantic for row in rows):
+            tasks.append("semantic")
+        if any(row in parts.captions for row in rows):
+            tasks.append("caption")
+        elif "captions without a word" in parts.notes:
+            note = parts.notes["captions without a word"]
+            self.untaught["caption"] = f"none of the {note.count} captions has a word, {note.example}"
+        return tasks
 
     @classmethod
     def open(
         cls, root: str | os.PathLike[str], split: str | None = None, role: Literal["train", "val"] = "train"
     ) -> CocoDataset:
-        """Read the annotation files of one split and check all of them.
+        """Read the annotation files of one split and check all of them; see `open_dataset` for more than one folder.
 
         Args:
-            root: The folder that holds `annotations/`.
+            root: The folder of the data set, in any of the layouts of docs/data.md.
             split: The split's name ("train2017"). Without it, the first whose name starts with `role`, or the
                 only split there is.
             role: What the split is wanted for.
@@ -76,15 +109,37 @@ class CocoDataset:
                 everything found wrong is listed at once.
         """
         root = Path(root)
-        return cls(root, *open_split(root, split, role))
+        layout = find_layout(root)
+        split = choose_split(root, list(layout.splits), split, role)
+        return cls(root, split, layout.splits[split](), layout.name)
+
+    def part(self, split: str, rows: Sequence[int]) -> CocoDataset:
+        """The images `rows` of this split as one of their own, called `split`."""
+        return CocoDataset(self.root, split, self._parts, self.layout, self._rows[list(rows)])
+
+    def teaching(self) -> np.ndarray:
+        """(images, 4) bool: from which images boxes, masks, semantic map and caption can be learned, in this order.
+
+        An image known to be without objects teaches boxes.
+        """
+        objects, count = self._parts.objects, len(self._parts.images)
+        owners = np.repeat(np.arange(count), np.diff(objects.offsets))
+        has_mask = np.array([one is not None for one in objects.segmentations], bool) & ~objects.crowd
+        columns = [objects.listed, np.bincount(owners[has_mask], minlength=count) > 0]
+        columns += [np.isin(np.arange(count), list(found)) for found in (self._parts.semantic, self._parts.captions)]
+        return np.stack(columns, 1)[self._rows]
+
+    def file_name(self, index: int) -> str:
+        """The file of image `index`, relative to the folder of the images where it lies below that."""
+        return self._parts.images[self._rows[index]].file_name
 
     def __len__(self) -> int:
-        return len(self._parts.images)
+        return len(self._rows)
 
     def __getitem__(self, index: int) -> Truth:
         if not -len(self) <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
-        index %= len(self)
+        index = int(self._rows[index])
         parts = self._parts
         image = parts.images[index]
         truth = parts.objects.of(index)

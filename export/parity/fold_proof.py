@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...runtime.errors import ParityError
+from ...runtime.verification.comparison import Tolerances
 from ...runtime.verification.graph_form import regions_in_place
 from ...train.network.any_network import AnyNetwork
 from ...train.network.blocks import ImplicitAdd, ImplicitMul
@@ -31,6 +32,8 @@ FLOAT32_TOLERANCE = 1e-5
 ROUNDING_FACTOR = 4.0
 # The algebra is that of one pixel, so the comparison in float64, which is slow, needs no full-sized image.
 _ALGEBRA_SIDE = 128
+# Of a network that rounds more than usual, a box may hover this near to the score threshold.
+_CLOSE_SCORE = 1e-3
 # How far logits that regions are chosen by may be off where they are not among the outputs.
 _SLACK = 1e-3
 _OPSET = 18
@@ -50,6 +53,18 @@ class FoldProof:
     float32: dict[str, float]
     float64: dict[str, float]
     rounding: dict[str, float]
+
+    def tolerances(self) -> Tolerances:
+        """How far the network in ONNX may be from itself in torch.
+
+        A deep network whose rounding is more than usual may differ by a few times as much, and a box whose score is all
+        but the threshold may come or go.
+        """
+        usual = Tolerances()
+        own = max(self.rounding.values(), default=0.0)
+        if not own:
+            return usual
+        return replace(usual, head=max(usual.head, ROUNDING_FACTOR * own), borderline=max(_CLOSE_SCORE, own))
 
     def line(self) -> str:
         """For people."""

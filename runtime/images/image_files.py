@@ -282,12 +282,12 @@ def _webp_orientation(data: bytes) -> int:
         kind, length = struct.unpack_from("<4sI", data, position)
         position += 8
         if kind == b"EXIF":
-            return _exif_orientation(data[position : position + length].removeprefix(b"Exif\0\0"))
+            return exif_orientation(data[position : position + length].removeprefix(b"Exif\0\0"))
         position += length + length % 2
     return 1
 
 
-def _exif_orientation(exif: bytes) -> int:
+def exif_orientation(exif: bytes) -> int:
     """The orientation in the first directory of EXIF data, 1 where it is not to be found."""
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])
     if order is None:

@@ -170,7 +170,7 @@ def test_help_is_quick_because_it_imports_nothing() -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("paint", 'unknown command "paint"; the commands are scenes, train'),
+        ("paint", 'unknown command "paint"; the commands are scenes, check'),
         ("--colour", "the following arguments are required: COMMAND; see yolor-edge --help"),
         ("run", "the following arguments are required: BUNDLE, SOURCE; see yolor-edge run --help"),
         ("run bundle image --colour red", "unknown option --colour; see yolor-edge run --help"),
@@ -235,7 +235,7 @@ def test_misuse_is_one_line_and_exit_code_2(
         ),
         (
             "train --data nowhere --out run --set seed=99999999999999999999",
-            "--set seed must be at most 9223372036854775807",
+            "--seed must be at most 9223372036854775807",
         ),
         ("demo --threads 0", "--threads must be at least 1, got 0"),
         ("train --data data --out data/file", "data/file: is a file, expected a folder to write the run to"),

@@ -106,15 +106,17 @@ def test_score_dataset_reads_predicts_and_reports(coco_tiny: Path) -> None:
     dataset = CocoDataset.open(coco_tiny, role="val")
     seen: list[int] = []
 
-    def predict(image: np.ndarray) -> Result:
-        return Result(image_size=(image.shape[0], image.shape[1]), caption=Caption("a man", (), 0.0, 0.0))
+    def predict(images: list[np.ndarray]) -> list[Result]:
+        assert len(images) in (8, 4)
+        caption = Caption("a man", (), 0.0, 0.0)
+        return [Result(image_size=(image.shape[0], image.shape[1]), caption=caption) for image in images]
 
-    scores = score_dataset(dataset, predict, lambda done, truth, result: seen.append(done))
+    scores = score_dataset(dataset, predict, lambda done, truth, result: seen.append(done), batch=8)
     assert seen == list(range(1, 21))
     assert scores.bleu4 is not None
     assert 0 < scores.bleu4 < 0.2
     assert (scores.box_ap, scores.mask_ap, scores.miou) == (None, None, None)
-    assert scores.images_by_task == {"boxes": 0, "masks": 0, "semantic": 0, "caption": 20}
+    assert scores.images_by_task == {"boxes": 0, "masks": 0, "semantic": 0, "panoptic": 0, "caption": 20}
 
 
 def test_a_missed_object_halves_ap() -> None:
@@ -149,6 +151,39 @@ def test_a_box_that_is_off_fails_the_high_iou_thresholds() -> None:
     assert (scores.box_ap_medium, scores.box_ap_large) == (None, None)
 
 
+def test_a_box_that_sticks_out_of_the_image_is_scored_as_it_was_annotated() -> None:
+    truth = truth_of([[40.0, 0.0, 60.0, 20.0]], [0])
+    result = perfect_result(truth)
+    assert score((truth, result)).box_ap == pytest.approx(1.0)
+    truth = dataclasses.replace(truth, annotated_boxes=np.array([[40.0, 0.0, 32.0, 20.0]]))  # IoU 20 / 32
+    assert score((truth, result)).box_ap == pytest.approx(0.3)
+
+
+def test_intervals_hold_the_scores_and_narrow_with_more_images() -> None:
+    rng = np.random.default_rng(0)
+    widths = []
+    for images in (10, 160):
+        predictions = Predictions(CLASSES, SEMANTIC)
+        for _ in range(images):
+            expected = rng.integers(0, 3, SIZE).astype(np.uint8)
+            predicted = np.where(rng.random(SIZE) < rng.uniform(0.5, 1), expected, 2).astype(np.uint8)
+            truth = truth_of(TWO, [0, 1], captions=("a star on grass", "one circle"), semantic=FixedMap(expected))
+            result = perfect_result(truth)
+            kept = rng.random(2) < 0.7
+            result = dataclasses.replace(result[kept], semantic_map=predicted)
+            predictions.add(truth, result)
+        scores = predictions.finish(200)
+        assert set(scores.intervals) >= {"box_ap", "mask_ap", "miou", "bleu4", "cider", "rouge_l_ptb"}
+        for name, (low, high) in scores.intervals.items():
+            assert low <= getattr(scores, name) <= high, name
+        assert predictions.finish(200) == scores
+        assert predictions.finish(200, seed=1).intervals != scores.intervals
+        assert predictions.finish().intervals == {}
+        assert f"AP {scores.box_ap:.3f} ({scores.intervals['box_ap'][0]:.3f} to " in scores.table(brief=True)
+        widths.append([scores.intervals[name][1] - scores.intervals[name][0] for name in ("box_ap", "miou")])
+    assert (np.array(widths[1]) < 0.6 * np.array(widths[0])).all()
+
+
 def test_the_wrong_class_finds_nothing() -> None:
     scores = score((truth_of(ONE, [0]), perfect_result(truth_of(ONE, [1]))))
     assert scores.box_ap == 0.0
@@ -169,7 +204,7 @@ def test_images_without_a_kind_of_truth_do_not_count_for_it() -> None:
     maskless = dataclasses.replace(full, segmentations=None, captions=None)
     alarm = dataclasses.replace(perfect_result(full), scores=np.array([1.0], np.float32))
     scores = score((full, perfect_result(full)), (unknown, alarm), (maskless, perfect_result(maskless)))
-    assert scores.images_by_task == {"boxes": 2, "masks": 1, "semantic": 0, "caption": 1}
+    assert scores.images_by_task == {"boxes": 2, "masks": 1, "semantic": 0, "panoptic": 0, "caption": 1}
     assert (scores.box_ap, scores.mask_ap) == (pytest.approx(1), pytest.approx(1))
     assert scores.bleu1 == pytest.approx(1.0)
     assert scores.cider == 0.0  # one image has no rare words
@@ -212,9 +247,12 @@ def test_json_and_table() -> None:
     assert document["miou"] is None
     assert document["images_by_task"]["masks"] == 1
     lines = scores.table().splitlines()
-    assert [line.split()[:3] for line in lines] == [[task, "1", "images"] for task in ("boxes", "masks", "caption")]
+    tasks = [line.split()[:3] for line in lines if not line.startswith(" ")]
+    assert tasks == [[task, "1", "images"] for task in ("boxes", "masks", "caption")]
     assert "AP 1.000" in lines[0]
     assert "large -" in lines[0]
+    assert lines[1].startswith(" " * 23 + "AR100 1.000")
+    assert lines[-1].lstrip().startswith("in COCO's words: BLEU-4 1.000")
 
 
 def test_a_result_that_does_not_belong_to_its_truth_is_refused() -> None:

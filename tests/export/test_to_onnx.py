@@ -149,8 +149,10 @@ def test_the_ladder_is_kept_in_the_bundle(exported: Exported) -> None:
     for name, own in parity["folded_rounding"].items():
         assert 1e-5 < parity["folded"][name] <= 4 * own
     before, after = parity["folding"]["before"], parity["folding"]["after"]
-    assert after["nodes"] == len(onnx.load(exported.bundle.graph_files()["vision"]).graph.node) < before["nodes"]
-    assert after["bytes"] == exported.bundle.graph_files()["vision"].stat().st_size < before["bytes"]
+    graph = onnx.load(exported.bundle.graph_files()["vision"])
+    del graph.metadata_props[:]  # what a lone file says of itself came later
+    assert after["nodes"] == len(graph.graph.node) < before["nodes"]
+    assert after["bytes"] == graph.ByteSize() < before["bytes"]
     assert after["parameters"] < before["parameters"]
     assert after["flops"] == before["flops"]
     assert after["norm_flops"] == 0 < before["norm_flops"]

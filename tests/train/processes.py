@@ -5,6 +5,7 @@ The processes are forked, so that none of them has to import torch.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import pickle
@@ -21,9 +22,11 @@ SECONDS = 240.0
 """How long all may take on a busy machine."""
 
 
-def in_processes(count: int, function: Callable[..., Any], *args: Any) -> list[Any]:
+def in_processes(count: int, function: Callable[..., Any], *args: Any, join: bool = True) -> list[Any]:
     """What `function(*args)` returns in each of `count` processes, in their order; an error is returned as one,
     with `is_silent`.
+
+    Without `join` the function has to join them itself, as `fit` does.
 
     Raises:
         TimeoutError: If one hangs.
@@ -37,7 +40,7 @@ def in_processes(count: int, function: Callable[..., Any], *args: Any) -> list[A
         here, there = context.Pipe(duplex=False)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Python would rather not fork where there are threads.
-            process = context.Process(target=_run, args=(there, rank, count, port, function, args))
+            process = context.Process(target=_run, args=(there, rank, count, port, function, args, join))
             process.start()
         there.close()
         ends.append(here)
@@ -59,7 +62,9 @@ def in_processes(count: int, function: Callable[..., Any], *args: Any) -> list[A
     return results
 
 
-def _run(end: Connection, rank: int, count: int, port: int, function: Callable[..., Any], args: Any) -> None:
+def _run(
+    end: Connection, rank: int, count: int, port: int, function: Callable[..., Any], args: Any, join: bool
+) -> None:
     torch.set_num_threads(1)
     os.environ |= {
         "RANK": str(rank),
@@ -69,7 +74,7 @@ def _run(end: Connection, rank: int, count: int, port: int, function: Callable[.
         "MASTER_PORT": str(port),
     }
     try:
-        with distributed.joined():
+        with distributed.joined() if join else contextlib.nullcontext():
             result = function(*args)
     except BaseException as error:
         result = error

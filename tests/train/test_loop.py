@@ -90,7 +90,7 @@ def assert_same_run(out: Path, expected: Path) -> None:
 
 
 def test_a_run_leaves_a_checkpoint_a_log_and_a_state(finished: Path, scenes: Path) -> None:
-    shown = {"index.html", "results.csv", "config.toml", "batches", "samples"}
+    shown = {"index.html", "results.csv", "config.toml", "batches", "samples", "labels.png"}
     assert {path.name for path in finished.iterdir()} - {"tensorboard"} == {"checkpoint", LOG, RUN, STATE, *shown}
     checkpoint = Checkpoint.open(finished)
     assert checkpoint.config.tasks == TASKS
@@ -340,10 +340,34 @@ def test_a_task_without_truth_is_refused(own_scenes: Path, tmp_path: Path) -> No
 def test_a_picture_that_cannot_be_read_is_named(own_scenes: Path, tmp_path: Path) -> None:
     picture = sorted((own_scenes / "train").iterdir())[3]
     picture.write_bytes(picture.read_bytes()[:200])
-    with pytest.raises(ImageError) as caught:
+    with pytest.raises(DatasetError) as told:
         train(own_scenes, tmp_path / "run", replace(TRAIN, epochs=1))
-    assert str(picture) in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ImageError) as caught:
+        train(own_scenes, tmp_path / "run", replace(TRAIN, epochs=1, check="off"))
+    for error in (told.value, caught.value):
+        assert str(picture) in str(error)
+        assert "\n" not in str(error)
+
+
+def test_a_share_is_held_out_and_stays_so_in_a_resume(scenes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(scenes, out, replace(TRAIN, epochs=1, val_share=0.25, check="fast"))
+    assert json.loads((out / RUN).read_text())["split"] == "train@0.25"
+    assert "validation" in log_of(out)[0] or "scores" in log_of(out)[0]
+    resume(out, epochs=2)
+    assert Checkpoint.open(out / "checkpoint").provenance["data"]["split"] == "train@0.25"
+
+
+def test_crowds_alone_teach_nothing(own_scenes: Path, tmp_path: Path) -> None:
+    path = own_scenes / "annotations" / "instances_train.json"
+    document = json.loads(path.read_text())
+    for one in document["annotations"]:
+        one["iscrowd"] = 1
+    path.write_text(json.dumps(document))
+    with pytest.raises(DatasetError, match="boxes: 19 of 19 objects are crowds; see yolor-edge check"):
+        train(own_scenes, tmp_path / "run", tasks=("boxes",))
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_cannot_be_resumed(finished: Path, own_scenes: Path, tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def test_a_start_may_be_gone_when_the_run_is_resumed(
     class Killed(BaseException):
         pass
 
-    def dying(*_: object) -> None:
+    def dying(*_: object, **__: object) -> None:
         raise Killed
 
     whole = started(new_scenes, known, tmp_path / "whole", freeze=("backbone",))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -123,6 +124,7 @@ class Canvas:
         image: (H, W, 3) uint8 BGR.
         semantic: (H / 4, W / 4) uint8 class ids, 255 is unknown.
         classes_known: (H / 4, W / 4) bool.
+        known_classes: (C,) bool, which classes every picture on it has labels of; None for all.
         objects: What lies on it.
         sampled: Which row and column of a label cell's four the semantic map shows, see `sampled_pixel`.
     """
@@ -133,6 +135,7 @@ class Canvas:
         self.image = np.full((height, width, 3), rule.pad_value, np.uint8)
         self.semantic = np.full(cells, IGNORED, np.uint8)
         self.classes_known = np.ones(cells, bool)
+        self.known_classes: NDArray[np.bool_] | None = None
         self.objects: list[PlacedObject] = []
         self.sampled = sampled
 
@@ -156,6 +159,7 @@ class Canvas:
             x1, y1, x2, y2 = (side / PROTOTYPE_STRIDE for side in placement.window)
             self.classes_known[int(y1) : int(np.ceil(y2)), int(x1) : int(np.ceil(x2))] = False
             return
+        self.know_only(truth.known_classes)
         x1, y1, x2, y2 = placement.window
         boxes = placement.boxes(truth.boxes)
         clipped = np.stack(
@@ -163,13 +167,13 @@ class Canvas:
         )
         sides = clipped[:, 2:] - clipped[:, :2]
         full = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-        mask_known = truth.mask_known
         for i in np.flatnonzero(sides.min(1, initial=np.inf) > 0):
             # Of a turned rectangle the upright box is too large, so it is only right where it did not turn.
             is_whole = placement.is_upright and bool((np.abs(clipped[i] - boxes[i]) < 1e-6).all())
             found = None
-            if mask_known[i] and truth.segmentations is not None:
-                found = _placed_mask(truth.segmentations[i], placement)
+            outline = None if truth.segmentations is None else truth.segmentations[i]
+            if outline is not None:
+                found = _placed_mask(outline, placement)
             if found is None:
                 one = PlacedObject(0, clipped[i], float(full[i]), float(sides[i].prod()), is_whole, None)
             else:
@@ -180,6 +184,11 @@ class Canvas:
             else:
                 one.class_id = int(truth.class_ids[i])
                 self.objects.append(one)
+
+    def know_only(self, classes: NDArray[np.bool_] | None) -> None:
+        """Leave of the known classes those that are among `classes` (C,) too; None is all of them."""
+        if classes is not None:
+            self.known_classes = classes if self.known_classes is None else self.known_classes & classes
 
     def _put_semantic(self, semantic: NDArray[np.uint8], placement: Placement) -> None:
         """Cells that show anything beside the picture stay unknown."""
@@ -232,6 +241,7 @@ class Canvas:
             semantic=self.semantic,
             mask_known=np.array([one.cover is not None for one in self.objects], bool),
             classes_known=self.classes_known,
+            known_classes=self.known_classes,
         )
 
 
@@ -279,11 +289,11 @@ def _region(around: NDArray[np.float64], window: Window) -> Window | None:
     """The part of the window, in whole label cells, that a box in input pixels reaches into; None if it does not."""
     stride = PROTOTYPE_STRIDE
     # One pixel more: a linear mixture reaches half a pixel further.
-    low, high = np.maximum(np.floor(around[:2]) - 1, window[:2]), np.minimum(np.ceil(around[2:]) + 1, window[2:])
-    if (high <= low).any():
+    left, top = (max(math.floor(v) - 1, low) for v, low in zip(around[:2].tolist(), window[:2], strict=True))
+    right, bottom = (min(math.ceil(v) + 1, high) for v, high in zip(around[2:].tolist(), window[2:], strict=True))
+    if right <= left or bottom <= top:
         return None
-    (left, top), (right, bottom) = low.astype(int) // stride * stride, -(-high.astype(int) // stride) * stride
-    return int(left), int(top), int(right), int(bottom)
+    return left // stride * stride, top // stride * stride, -(-right // stride) * stride, -(-bottom // stride) * stride
 
 
 def _nothing(area: float) -> tuple[Cover, float] | None:

@@ -156,9 +156,10 @@ def _paste(onto: Canvas, source: Canvas, rng: np.random.Generator) -> None:
     np.copyto(onto.image, source.image, where=front[:, :, None])
     cells = front.reshape(onto.semantic.shape[0], PROTOTYPE_STRIDE, onto.semantic.shape[1], PROTOTYPE_STRIDE)
     touched, whole = cells.any((1, 3)), cells.all((1, 3))
-    np.copyto(onto.semantic, source.semantic, where=cells[:, onto.sampled, :, onto.sampled])
+    onto.semantic = np.where(whole, source.semantic, np.where(touched, np.uint8(IGNORED), onto.semantic))
     onto.classes_known = (onto.classes_known | whole) & (source.classes_known | ~touched)
     onto.objects += candidates
+    onto.know_only(source.known_classes)
 
 
 def _mix(canvas: Canvas, other: Canvas, rng: np.random.Generator) -> None:
@@ -175,19 +176,17 @@ def _mix(canvas: Canvas, other: Canvas, rng: np.random.Generator) -> None:
         canvas.semantic = np.where(canvas.semantic == other.semantic, canvas.semantic, np.uint8(IGNORED))
     canvas.classes_known &= other.classes_known
     canvas.objects += other.objects
+    canvas.know_only(other.known_classes)
 
 
 def _recoloured(image: NDArray[np.uint8], strength: float, rng: np.random.Generator) -> NDArray[np.uint8]:
     """BGR to RGB with another hue, saturation and value."""
     if strength == 0:
         return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
-    gains = 1 + rng.uniform(-1, 1, 3) * np.array([0.015, 0.7, 0.4]) * strength
-    levels = np.arange(256, dtype=np.float64)
-    table = np.empty((256, 1, 3), np.uint8)
-    table[:, 0, 0] = (levels * gains[0]) % 180
-    table[:, 0, 1:] = (levels[:, None] * gains[1:]).clip(0, 255)
+    gains = np.diag(1 + rng.uniform(-1, 1, 3) * np.array([0.015, 0.7, 0.4]) * strength)
     changed = np.empty_like(image)
     for y in range(0, len(image), STRIP):
-        hsv = cv2.LUT(cv2.cvtColor(image[y : y + STRIP], cv2.COLOR_BGR2HSV), table)
+        # Saturation and value end at 255; a hue beyond 180 begins anew in the way back.
+        hsv = cv2.transform(cv2.cvtColor(image[y : y + STRIP], cv2.COLOR_BGR2HSV), gains)
         cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB, dst=changed[y : y + STRIP])
     return changed

@@ -20,6 +20,7 @@ class View:
         semantic: (H / 4, W / 4) uint8 class ids, 255 is unknown.
         mask_known: (n,) bool, False for objects without a mask.
         classes_known: (H / 4, W / 4) bool, False where objects may be that nobody labelled.
+        known_classes: (C,) bool, False for classes whose objects nobody labelled in a part of the view; None for none.
     """
 
     image: NDArray[np.uint8]
@@ -29,3 +30,4 @@ class View:
     semantic: NDArray[np.uint8]
     mask_known: NDArray[np.bool_]
     classes_known: NDArray[np.bool_]
+    known_classes: NDArray[np.bool_] | None = None

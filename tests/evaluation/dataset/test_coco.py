@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from yolor_edge.evaluation.dataset.coco import CocoDataset
 from yolor_edge.evaluation.dataset.segmentations import coco_mask, masks_from_rles
+from yolor_edge.evaluation.dataset.truth import PanopticMap
 from yolor_edge.runtime.errors import DatasetError
 
 SQUARE = [[2.0, 1.0, 8.0, 1.0, 8.0, 6.0, 2.0, 6.0]]
@@ -211,7 +213,9 @@ def test_polygons_and_both_run_length_forms_give_the_same_mask(folder: Folder) -
     assert abs(int(masks[3].sum()) - int(mask.sum())) <= 6
     assert truth.crowd.tolist() == [False, False, True, False]
     assert truth.rles is not None
-    assert all(isinstance(rle["counts"], str) and rle["size"] == [HEIGHT, WIDTH] for rle in truth.rles)
+    assert all(
+        rle is not None and isinstance(rle["counts"], str) and rle["size"] == [HEIGHT, WIDTH] for rle in truth.rles
+    )
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -233,20 +237,35 @@ def test_malformed_run_lengths_are_refused(counts: str) -> None:
         masks_from_rles([{"size": [10, 10], "counts": counts}], (10, 10))
 
 
-def test_an_image_with_a_box_without_outline_has_no_masks(folder: Folder) -> None:
+def test_a_box_without_outline_loses_its_own_mask_alone(folder: Folder) -> None:
     folder.documents["instances"]["annotations"] = [box(1, 5), box(2, 5, segmentation=[]), box(3, 4)]
     dataset = folder.open()
-    assert dataset[0].has_masks
-    assert dataset[1].boxes is not None
-    assert dataset[1].masks() is None
+    truth = dataset[1]
+    assert truth.mask_known.tolist() == [True, False]
+    masks, rles = truth.masks(), truth.rles
+    assert masks is not None and rles is not None
+    assert (masks[0].sum() > 0, masks[1].any(), rles[1]) == (True, False, None)
+    assert dataset[0].mask_known.tolist() == [True]
+    assert "masks" in dataset.tasks
 
 
-def test_a_polygon_of_two_points_is_an_object_without_pixels(folder: Folder) -> None:
-    folder.documents["instances"]["annotations"] = [box(1, 5, segmentation=[[1, 1, 4, 4]])]
-    masks = folder.open()[1].masks()
-    assert masks is not None
-    assert masks.shape == (1, HEIGHT, WIDTH)
-    assert not masks.any()
+@pytest.mark.parametrize(
+    "outline",
+    [[[1, 1, 4, 4]], [[1, 1, 4, 4, 2, 2]], [[]], {"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH]}],
+)
+def test_an_outline_without_area_is_none(folder: Folder, outline: Any) -> None:
+    folder.documents["instances"]["annotations"] = [box(1, 5, segmentation=outline)]
+    dataset = folder.open()
+    assert dataset[1].segmentations is None
+    assert dataset.tasks == {"boxes"}
+    assert "5.png, annotation id 1" in dataset.untaught["masks"]
+
+
+def test_crowds_alone_are_no_target(folder: Folder) -> None:
+    folder.documents["instances"]["annotations"] = [box(1, 5, iscrowd=1), box(2, 5, bbox=[40, 2, 3, 3])]
+    dataset = folder.open()
+    assert not dataset.tasks
+    assert dataset.untaught == {"boxes": "1 of 2 objects are crowds and 1 of 2 objects lie outside their images"}
 
 
 def test_boxes_are_clipped_and_those_with_nothing_left_are_dropped_and_counted(folder: Folder) -> None:
@@ -257,9 +276,11 @@ def test_boxes_are_clipped_and_those_with_nothing_left_are_dropped_and_counted(f
         box(4, 5, bbox=[WIDTH, 2, 5, 5]),
     ]
     dataset = folder.open()
-    boxes = dataset[1].boxes
+    boxes, annotated = dataset[1].boxes, dataset[1].annotated_boxes
     assert boxes is not None
+    assert annotated is not None
     assert boxes.tolist() == [[0, 1, 3, HEIGHT]]
+    assert annotated.tolist() == [[-3, 1, 6, 50]]  # what scores are taken with
     assert dataset.dropped_boxes == 3
 
 
@@ -292,6 +313,18 @@ def test_panoptic_maps_have_things_first_and_unlabelled_is_255(folder: Folder) -
     assert (semantic[:, 4:-1] == 2).all()
     assert (semantic[:, -1] == 255).all()
     assert dataset[0].semantic_map() is None
+
+
+def test_segments_of_panoptic_maps_and_which_are_crowds(folder: Folder) -> None:
+    folder.add_panoptic()
+    folder.documents["panoptic"]["annotations"][0]["segments_info"][0]["iscrowd"] = 1
+    panoptic = folder.open()[1].semantic
+    assert isinstance(panoptic, PanopticMap)
+    assert panoptic.crowds == {70000}
+    assert panoptic.classes == {70000: 1, 300: 2}
+    semantic, segments = panoptic.read_segments((HEIGHT, WIDTH))
+    assert (semantic == panoptic.read((HEIGHT, WIDTH))).all()
+    assert (segments == np.where(semantic == 1, 70000, np.where(semantic == 2, 300, 0))).all()
 
 
 def test_panoptic_pngs_may_lie_beside_annotations(folder: Folder) -> None:
@@ -374,6 +407,57 @@ def test_images_may_lie_in_an_images_folder_and_in_folders_below(folder: Folder)
     assert CocoDataset.open(folder.root)[0].path == folder.root / "images" / "train" / "4.png"
 
 
+@pytest.mark.parametrize(
+    ("listed", "lies"),
+    [
+        ("images\\5.png", "images/5.png"),
+        ("upload/2/5.png", "5.png"),
+        ("C:\\photos\\cam1\\5.png", "cam1/5.png"),
+        ("caf\u00e9.png", "cafe\u0301.png"),
+        ("cafe\u0301.png", "caf\u00e9.png"),
+        ("5.PNG", "5.png"),
+    ],
+)
+def test_images_are_found_however_their_names_are_spelled(folder: Folder, listed: str, lies: str) -> None:
+    folder.documents["instances"]["images"][0]["file_name"] = listed
+    place = folder.root / "train" / lies
+    folder.write()
+    place.parent.mkdir(exist_ok=True)
+    (folder.root / "train" / "5.png").rename(place)
+    dataset = CocoDataset.open(folder.root)
+    assert dataset[1].path == place
+    assert dataset.read(dataset[1]).shape == (HEIGHT, WIDTH, 3)
+
+
+def test_an_image_of_a_name_that_several_have_is_not_guessed(folder: Folder) -> None:
+    folder.documents["instances"]["images"][0]["file_name"] = "far/away/7.png"
+    folder.write()
+    for name in ("a", "b"):
+        (folder.root / "train" / name).mkdir()
+        shutil.copy(folder.root / "train" / "5.png", folder.root / "train" / name / "7.png")
+    assert "several images have the name that the annotations list (far/away/7.png)" in folder.complaint()
+
+
+def test_maps_lie_in_the_folders_of_their_images(folder: Folder) -> None:
+    names = ["cam0/1.png", "cam1/1.png"]
+    folder.documents["instances"]["images"] = [image(4, names[0]), image(5, names[1])]
+    folder.write()
+    for value, name in enumerate(names):
+        for place in ("train", "stuffthingmaps/train"):
+            (folder.root / place / name).parent.mkdir(parents=True)
+            cv2.imwrite(str(folder.root / place / name), np.full((HEIGHT, WIDTH), 123 + value, np.uint8))
+    dataset = CocoDataset.open(folder.root)
+    assert [dataset[i].semantic_map()[0, 0] for i in range(2)] == [  # type: ignore[index]
+        dataset.semantic_names.index(name) for name in ("grass", "gravel")
+    ]
+    shutil.rmtree(folder.root / "stuffthingmaps" / "train")
+    (folder.root / "stuffthingmaps" / "train").mkdir()
+    cv2.imwrite(str(folder.root / "stuffthingmaps" / "train" / "1.png"), np.zeros((HEIGHT, WIDTH), np.uint8))
+    message = folder.complaint()
+    assert "several images share one map" in message
+    assert "1.png: cam0/1.png and cam1/1.png" in message
+
+
 # --- splits ------------------------------------------------------------------------------------------------
 
 
@@ -404,7 +488,7 @@ def test_a_folder_that_is_no_data_set(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="nowhere: no such folder"):
         CocoDataset.open(tmp_path / "nowhere")
     (tmp_path / "file").write_text("")
-    with pytest.raises(DatasetError, match="file: is a file"):
+    with pytest.raises(DatasetError, match="file: is a file; expected a folder"):
         CocoDataset.open(tmp_path / "file")
 
 
@@ -436,6 +520,12 @@ def test_a_file_of_another_schema(folder: Folder, document: Any, expected: str) 
         ({"bbox": None}, 'annotations need "bbox", a list'),
         ({"category_id": "star"}, 'annotations need "category_id", an integer'),
         ({"area": "big"}, '"area" must be a number'),
+        ({"area": True}, '"area" must be a number'),
+        ({"bbox": [1, 2, "3", 4]}, '"bbox" must be [x, y, width, height]'),
+        ({"bbox": [1, 2, True, 4]}, '"bbox" must be [x, y, width, height]'),
+        ({"iscrowd": "0"}, "\"iscrowd\" must be 0 or 1 (annotation id 1, '0')"),
+        ({"iscrowd": None}, '"iscrowd" must be 0 or 1'),
+        ({"image_id": "5"}, 'annotations need "image_id", an integer'),
         ({"segmentation": "outline"}, '"segmentation" must be polygons or run lengths'),
         ({"segmentation": [[1, 2, 3, 4, 5]]}, '"segmentation" must be polygons as lists of numbers'),
         ({"segmentation": [[1, 2, 3, "x", 5, 6]]}, '"segmentation" must be polygons as lists of numbers'),

@@ -12,6 +12,7 @@ from yolor_edge.export.parity import fold_proof
 from yolor_edge.export.parity.fold_proof import VisionCost, cost_line, prove_fold, unfolded_cost
 from yolor_edge.export.to_onnx import export_part
 from yolor_edge.runtime.errors import ParityError
+from yolor_edge.runtime.verification.comparison import Tolerances
 from yolor_edge.train.network.cost import inspect_network
 from yolor_edge.train.network.network import Network
 from yolor_edge.train.torch_backend import parts_of
@@ -94,3 +95,12 @@ def test_costs_before_and_after() -> None:
     assert f"nodes {before.nodes} -> {after.nodes}, " in line
     assert "\n" not in line
     assert dataclasses.asdict(before) == before.to_json()
+
+
+def test_a_network_that_rounds_more_may_differ_more() -> None:
+    usual = fold_proof.FoldProof({"a": 1e-6}, {"a": 1e-15}, {})
+    assert usual.tolerances() == Tolerances()
+    deep = fold_proof.FoldProof({"a": 3e-3}, {"a": 1e-15}, {"a": 1e-3})
+    assert deep.tolerances() == dataclasses.replace(Tolerances(), head=4e-3, borderline=1e-3)
+    slight = fold_proof.FoldProof({"a": 2e-5}, {"a": 1e-15}, {"a": 1e-5})
+    assert slight.tolerances() == dataclasses.replace(Tolerances(), borderline=1e-3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -270,7 +271,7 @@ def test_captions_of_one_image_share_its_keys_and_values(decoder: Decoder, monke
     owners = torch.tensor([0, 0, 0, 2, 2])
     tokens = torch.randint(4, WORDS, (5, 7), generator=torch.Generator().manual_seed(1))
     seen: list[int] = []
-    layer = type(decoder.layers[0])
+    layer: Any = type(decoder.layers[0])
     cross = layer.cross
 
     def counting(own: DecoderLayer, memory: Tensor, keyed: Tensor) -> tuple[Tensor, Tensor]:
