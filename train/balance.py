@@ -23,6 +23,11 @@ _TASK_OF = {
     "semantic": "semantic",
     "dice": "semantic",
     "caption": "caption",
+    "distill_class": "boxes",
+    "distill_box": "boxes",
+    "distill_mask": "masks",
+    "distill_semantic": "semantic",
+    "distill_caption": "caption",
 }
 _GRADIENT_SCALE = 1024.0
 """What losses are multiplied by while gradients are measured: in half precision small ones would be 0."""

@@ -133,6 +133,9 @@ class Distillation:
                 losses["distill_semantic"] = self._semantic_loss(
                     outputs["semantic_logits"].float(), known["semantic_logits"].float(), views
                 )
+        if "caption" in self.tasks and words is None:
+            # Every process counts alike, whether its images have captions or not.
+            losses["distill_caption"] = images.new_zeros(()) / self._total(images.new_zeros(()))
         if speaks and words is not None:
             if memory is None or not is_one_view:
                 spoken = views if is_one_view else images[len(batch.strong) :]

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.dataset.coco import CocoDataset
-from ..evaluation.dataset.coco_files import splits_of
 from ..evaluation.labelling import LabelOptions, LabelSummary, label, label_by_model
 from ..runtime.bundle.bundle import Bundle
 from ..runtime.captions.captioning import CaptionOptions
@@ -79,7 +78,7 @@ def labelled_first(
     place, folder = out / "labels", Path(teacher)
     is_bundle = (folder / "bundle.json").is_file()
     digest = Bundle.open(folder).digest if is_bundle else Checkpoint.open(folder).sha256
-    if splits_of(place):
+    if any((place / "annotations").glob("*.json")):
         if CocoDataset.open(place).info.get("labelled_by", {}).get("sha256") != digest:
             raise UsageError(f"{place}: holds labels of another teacher; remove it, or choose another <out>", "out")
         return place

@@ -128,7 +128,7 @@ class TorchTeacher(Teacher):
     @torch.no_grad()
     def follow(self, memory: Tensor, owners: Tensor, tokens: Tensor) -> Tensor:
         assert self.where is not None
-        return self.network.caption_decoder(tokens, memory[owners], self.where)
+        return self.network.caption_decoder(tokens, memory, self.where, owners)
 
 
 class GraphTeacher(Teacher):
