@@ -288,7 +288,7 @@ class _MaskSum(torch.autograd.Function):
                 index = (images[own, None] * (height * width) + places).flatten()
                 seen = rows.index_select(0, index).unflatten(0, places.shape)  # (t, P, K)
                 logits = coefficients[own] @ seen.transpose(1, 2)  # (t, k, P)
-                total += (F.softplus(logits).addcmul_(logits, target, value=-1) * weight).sum()
+                total += F.softplus(logits).addcmul_(logits, target, value=-1).flatten() @ weight.flatten()
                 error = logits.sigmoid_().sub_(target).mul_(weight)
                 to_coefficients[own] = error @ seen
                 to_rows.index_add_(0, index, (error.transpose(1, 2) @ coefficients[own]).flatten(0, 1))
