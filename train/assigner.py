@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 TOP_CELLS = 10
-ALPHA, BETA = 0.5, 6.0
 
 
 @dataclass(frozen=True)
@@ -91,8 +90,10 @@ def assign(
 
     scores = class_logits.gather(1, true_classes[:, :, None].expand(-1, -1, cells)).float().sigmoid_()  # (B, M, N)
     iou = pairwise_iou(true_boxes, boxes)
-    # The floor keeps the best of hopeless cells apart early on, when every IoU to the power of six is nothing.
-    alignment = scores.pow_(ALPHA).mul_(iou.clamp(min=1e-3).pow_(BETA)).masked_fill_(~able, -1.0)
+    # Score ** 0.5 * IoU ** 6, by products: a general power takes far longer. The floor keeps the best of hopeless cells
+    # apart early on, when every IoU to the power of six is nothing.
+    floored = iou.clamp(min=1e-3)
+    alignment = scores.sqrt_().mul_((floored * floored).mul_(floored).square_()).masked_fill_(~able, -1.0)
     top = alignment.topk(min(TOP_CELLS, cells), -1)
     chosen = top.values > 0
 

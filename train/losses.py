@@ -294,8 +294,11 @@ class _MaskSum(torch.autograd.Function):
                 index = (images[own, None] * (height * width) + places).flatten()
                 seen = rows.index_select(0, index).unflatten(0, places.shape)  # (t, P, K)
                 logits = coefficients[own] @ seen.transpose(1, 2)  # (t, k, P)
-                total += (F.softplus(logits).addcmul_(logits, target, value=-1) * weight).sum()
-                error = logits.sigmoid_().sub_(target).mul_(weight)
+                probs = logits.sigmoid()
+                # BCE is logit * (1 - target) - log(p), two fast operations; p of a hopeless logit must not be 0.
+                costs = torch.addcmul(logits, logits, target, value=-1).sub_(probs.clamp(min=1e-37).log_())
+                total += costs.flatten() @ weight.flatten()
+                error = probs.sub_(target).mul_(weight)
                 to_coefficients[own] = error @ seen
                 to_rows.index_add_(0, index, (error.transpose(1, 2) @ coefficients[own]).flatten(0, 1))
         ctx.save_for_backward(
@@ -330,9 +333,9 @@ def _places(low: Tensor, high: Tensor, cells: int) -> tuple[Tensor, Tensor]:
 
 
 class _SemanticSums(torch.autograd.Function):
-    """Sums over the known pixels of the enlarged semantic logits; their softmax is computed again for the gradient.
+    """Sums over the known pixels of the enlarged semantic logits, a few images at a time, see `SEMANTIC_VALUES`.
 
-    A few images at a time, see `SEMANTIC_VALUES`, so that nothing as large as the enlarged logits is kept.
+    The softmax is computed again for the gradient, unless all images go at once: nothing larger than these is kept.
     """
 
     @staticmethod
@@ -343,15 +346,19 @@ class _SemanticSums(torch.autograd.Function):
             The cross-entropy's sum (), and by class (S,) the sums of the probability of what is there, where it is
             there, and of the probability everywhere.
         """
-        ctx.save_for_backward(logits, target)
+        parts, kept = _SemanticSums.parts(logits, target), []
         cross_entropy, overlap, area = logits.new_zeros(()), *logits.new_zeros(2, logits.shape[1])
-        for own in _SemanticSums.parts(logits, target):
-            rows, wanted, known = _SemanticSums.pixels(logits[own], target[own])
-            log_probs = rows.log_softmax(1)
+        for own in parts:
+            wanted, known = _SemanticSums.pixels(target[own])
+            log_probs = _SemanticSums.enlarged(logits[own], target).log_softmax(1)
             hit = log_probs.gather(1, wanted[:, None])[:, 0]
             cross_entropy -= hit @ known
             overlap.index_add_(0, wanted, hit.exp() * known)
-            area += known @ log_probs.exp_()
+            probs = log_probs.exp_()
+            area += known @ probs
+            if len(parts) == 1:
+                kept.append(probs)
+        ctx.save_for_backward(logits, target, *kept)
         return cross_entropy, overlap, area
 
     @staticmethod
@@ -359,18 +366,18 @@ class _SemanticSums(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, to_cross_entropy: Tensor, to_overlap: Tensor, to_area: Tensor
     ) -> tuple[Tensor, None]:
-        logits, target = ctx.saved_tensors
+        logits, target, *kept = ctx.saved_tensors
         gradient = torch.empty_like(logits)
         for own in _SemanticSums.parts(logits, target):
-            rows, wanted, known = _SemanticSums.pixels(logits[own], target[own])
+            wanted, known = _SemanticSums.pixels(target[own])
             # Of the probabilities p the gradient is q = to_area, and at the class that is there to_overlap more; of the
             # logits it is p (q - p q), and p less what is there from the cross-entropy.
-            probs = rows.softmax(1)
+            probs = kept[0] if kept else _SemanticSums.enlarged(logits[own], target).softmax(1)
             at_hit = probs.gather(1, wanted[:, None])[:, 0] * to_overlap[wanted] - to_cross_entropy
             mean = probs @ to_area + at_hit
-            probs *= torch.addr(-mean[:, None] * known[:, None], known, to_area)
-            probs.scatter_add_(1, wanted[:, None], (at_hit * known)[:, None])
-            large = probs.unflatten(0, target[own].shape).permute(0, 3, 1, 2)
+            to_rows = torch.addr(-mean[:, None] * known[:, None], known, to_area).mul_(probs)
+            to_rows.scatter_add_(1, wanted[:, None], (at_hit * known)[:, None])
+            large = to_rows.unflatten(0, target[own].shape).permute(0, 3, 1, 2)
             gradient[own] = torch.ops.aten.upsample_bilinear2d_backward(
                 large, target.shape[1:], logits[own].shape, False
             )
@@ -383,13 +390,17 @@ class _SemanticSums(torch.autograd.Function):
         return [slice(first, first + images) for first in range(0, len(logits), images)]
 
     @staticmethod
-    def pixels(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Enlarged logits with classes side by side (n, S), the class of each pixel (n,) and 1 where it is known."""
+    def enlarged(logits: Tensor, target: Tensor) -> Tensor:
+        """(n, S): the logits at every pixel, classes side by side; a view where the logits are channels-last."""
         large = F.interpolate(logits, size=target.shape[1:], mode="bilinear", align_corners=False)
+        return large.permute(0, 2, 3, 1).flatten(0, 2)
+
+    @staticmethod
+    def pixels(target: Tensor) -> tuple[Tensor, Tensor]:
+        """Of each pixel its class (n,) int64 and 1 where it is known (n,)."""
         target = target.flatten()
         known = target != IGNORED
-        # A view where the logits are channels-last.
-        return large.permute(0, 2, 3, 1).flatten(0, 2), torch.where(known, target, 0).long(), known.float()
+        return torch.where(known, target, 0).long(), known.float()
 
 
 def caption_loss(

@@ -114,7 +114,7 @@ def bare_pass(trainer: Trainer, batch: Batch) -> Callable[[], None]:
     def run() -> None:
         network.zero_grad(set_to_none=True)
         with torch.autocast(trainer.device.type, dtype=trainer.amp, enabled=trainer.amp is not None):
-            features = trainer.features(images)
+            features: Any = trainer.features(images)
             outputs = network.dense([level[:count] for level in features])
             spoken = [level[count:] for level in features]
             memory = network.memory(spoken, network.choosing(spoken) if network.config.caption_regions else {})
@@ -128,7 +128,7 @@ def bare_pass(trainer: Trainer, batch: Batch) -> Callable[[], None]:
 @contextmanager
 def parts_of_step(trainer: Trainer) -> Iterator[dict[str, float]]:
     """Milliseconds inside the block by part of a step; the device is waited for at each border."""
-    spent = dict.fromkeys(("forward", "losses", "backward", "optimiser", "average"), 0.0)
+    spent: dict[str, float] = dict.fromkeys(("forward", "losses", "backward", "optimiser", "average"), 0.0)
     network, changed = trainer.network, []
 
     def watch(owner: Any, name: str, part: str) -> None:

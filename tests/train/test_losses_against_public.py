@@ -163,7 +163,7 @@ def test_the_assigner_chooses_nearly_the_same_where_objects_lie_over_each_other(
         labels, own = assigned_by(public, outputs, truth)[0], ours(outputs, truth)[0]
         either = (labels != BACKGROUND) | (own != BACKGROUND)
         agreed.append((labels == own)[either].float().mean().item())
-    assert np.mean(agreed) > 0.95
+    assert np.mean(agreed) > 0.97
 
 
 def test_the_losses_of_boxes_and_their_gradients(public: Public) -> None:

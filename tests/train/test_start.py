@@ -357,6 +357,7 @@ def test_training_an_imported_network_lowers_its_losses(
     log = states(tmp_path / "run")
     first, last = (sum(entry["losses"].values()) for entry in (log[0], log[-1]))
     assert last < 0.8 * first
+    assert all(entry["tasks"]["boxes"]["gradient"] > 0 for entry in log)
 
 
 def test_an_imported_checkpoint_is_a_start_too_with_parts_frozen(
