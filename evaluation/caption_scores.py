@@ -6,6 +6,8 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
+
 _ORDERS = 4  # n-grams of 1 to 4 words, in both scores
 _SIGMA = 6.0  # width of CIDEr-D's penalty on length, in words
 # Smoothing of COCO's BLEU: a score of nothing is almost 0, and never a division by 0.
@@ -73,6 +75,11 @@ def cider(references: Sequence[Sequence[str]], candidates: Sequence[str]) -> flo
 
     Source: Vedantam et al., CIDEr, https://arxiv.org/abs/1411.5726 (CIDEr-D, sigma 6)
     """
+    return float(cider_by_image(references, candidates).mean())
+
+
+def cider_by_image(references: Sequence[Sequence[str]], candidates: Sequence[str]) -> np.ndarray:
+    """CIDEr-D of each image, (images,) float64, with document frequencies of all of them; otherwise as `cider`."""
     _check(references, candidates)
     counted = [[_all_grams(text) for text in texts] for texts in references]
     frequency: Counter[_Gram] = Counter()
@@ -81,12 +88,12 @@ def cider(references: Sequence[Sequence[str]], candidates: Sequence[str]) -> flo
     log_images = math.log(len(references))
     weight = {gram: log_images - math.log(count) for gram, count in frequency.items()}
 
-    total = 0.0
+    scores = []
     for grams, candidate in zip(counted, candidates, strict=True):
         ours = _Weighted(_all_grams(candidate), weight, log_images)
         agreements = [ours.agreement(_Weighted(one, weight, log_images)) for one in grams]
-        total += 10 * sum(agreements) / len(agreements)
-    return total / len(references)
+        scores.append(10 * sum(agreements) / len(agreements))
+    return np.array(scores)
 
 
 class _Weighted:
