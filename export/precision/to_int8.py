@@ -73,18 +73,36 @@ def quantize(
         UsageError: If the dialect is unknown or `keep_float` names no convolution.
         CalibrationError: If a range is missing.
     """
+    view, chosen, kept = _choose(model, dialect, keep_float)
+    scales = _activation_scales(view, _tensors_to_quantize(view, chosen, dialect), ranges, dialect)
+    return Quantized(
+        _write_pairs(view, chosen, scales, dialect), tuple(conv.name for conv in chosen), tuple(sorted(kept))
+    )
+
+
+def activation_scales(
+    model: onnx.ModelProto,
+    ranges: Mapping[str, tuple[float, float]],
+    dialect: str,
+    keep_float: Collection[str] = (),
+) -> tuple[tuple[str, ...], dict[str, tuple[np.float32, int]]]:
+    """What `quantize` would do: the convolutions it puts into int8, and (scale, zero point) of every tensor."""
+    view, chosen, _ = _choose(model, dialect, keep_float)
+    scales = _activation_scales(view, _tensors_to_quantize(view, chosen, dialect), ranges, dialect)
+    return tuple(conv.name for conv in chosen), {name.removesuffix(SUFFIX): pair for name, pair in scales.items()}
+
+
+def _choose(
+    model: onnx.ModelProto, dialect: str, keep_float: Collection[str]
+) -> tuple[GraphView, list[onnx.NodeProto], set[str]]:
+    """The graph that is quantised, the convolutions that go into int8, and the names of those that do not."""
     if dialect not in INT8_DIALECTS:
         raise UsageError(f"int8 dialect must be one of {', '.join(INT8_DIALECTS)}, got {dialect!r}")
     view = GraphView(stem_on_blocks(model) if dialect == "u8s8" else model)
     kept = kept_convolutions(view, keep_float)
     if dialect == "s8s8":
         kept |= {conv.name for conv in view.convolutions() if view.reads_image(conv)}
-    chosen = [conv for conv in view.convolutions() if conv.name not in kept]
-    tensors = _tensors_to_quantize(view, chosen, dialect)
-    scales = _activation_scales(view, tensors, ranges, dialect)
-    return Quantized(
-        _write_pairs(view, chosen, scales, dialect), tuple(conv.name for conv in chosen), tuple(sorted(kept))
-    )
+    return view, [conv for conv in view.convolutions() if conv.name not in kept], kept
 
 
 def kept_convolutions(view: GraphView, keep_float: Collection[str]) -> set[str]:
@@ -231,16 +249,10 @@ def _quantize_weights(
     Convolutions that share weights get constants of their own: scales depend on what each reads.
     """
     name = conv.input[1] if readers[conv.input[1]] == 1 else f"{conv.name}.weight"
-    weight = view.weight(conv.input[1]).astype(np.float64)
-    largest = np.abs(weight).reshape(len(weight), -1).max(1)
     bias = None
     if dialect == "u8s8" and len(conv.input) > 2 and conv.input[2]:
-        # The bias counts in units of both scales: a channel with next to no weights would not hold it in 32 bits.
         bias = view.weight(conv.input[2]).astype(np.float64)
-        largest = np.maximum(largest, 127 * np.abs(bias) / (float(input_scale) * _LARGEST_BIAS))
-    scale = np.maximum(largest, _TINY) / 127
-    scale = _as_halves(scale) if dialect == "s8s8" else scale.astype(np.float32)
-    levels = np.rint(weight / scale.astype(np.float64)[:, None, None, None]).clip(-127, 127).astype(np.int8)
+    levels, scale = weight_levels(view.weight(conv.input[1]), bias, input_scale, dialect)
     inputs = [
         constant(f"{name}/q", levels),
         constant(f"{name}/scale", scale),
@@ -260,6 +272,27 @@ def _quantize_weights(
         nodes.append(helper.make_node("DequantizeLinear", inputs, [f"{name}/dq"], f"{name}/DequantizeLinear", axis=0))
         conv.input[2] = f"{name}/dq"
     return nodes
+
+
+def weight_levels(
+    weight: NDArray[np.floating], bias: NDArray[np.floating] | None, input_scale: np.float32, dialect: str
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Weights (out, in, h, w) as int8 levels of the same shape and a scale (out,).
+
+    Args:
+        weight: To round.
+        bias: (out,) where it is to be held in 32 bits in units of both scales; None where it stays in float.
+        input_scale: Of what the convolution reads.
+        dialect: "s8s8" or "u8s8".
+    """
+    exact = weight.astype(np.float64)
+    largest = np.abs(exact).reshape(len(exact), -1).max(1)
+    if bias is not None:  # a channel with next to no weights would not hold it
+        largest = np.maximum(largest, 127 * np.abs(bias) / (float(input_scale) * _LARGEST_BIAS))
+    scale = np.maximum(largest, _TINY) / 127
+    scale = _as_halves(scale) if dialect == "s8s8" else scale.astype(np.float32)
+    levels = np.rint(exact / scale.astype(np.float64)[:, None, None, None]).clip(-127, 127).astype(np.int8)
+    return levels, scale
 
 
 def _as_halves(scales: NDArray[np.float64]) -> NDArray[np.float32]:
