@@ -36,6 +36,19 @@ def names(text: str, such_as: str = "boxes,masks") -> tuple[str, ...]:
     return found
 
 
+def max_drop(text: str) -> float | dict[str, float]:
+    """ "0.01" as a number, "boxes=0.01,caption=0.05" by task; whether the tasks are known is for the command to say."""
+    try:
+        if "=" not in text:
+            return float(text)
+        parts = [part.split("=") for part in text.split(",")]
+        return {task.strip(): float(value) for task, value in parts}
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f'expected a number such as 0.01, or one for each task such as boxes=0.01,caption=0.05, got "{text}"'
+        ) from None
+
+
 def targets(text: str) -> tuple[str, ...]:
     """ "sm_86,sm_89" as names; whether they are known is for the flavour to say."""
     return names(text, "sm_86,sm_89")
@@ -232,10 +245,11 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
     add_data(int8, "data set to score int8 against fp32 on (default: int8 is not scored)")
     int8.add_argument(
         "--max-drop",
-        type=float,
+        type=max_drop,
         default=0.01,
-        metavar="X",
-        help="largest drop of box AP, mask AP, mIoU and CIDEr to accept of int8 (default: 0.01)",
+        metavar="X|TASK=X,...",
+        help="largest drop of box AP, mask AP, mIoU and CIDEr to accept of int8, or of some tasks as in "
+        "boxes=0.01,caption=0.05 (default: 0.01)",
     )
 
 

@@ -31,7 +31,7 @@ from ..onnx_graphs.probe import open_probe
 Method = Literal["minmax", "percentile", "entropy"]
 METHODS: tuple[Method, ...] = get_args(Method)
 FEW_IMAGES = 200
-SCALES_VERSION = 1
+SCALES_VERSION = 2
 _BINS = 2048
 # Values of one tensor that one image adds to its histogram: evenly spaced ones of a larger tensor tell as much.
 _SAMPLES = 1 << 15
@@ -44,6 +44,7 @@ class Calibration:
 
     Attributes:
         ranges: (low, high) by tensor; low <= 0 <= high, so that zero is always a value of its own.
+        widest: The same without leaving out any outlier: what "minmax" gives.
         method: How outliers were treated.
         images: Digests of the images, in order.
         preprocess_sha256: Of the preprocessing rule.
@@ -51,6 +52,7 @@ class Calibration:
     """
 
     ranges: Mapping[str, tuple[float, float]]
+    widest: Mapping[str, tuple[float, float]]
     method: Method
     images: tuple[str, ...]
     preprocess_sha256: str
@@ -59,9 +61,16 @@ class Calibration:
     def save(self, path: Path) -> None:
         """Write as JSON, one line a tensor."""
         head = {"scales_version": SCALES_VERSION, **asdict(self)}
-        ranges = head.pop("ranges")
-        lines = ",\n".join(f"  {json.dumps(name)}: [{low!r}, {high!r}]" for name, (low, high) in ranges.items())
-        write_atomically(path, json.dumps(head, indent=1)[:-2] + ',\n "ranges": {\n' + lines + "\n }\n}\n")
+        ranges, widest = head.pop("ranges"), head.pop("widest")
+        blocks = [json.dumps(head, indent=1)[:-2]]
+        for key, values in (("ranges", ranges), ("widest", widest)):
+            lines = ",\n".join(f"  {json.dumps(name)}: [{low!r}, {high!r}]" for name, (low, high) in values.items())
+            blocks.append(f' "{key}": {{\n{lines}\n }}')
+        write_atomically(path, ",\n".join(blocks) + "\n}\n")
+
+    def by_method(self) -> dict[str, Mapping[str, tuple[float, float]]]:
+        """The ranges, and behind them the widest where they are others."""
+        return {self.method: self.ranges} | ({"minmax": self.widest} if self.method != "minmax" else {})
 
     @classmethod
     def load(cls, path: Path) -> Calibration:
@@ -76,10 +85,11 @@ class Calibration:
             version = data.pop("scales_version")
             if version != SCALES_VERSION:
                 raise ValueError(f"scales_version {version}, expected {SCALES_VERSION}")
-            data["ranges"] = {str(name): (float(low), float(high)) for name, (low, high) in data["ranges"].items()}
-            wrong = [name for name, (low, high) in data["ranges"].items() if not -np.inf < low <= 0 <= high < np.inf]
-            if wrong:
-                raise ValueError(f"the range of {wrong[0]!r} is not one around zero")
+            for key in ("ranges", "widest"):
+                data[key] = {str(name): (float(low), float(high)) for name, (low, high) in data[key].items()}
+                wrong = [name for name, (low, high) in data[key].items() if not -np.inf < low <= 0 <= high < np.inf]
+                if wrong:
+                    raise ValueError(f"the range of {wrong[0]!r} is not one around zero")
             data["images"] = tuple(str(digest) for digest in data["images"])
             if data["method"] not in METHODS:
                 raise ValueError(f"unknown method {data['method']!r}")
@@ -235,18 +245,23 @@ def calibrate(
         extremes = _extremes(names, values())
         if len(pictures) > 1 and all(spread == 0 for *_, spread in extremes.values()):
             raise CalibrationError("the calibration images are all alike to the network; pass different ones")
-        ranges = {name: (low, high) for name, (low, high, _) in extremes.items()}
+        ranges = widest = {name: (low, high) for name, (low, high, _) in extremes.items()}
         if method != "minmax":
-            histograms = _histograms(ranges, values())
+            histograms = _histograms(widest, values())
             pick = _percentile_range if method == "percentile" else _entropy_range
-            ranges = {name: pick(histograms[name], *ranges[name]) for name in names}
+            ranges = {name: pick(histograms[name], *widest[name]) for name in names}
     return Calibration(
-        ranges={name: (min(low, 0.0), max(high, 0.0)) for name, (low, high) in ranges.items()},
+        ranges=_around_zero(ranges),
+        widest=_around_zero(widest),
         method=method,
         images=pictures.digests,
         preprocess_sha256=digest_of_rule(pictures.rule),
         weights_sha256=digest_of_weights(model),
     )
+
+
+def _around_zero(ranges: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+    return {name: (min(low, 0.0), max(high, 0.0)) for name, (low, high) in ranges.items()}
 
 
 def tensors_to_calibrate(view: GraphView) -> list[str]:

@@ -18,7 +18,6 @@ import onnx
 from numpy.typing import NDArray
 
 from ...evaluation.dataset.coco import CocoDataset
-from ...evaluation.evaluator import score_model
 from ...runtime.backends.base import Array, Graph
 from ...runtime.backends.onnxruntime_backend import open_graph
 from ...runtime.bundle.bundle import FAILED, INT8_DIALECTS
@@ -44,15 +43,15 @@ from .calibration import (
     scales_summary,
 )
 from .failures import tell_failure
+from .score_noise import DEFAULT_MAX_DROP, ImageScores, MaxDrop, allowed_drops, check_max_drop, score_images
 from .to_fp16 import halve_around_int8, nodes_out_of_range, to_fp16
 from .to_int8 import quantize
 
 SCALES_FILE = "calibration.json"
 # Images that layers' noise is measured on: a ranking needs no more.
-_NOISE_IMAGES = 8
+_NOISE_IMAGES = 4
 _CAPTION_STEPS = 6
 _TIMED_RUNS = 15
-_SCORE_FIELDS = {"box AP": "box_ap", "mask AP": "mask_ap", "mIoU": "miou", "CIDEr": "cider"}
 
 Graphs = dict[str, dict[str, str]]
 
@@ -69,7 +68,8 @@ class PrecisionOptions:
         scales: The `calibration.json` of another export of the same weights, instead of images.
         data: Folder of a data set in COCO's layout that int8 is scored on.
         split: Its split; by default the first whose name starts with "val".
-        max_drop: Largest drop of box AP, mask AP, mIoU and CIDEr that int8 may cost, absolute.
+        max_drop: Largest drop of box AP, mask AP, mIoU and CIDEr that int8 may cost, absolute; or of those of some
+            tasks, by the task's name, and 0.01 of the others.
         keep_float: Layers to keep in a wider format whatever they cost, by name or by the start of it.
         keep_failed: Keep the graphs of a precision that did not pass in the bundle, as PART.KIND.failed.onnx, with the
             list of layers to keep in float.
@@ -81,7 +81,7 @@ class PrecisionOptions:
     scales: Path | None = None
     data: str | Path | None = None
     split: str | None = None
-    max_drop: float = 0.01
+    max_drop: MaxDrop = DEFAULT_MAX_DROP
     keep_float: tuple[str, ...] = ()
     keep_failed: bool = False
 
@@ -119,8 +119,7 @@ class PrecisionOptions:
             )
         if self.method not in METHODS:
             raise UsageError(f"<method> must be one of {', '.join(METHODS)}, got {self.method!r}", argument="method")
-        if not self.max_drop >= 0:
-            raise UsageError(f"<max_drop> must not be negative, got {self.max_drop}", argument="max_drop")
+        check_max_drop(self.max_drop)
 
     @property
     def wants_fp16(self) -> bool:
@@ -283,15 +282,15 @@ def _add_int8(
     exact = _Scorer(folder, graphs, spec, dataset)
     if dataset is not None:
         say(f"scoring fp32 on {len(dataset)} images of {options.data} ...")
-    reference = exact.scores(model) if dataset else {}
+    reference: Mapping[str, float] = exact.scores(model) if dataset else {}
+    allowed = allowed_drops(options.max_drop)
     if dataset is None:
         say("int8 is not scored: give a data set to hold it to a budget")
-    idle = [f"{name} {value:.4f}" for name, value in reference.items() if value <= options.max_drop]
+    idle = [f"{name} {value:.4f}" for name, value in reference.items() if value <= allowed[name]]
     if idle:
         say(
-            f"warning: in fp32 the network scores {', '.join(idle)} on {options.data}, no more than the "
-            f"{options.max_drop:g} that it may lose, so nothing keeps int8 from losing it all; train longer first, or "
-            "score on data that it was trained for"
+            f"warning: in fp32 the network scores {', '.join(idle)} on {options.data}, no more than it may lose, so "
+            "nothing keeps int8 from losing it all; train longer first, or score on data that it was trained for"
         )
     # For TensorRT what is not int8 is fp16, and OpenVINO reads that as fast; ONNX Runtime has no fp16 on a CPU.
     in_fp32 = nodes_out_of_range(model, ({"images": tensor} for tensor in inputs))
@@ -301,7 +300,7 @@ def _add_int8(
         for dialect in INT8_DIALECTS:
             found, report = meet_budget(
                 model,
-                calibration.ranges,
+                calibration.by_method(),
                 dialect,
                 inputs,
                 exact.scores if dataset else None,
@@ -410,13 +409,11 @@ class _Scorer:
         self._captions = {part: folder / files["fp32"] for part, files in graphs.items() if part != "vision"}
         self._spec, self._dataset = spec, dataset
 
-    def scores(self, vision: onnx.ModelProto) -> dict[str, float]:
+    def scores(self, vision: onnx.ModelProto) -> ImageScores:
         assert self._dataset is not None
         parts: dict[str, Graph] = {part: open_graph(path, None) for part, path in self._captions.items()}
         with Model(self._spec, {"vision": open_model(vision), **parts}) as model:
-            found = score_model(model, self._dataset).scores
-        values = {name: getattr(found, attribute) for name, attribute in _SCORE_FIELDS.items()}
-        return {name: float(value) for name, value in values.items() if value is not None}
+            return score_images(model, self._dataset)
 
 
 def _require_layers(folder: Path, graphs: Graphs, layers: Sequence[str]) -> None:

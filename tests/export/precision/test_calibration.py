@@ -103,10 +103,10 @@ def test_scales_come_back_and_are_refused_when_stale(
         (None, "no such file; give the calibration.json"),
         ("{", "is not a file of scales"),
         ("[]", "is not a file of scales"),
-        (json.dumps({"scales_version": 9}), "scales_version 9, expected 1"),
-        (json.dumps({"scales_version": 1, "ranges": {"x": [0]}}), "is not a file of scales"),
-        (json.dumps({"scales_version": 1, "ranges": {"x": [float("nan"), 1]}}), "NaN is no number"),
-        (json.dumps({"scales_version": 1, "ranges": {"x": [1, 2]}}), "range of 'x' is not one around zero"),
+        (json.dumps({"scales_version": 9}), "scales_version 9, expected 2"),
+        (json.dumps({"scales_version": 2, "ranges": {"x": [0]}}), "is not a file of scales"),
+        (json.dumps({"scales_version": 2, "ranges": {"x": [float("nan"), 1]}}), "NaN is no number"),
+        (json.dumps({"scales_version": 2, "ranges": {"x": [1, 2]}}), "range of 'x' is not one around zero"),
     ],
 )
 def test_foreign_scales_are_refused(tmp_path: Path, content: str | None, message: str) -> None:
