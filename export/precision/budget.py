@@ -145,8 +145,8 @@ def meet_budget(
 
     Args:
         model: The fp32 graph.
-        ranges: From `calibrate`; or several, by method. The first are taken, unless the budget is missed with them and
-            another method misses it by less.
+        ranges: From `calibrate`; or several, by method. Of those with which the budget is met the first are taken,
+            else those with which it is missed by the least.
         dialect: "s8s8" or "u8s8".
         inputs: A few calibration images as the network's input, to measure the layers' noise on.
         score: Scores a graph; None to quantise without a budget, and without measuring the layers.
@@ -192,7 +192,8 @@ def meet_budget(
     by_head: dict[str, dict[str, float]] = {}
     noise: dict[str, dict[str, float]] = {}
     if _most(scored(first, start)) > 1:
-        method = min(methods, key=lambda name: _most(scored(name, start)))
+        passing = (name for name in methods if _most(scored(name, start)) <= 1)
+        method = next(passing, None) or min(methods, key=lambda name: _most(scored(name, start)))
     if _most(scored(method, start)) > 1:
         say(f"int8-{dialect}: measuring what every layer alone costs ...")
         by_head = layer_noise(model, methods[method], dialect, inputs, keep_float, count)

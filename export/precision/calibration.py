@@ -36,6 +36,8 @@ _BINS = 2048
 # Values of one tensor that one image adds to its histogram: evenly spaced ones of a larger tensor tell as much.
 _SAMPLES = 1 << 15
 _PERCENTILE = 99.99
+# How far "between" lies from a method's own bounds towards the extremes, as a share of their ratio's logarithm.
+_BETWEEN = 0.75
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,16 @@ class Calibration:
         write_atomically(path, ",\n".join(blocks) + "\n}\n")
 
     def by_method(self) -> dict[str, Mapping[str, tuple[float, float]]]:
-        """The ranges, and behind them the widest where they are others."""
-        return {self.method: self.ranges} | ({"minmax": self.widest} if self.method != "minmax" else {})
+        """The ranges, and where they are not the widest, those between and the widest, in the order to try them in."""
+        if self.method == "minmax":
+            return {"minmax": self.widest}
+        between = {
+            name: tuple(
+                float(np.sign(most) * abs(own) ** (1 - _BETWEEN) * abs(most) ** _BETWEEN) for own, most in pairs
+            )
+            for name, pairs in ((name, zip(self.ranges[name], self.widest[name], strict=True)) for name in self.ranges)
+        }
+        return {self.method: self.ranges, "between": between, "minmax": self.widest}
 
     @classmethod
     def load(cls, path: Path) -> Calibration:

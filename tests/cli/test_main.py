@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from yolor_edge import __version__, parsing
 from yolor_edge import main as cli
-from yolor_edge.options import size
+from yolor_edge.options import max_drop, size
 from yolor_edge.output import count
 from yolor_edge.runtime.bundle.bundle import Bundle
 from yolor_edge.runtime.images.image_files import write_image
@@ -613,6 +613,14 @@ def test_progress_in_a_file_is_ten_lines(capsys: pytest.CaptureFixture[str]) -> 
         count("scoring", done, 500)
     lines = capsys.readouterr().err.splitlines()
     assert lines == [f"scoring {done}/500" for done in range(50, 501, 50)]
+
+
+def test_a_budget_is_one_number_or_one_for_each_task() -> None:
+    assert max_drop("0.02") == 0.02
+    assert max_drop("boxes=0.01, caption=0.05") == {"boxes": 0.01, "caption": 0.05}
+    for text in ("boxes", "boxes=", "boxes=0.01,caption", "=1=2"):
+        with pytest.raises(argparse.ArgumentTypeError, match="expected a number such as"):
+            max_drop(text)
 
 
 def test_a_size_is_two_numbers_or_one() -> None:

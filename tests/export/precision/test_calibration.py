@@ -97,6 +97,14 @@ def test_scales_come_back_and_are_refused_when_stale(
         found.require_fresh(file, vision, PreprocessRule((128, 128)))
 
 
+def test_wider_ranges_come_behind_those_of_the_method() -> None:
+    own, widest = {"a": (-1.0, 1.0), "b": (0.0, 2.0)}, {"a": (-1.0, 16.0), "b": (0.0, 2.0)}
+    found = Calibration(own, widest, "percentile", (), "", "").by_method()
+    assert list(found) == ["percentile", "between", "minmax"]
+    assert found["between"] == {"a": (-1.0, pytest.approx(8.0)), "b": (0.0, pytest.approx(2.0))}
+    assert list(Calibration(widest, widest, "minmax", (), "", "").by_method()) == ["minmax"]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
