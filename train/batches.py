@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -25,7 +26,7 @@ from ..runtime.bundle.tokenizer import BOS_ID, EOS_ID, PAD_ID, UNK_ID, Tokenizer
 from ..runtime.errors import YolorEdgeError
 from .config import TrainConfig
 from .dense_truth import DenseTruth
-from .distributed import share
+from .distributed import share, size
 from .image_cache import ImageCache
 from .network.any_network import AnyConfig
 from .network.config import NetworkConfig
@@ -337,6 +338,8 @@ def training_loader(
 
 
 def _begin_worker(_: int) -> None:
+    if size() > 1 and hasattr(os, "setpgid"):
+        os.setpgid(0, 0)  # torchrun ends the whole group of a process, which would find its workers killed.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     gc.freeze()  # The collector would write to all that was there before the fork, and so copy its memory.
