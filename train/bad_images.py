@@ -37,40 +37,37 @@ def keep_bad_images(
     trainer: Trainer,
     dataset: CocoDataset,
     epoch: int,
-    recent: Sequence[Sequence[Key]],
+    recent: Sequence[tuple[int, Sequence[Key]]],
     error: NonFiniteLoss,
 ) -> NonFiniteLoss:
     """Write what led to the error into `out`/nan; returns the error to raise, which names it.
 
-    Each image of the last steps is given to the network alone. Where weights are no numbers any more, those that were
-    saved last are taken.
+    Each image of that step, then of those before, is given to the network alone. Where weights are no numbers any more,
+    those that were saved last are taken.
 
     Args:
         out: Folder of the run.
         trainer: As it is after the error; its weights may be changed.
         dataset: What is trained on.
         epoch: Which, from 0.
-        recent: The (epoch, index) of the images of the last steps, the newest step last.
+        recent: The last steps, from 1, with the (epoch, index) of their images.
         error: What the trainer raised.
     """
     views = _Recorded(TrainingViews(dataset, trainer.network.config, trainer.config))
     if not _is_finite(trainer) and (out / STATE).exists():
         read_state(out / STATE, trainer)
+    steps = [keys for step, keys in sorted(recent, reverse=True) if step <= error.step]
     culprits: list[dict[str, Any]] = []
-    if _is_finite(trainer):
-        tried = 0
-        for keys in reversed(recent):
-            if tried >= MOST_TRIED:
-                break
-            found = [views.look_at(key, trainer) for key in keys]
-            culprits = [one for one in found if one["bad"]]
-            tried += len(keys)
-            if culprits:
-                break
+    tried = 0
+    for keys in steps if _is_finite(trainer) else ():
+        culprits = [one for key in keys if (one := views.look_at(key, trainer))["bad"]]
+        tried += len(keys)
+        if culprits or tried >= MOST_TRIED:
+            break
     note = "each of these images alone gives a loss that is no number"
     if not culprits:
         note = "no image alone gives such a loss; these are the images of the step at which it was noticed"
-        culprits = [views.look_at(key, None) for key in (recent[-1] if recent else ())]
+        culprits = [views.look_at(key, None) for key in (steps[0] if steps else ())]
     with replacing_folder(out / FOLDER) as folder:
         for number, one in enumerate(culprits[:MOST_DRAWN], 1):
             name = f"{number}-{re.sub(r'[^A-Za-z0-9_.-]', '_', Path(one['files'][0]).stem)[:60]}.jpg"
@@ -147,13 +144,10 @@ class _Reading:
         return self._dataset.read(truth, reduction)
 
 
-@torch.no_grad()
 def _losses_of(trainer: Trainer, batch: Batch) -> dict[str, float]:
-    """The losses of a batch with the statistics gathered so far; nothing moves."""
-    trainer.network.eval()
-    batch = batch.to(trainer.device)
-    with torch.autocast(trainer.device.type, dtype=trainer.amp, enabled=trainer.amp is not None):
-        losses = trainer._losses(batch, trainer._counts([batch]), trainer.network.features)
+    """The losses of a batch with the statistics gathered so far; the network does not move."""
+    trainer.network.eval().requires_grad_(False)
+    losses = trainer.step(batch.to(trainer.device))
     return {name: float(loss) for name, loss in losses.items()}
 
 

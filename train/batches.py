@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -340,6 +341,7 @@ def training_loader(
 def _begin_worker(_: int) -> None:
     if size() > 1 and hasattr(os, "setpgid"):
         os.setpgid(0, 0)  # torchrun ends the whole group of a process, which would find its workers killed.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of a group; the training ends its workers
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     gc.freeze()  # The collector would write to all that was there before the fork, and so copy its memory.

@@ -153,12 +153,12 @@ class Epochs:
         self.progress.begin_epoch()
         self.order.epoch = epoch
         keys, images = list(self.order), self.config.batch_size * self.config.accumulate
-        recent: deque[list[tuple[int, int]]] = deque(maxlen=STEPS_REMEMBERED)
+        recent: deque[tuple[int, list[tuple[int, int]]]] = deque(maxlen=STEPS_REMEMBERED)
         self.trainer.train_mode()
         losses = RunningLosses(self.trainer.step_index)
         try:
             for i, batches in enumerate(self._steps(epoch)):
-                recent.append(keys[i * images : (i + 1) * images])
+                recent.append((self.trainer.step_index + 1, keys[i * images : (i + 1) * images]))
                 losses.add(self.step(batches, measure=i == 0))
                 if (i + 1) % LOG_EVERY == 0 or i + 1 == self.steps:
                     self.progress.tell(epoch, i + 1, losses.means())

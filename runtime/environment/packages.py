@@ -70,6 +70,7 @@ PACKAGES = {
         Package("torch", "torch", ("torch",), ("train", "export")),
         Package("safetensors", "safetensors", ("safetensors",), ("train", "export")),
         Package("pycocotools", "pycocotools", ("pycocotools",), ("bench", "train", "export")),
+        Package("tensorboard", "tensorboard", ("tensorboard",), ("tensorboard",)),
         Package("onnx", "onnx", ("onnx",), ("export",)),
         Package("onnxscript", "onnxscript", ("onnxscript",), ("export",)),
     )

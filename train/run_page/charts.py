@@ -65,7 +65,8 @@ def line_chart(
         places = [at(*point) for point in curve]
         colour = f"var(--c{number % _COLOURS})"
         path = " ".join(f"{x},{y}" for x, y in places)
-        lines.append(f'<polyline points="{path}" stroke="{colour}"><title>{escape(name)}</title></polyline>')
+        pen = f'stroke="{colour}" stroke-width="{3 if number == 0 and len(shown) > 2 else 1.8}"'
+        lines.append(f'<polyline points="{path}" {pen}><title>{escape(name)}</title></polyline>')
         if len(curve) <= _MOST_DOTS:
             for (x, y), (place, value) in zip(places, curve, strict=True):
                 told = f"{name}, {x_label} {place:g}: {value:.5g}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,9 @@ class EventFiles:
         if importlib.util.find_spec("tensorboard") is None:
             return
         try:
-            from torch.utils.tensorboard import SummaryWriter
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                from torch.utils.tensorboard import SummaryWriter
         except Exception as error:  # whatever a broken installation raises
             say(f"no files for TensorBoard: it does not load ({str(error).splitlines()[0] if str(error) else error!r})")
             return

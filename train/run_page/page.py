@@ -111,7 +111,8 @@ class RunPage:
             f"<p>After epoch {found['epoch']}, at an overlap (IoU) of {IOU} with the truth.</p>"
             f'<div class="grid"><figure>{chart}<figcaption>Precision by recall</figcaption></figure></div>'
             f"<h3>Confusion</h3><p>A row is a class of the truth, a column what it was taken for, at a score of "
-            f"{CONFUSION_SCORE} or more. The last column was missed, the last row is not there.</p>"
+            f"{CONFUSION_SCORE} or more. The last column are objects that were missed, the last row boxes without an "
+            "object.</p>"
             f"{heat_map(found['names'], found['confusion'])}"
         )
 
@@ -212,7 +213,7 @@ def _scores(log: Sequence[Mapping[str, Any]]) -> str:
         for entry in log
         if "validation_error" in entry
     )
-    columns = [f"epoch {best}, the best", f"epoch {last['epoch']}, the last"][: len(ends)]
+    columns = [f"best: {best}", f"last: {last['epoch']}"][-len(ends) :]
     return (
         f"<p>The best epoch so far is <b>{best}</b>, by its score: {FORMULA}.</p>{trouble}"
         f'<div class="grid"><figure>{chart}<figcaption>Scores, the best epoch marked</figcaption></figure>'
@@ -285,11 +286,12 @@ section{margin:2rem 0 0;border-top:1px solid var(--line);padding-top:1rem}
 .facts{display:grid;grid-template-columns:max-content 1fr;gap:.1rem 1rem;margin:.5rem 0;font-size:.9rem}
 .facts dt{color:var(--faint)}.facts dd{margin:0;overflow-wrap:anywhere}
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,19rem),1fr));gap:1rem}
+.grid>div{min-width:0;overflow-x:auto}
 figure{margin:0;background:var(--card);border-radius:.5rem;padding:.5rem}
 figcaption{font-size:.85rem;color:var(--faint);padding:.25rem .25rem 0}
 svg{display:block;width:100%;height:auto}svg text{fill:var(--faint);font:10px system-ui,sans-serif}
 .grid svg .grid,svg path.grid{stroke:var(--line);stroke-width:1;fill:none}
-svg polyline{fill:none;stroke-width:1.8;stroke-linejoin:round}svg .mark{stroke:var(--faint);stroke-dasharray:3 3}
+svg polyline{fill:none;stroke-linejoin:round}svg .mark{stroke:var(--faint);stroke-dasharray:3 3}
 .key{list-style:none;display:flex;flex-wrap:wrap;gap:.1rem .9rem;margin:.25rem 0 .5rem;padding:0;font-size:.85rem}
 .key i{display:inline-block;width:.8em;height:.8em;border-radius:.2em;margin-right:.35em}
 img{display:block;width:100%;height:auto;border-radius:.25rem}main>section>figure{margin-bottom:1rem}
