@@ -8,6 +8,7 @@ import hashlib
 import mmap
 import os
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -124,13 +125,13 @@ class ImageCache:
     def _open(self, folder: Path, digest: str) -> bool:
         """Take the cache that is there, if it is one of the same images."""
         try:
-            with np.load(folder / _INDEX, allow_pickle=False) as index:
+            with (folder / _INDEX).open("rb") as stream, np.load(stream, allow_pickle=False) as index:
                 if str(index["digest"]) != digest:
                     return False
                 self._maps = index["maps"]
             with (folder / _IMAGES).open("rb") as stream:
                 self._map(stream.fileno())
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return False
         return len(self._pixels) == self._maps[-1]
 

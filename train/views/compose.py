@@ -156,7 +156,7 @@ def _paste(onto: Canvas, source: Canvas, rng: np.random.Generator) -> None:
     np.copyto(onto.image, source.image, where=front[:, :, None])
     cells = front.reshape(onto.semantic.shape[0], PROTOTYPE_STRIDE, onto.semantic.shape[1], PROTOTYPE_STRIDE)
     touched, whole = cells.any((1, 3)), cells.all((1, 3))
-    np.copyto(onto.semantic, source.semantic, where=cells[:, onto.sampled, :, onto.sampled])
+    onto.semantic = np.where(whole, source.semantic, np.where(touched, np.uint8(IGNORED), onto.semantic))
     onto.classes_known = (onto.classes_known | whole) & (source.classes_known | ~touched)
     onto.objects += candidates
 
