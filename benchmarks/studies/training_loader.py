@@ -31,7 +31,7 @@ from ...evaluation.dataset.coco import CocoDataset
 from ...runtime.errors import YolorEdgeError
 from ...train.batches import TrainingViews, collate
 from ...train.config import TrainConfig
-from ...train.loop import describe_network
+from ...train.network_for_data import describe_network
 from ...train.packed_truths import PackedTruths
 from ..report.machine import busy_share, describe_machine, source_commit
 from ..report.report_files import output_stem, write_both

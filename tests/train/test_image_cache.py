@@ -17,7 +17,7 @@ from yolor_edge.runtime.errors import ImageError, UsageError
 from yolor_edge.train import image_cache
 from yolor_edge.train.batches import TrainingViews
 from yolor_edge.train.config import TrainConfig
-from yolor_edge.train.loop import describe_network
+from yolor_edge.train.network_for_data import describe_network
 from yolor_edge.train.views.compose import weak_view
 
 TRAIN = TrainConfig(epochs=30, mosaic=0.5, mixup=0.3, captions_per_image=1)

@@ -13,7 +13,7 @@ from yolor_edge.evaluation.dataset.coco import CocoDataset
 from yolor_edge.runtime.bundle.tokenizer import Tokenizer
 from yolor_edge.train.batches import TrainingViews
 from yolor_edge.train.config import TrainConfig
-from yolor_edge.train.loop import describe_network
+from yolor_edge.train.network_for_data import describe_network
 from yolor_edge.train.views.mirrored import mirrored_words
 
 

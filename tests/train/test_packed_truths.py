@@ -11,7 +11,7 @@ import pytest
 from yolor_edge.evaluation.dataset.coco import CocoDataset, Truth
 from yolor_edge.train.batches import TrainingViews
 from yolor_edge.train.config import TrainConfig
-from yolor_edge.train.loop import describe_network
+from yolor_edge.train.network_for_data import describe_network
 from yolor_edge.train.packed_truths import PackedTruths
 
 
