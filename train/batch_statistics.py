@@ -5,15 +5,14 @@ weights: after a short run it still holds a share of where it began, and that of
 Losses do not show it, since they never use it. So before the averaged weights are used their statistics are taken from
 some hundred images of the training split (precise batch normalisation, arXiv 2105.07576).
 
-The images are seen as at inference, letterbox only, and not as the mixture of strong and weak views that the batches of
-training hold (measured in docs/training.md).
+The images are seen as at inference, letterbox only: that scores as the mixture of strong and weak views does which the
+batches of training hold, and costs less (measured in docs/training.md).
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -28,9 +27,6 @@ from ..runtime.errors import YolorEdgeError
 from .config import TrainConfig
 from .distributed import moments
 from .network.any_network import AnyConfig, AnyNetwork
-
-if TYPE_CHECKING:
-    from .trainer import Trainer
 
 MOMENTUM = 0.03
 
@@ -104,7 +100,7 @@ class _PlainImages(Dataset[NDArray[np.uint8] | YolorEdgeError]):
 
 
 class BatchStatistics:
-    """Gives the average of a training with statistics of its own.
+    """Gives networks the statistics of the images that they are trained on.
 
     Args:
         data: The training split.
@@ -121,20 +117,20 @@ class BatchStatistics:
         self.batches = [[int(index) for index in part] for part in parts]
         self.images, self.workers = _PlainImages(data, network), train.workers
 
-    def average(self, trainer: Trainer) -> AnyNetwork:
-        """The averaged weights to be scored and written; nothing of `trainer` changes.
+    def of(self, network: AnyNetwork, kept: Iterable[str] = ()) -> AnyNetwork:
+        """A copy of a network with statistics of its own; with `statistics_images` 0 the network itself.
 
-        With `statistics_images` 0 it is the average as it is, with the moving average of the statistics.
+        Args:
+            network: In evaluation mode; nothing of it changes.
+            kept: Names of the layers that keep theirs.
 
         Raises:
             YolorEdgeError: If an image cannot be read.
         """
         if not self.batches[0]:
-            return trainer.average
-        network = copy.deepcopy(trainer.average)
-        frozen = {module for part in trainer.frozen for module in part.modules()}
-        kept = [name for name, module in trainer.network.named_modules() if module in frozen]
-        estimate_statistics(network, self._inputs(trainer.device), kept)
+            return network
+        network = copy.deepcopy(network)
+        estimate_statistics(network, self._inputs(next(network.parameters()).device), kept)
         return network
 
     def _inputs(self, device: torch.device) -> Iterator[Tensor]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ from ..runtime.bundle.tokenizer import BOS_ID, EOS_ID, PAD_ID, UNK_ID, Tokenizer
 from ..runtime.errors import YolorEdgeError
 from .config import TrainConfig
 from .dense_truth import DenseTruth
-from .distributed import share
+from .distributed import share, size
 from .draws import epoch_draws, epoch_length, repeats_of
 from .image_cache import ImageCache
 from .network.any_network import AnyConfig
@@ -350,6 +351,8 @@ def training_loader(
 
 
 def _begin_worker(_: int) -> None:
+    if size() > 1 and hasattr(os, "setpgid"):
+        os.setpgid(0, 0)  # torchrun ends the whole group of a process, which would find its workers killed.
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of a group; the training ends its workers
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

@@ -216,7 +216,10 @@ class Epochs:
         """The network that is scored and written: the average, with batch statistics of its own."""
         if self._weights is None or self._weights[0] != self.trainer.step_index:
             self._weights = None  # One copy at a time.
-            self._weights = self.trainer.step_index, self.statistics.average(self.trainer)
+            self._weights = (
+                self.trainer.step_index,
+                self.statistics.of(self.trainer.average, self.trainer.frozen_layers()),
+            )
         return self._weights[1]
 
     def save(self) -> None:

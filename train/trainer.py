@@ -201,6 +201,11 @@ class Trainer:
         for module in self.frozen:
             module.eval()
 
+    def frozen_layers(self) -> list[str]:
+        """Names of the modules that do not move, with all that is in them."""
+        frozen = {module for part in self.frozen for module in part.modules()}
+        return [name for name, module in self.network.named_modules() if module in frozen]
+
     def learning_rate(self) -> float:
         """Linear warm-up, then a cosine down to `final_rate` of the peak."""
         config, done = self.config, self.step_index

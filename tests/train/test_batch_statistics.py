@@ -99,7 +99,7 @@ def test_after_a_short_run_the_network_answers_as_it_was_trained(scenes: Path) -
     batch = next(iter(training_loader(data, trainer.network.config, replace(TRAIN, batch_size=8))[0]))
     images = batch.strong.float() / 255  # type: ignore[union-attr]
     before = distance(trainer, trainer.average, images)
-    after = distance(trainer, statistics_of(scenes, trainer).average(trainer), images)
+    after = distance(trainer, statistics_of(scenes, trainer).of(trainer.average), images)
     assert before > 1
     assert after < 1e-3
 
@@ -109,7 +109,7 @@ def test_nothing_of_the_training_changes(scenes: Path, tmp_path: Path) -> None:
     trainer = trained(scenes, steps=2, frozen=("backbone",))
     statistics = statistics_of(scenes, trainer)
     write_state(tmp_path / "before", trainer, 1, 0.0)
-    first, second = (statistics.average(trainer).state_dict() for _ in range(2))
+    first, second = (statistics.of(trainer.average, trainer.frozen_layers()).state_dict() for _ in range(2))
     write_state(tmp_path / "after", trainer, 1, 0.0)
     assert (tmp_path / "before").read_bytes() == (tmp_path / "after").read_bytes()
     assert all(torch.equal(value, second[name]) for name, value in first.items())
@@ -125,7 +125,7 @@ def test_how_many_images_are_taken(scenes: Path, images: int, sizes: list[int]) 
     trainer = trained(scenes, replace(TRAIN, batch_size=1, statistics_images=images))
     statistics = statistics_of(scenes, trainer)
     assert [len(batch) for batch in statistics.batches if batch] == sizes
-    assert (statistics.average(trainer) is trainer.average) == (images == 0)
+    assert (statistics.of(trainer.average) is trainer.average) == (images == 0)
 
 
 def test_a_picture_that_cannot_be_read_is_named(scenes: Path, tmp_path: Path) -> None:
@@ -133,4 +133,4 @@ def test_a_picture_that_cannot_be_read_is_named(scenes: Path, tmp_path: Path) ->
     statistics = statistics_of(scenes, trainer)
     statistics.images.data.read = lambda truth: (_ for _ in ()).throw(ImageError(f"{truth.path}: gone"))  # type: ignore[method-assign]
     with pytest.raises(ImageError, match="gone"):
-        statistics.average(trainer)
+        statistics.of(trainer.average)

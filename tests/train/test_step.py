@@ -19,8 +19,9 @@ from yolor_edge.train.balance import Balance, gradient_norms, shared_features
 from yolor_edge.train.batches import Batch
 from yolor_edge.train.config import TrainConfig
 from yolor_edge.train.dense_truth import DenseTruth
-from yolor_edge.train.loop import LOG, STATE, fit
+from yolor_edge.train.loop import fit
 from yolor_edge.train.network.config import CAPTIONERS, TASKS, Captioner
+from yolor_edge.train.run_files import LOG, STATE
 from yolor_edge.train.run_state import read_state, write_state
 from yolor_edge.train.running_losses import RunningLosses
 from yolor_edge.train.trainer import Trainer, check_compiler
@@ -179,7 +180,7 @@ def test_a_loss_that_is_not_finite_is_found_when_it_is_read() -> None:
 
 def test_a_run_whose_loss_is_not_finite_saves_nothing_of_it(scenes: Path, tmp_path: Path) -> None:
     config = TrainConfig(epochs=2, batch_size=4, workers=0, learning_rate=1e30, clip_norm=1e30, warmup=0.0)
-    with pytest.raises(YolorEdgeError, match=r"the loss became \S+ at step [234]; .* lower learning_rate"):
+    with pytest.raises(YolorEdgeError, match=r"the loss is no number .* at step [234], .* learning_rate="):
         fit(scenes, tmp_path / "run", config=config, input_size=SIZE, tasks=("boxes",))
     assert not (tmp_path / "run" / STATE).exists()
 
