@@ -10,6 +10,7 @@ from ..evaluation.dataset.coco import CocoDataset
 from ..evaluation.dataset.opening import open_validation
 from ..runtime.errors import DatasetError
 from .config import TrainConfig
+from .distributed import is_first
 from .network.any_network import AnyConfig
 from .progress import say
 
@@ -51,8 +52,9 @@ def check_before_training(dataset: CocoDataset, network: AnyConfig, config: Trai
         return
     validation = open_validation(dataset)
     opened = [dataset] if validation is None else [dataset, validation]
-    found = check_opened(opened, read_files=config.check == "full", input_size=network.input_size, progress=_count)
+    is_full = config.check == "full" and is_first()  # Of processes that train together one reads the files.
+    found = check_opened(opened, read_files=is_full, input_size=network.input_size, progress=_count)
     say(found.table())
     found.raise_if_wrong()
-    if config.check == "full":
+    if is_full:
         found.draw(out / LABELS, opened)
