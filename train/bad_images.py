@@ -43,7 +43,7 @@ def keep_bad_images(
     """Write what led to the error into `out`/nan; returns the error to raise, which names it.
 
     Each image of that step, then of those before, is given to the network alone. Where weights are no numbers any more,
-    those that were saved last are taken.
+    those that were saved last are taken, or those of the beginning.
 
     Args:
         out: Folder of the run.
@@ -54,8 +54,12 @@ def keep_bad_images(
         error: What the trainer raised.
     """
     views = _Recorded(TrainingViews(dataset, trainer.network.config, trainer.config))
-    if not _is_finite(trainer) and (out / STATE).exists():
-        read_state(out / STATE, trainer)
+    if not _is_finite(trainer):
+        if (out / STATE).exists():
+            read_state(out / STATE, trainer)
+        else:  # As it began, which the seed says.
+            begun = Trainer(trainer.network.config, trainer.config, trainer.steps, trainer.device)
+            trainer.network.load_state_dict(begun.network.state_dict())
     steps = [keys for step, keys in sorted(recent, reverse=True) if step <= error.step]
     culprits: list[dict[str, Any]] = []
     tried = 0

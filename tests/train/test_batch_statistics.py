@@ -94,7 +94,7 @@ def distance(trainer: Trainer, network: nn.Module, images: Tensor) -> float:
 
 
 def test_after_a_short_run_the_network_answers_as_it_was_trained(scenes: Path) -> None:
-    trainer = trained(scenes, steps=16)
+    trainer = trained(scenes, steps=8)
     data = CocoDataset.open(scenes)
     batch = next(iter(training_loader(data, trainer.network.config, replace(TRAIN, batch_size=8))[0]))
     images = batch.strong.float() / 255  # type: ignore[union-attr]
