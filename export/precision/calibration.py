@@ -75,10 +75,8 @@ class Calibration:
         if self.method == "minmax":
             return {"minmax": self.widest}
         between = {
-            name: tuple(
-                float(np.sign(most) * abs(own) ** (1 - _BETWEEN) * abs(most) ** _BETWEEN) for own, most in pairs
-            )
-            for name, pairs in ((name, zip(self.ranges[name], self.widest[name], strict=True)) for name in self.ranges)
+            name: (_between(low, self.widest[name][0]), _between(high, self.widest[name][1]))
+            for name, (low, high) in self.ranges.items()
         }
         return {self.method: self.ranges, "between": between, "minmax": self.widest}
 
@@ -268,6 +266,10 @@ def calibrate(
         preprocess_sha256=digest_of_rule(pictures.rule),
         weights_sha256=digest_of_weights(model),
     )
+
+
+def _between(own: float, most: float) -> float:
+    return float(np.sign(most) * abs(own) ** (1 - _BETWEEN) * abs(most) ** _BETWEEN)
 
 
 def _around_zero(ranges: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
