@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..evaluation.dataset.coco import CocoDataset
+from ..evaluation.dataset.opening import Data, open_dataset
 from ..evaluation.scenes.scene_drawing import draw_scene
 from ..runtime.bundle.json_files import read_json
 from ..runtime.errors import UsageError, YolorEdgeError
@@ -43,7 +42,7 @@ def check_out(out: Path, overwrite: bool) -> None:
 
 def candidate_images(
     images: Sequence[Path] | None,
-    data: str | os.PathLike[str] | None = None,
+    data: Data | None = None,
     split: str | None = None,
     calibration: str | Path | None = None,
     run: Path | None = None,
@@ -72,8 +71,8 @@ def candidate_images(
     return found[::step][:CANDIDATES]
 
 
-def _images_of(data: str | os.PathLike[str], split: str | None) -> list[Path]:
-    dataset = CocoDataset.open(data, split=split, role="val")
+def _images_of(data: Data, split: str | None) -> list[Path]:
+    dataset = open_dataset(data, split, "val")
     return [dataset[i].path for i in range(len(dataset))]
 
 

@@ -5,7 +5,6 @@ Every sample depends only on (seed, epoch, index), so a resumed run sees what an
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import os
 import signal
@@ -81,9 +80,7 @@ class Batch:
 
     def emptied(self) -> Batch:
         """A batch of no image."""
-        fields = dataclasses.fields(self.truth)
-        truth = DenseTruth(**{field.name: getattr(self.truth, field.name)[:0] for field in fields})
-        return Batch(self.strong[:0], truth, None, self.owners[:0], self.tokens[:0])
+        return Batch(self.strong[:0], self.truth.first_images(0), None, self.owners[:0], self.tokens[:0])
 
 
 @dataclass(frozen=True)

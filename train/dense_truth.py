@@ -47,6 +47,12 @@ class DenseTruth:
         """A copy in page-locked memory, which `to` copies from without waiting."""
         return self._each(Tensor.pin_memory)
 
+    def first_images(self, count: int) -> DenseTruth:
+        """The truth of the first images."""
+        objects = int(self.valid[:count].sum())
+        return dataclasses.replace(self._each(lambda tensor: tensor[:count]), masks=self.masks[:objects])
+
     def _each(self, change: Callable[[Tensor], Tensor]) -> DenseTruth:
         fields: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return DenseTruth(**{name: value if value is None else change(value) for name, value in fields.items()})
+        changed: dict[str, Any] = {name: value if value is None else change(value) for name, value in fields.items()}
+        return DenseTruth(**changed)

@@ -30,11 +30,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..runtime.errors import UnavailableError, UsageError, YolorEdgeError
 
-P, R, Value = ParamSpec("P"), TypeVar("R"), TypeVar("Value")
+P = ParamSpec("P")
+R = TypeVar("R")
+Value = TypeVar("Value")
 BUCKET = 8_000_000
 """Values of gradients that are exchanged at once."""
 
-_store: dist.Store | None = None
+_store: dist.Store | None = None  # pyright: ignore[reportPrivateImportUsage]
 _silent: bool | None = None
 
 
@@ -83,9 +85,10 @@ def joined() -> Iterator[None]:
         yield
         return
     try:
-        store, own, count = next(iter(dist.rendezvous("env://")))
+        store, own, count = next(iter(dist.rendezvous("env://")))  # pyright: ignore[reportPrivateImportUsage]
         # Another try of the same torchrun must not find what the one before has left there.
-        store = dist.PrefixStore(f"yolor_edge/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = dist.PrefixStore(f"yolor_edge/{restart}", store)  # pyright: ignore[reportPrivateImportUsage]
         # Of tensors on GPUs by NCCL; counts and objects, which lie in the host's memory, by gloo.
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, store=store, rank=own, world_size=count)
@@ -356,7 +359,9 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, gradient: Tensor
+    ) -> tuple[Tensor | None, ...]:
         x, weight, mean, scale, count = ctx.saved_tensors
         shape = (1, -1, *[1] * (x.ndim - 2))
         dims = [0, *range(2, x.ndim)]
@@ -409,6 +414,8 @@ class _Reach(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, gradient: Tensor
+    ) -> tuple[Tensor, ...]:
         zeros = [torch.zeros((), dtype=dtype, device=device).expand(shape) for shape, dtype, device in ctx.like]
         return gradient, *zeros

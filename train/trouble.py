@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 
 import torch
@@ -67,13 +66,10 @@ def largest_that_fits(trainer: Trainer, batch: Batch) -> int | None:
 
 def first_images(batch: Batch, count: int) -> Batch:
     """The first images of a batch, with their truth; of the views for captions as many."""
-    truth = batch.truth
-    end = int(truth.valid[:count].sum())
-    kept = {field.name: getattr(truth, field.name)[:count] for field in dataclasses.fields(truth)}
     rows = batch.owners < count
     return Batch(
         strong=batch.strong[:count],
-        truth=dataclasses.replace(truth, **{**kept, "masks": truth.masks[:end]}),
+        truth=batch.truth.first_images(count),
         weak=None if batch.weak is None else batch.weak[:count],
         owners=batch.owners[rows],
         tokens=batch.tokens[rows],

@@ -103,7 +103,7 @@ def _by_onnxruntime(model: onnx.ModelProto, pictures: CalibrationSet) -> onnx.Mo
         def __init__(self) -> None:
             self._tensors = pictures.tensors()
 
-        def get_next(self) -> dict[str, Any] | None:
+        def get_next(self) -> dict[str, Any] | None:  # pyright: ignore[reportIncompatibleMethodOverride]
             tensor = next(self._tensors, None)
             return None if tensor is None else {"images": tensor}
 

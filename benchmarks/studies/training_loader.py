@@ -128,6 +128,8 @@ def _in_forks(truths: CocoDataset | PackedTruths | None, count: int) -> list[flo
         for truth in () if truths is None else map(truths.__getitem__, range(count)):
             _ = [len(text) for text in truth.captions or ()]
             for outline in truth.segmentations or ():
+                if outline is None:
+                    continue
                 _ = len(outline["counts"]) if isinstance(outline, dict) else [polygon.max() for polygon in outline]
         barrier.wait()
         looked.put(round(_private_bytes() / 1e6, 1))

@@ -297,6 +297,7 @@ def _add_int8(
     in_fp32 = nodes_out_of_range(model, ({"images": tensor} for tensor in inputs))
     reports: list[BudgetReport] = []
     quantised: dict[str, onnx.ModelProto] = {}
+    dialect = INT8_DIALECTS[0]
     try:
         for dialect in INT8_DIALECTS:
             found, report = meet_budget(

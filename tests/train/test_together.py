@@ -50,7 +50,7 @@ def without_dropout(network: nn.Module) -> None:
         if isinstance(module, nn.Dropout):
             module.p = 0.0
         elif isinstance(module, Attention):
-            module.dropout = 0.0
+            module.dropout = 0.0  # pyright: ignore[reportArgumentType]
 
 
 def an_epoch(data: Path, config: TrainConfig, tasks: tuple[Task, ...] | None) -> Epoch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -230,7 +231,7 @@ def test_convolutions_may_share_their_weights(dialect: str) -> None:
     """As layers do that are called twice: what they read differs, so each has constants of its own."""
     rng = np.random.default_rng(0)
     weights = {"w0": rng.normal(0, 0.4, (4, 3, 3, 3)), "w": rng.normal(0, 0.3, (4, 4, 3, 3)), "b": rng.normal(size=4)}
-    conv = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
+    conv: dict[str, Any] = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
     nodes = [
         helper.make_node("Conv", ["images", "w0"], ["t0"], "first", **conv),
         helper.make_node("Conv", ["t0", "w", "b"], ["t1"], "second", **conv),
