@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -247,7 +248,8 @@ class OwnBatches(Sampler[list[tuple[int, int]]]):
 class TrainingLoader(DataLoader[_Sample | YolorEdgeError]):
     """Batches of an epoch, or the part of them that this process takes, which may be a batch of no image."""
 
-    def __iter__(self) -> Iterator[Batch | YolorEdgeError]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        """Each a `Batch`, or a `YolorEdgeError` as a value."""
         assert isinstance(self.batch_sampler, OwnBatches)
         for index, batch in enumerate(super().__iter__()):
             is_spare = isinstance(batch, Batch) and self.batch_sampler.spare(index)

@@ -79,7 +79,7 @@ class TruthTeller:
                 "class_ids": truth.class_ids.astype(np.int32),
             }
         if "masks" in tasks and truth.rles is not None:
-            masks = masks_from_rles(truth.rles, truth.size)
+            masks = masks_from_rles([rle for rle in truth.rles if rle is not None], truth.size)
             found["masks"] = InstanceMasks([(0, 0, mask.astype(np.uint8)) for mask in masks], truth.size)
         if "semantic" in tasks:
             found["semantic_map"] = truth.semantic_map()

@@ -61,7 +61,7 @@ def test_images_that_show_most_are_taken(tmp_path: Path) -> None:
             image_size=(8, 8),
             boxes=np.zeros((count, 4), np.float32),
             scores=np.zeros(count, np.float32),
-            class_ids=np.zeros(count, np.int64),
+            class_ids=np.zeros(count, np.int32),
             caption=Caption("a" * (kind // 2), (5,) * (kind // 2), 0.0, 0.0),
         )
 

@@ -149,7 +149,7 @@ def test_a_run_goes_on_with_other_numbers_of_processes(data: Path, tmp_path: Pat
     begin(data, alone)
     first, second = in_processes(2, begin, data, out, (1, 3), join=False)
     assert second is None
-    assert isinstance(first, distributed.ProcessLost) and not first.is_silent
+    assert isinstance(first, distributed.ProcessLost) and not getattr(first, "is_silent")  # noqa: B009
     assert [entry["epoch"] for entry in read_log(out)] == [1]
     (interrupted,) = in_processes(1, go_on, out, (0, 4), join=False)
     assert isinstance(interrupted, KeyboardInterrupt)
