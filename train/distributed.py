@@ -221,7 +221,7 @@ def own_device(device: torch.device) -> torch.device:
     local, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if local >= gpus:
         raise UsageError(
-            f"this machine has {gpus} GPUs, fewer than processes; give torchrun --nproc-per-node={gpus}", "device"
+            f"this machine has {gpus} GPUs, fewer than torchrun starts processes on it; start {gpus} of them", "device"
         )
     torch.cuda.set_device(local)
     return torch.device("cuda", local)

@@ -76,7 +76,7 @@ class ImageCache:
                     raise UsageError(
                         f"{folder}: <cache> disk has no room for {need / 1e9:.1f} GB of decoded images; take cache=off "
                         "or another <out>",
-                        "cache",
+                        ("cache", "out"),
                     ) from None
 
     def reduction(self, index: int) -> int:

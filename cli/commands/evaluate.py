@@ -44,12 +44,12 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--save-predictions",
         metavar="DIR",
-        help="write boxes, masks, captions and panoptic maps to a new folder, in COCO's results format",
+        help="write boxes, masks, captions and panoptic maps to a new folder, in COCO's results format (default: none)",
     )
     parser.add_argument(
         "--draw-worst",
         metavar="DIR",
-        help="draw the images with the most misses, truth beside prediction, to a new folder",
+        help="draw the images with the most misses, truth beside prediction, to a new folder (default: none)",
     )
     parser.add_argument(
         "--worst", type=int, default=20, metavar="N", help="images that --draw-worst draws (default: 20)"

@@ -94,7 +94,7 @@ def test_an_error_is_spelled_in_either_way_and_survives_pickling() -> None:
         ("export c --out o", "precisions", "--precision"),
         ("build b", "workspace_mib", "--workspace"),
         ("inspect c", "tasks", "--tasks"),
-        ("train --set seed=-1", "seed", "--set seed"),
+        ("train --set workers=-1", "workers", "--set workers"),
         ("train --set seed=-1", "settings", "--set"),
         ("train", "batch_size", "--set batch_size"),
         ("train", "epochs", "--epochs"),

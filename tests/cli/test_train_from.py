@@ -24,7 +24,7 @@ def test_from_a_run_with_frozen_parts_and_then_more_epochs(
     assert main([*boxes, "--from", first, *PARTS, "--out", str(second)]) == 0
     said = capsys.readouterr()
     assert said.out == f"checkpoint: {second / 'checkpoint'}\n"
-    assert said.err.startswith(f"from {first}:\ntensors        kept  by name   remade    added  dropped\nbackbone ")
+    assert f"\nfrom {first}:\ntensors        kept  by name   remade    added  dropped\nbackbone " in said.err
     run = json.loads((second / "run.json").read_text(encoding="utf-8"))
     assert run["start"]["frozen"] == ["backbone", "neck"]
     assert run["network"]["input_size"] == [64, 96]

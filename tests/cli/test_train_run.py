@@ -48,7 +48,7 @@ def test_options_win_over_the_file_and_the_file_over_the_defaults(asked: dict[st
 def test_what_may_change_on_the_way(asked: dict[str, Any]) -> None:
     assert set(CHANGEABLE) <= set(TrainConfig().to_json())
     assert main(["train", "--resume", "run", "--set", "batch_size=2", "--set", "workers=0"]) == 0
-    assert asked == {"out": "run", "others": (None, None, ["batch_size=2", "workers=0"])}
+    assert asked == {"out": "run", "others": (None, None, ["batch_size=2", "workers=0"], None)}
 
 
 @pytest.mark.parametrize(

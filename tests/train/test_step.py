@@ -89,6 +89,8 @@ def joined(a: Batch, b: Batch) -> Batch:
             value, other = padded(value), padded(other)
         elif name == "first_mask":
             other = other + len(a.truth.masks)
+        elif value is None:
+            continue
         fields[name] = torch.cat((value, other))
     assert a.weak is not None and b.weak is not None
     return Batch(

@@ -21,7 +21,7 @@ NAMES = ("cat", "dog", "owl")
 def truth_of(boxes: Any, classes: Any, crowd: Any = None) -> Truth:
     boxes = np.array(boxes, np.float32).reshape(-1, 4)
     crowd = np.zeros(len(boxes), bool) if crowd is None else np.array(crowd)
-    return Truth(1, Path("a.jpg"), (100, 100), boxes, np.array(classes, np.int64), crowd)
+    return Truth(1, Path("a.jpg"), (100, 100), boxes=boxes, class_ids=np.array(classes, np.int64), crowd=crowd)
 
 
 def result_of(boxes: Any, classes: Any, scores: Any) -> Result:
