@@ -15,7 +15,6 @@ from ..runtime.bundle.json_files import read_json
 from ..runtime.errors import UsageError, YolorEdgeError
 from ..runtime.images.image_files import read_image
 from ..runtime.results import Result
-from .precision.calibration import calibration_files
 
 GOLDEN_IMAGES = 3
 # Images that are looked at for those that show most.
@@ -44,7 +43,6 @@ def candidate_images(
     images: Sequence[Path] | None,
     data: Data | None = None,
     split: str | None = None,
-    calibration: str | Path | None = None,
     run: Path | None = None,
 ) -> list[Path]:
     """Images that a bundle may be proven on, at most `CANDIDATES`, spread over the first of these that is there.
@@ -53,7 +51,6 @@ def candidate_images(
         images: What the user named for it.
         data: The data set that int8 is scored on.
         split: Of that data set.
-        calibration: The images that int8 is calibrated on, as `calibration_files` reads them.
         run: The folder of the training, which names its data set.
     """
     found: list[Path] = []
@@ -61,8 +58,6 @@ def candidate_images(
         found = list(images)
     elif data is not None:
         found = _images_of(data, split)
-    elif calibration is not None:
-        found = calibration_files(calibration)
     elif run is not None and (run / "run.json").is_file():
         # What a training leaves behind may have been moved away from its data: then drawn scenes have to do.
         with contextlib.suppress(YolorEdgeError, KeyError):

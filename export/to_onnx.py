@@ -78,8 +78,8 @@ def export_bundle(
         input_size: (height, width) of the graphs, multiples of 32; by default what the network was trained at.
         tasks: The tasks to keep; by default all that the network has.
         images: Images to check the steps on and to keep for `verify`; by default those of the data set that int8 is
-            scored on, else of the calibration, else of the run's data set, else three drawn scenes. Of twelve spread
-            over them, the three are used in which the network finds something for most of its tasks.
+            scored on, else of the run's data set, else three drawn scenes. Of twelve spread over them, the three are
+            used in which the network finds something for most of its tasks.
         overwrite: Replace what lies at `out`.
         precisions: What to write beside fp32, and how; by default nothing.
         progress: Called with one line per step.
@@ -103,7 +103,7 @@ def export_bundle(
     spec = spec_with_options(network.config, options)
     precisions = precisions or PrecisionOptions()
     check_inputs(precisions, spec)
-    candidates = candidate_images(images, precisions.data, precisions.split, precisions.calibration, opened.path.parent)
+    candidates = candidate_images(images, precisions.data, precisions.split, opened.path.parent)
     with Model(spec_of(network.config), parts_of(network)) as model:
         references = telling_images(candidates, network.config.input_size, model.predict)
 

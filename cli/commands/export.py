@@ -55,7 +55,7 @@ def add(commands: Any) -> None:
         nargs="+",
         metavar="PATH",
         help="images, or folders of them, to check the conversions on; three that show most are kept for verify "
-        "(default: those of --data, else of --calibration, else of the run's data set, else drawn scenes)",
+        "(default: those of --data, else of the run's data set, else drawn scenes)",
     )
     add_precision(parser)
 

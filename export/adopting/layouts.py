@@ -324,7 +324,7 @@ def _judged(draft: Layout, values: Mapping[str, Array], said: Said) -> list[Layo
     if units == "normalised" and reach > _FAR:
         return f"its boxes reach to {reach:.4g}, so they are no shares of the image"
     scale = np.array(draft.size[::-1] if units == "pixels" else (1, 1), np.float64)
-    if said.coding and not _can_be(said.coding, boxes, scale):
+    if said.coding and boxes.size and not _can_be(said.coding, boxes, scale):
         return f"its boxes are not {said.coding}: some would have a negative size"
     codings = [said.coding] if said.coding else _codings(boxes, scale, draft.form)
     if not codings:

@@ -32,8 +32,8 @@ FLOAT32_TOLERANCE = 1e-5
 ROUNDING_FACTOR = 4.0
 # The algebra is that of one pixel, so the comparison in float64, which is slow, needs no full-sized image.
 _ALGEBRA_SIDE = 128
-# Of a network that rounds more than usual, a box may hover this near to the score threshold.
-_CLOSE_SCORE = 1e-3
+# What makes a network one that rounds more than usual, and there a box may hover this near to the score threshold.
+_MUCH_ROUNDING, _CLOSE_SCORE = 1e-4, 1e-3
 # How far logits that regions are chosen by may be off where they are not among the outputs.
 _SLACK = 1e-3
 _OPSET = 18
@@ -62,7 +62,7 @@ class FoldProof:
         """
         usual = Tolerances()
         own = max(self.rounding.values(), default=0.0)
-        if not own:
+        if own <= _MUCH_ROUNDING:
             return usual
         return replace(usual, head=max(usual.head, ROUNDING_FACTOR * own), borderline=max(_CLOSE_SCORE, own))
 

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from yolor_edge.evaluation.scenes.scene_files import write_scenes
 from yolor_edge.export.destination import CANDIDATES, candidate_images, telling_images
-from yolor_edge.runtime.errors import UsageError
+from yolor_edge.runtime.errors import DatasetError
 from yolor_edge.runtime.results import Caption, Result
 
 
@@ -23,18 +23,17 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_named_images_come_first_then_what_is_scored_then_calibration_then_the_run(data: Path, tmp_path: Path) -> None:
+def test_named_images_come_first_then_what_is_scored_then_the_run(data: Path, tmp_path: Path) -> None:
     named, scored = [tmp_path / "a.png", tmp_path / "b.png"], sorted((data / "val").iterdir())
-    assert candidate_images(named, data, None, data / "train", None) == named
-    found = candidate_images(None, data, None, data / "train", None)
+    assert candidate_images(named, data) == named
+    found = candidate_images(None, data)
     assert len(found) == CANDIDATES
     assert found == [file for file in scored[::2][:CANDIDATES]]
-    assert candidate_images(None, data, "train", None) == sorted((data / "train").iterdir())
-    assert candidate_images(None, None, None, data / "train") == sorted((data / "train").iterdir())
+    assert candidate_images(None, data, "train") == sorted((data / "train").iterdir())
     (tmp_path / "run.json").write_text(json.dumps({"data": str(data)}))
     assert candidate_images(None, run=tmp_path) == found
-    with pytest.raises(UsageError, match="no such"):
-        candidate_images(None, None, None, data / "nowhere")
+    with pytest.raises(DatasetError, match="no such"):
+        candidate_images(None, data / "nowhere")
 
 
 @pytest.mark.parametrize("content", ["{}", "no JSON", '{"data": "/nowhere"}'])

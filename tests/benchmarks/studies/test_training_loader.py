@@ -28,8 +28,8 @@ def test_every_cache_is_timed_and_the_processes_are_weighed(scenes: Path, tmp_pa
     rows = {(row["cache"], row["mosaic"]): row for row in report["speed"]}
     assert set(rows) == {(cache, mosaic) for cache in ("off", "ram", "disk") for mosaic in ("default", "always")}
     assert all(len(row["samples_ms"]) == 2 and row["images_per_second_and_core"] > 0 for row in rows.values())
-    assert [row["truths"] for row in report["memory"]] == ["Python's objects", "packed"]
-    assert all(len(row["own_mb"]) == WORKERS and min(row["own_mb"]) > 0 for row in report["memory"])
+    assert [row["truths"] for row in report["memory"]] == ["not looked at", "Python's objects", "packed"]
+    assert all(len(row["own_mb"]) == WORKERS and min(row["own_mb"]) >= 0 for row in report["memory"])
     assert "| ram | always | 12 |" in (tmp_path / "found.md").read_text()
 
 
