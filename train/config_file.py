@@ -85,7 +85,7 @@ def read_config_file(path: str | Path) -> tuple[dict[str, Any], TrainConfig]:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UsageError(f"{path}: no such file; expected a TOML file, as {path.name} in the folder of a run") from None
+        raise UsageError(f"{path}: no such file; expected a TOML file, as config.toml in the folder of a run") from None
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror or error})") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

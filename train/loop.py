@@ -110,6 +110,8 @@ def fit(
         raise UsageError(
             f"{out}: holds a run already; continue it (yolor-edge train --resume {out}) or choose another <out>", "out"
         )
+    if out.exists() and any(out.samefile(root) for root in roots_of(data) if root.exists()):
+        raise UsageError(f"{out}: is the data set's own folder; choose another <out> for the run", "out")
     for argument, value in (("freeze", freeze), ("vocabulary", vocabulary)):
         if value and start is None:
             raise UsageError(

@@ -90,11 +90,14 @@ def draw_truth(
 
 
 def write_sheet(path: Path, datasets: Sequence[CocoDataset], objects: Sequence[Objects]) -> None:
-    """Write sample images of the first data set with their labels, and histograms of all, as one picture."""
-    parts = [_title(f"{datasets[0].root.name} ({datasets[0].split}): labels"), _samples(datasets[0])]
-    for one in objects:
-        if one.sides.size:
-            parts += [_title(one.title), _histograms(one)]
+    """Write sample images with their labels, of the first split of each folder, and histograms, as one picture."""
+    first = list({one.root: one for one in reversed(datasets)}.values())[::-1]
+    parts = []
+    for one in first:
+        parts += [_title(f"{one.root.name} ({one.split}): labels"), _samples(one, max(4, _SAMPLES // len(first)))]
+    for found in objects:
+        if found.sides.size:
+            parts += [_title(found.title), _histograms(found)]
     width = max(part.shape[1] for part in parts)
     rows = [
         cv2.copyMakeBorder(part, 0, 0, 0, width - part.shape[1], cv2.BORDER_CONSTANT, value=PAPER) for part in parts
@@ -108,11 +111,11 @@ def _title(text: str) -> NDArray[np.uint8]:
     return panel
 
 
-def _samples(dataset: CocoDataset) -> NDArray[np.uint8]:
+def _samples(dataset: CocoDataset, cells_wanted: int) -> NDArray[np.uint8]:
     """Images evenly through the split; those with a map get a second cell that shows it."""
     cells: list[NDArray[np.uint8]] = []
     shows_maps = "semantic" in dataset.tasks
-    wanted = _SAMPLES // 2 if shows_maps else _SAMPLES
+    wanted = cells_wanted // 2 if shows_maps else cells_wanted
     for index in np.linspace(0, len(dataset) - 1, min(wanted, len(dataset))).astype(int):
         truth = dataset[int(index)]
         cells.append(_cell(dataset, truth, False))

@@ -34,6 +34,8 @@ _WORST = 1e6
 # Logits reach 20 and more, probabilities 1, and a sigmoid passes on at most a quarter of what logits are off: in all so
 # many times as much of the scale.
 _PROBABILITIES, _STEEPNESS = SCORE_HEADS["probabilities"], 5.0
+# A box whose score is this near to the threshold may come or go by the rounding of fp32 alone.
+_HOVERING = 1e-4
 # The most of all boxes that may be absent because another one was kept in their place.
 _RIVALS = 0.25
 # How much less two boxes may overlap once they are clipped to the image: suppression sees them whole.
@@ -408,7 +410,7 @@ def _same_objects(
     near = [
         (i, j, iou) for i, j, iou in pairs if iou >= tolerances.box_iou and apart[i, j] <= tolerances.score
     ]  # written so that a NaN is not
-    lowest = score_threshold + tolerances.borderline
+    lowest = score_threshold + max(tolerances.borderline, _HOVERING)
     missed = [one for one in _lone(expected, found, pairs) if not one[0].scores[one[1]] <= lowest]
     told = ""
     if missed or len(near) < len(pairs):

@@ -294,6 +294,13 @@ def test_half_precision_checkpoints(finished: Path, scenes: Path, tmp_path: Path
     assert checkpoint.path == tmp_path / "run" / "checkpoint"
 
 
+def test_a_run_is_not_written_into_its_own_data(scenes: Path) -> None:
+    before = sorted(scenes.rglob("*"))
+    with pytest.raises(UsageError, match=r"is the data set's own folder; choose another out"):
+        fit(scenes, scenes)
+    assert sorted(scenes.rglob("*")) == before
+
+
 def test_an_existing_run_is_refused(finished: Path, scenes: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     with pytest.raises(UsageError, match=r"finished: holds a run already; continue it .yolor-edge train --resume "):

@@ -111,6 +111,12 @@ def test_in_fp16_a_box_at_the_threshold_may_come_or_go() -> None:
     assert [check.stage for check in compare("x", without, answers(), FP16, 0.25) if not check.passed] == []
 
 
+def test_in_fp32_a_box_at_the_threshold_may_come_or_go_by_rounding() -> None:
+    without, lowest = answers(scores=SCORES[:2]), float(SCORES[2])
+    assert failed(without, Tolerances(), threshold=lowest - 5e-5) == []
+    assert failed(without, Tolerances(), threshold=lowest - 5e-4) == ["boxes"]
+
+
 def test_in_fp16_half_of_the_captions_have_to_be_the_same() -> None:
     other = answers(captions={"greedy": (9, 6, 7), "beam": (5, 8)})
     neither = answers(captions={"greedy": (9, 6, 7), "beam": (1,)})
