@@ -227,7 +227,13 @@ def label_by_model(
                 lines.write(json.dumps(line) + "\n")
                 if progress is not None:
                     progress("labelling", len(done) + place + 1, len(numbers))
-        return _finish(staging, out, options, info, tasks, ids, source)
+        summary = _finish(staging, out, options, info, tasks, ids, source)
+    if summary.objects == 0 and summary.images and report is not None:
+        report(
+            f"warning: the teacher finds no object that scores above {options.score_threshold:g}; a lower "
+            "threshold, or another teacher, may find some"
+        )
+    return summary
 
 
 @dataclass(frozen=True)
