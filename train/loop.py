@@ -252,6 +252,11 @@ def _on_threads(threads: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def busy_cores() -> float:
+    """How many cores were busy in the last minute; 0 where the system does not say."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+
+
 def _trainer(
     out: Path,
     dataset: CocoDataset,
@@ -262,6 +267,12 @@ def _trainer(
 ) -> Trainer:
     """What moves the weights of a run, before its first step."""
     device = choose_device(config.device)
+    if device.type == "cpu" and torch.get_num_threads() > 1 and busy_cores() > 0.5:
+        # Threads of torch wait for each other by spinning: one that another program keeps from running holds up all.
+        say(
+            f"other programs keep {busy_cores():.1f} of {torch.get_num_threads()} cores busy; on such a machine "
+            "--threads 1 can be several times as fast"
+        )
     drawn = epoch_length(repeats_of(dataset, network.tasks, config.least_share))
     steps = steps_of_epoch(-(-drawn // config.batch_size), config)
     start = None

@@ -301,6 +301,22 @@ def test_a_run_is_not_written_into_its_own_data(scenes: Path) -> None:
     assert sorted(scenes.rglob("*")) == before
 
 
+@pytest.mark.parametrize(("load", "threads", "is_told"), [(1.7, 2, True), (0.1, 2, False), (1.7, 1, False)])
+def test_a_busy_machine_is_told(
+    load: float,
+    threads: int,
+    is_told: bool,
+    scenes: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(Epochs, "run", lambda self: None)
+    fit(scenes, tmp_path / "run", config=replace(TRAIN, check="off"), input_size=SIZE, threads=threads)
+    assert ("other programs keep 1.7 of " in capsys.readouterr().err) == is_told
+
+
 def test_an_existing_run_is_refused(finished: Path, scenes: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     with pytest.raises(UsageError, match=r"finished: holds a run already; continue it .yolor-edge train --resume "):
