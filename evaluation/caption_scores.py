@@ -137,7 +137,7 @@ def rouge_l_by_image(references: Sequence[Sequence[str]], candidates: Sequence[s
         wanted = [one for one in (text.split() for text in texts) if one]
         if not words or not wanted:
             continue
-        common = [_common_length(words, one) for one in wanted]
+        common = [common_length(words, one) for one in wanted]
         precision = max(common) / len(words)
         recall = max(length / len(one) for length, one in zip(common, wanted, strict=True))
         if precision and recall:
@@ -145,7 +145,7 @@ def rouge_l_by_image(references: Sequence[Sequence[str]], candidates: Sequence[s
     return scores
 
 
-def _common_length(a: Sequence[str], b: Sequence[str]) -> int:
+def common_length(a: Sequence[str], b: Sequence[str]) -> int:
     """The length of the longest common subsequence."""
     row = [0] * (len(b) + 1)
     for word in a:

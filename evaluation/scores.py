@@ -176,6 +176,8 @@ class Predictions:
         self._class_names = tuple(class_names)
         self._semantic_names = tuple(semantic_names)
         self._images = 0
+        # Which images, counted from 0, have truth and an answer for a score.
+        self._places: dict[str, list[int]] = {name: [] for name in ("box_ap", "mask_ap", "miou", "cider")}
         self._boxes = DetectionScores(class_names)
         self._masks = DetectionScores(class_names)
         self._semantic = SemanticScores(semantic_names)
@@ -200,6 +202,7 @@ class Predictions:
         if result.semantic_map is not None and truth.semantic is not None:
             self._add_maps(truth, result)
         if truth.captions and result.caption is not None:
+            self._places["cider"].append(self._images - 1)
             self._references.append(truth.captions)
             self._candidates.append(result.caption.text)
 
@@ -217,11 +220,13 @@ class Predictions:
         found = _with_sizes(result.boxes)
         answers = result.class_ids, result.scores
         truths = Objects(wanted, truth.class_ids, truth.crowd, truth.areas)
+        self._places["box_ap"].append(self._images - 1)
         self._boxes.add(truths, Found(found, *answers, found[:, 2] * found[:, 3]))
         if truth.rles is not None and result.masks is not None:
             # A box without a mask is ignored, as a crowd: what is found on it is neither right nor wrong.
             crowd = truth.crowd | ~truth.mask_known
             truths = Objects(_with_rectangles(truth), truth.class_ids, crowd, truth.areas)
+            self._places["mask_ap"].append(self._images - 1)
             self._masks.add(truths, Found(result.masks, *answers, result.masks.areas()))
 
     def _add_maps(self, truth: Truth, result: Result) -> None:
@@ -237,6 +242,7 @@ class Predictions:
                 f"image {truth.image_id}: semantic_map must have shape {expected.shape}, got {predicted.shape}"
             )
         _check_ids(truth.image_id, "semantic_map", predicted, len(self._semantic_names))
+        self._places["miou"].append(self._images - 1)
         self._semantic.add(expected, predicted)
         if self._off_borders is not None:
             self._off_borders.add(expected, predicted)
@@ -250,6 +256,26 @@ class Predictions:
             crowds = [number for number, one in enumerate(panoptic.listed, 1) if one in panoptic.crowds]
             wanted = Segments(segments, [panoptic.classes[one] for one in panoptic.listed], crowds)
             self._panoptic.add(wanted, merge(result, self._to_semantic, self._things))
+
+    def resampled(self, weights: np.ndarray) -> dict[str, np.ndarray]:
+        """Box AP, mask AP, mIoU and CIDEr as if each image were there several times, by the names of `Scores`.
+
+        Args:
+            weights: (resamples, images) integers: how often each image is taken, in the order they were added.
+
+        Returns:
+            (resamples,) float64 for each score that has truth; NaN where none of it was taken.
+        """
+        scores: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+            "box_ap": self._boxes.resampled_ap,
+            "mask_ap": self._masks.resampled_ap,
+            "miou": self._semantic.resampled_miou,
+        }
+        if self._candidates:
+            wanted = [[" ".join(plain_words(text)) for text in texts] for texts in self._references]
+            cider = cider_by_image(wanted, [" ".join(plain_words(text)) for text in self._candidates])
+            scores["cider"] = lambda taken: taken @ cider / np.where(taken.any(1), taken.sum(1), np.nan)
+        return {name: score(weights[:, self._places[name]]) for name, score in scores.items() if self._places[name]}
 
     def finish(self, resamples: int = 0, seed: int = 0) -> Scores:
         """The scores of everything added so far.

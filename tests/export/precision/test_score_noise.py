@@ -110,6 +110,24 @@ def test_scores_are_those_of_the_evaluation(pairs: list[tuple[Truth, Result]]) -
     assert dict(scored(pairs)) == pytest.approx(evaluated(pairs), abs=1e-6)
 
 
+def test_truth_that_is_partial_or_sticks_out_is_scored_as_the_evaluation_does(
+    pairs: list[tuple[Truth, Result]],
+) -> None:
+    """A box without an outline, boxes beyond the image, classes that nobody labelled."""
+    partial = []
+    for place, (truth, result) in enumerate(pairs):
+        assert truth.boxes is not None and truth.segmentations is not None
+        annotated = np.hstack([truth.boxes[:, :2], truth.boxes[:, 2:] - truth.boxes[:, :2] + 5]).astype(np.float64)
+        outlines = (None, *truth.segmentations[1:]) if truth.segmentations else ()
+        known = np.array([True, True, False]) if place % 2 else None
+        changed = dataclasses.replace(
+            truth, annotated_boxes=annotated, segmentations=outlines, known_classes=known, semantic=truth.semantic
+        )
+        partial.append((changed, result))
+    assert dict(scored(partial)) == pytest.approx(evaluated(partial), abs=1e-6)
+    assert dict(scored(partial)) != pytest.approx(dict(scored(pairs)), abs=1e-3)
+
+
 def test_a_draw_scores_as_if_its_images_were_there_so_often(pairs: list[tuple[Truth, Result]]) -> None:
     found = scored(pairs)
     draws = np.random.default_rng(0).multinomial(len(pairs), [1 / len(pairs)] * len(pairs), 200)
