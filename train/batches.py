@@ -127,7 +127,8 @@ class TrainingViews(Dataset[_Sample | YolorEdgeError]):
         reader = _Reader(self)
         if config.augment == "none":
             return _Sample(weak_view(truth, reader, self.rule, rng), None, self._captions(truth, rng)[0])
-        captions, mirrored = self._captions(truth, rng, config.caption_flip)
+        flip = config.caption_flip if config.augment == "asymmetric" else 0.0
+        captions, mirrored = self._captions(truth, rng, flip)
         dense = strong_view(
             truth,
             lambda draw: self._truth(self.truths.partner(index, draw)),
@@ -137,6 +138,8 @@ class TrainingViews(Dataset[_Sample | YolorEdgeError]):
             rng,
             plain=epoch >= config.epochs - config.plain_epochs,
         )
+        if config.augment == "strong":
+            return _Sample(dense, None, captions)
         weak = weak_view(truth, reader, self.rule, rng, dense=False, mirrored=mirrored) if captions else None
         return _Sample(dense, weak, captions)
 

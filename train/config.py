@@ -38,7 +38,7 @@ class TrainConfig:
         amp: "auto" uses bfloat16 or float16 where the device computes it natively, "off" float32.
         compile: Whether torch compiles backbone and neck, which needs a compiler and some minutes at the start.
         augment: "asymmetric" sees a strong view for the dense tasks and a weak one for the caption; "none" one weak
-            view for all.
+            view for all; "strong" one strong view for all, which shows less, more or mirrored what the caption says.
         mosaic: Probability that a strong view is made of four images.
         mixup: Probability that a strong view is mixed with another one.
         copy_paste: Probability that objects with masks are pasted into a strong view from another picture.
@@ -105,7 +105,7 @@ class TrainConfig:
     ema_decay: float = 0.9998
     amp: Literal["auto", "off"] = "auto"
     compile: bool = False
-    augment: Literal["asymmetric", "none"] = "asymmetric"
+    augment: Literal["asymmetric", "strong", "none"] = "asymmetric"
     mosaic: float = 0.75
     mixup: float = 0.1
     copy_paste: float = 0.0
@@ -212,7 +212,7 @@ class TrainConfig:
                 raise UsageError(f"<{name}> must be at most {most}, got {getattr(self, name)}", argument=name)
         for name, choices in (
             ("amp", ("auto", "off")),
-            ("augment", ("asymmetric", "none")),
+            ("augment", ("asymmetric", "strong", "none")),
             ("cache", ("off", "ram", "disk")),
             ("balance", ("fixed", "uncertainty")),
             ("weights", ("float32", "float16")),

@@ -116,6 +116,18 @@ def test_without_augmentation_captions_speak_of_the_one_view(scenes: Path) -> No
         assert batch.owners.tolist() == [i for i in range(len(batch.strong)) for _ in range(2)]
 
 
+def test_one_strong_view_for_all_is_what_captions_speak_of(scenes: Path) -> None:
+    data = CocoDataset.open(scenes)
+    network = network_for(data)
+    for batch, apart in zip(
+        batches_of(data, network, replace(TRAIN, augment="strong")), batches_of(data, network, TRAIN), strict=True
+    ):
+        assert torch.equal(batch.strong, apart.strong)
+        assert torch.equal(batch.tokens, apart.tokens)
+        assert batch.weak is None
+        assert batch.owners.tolist() == [i for i in range(len(batch.strong)) for _ in range(2)]
+
+
 def test_captions_go_to_the_pictures_that_have_them(scenes_with_one_caption: Path) -> None:
     data = CocoDataset.open(scenes_with_one_caption)
     network = network_for(data)

@@ -182,7 +182,7 @@ def test_no_settings_change_nothing_and_the_last_one_wins() -> None:
         ("perspective=0.3", "perspective must lie within 0 and 0.2, got 0.3"),
         ("copy_paste=2", "copy_paste must lie within 0 and 1, got 2.0"),
         ("cache=gpu", "cache must be one of off, ram, disk, got 'gpu'"),
-        ("augment=strong", "augment must be one of asymmetric, none, got 'strong'"),
+        ("augment=weak", "augment must be one of asymmetric, strong, none, got 'weak'"),
         ("weights=int8", "weights must be one of float32, float16, got 'int8'"),
     ],
 )
