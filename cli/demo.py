@@ -43,7 +43,7 @@ def demo(
     from .runtime.options import LoadOptions
     from .runtime.runner.outputs import RunOptions
     from .runtime.runner.runner import RunLines, run
-    from .runtime.sources.sources import open_source
+    from .runtime.sources.sources import open_images
     from .runtime.verification.replay import verify
 
     check_threads(threads)
@@ -52,11 +52,7 @@ def demo(
         raise UsageError(f"{folder}: is a file, expected a folder to write to", argument="out")
     weights = Path(checkpoint) if checkpoint is not None else _shipped("checkpoint")
     pictures = Path(images) if images is not None else _shipped("images")
-    source = open_source(pictures)
-    if source.kind != "images":
-        raise UsageError(
-            f"{source.name}: is a video or a camera; the demo takes images, yolor-edge run takes both", "images"
-        )
+    source = open_images(pictures)
 
     say(f"1. Export {weights} to {folder / 'bundle'}")
     bundle = export_bundle(

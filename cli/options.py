@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .output import say
-from .parsing import Misuse
 
 if TYPE_CHECKING:
     from .export.precision.precisions import PrecisionOptions
@@ -225,19 +223,11 @@ def add_json(group: Group) -> None:
 
 def image_files(paths: Sequence[str] | None) -> list[Path] | None:
     """The images that `--images` names, one by one or in folders; None without it."""
-    from .runtime.sources.sources import open_source
+    from .runtime.sources.sources import open_images
 
     if paths is None:
         return None
-    found: list[Path] = []
-    for path in paths:
-        if not os.path.exists(path) and not any(sign in path for sign in "*?["):
-            raise Misuse(f"--images {path}: no such file or folder; give images, folders of them or patterns")
-        source = open_source(path)
-        if source.kind != "images":
-            raise Misuse(f"--images {source.name}: is a video or a camera; give images or folders of them")
-        found += source.files
-    return found
+    return [file for path in paths for file in open_images(path).files]
 
 
 def add_precision(parser: argparse.ArgumentParser) -> None:

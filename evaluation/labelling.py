@@ -40,7 +40,7 @@ from ..runtime.model import load as open_model
 from ..runtime.options import LoadOptions, PredictOptions
 from ..runtime.progress import Count, Say
 from ..runtime.results import Caption, Result
-from ..runtime.sources.sources import Source, open_source
+from ..runtime.sources.sources import Source, open_images
 from .dataset.split_files import check_new_split, move_split, write_json, write_panoptic_png
 from .dataset.truth import IGNORED
 
@@ -195,11 +195,7 @@ def label_by_model(
     out = Path(out)
     tasks = model.spec.choose_tasks(options.tasks)
     check_new_split(out, options.split)
-    source = open_source(images, report=report)
-    if source.kind != "images":
-        raise UsageError(
-            f"{source.name}: is a video or a camera; labels are for images, give files, a folder or a glob"
-        )
+    source = open_images(images, report)
     info = {
         "description": f"labels made by a machine ({model.spec.name}), not by people",
         "version": package_version(),

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..options import add_backend, add_caption, add_data, add_json, caption_options, load_options
 from ..output import count, print_result
-from ..parsing import add_command
+from ..parsing import Misuse, add_command
 
 
 def add(commands: Any) -> None:
@@ -51,9 +51,7 @@ def add(commands: Any) -> None:
         metavar="DIR",
         help="draw the images with the most misses, truth beside prediction, to a new folder (default: none)",
     )
-    parser.add_argument(
-        "--worst", type=int, default=20, metavar="N", help="images that --draw-worst draws (default: 20)"
-    )
+    parser.add_argument("--worst", type=int, metavar="N", help="images that --draw-worst draws (default: 20)")
     torch = parser.add_argument_group("checkpoint")
     torch.add_argument("--device", metavar="D", help="auto, cpu or cuda:N (default: auto, a GPU if there is one)")
     torch.add_argument(
@@ -68,12 +66,14 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from ..evaluation.evaluator import ScoreOptions
     from ..scoring import evaluate_checkpoint_or_bundle
 
+    if arguments.worst is not None and arguments.draw_worst is None:
+        raise Misuse("--worst says how many images --draw-worst DIR draws; give that too")
     options = ScoreOptions(
         resamples=arguments.resamples,
         boundary_ignore=arguments.boundary_ignore,
         save_predictions=arguments.save_predictions,
         draw_worst=arguments.draw_worst,
-        worst=arguments.worst,
+        worst=20 if arguments.worst is None else arguments.worst,
     )
     found = evaluate_checkpoint_or_bundle(
         arguments.model,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from ...runtime.errors import DatasetError
+from ...runtime.sources.file_kinds import kind_of
 from .coco_files import KINDS, CocoSplit, Parts, read_coco
 from .yolo_files import YoloSplit, describe_label_studio_yolo, describe_yolo, read_yolo
 
@@ -170,4 +172,9 @@ def _hint(root: Path) -> str:
         return "; XML files (Pascal VOC) are not read, export the labels as COCO or YOLO"
     if (root / "labels").is_dir() or next(root.glob("*/labels"), None) is not None:
         return "; there are labels/ but no data.yaml, which names the classes: write one"
+    if any(path.is_file() and kind_of(path) == "image" for path in islice(root.rglob("*"), 1000)):
+        return (
+            f"; it holds images and no labels: yolor-edge label TEACHER {root} --out DATA makes some, and "
+            "yolor-edge train --teacher TEACHER takes it as it is"
+        )
     return ""

@@ -24,7 +24,7 @@ from ...runtime.files import sha256_of, write_atomically
 from ...runtime.images.image_files import read_image
 from ...runtime.images.preprocess import PreprocessRule, preprocess
 from ...runtime.progress import Count
-from ...runtime.sources.sources import open_source
+from ...runtime.sources.sources import open_images
 from ..onnx_graphs.graph_view import GraphView
 from ..onnx_graphs.probe import open_probe
 
@@ -143,10 +143,7 @@ def calibration_files(source: str | Path) -> list[Path]:
         if not files:
             raise UsageError(f"{path}: lists no images; expected one path per line")
         return files
-    found = open_source(str(source))
-    if found.kind != "images":
-        raise UsageError(f"{found.name}: is a video or a camera; calibration needs images, a folder or a list of them")
-    return list(found.files)
+    return list(open_images(source).files)
 
 
 class CalibrationSet:

@@ -167,12 +167,12 @@ def _entry(title: str, values: Sequence[str], between: str = ", ") -> Iterator[s
 
 
 def _plain(value: Any) -> str:
-    """A JSON value in words: "epochs 16, data (name scenes)"."""
+    """A JSON value in words: "epochs 16, data (name scenes)"; scores without those of single classes."""
     if isinstance(value, Mapping):
         parts = (
             f"{name} ({_plain(v)})" if isinstance(v, Mapping) else f"{name} {_plain(v)}"
             for name, v in value.items()
-            if v not in (None, [], {}, "")
+            if v not in (None, [], {}, "") and not name.endswith("_by_class") and name != "intervals"
         )
         return ", ".join(parts)
     if isinstance(value, list):

@@ -38,6 +38,7 @@ from .grabs import First, Grab, grab
 
 _SECONDS_BETWEEN_TRIES = 1.0
 _SOURCES = "an image, a folder, a glob, a video, a camera index, a URL or a GStreamer pipeline"
+_IMAGES = "image files, a folder of them or a glob"
 _LAST_CAMERA = 9999  # OpenCV's numbers hold the driver in front of the camera, such as 700 + 1
 
 
@@ -287,6 +288,23 @@ def open_source(
             argument=refused,
         )
     return opened
+
+
+def open_images(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], report: Say | None = None) -> Source:
+    """As `open_source`, where images are wanted and no video, camera or stream would do.
+
+    Raises:
+        UsageError: If nothing is there, or no image.
+    """
+    text = str(source) if isinstance(source, str | os.PathLike) else None
+    is_address = text is not None and (is_pipeline(text) or is_url(text) or text.isdecimal() or text == STDIN)
+    if text is not None and not is_address and not glob.has_magic(text) and not os.path.exists(text):
+        raise UsageError(f"{shown(text)}: no such file or folder; give {_IMAGES}")
+    found = None if is_address else open_source(source, report=report)
+    if found is None or found.kind != "images":
+        name = shown(str(source)) if found is None else found.name
+        raise UsageError(f"{name}: is a video or a camera; give {_IMAGES}")
+    return found
 
 
 def _opened(

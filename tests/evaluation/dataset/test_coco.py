@@ -490,6 +490,9 @@ def test_a_folder_that_is_no_data_set(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DatasetError, match="file: is a file; expected a folder"):
         CocoDataset.open(tmp_path / "file")
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((4, 4, 3), np.uint8))
+    with pytest.raises(DatasetError, match="holds images and no labels: yolor-edge label TEACHER"):
+        CocoDataset.open(tmp_path)
 
 
 @pytest.mark.parametrize(

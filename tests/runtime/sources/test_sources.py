@@ -17,7 +17,7 @@ from yolor_edge.runtime.errors import ImageError, UsageError
 from yolor_edge.runtime.images.image_files import write_image
 from yolor_edge.runtime.sources import addresses, capture, sources
 from yolor_edge.runtime.sources.capture import CameraOptions, RawFrames, bgr, open_capture, whole_pipeline
-from yolor_edge.runtime.sources.sources import Source, open_source
+from yolor_edge.runtime.sources.sources import Source, open_images, open_source
 
 from .cameras import FakeCamera, mjpeg_server, picture
 
@@ -238,6 +238,18 @@ def test_names_of_files_from_names_of_streams() -> None:
     assert addresses.file_stem("rtsp://[::1]:554/a b/../c") == "rtsp-1-554-a-b-..-c"
     assert addresses.file_stem("://") == "stream"
     assert len(addresses.file_stem("x" * 300)) == 100
+
+
+@pytest.mark.parametrize("source", ["rtsp://u:s3cret@host/a", "0", "gst:videotestsrc", "-"])
+def test_where_images_are_wanted_no_other_source_is_opened(source: str) -> None:
+    with pytest.raises(
+        UsageError, match="is a video or a camera; give image files, a folder of them or a glob"
+    ) as told:
+        open_images(source)
+    assert "s3cret" not in str(told.value)
+    with pytest.raises(UsageError, match="nowhere: no such file or folder; give image files, a folder") as told:
+        open_images("nowhere")
+    assert "camera" not in str(told.value)
 
 
 def test_a_secret_of_an_address_that_is_no_url_does_not_show(tmp_path: Path) -> None:
