@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .engines.to_tensorrt import BuiltEngine, build_engines
     from .parity.stage_diff import Diff, diff
     from .precision.precisions import PrecisionOptions
+    from .quantised_training import plan_quantisation
     from .to_onnx import export_bundle
 
 __getattr__, __dir__ = lazily(
@@ -18,6 +19,7 @@ __getattr__, __dir__ = lazily(
         ".engines.to_tensorrt": ("BuiltEngine", "build_engines"),
         ".parity.stage_diff": ("Diff", "diff"),
         ".precision.precisions": ("PrecisionOptions",),
+        ".quantised_training": ("plan_quantisation",),
         ".to_onnx": ("export_bundle",),
     },
     "export",

@@ -155,7 +155,7 @@ def export_bundle(
         for warning in unproven(read_golden(file)[1] for file in sorted((folder / GOLDEN_FOLDER).iterdir())):
             say(f"warning: {warning}")
         parity["onnx_fp32"] = [asdict(check) for check in checks]
-        added = add_precisions(folder, graphs, spec, references, precisions, say)
+        added = add_precisions(folder, graphs, spec, references, precisions, say, opened.int8_bounds)
         parity["tolerances"].update(added.tolerances)
         parity.update(added.parity)
         describe_graphs(folder, spec, graphs, opened.sha256, opened.licence)

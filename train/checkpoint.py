@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,12 +40,15 @@ class Checkpoint:
         layout: The network's configuration, of our own plan or a list of layers.
         provenance: How it came to be: training configuration, data, versions, scores; of an imported one the file.
         sha256: Digest of the weights file.
+        int8_bounds: By path of a block, the largest absolute value of its output that int8 is to hold, as a training
+            with int8 in the loop learned it; empty for others.
     """
 
     path: Path
     layout: AnyConfig
     provenance: dict[str, Any] = field(repr=False)
     sha256: str
+    int8_bounds: dict[str, float] = field(default_factory=dict, repr=False)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Checkpoint:
@@ -78,6 +82,9 @@ class Checkpoint:
                 raise CheckpointError(f"{folder}: schema {schema}, this version reads {SCHEMA}; upgrade yolor-edge")
             network = description["network"]
             layout = config_from_json(network)
+            bounds = {str(path): float(bound) for path, bound in description.get("int8_bounds", {}).items()}
+            if any(not 0 < bound < math.inf for bound in bounds.values()):
+                raise ValueError("an int8 bound that is not above 0")
         except (AttributeError, ValueError, KeyError, TypeError) as error:
             if isinstance(error, UsageError):
                 raise CheckpointError(f"{folder / DESCRIPTION}: {error}") from None
@@ -93,7 +100,7 @@ class Checkpoint:
                 f"{weights}: has SHA-256 {found[:12]}..., {DESCRIPTION} says {str(digest)[:12]}...; "
                 "it was altered or belongs to another checkpoint, copy the folder again"
             )
-        return cls(folder, layout, description.get("provenance", {}), found)
+        return cls(folder, layout, description.get("provenance", {}), found, bounds)
 
     @property
     def licence(self) -> str:
@@ -160,6 +167,7 @@ def write_checkpoint(
     network: AnyNetwork,
     provenance: dict[str, Any],
     weights: Literal["float32", "float16"] = "float32",
+    int8_bounds: dict[str, float] | None = None,
 ) -> Checkpoint:
     """Write `network` to `folder`; matrices and kernels as `weights`, vectors always as float32.
 
@@ -182,9 +190,10 @@ def write_checkpoint(
             "sha256": digest,
             "network": network.config.to_json(),
             "provenance": {"torch": torch.__version__, **provenance},
+            **({"int8_bounds": int8_bounds} if int8_bounds else {}),
         }
         write_atomically(place / DESCRIPTION, _readable(description))
-    return Checkpoint(folder, network.config, description["provenance"], digest)
+    return Checkpoint(folder, network.config, description["provenance"], digest, int8_bounds or {})
 
 
 def with_provenance(checkpoint: Checkpoint, **more: Any) -> Checkpoint:
@@ -195,6 +204,7 @@ def with_provenance(checkpoint: Checkpoint, **more: Any) -> Checkpoint:
         "sha256": checkpoint.sha256,
         "network": checkpoint.layout.to_json(),
         "provenance": provenance,
+        **({"int8_bounds": checkpoint.int8_bounds} if checkpoint.int8_bounds else {}),
     }
     write_atomically(checkpoint.path / DESCRIPTION, _readable(description))
     return dataclasses.replace(checkpoint, provenance=provenance)

@@ -31,7 +31,9 @@ from .config import TrainConfig
 from .distributed import ProcessLost, copy_from_first, is_first, size, wait_for_all
 from .network.any_network import AnyNetwork
 from .network.layers import LayersConfig
+from .network.network import Network
 from .progress import Progress, say
+from .quantisation import learned_bounds, unquantised
 from .run_files import BEST, CACHE, LAST, STATE, finish_before_stopping, read_log, write_log
 from .run_page.detections import Matches
 from .run_page.page import BATCHES, MATCHES, SAMPLES, RunPage
@@ -333,8 +335,12 @@ class Epochs:
         validation = validation or entry.get("validation")
         if validation is not None:
             provenance["validation"] = validation
+        bounds = learned_bounds(weights)
+        if bounds:
+            assert isinstance(weights, Network)
+            weights = unquantised(weights)
         with finish_before_stopping():
-            write_checkpoint(self.out / name, weights, provenance, self.config.weights)
+            write_checkpoint(self.out / name, weights, provenance, self.config.weights, bounds)
 
     def _about(self) -> dict[str, str]:
         """What is trained on what, for people."""

@@ -30,6 +30,7 @@ from .network.any_network import AnyConfig
 from .network.config import Captioner, NetworkConfig, Size, Task
 from .network_for_data import network_for
 from .progress import say
+from .quantisation import QuantisationPlan
 from .run_files import RUN, STATE, not_a_run, read_run, write_run
 from .run_state import epochs_done, write_state
 from .start import Transfer, Weights
@@ -56,6 +57,7 @@ def fit(
     freeze: Sequence[str] = (),
     vocabulary: str | os.PathLike[str] | None = None,
     teacher: str | os.PathLike[str] | None = None,
+    quantisation: QuantisationPlan | None = None,
 ) -> Checkpoint:
     """Train a network on a data set, from nothing or from the weights of another one.
 
@@ -91,6 +93,9 @@ def fit(
         teacher: Folder of a checkpoint, a run or a bundle whose predictions are learnt too, as `TrainConfig.distill`
             says.
 
+        quantisation: What is rounded to int8 in every step, as `export.quantised_training.plan_quantisation` finds it
+            for the start; batch statistics stay those of the start.
+
     Returns:
         The checkpoint of the averaged (EMA) weights: the best one where the data set has a validation split, else the
         last.
@@ -119,6 +124,8 @@ def fit(
             )
     if teacher is not None:
         data = labelled_first(data, teacher, out, config.device, threads)
+    if quantisation is not None:
+        config = dataclasses.replace(config, statistics_images=0)
     dataset = open_dataset(data, split, "train", config.val_share, config.seed)
     weights = None if start is None else Weights.open(start, vocabulary)
     layout = None if weights is None else weights.layout
@@ -133,6 +140,13 @@ def fit(
         transfer = Transfer.plan(weights, network)
         transfer.check_frozen(freeze)
         begun = {**weights.source, "frozen": list(freeze), "tensors": transfer.counts()}
+    if quantisation is not None and (transfer is None or transfer.fresh):
+        what = "nothing to start from" if transfer is None else f"{len(transfer.fresh)} tensors that are new"
+        raise UsageError(
+            f"<quantise> goes on with a trained network, here is {what}; train in float first, on the same classes and "
+            "words, and give that as <start>",
+            argument=("quantise", "start"),
+        )
     if start is None and len(dataset) < FEW_IMAGES:
         say(
             f"{len(dataset)} images are few to learn from nothing; with --from the training starts from the weights of "
@@ -163,6 +177,8 @@ def fit(
         run |= {"start": begun, "fresh": transfer.fresh}
     if distillation is not None:
         run["teacher"] = distillation.teacher.source
+    if quantisation is not None:
+        run["quantisation"] = quantisation.to_json()
     with _on_threads(threads):
         write_run(out, run)
         trainer = _trainer(out, dataset, network, config, run, distillation)
@@ -283,4 +299,14 @@ def _trainer(
             raise not_a_run(out, error) from None
     if distillation is not None:
         say(distillation.describe())
-    return Trainer(network, config, config.epochs * steps, device, start, distillation)
+    quantisation = None
+    if "quantisation" in run:
+        try:
+            quantisation = QuantisationPlan.from_json(run["quantisation"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise not_a_run(out, error) from None
+        say(
+            f"int8 in the loop: weights of {len(quantisation.weights)} convolutions, {len(quantisation.groups)} "
+            f"activations with bounds first measured on {quantisation.images} images"
+        )
+    return Trainer(network, config, config.epochs * steps, device, start, distillation, quantisation)

@@ -24,9 +24,12 @@ from .network.any_network import AnyConfig, network_of
 from .network.layers import LayerNetwork
 from .network.network import Network
 from .network.parts import modules_by_part, set_class_biases
+from .quantisation import QuantisationPlan, is_bound, quantise
 from .start import Transfer, Weights
 
 BALANCE_RATE = 10.0
+BOUND_RATE = 20.0
+"""Rate of the logarithms of int8 bounds, relative to that of the weights."""
 """Rate of the learned weights of tasks, relative to the learning rate."""
 
 
@@ -121,6 +124,7 @@ class Trainer:
         device: Where.
         start: Of a network that is filled with other weights (by `load_start`) before the first step.
         distillation: From a teacher, beside the truth.
+        quantisation: What is rounded to int8 in every step.
 
     Attributes:
         gradient_norms: By task, () on the device, as last measured by a step.
@@ -134,6 +138,7 @@ class Trainer:
         device: torch.device,
         start: StartRates | None = None,
         distillation: Distillation | None = None,
+        quantisation: QuantisationPlan | None = None,
     ) -> None:
         self.config, self.steps, self.device = config, steps, device
         torch.manual_seed(config.seed)
@@ -142,9 +147,14 @@ class Trainer:
             set_class_biases(self.network)
         self.network.to(device=device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         distributed.share_batch_norms(self.network)
+        self.quantisation = quantisation
+        if quantisation is not None:
+            quantise(self.network, quantisation)
         # Laid out as the network is, so that all tensors of the average move in one call.
         self.average = network_of(network)
         self.average.to(device=device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if quantisation is not None:
+            quantise(self.average, quantisation)
         self.average.load_state_dict(self.network.state_dict())
         self.average.eval()
         modules = modules_by_part(network)
@@ -182,6 +192,7 @@ class Trainer:
             if parameter.requires_grad:
                 is_decayed = parameter.ndim >= 2 and min(parameter.shape[:2]) > 1
                 rate = 1.0 if start is None or name in start.fresh else self.config.kept_rate
+                rate *= BOUND_RATE if is_bound(name) else 1.0
                 decay = self.config.weight_decay if is_decayed else 0.0
                 groups.setdefault((rate, decay), []).append(parameter)
         order = sorted(groups, reverse=True)

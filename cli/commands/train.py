@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..options import add_captioner, add_data_folders, add_tasks, add_val_share, names, size
+from ..output import say
 from ..parsing import PROGRAM, Misuse, add_command
 from ..processes import is_first_process
 from ..termination import terminated_like_interrupted
@@ -29,6 +31,9 @@ CHANGEABLE = (
 )
 """Settings that may change on the way: they say where, how fast and in what pieces the same training is done."""
 
+QUANTISED: dict[str, Any] = {"epochs": 10, "learning_rate": 1e-4, "kept_rate": 1.0, "amp": "off"}
+"""Defaults of a training with int8 in the loop: short and careful, in the numbers that are rounded."""
+
 
 def add(commands: Any) -> None:
     """Add the command to the parser's commands."""
@@ -46,6 +51,7 @@ def add(commands: Any) -> None:
         "with --epochs it gets more. Progress with the loss of every task is written to stderr.",
         "yolor-edge train --data scenes --size n --epochs 30 --input-size 224x288 --out runs/scenes\n"
         "  yolor-edge train --from runs/scenes --freeze backbone --data mine --epochs 10 --out runs/mine\n"
+        "  yolor-edge train --from runs/scenes --quantise scenes/train --data scenes --out runs/scenes-int8\n"
         "  yolor-edge train --config runs/scenes/config.toml --set seed=1 --out runs/scenes-1\n"
         "  yolor-edge train --resume runs/scenes --epochs 60",
     )
@@ -92,6 +98,13 @@ def add(commands: Any) -> None:
         metavar="CHECKPOINT|BUNDLE",
         help="learn from the predictions of this network too, in the tasks that both have or those of --set "
         "distill=boxes,masks; with --resume where the teacher of the run is now (default: from the data alone)",
+    )
+    start.add_argument(
+        "--quantise",
+        metavar="IMAGES",
+        help="train with int8 in the loop, as export --precision int8 will round: ranges begin as measured on these "
+        "images (folder, glob or list) and are learned. For a trained network given with --from; then epochs=10, "
+        "learning_rate=0.0001, kept_rate=1 and amp=off unless set (default: train in float)",
     )
     network = parser.add_argument_group("network")
     network.add_argument("--size", choices=("n", "s", "m", "l"), help="size of the network (default: n, or as --from)")
@@ -150,6 +163,7 @@ def _resumed(arguments: argparse.Namespace) -> Checkpoint:
         "vocabulary",
         "val_share",
         "seed",
+        "quantise",
     )
     given = [f"--{name.replace('_', '-')}" for name in others if getattr(arguments, name) is not None]
     given += ["--from"] if arguments.start is not None else []
@@ -167,7 +181,7 @@ def _begun(arguments: argparse.Namespace) -> Checkpoint:
     from ..train.config import TrainConfig
 
     options: dict[str, Any] = {}
-    config = TrainConfig()
+    config = TrainConfig() if arguments.quantise is None else replace(TrainConfig(), **QUANTISED)
     if arguments.config is not None:
         from ..train.config_file import read_config_file
 
@@ -197,6 +211,12 @@ def _begun(arguments: argparse.Namespace) -> Checkpoint:
     settings = [f"{name}={getattr(arguments, name)}" for name in own if getattr(arguments, name) is not None]
     settings += ["check=off"] if arguments.no_check else []
     config = config.with_settings([*settings, *(arguments.settings or [])])
+    if arguments.quantise is not None:
+        from ..export.quantised_training import plan_quantisation
+
+        if options.get("start") is None:
+            raise Misuse("--quantise goes on with a trained network; give it with --from CHECKPOINT")
+        options["quantisation"] = plan_quantisation(options["start"], arguments.quantise, progress=say)
     return fit(options.pop("data"), arguments.out, config=config, **options)
 
 

@@ -44,6 +44,7 @@ from .calibration import (
     scales_summary,
 )
 from .failures import tell_failure
+from .learned_bounds import with_learned_bounds
 from .score_noise import DEFAULT_MAX_DROP, ImageScores, MaxDrop, allowed_drops, check_max_drop, score_images
 from .to_fp16 import halve_around_int8, nodes_out_of_range, to_fp16
 from .to_int8 import quantize
@@ -183,6 +184,7 @@ def add_precisions(
     images: Mapping[str, NDArray[np.uint8]],
     options: PrecisionOptions,
     say: Say,
+    int8_bounds: Mapping[str, float] | None = None,
 ) -> Added:
     """Write the graphs of further precisions beside the fp32 ones in `folder`, and list them in `graphs`.
 
@@ -193,6 +195,7 @@ def add_precisions(
         images: The reference images, (h, w, 3) uint8 BGR by name.
         options: What to write.
         say: Called with one line per step.
+        int8_bounds: By block, what a training with int8 in the loop learned of its output's range.
 
     A precision that does not pass, fp16 because it answers otherwise than fp32, int8 because it misses the budget, is
     left out and recorded with the reason.
@@ -204,7 +207,7 @@ def add_precisions(
     if options.wants_fp16:
         _add_fp16(folder, graphs, spec, images, options, say, added)
     if options.wants_int8:
-        _add_int8(folder, graphs, spec, images, options, say, added)
+        _add_int8(folder, graphs, spec, images, options, say, added, int8_bounds or {})
     return added
 
 
@@ -276,10 +279,14 @@ def _add_int8(
     options: PrecisionOptions,
     say: Say,
     added: Added,
+    int8_bounds: Mapping[str, float],
 ) -> None:
     model = onnx.load(folder / graphs["vision"]["fp32"])
     dataset = _dataset(options)
     calibration, inputs = _calibration(model, spec, list(images.values()), options, _held_out(dataset), say)
+    if int8_bounds and options.scales is None:
+        calibration, count = with_learned_bounds(calibration, model, int8_bounds)
+        say(f"{count} tensors have the range that training with int8 in the loop has learned for them")
     exact = _Scorer(folder, graphs, spec, dataset)
     if dataset is not None:
         say(f"scoring fp32 on {len(dataset)} images of {options.data} ...")

@@ -92,6 +92,14 @@ def activation_scales(
     return tuple(conv.name for conv in chosen), {name.removesuffix(SUFFIX): pair for name, pair in scales.items()}
 
 
+def held_in_int8(
+    model: onnx.ModelProto, dialect: str, keep_float: Collection[str] = ()
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """What `quantize` would do: the convolutions it puts into int8, and every tensor with the group of its scale."""
+    view, chosen, _ = _choose(model, dialect, keep_float)
+    return tuple(conv.name for conv in chosen), _tensors_to_quantize(view, chosen, dialect)
+
+
 def _choose(
     model: onnx.ModelProto, dialect: str, keep_float: Collection[str]
 ) -> tuple[GraphView, list[onnx.NodeProto], set[str]]:
