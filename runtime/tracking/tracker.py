@@ -23,14 +23,14 @@ from .camera_motion import CameraMotionEstimator
 
 @dataclass(frozen=True)
 class TrackerOptions:
-    """How objects are followed. The defaults are those of ByteTrack.
+    """How objects are followed.
 
     Attributes:
         high_score: Boxes that score at least this are matched with tracks first.
         low_score: Boxes that score at least this go on with tracks for which no better one was found; they are often
             objects that are half hidden. Others are left out.
         new_score: Boxes that score at least this begin a track; None for 0.1 above `high_score`, at most 1.
-        overlap: IoU, times the score, that a box has at least with where its track is guessed to be.
+        overlap: IoU that a box has at least with where its track is guessed to be; times its score where that is high.
         confirm_frames: Frames in a row in which an object is seen before it has an id; it has one at once in the first
             frame of all.
         lost_frames: Frames for which a track that nobody sees waits for its object to come back.

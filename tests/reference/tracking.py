@@ -109,7 +109,7 @@ class ReferenceTracker:
                         track.number = self.last
 
         match([t for t in self.tracks if t.number], high, 0.2, True)
-        match([t for t in self.tracks if t.number and not t.is_lost and t.obj is None], low, 0.5, False)
+        match([t for t in self.tracks if t.number and t.obj is None], low, 0.2, False)
         match([t for t in self.tracks if not t.number], high, 0.3, True)
         for track in self.tracks:
             if track.obj is None:

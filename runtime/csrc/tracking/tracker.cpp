@@ -9,7 +9,6 @@
 namespace yolor_edge {
 namespace {
 
-constexpr double kLowOverlap = 0.5;       // IoU of boxes of low score with the tracks that they go on with
 constexpr double kNewOverlap = 0.3;       // IoU times score of a track's second box with its first
 constexpr float kSameOverlap = 0.85f;     // IoU above which a track and a lost one are the same object
 constexpr float kFarthest = 16777216.0f;  // pixels; floats have no half ones beyond
@@ -76,8 +75,9 @@ void Tracker::update(const FoundObjects& objects, const TrackingStep& step, int6
     };
     take([](const Track& track) { return track.id != 0; });
     associate(objects, &high_, options_.overlap, true);
-    take([](const Track& track) { return track.id != 0 && !track.is_lost; });
-    associate(objects, &low_, kLowOverlap, false);
+    // Lost ones too, unlike in the paper: what comes out of hiding is weak at first.
+    take([](const Track& track) { return track.id != 0; });
+    associate(objects, &low_, options_.overlap, false);
     take([](const Track& track) { return track.id == 0; });
     associate(objects, &high_, kNewOverlap, true);
     for (Track& track : tracks_) {

@@ -14,7 +14,7 @@ struct TrackingOptions {
     double high_score = 0.5;  ///< boxes from here on are matched first
     double low_score = 0.1;   ///< boxes from here on go on with tracks that are left over then
     double new_score = 0.6;   ///< boxes from here on begin tracks
-    double overlap = 0.2;     ///< IoU times score that boxes of the first pass and their tracks have at least
+    double overlap = 0.2;     ///< IoU, in the first pass times the score, that boxes and tracks have at least
     int64_t confirm = 2;      ///< frames in a row that a track is seen before it has a number
     double lost_frames = 30.0;    ///< frames that a track lives unseen
     double lost_seconds = 0.0;    ///< above 0: seconds instead
