@@ -458,7 +458,7 @@ class Tracker:
         high_score: Boxes from here on are matched first.
         low_score: Boxes from here on go on with the tracks that are left over.
         new_score: Boxes from here on begin tracks.
-        overlap: IoU that a box has with its track at least, in the first pass times its score.
+        overlap: IoU that a box has with its track at least; times its score where that is high.
         confirm_frames: Frames in a row that a track is seen before it has an id.
         lost_frames: Frames that a track lives unseen.
         lost_seconds: Above 0: seconds that it does, instead.

@@ -110,7 +110,8 @@ class ReferenceTracker:
 
         match([t for t in self.tracks if t.number], high, 0.2, True)
         match([t for t in self.tracks if t.number and t.obj is None], low, 0.2, False)
-        match([t for t in self.tracks if not t.number], high, 0.3, True)
+        match([t for t in self.tracks if not t.number], high, 0.2, True)
+        match([t for t in self.tracks if not t.number and t.obj is None], low, 0.2, False)
         for track in self.tracks:
             if track.obj is None:
                 track.is_lost, track.is_over = True, not track.number

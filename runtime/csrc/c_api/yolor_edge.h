@@ -349,7 +349,7 @@ typedef struct yolor_edge_tracker_options {
     double high_score; /* boxes from here on are matched with tracks first; 0 to 1; 0.5 */
     double low_score;  /* boxes from here on go on with tracks left over then; 0 to high_score; 0.1 */
     double new_score;  /* boxes from here on begin tracks; high_score to 1; 0.6 */
-    double overlap; /* IoU that a box has with its track at least, in the first pass times its score; 0.2 */
+    double overlap; /* IoU that a box has with its track at least; times its score where that is high; 0.2 */
     int64_t confirm_frames; /* frames in a row that an object is seen before it has a number; at least 1; 2 */
     double lost_frames;     /* frames that a track lives unseen; 0 to 1e9; 30 */
     double lost_seconds;    /* above 0: seconds instead; 0 */

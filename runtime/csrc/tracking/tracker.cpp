@@ -9,7 +9,6 @@
 namespace yolor_edge {
 namespace {
 
-constexpr double kNewOverlap = 0.3;       // IoU times score of a track's second box with its first
 constexpr float kSameOverlap = 0.85f;     // IoU above which a track and a lost one are the same object
 constexpr float kFarthest = 16777216.0f;  // pixels; floats have no half ones beyond
 constexpr int64_t kMaskPoints = 64;       // on the longer side of a mask that is remembered
@@ -73,13 +72,18 @@ void Tracker::update(const FoundObjects& objects, const TrackingStep& step, int6
                 candidates_.push_back(static_cast<int32_t>(i));
         }
     };
-    take([](const Track& track) { return track.id != 0; });
-    associate(objects, &high_, options_.overlap, true);
-    // Lost ones too, unlike in the paper: what comes out of hiding is weak at first.
-    take([](const Track& track) { return track.id != 0; });
-    associate(objects, &low_, options_.overlap, false);
-    take([](const Track& track) { return track.id == 0; });
-    associate(objects, &high_, kNewOverlap, true);
+    // Weak ones go on with lost and new tracks too, unlike in the paper: what comes out of hiding is weak at
+    // first.
+    const auto is_known = [](const Track& track) { return track.id != 0; };
+    take(is_known);
+    associate(objects, &high_, true);
+    take(is_known);
+    associate(objects, &low_, false);
+    const auto is_new = [](const Track& track) { return track.id == 0; };
+    take(is_new);
+    associate(objects, &high_, true);
+    take(is_new);
+    associate(objects, &low_, false);
     for (Track& track : tracks_) {
         if (track.is_matched) continue;
         track.is_lost = true;
@@ -135,9 +139,8 @@ void Tracker::sort_out(const FoundObjects& objects) {
 }
 
 /// Match the candidates with objects; those that are matched leave `numbers`.
-///   least  that the overlap is, times the score where `times_score`
-void Tracker::associate(const FoundObjects& objects, std::vector<int32_t>* numbers, double least,
-                        bool times_score) {
+///   times_score  the overlap counts times the score of the object
+void Tracker::associate(const FoundObjects& objects, std::vector<int32_t>* numbers, bool times_score) {
     if (candidates_.empty() || numbers->empty()) return;
     const size_t n = numbers->size();
     meets_.resize(n);
@@ -167,8 +170,9 @@ void Tracker::associate(const FoundObjects& objects, std::vector<int32_t>* numbe
             double overlap = static_cast<double>(both / (area + area_[j] - both));
             if (objects.masks != nullptr) overlap = mask_overlap(objects, track, object);
             if (times_score) overlap *= static_cast<double>(objects.scores[object]);
-            if (overlap > least) {
-                pairs_.push_back({static_cast<int32_t>(row), static_cast<int32_t>(j), overlap - least});
+            if (overlap > options_.overlap) {
+                pairs_.push_back(
+                    {static_cast<int32_t>(row), static_cast<int32_t>(j), overlap - options_.overlap});
             }
         }
     }

@@ -1,4 +1,5 @@
-/// Objects that keep their number from frame to frame: ByteTrack's association (arXiv 2110.06864).
+/// Objects that keep their number from frame to frame: ByteTrack's association (arXiv 2110.06864), in which
+/// weak boxes go on with lost and with new tracks as well.
 #pragma once
 
 #include <cstddef>
@@ -11,11 +12,11 @@
 namespace yolor_edge {
 
 struct TrackingOptions {
-    double high_score = 0.5;  ///< boxes from here on are matched first
-    double low_score = 0.1;   ///< boxes from here on go on with tracks that are left over then
-    double new_score = 0.6;   ///< boxes from here on begin tracks
-    double overlap = 0.2;     ///< IoU, in the first pass times the score, that boxes and tracks have at least
-    int64_t confirm = 2;      ///< frames in a row that a track is seen before it has a number
+    double high_score = 0.5;      ///< boxes from here on are matched first
+    double low_score = 0.1;       ///< boxes from here on go on with tracks that are left over then
+    double new_score = 0.6;       ///< boxes from here on begin tracks
+    double overlap = 0.2;         ///< IoU that boxes and tracks have at least; times a high score
+    int64_t confirm = 2;          ///< frames in a row that a track is seen before it has a number
     double lost_frames = 30.0;    ///< frames that a track lives unseen
     double lost_seconds = 0.0;    ///< above 0: seconds instead
     bool class_agnostic = false;  ///< a track may change its class
@@ -101,8 +102,7 @@ class Tracker {
 
     void predict(const TrackingStep& step);
     void sort_out(const FoundObjects& objects);
-    void associate(const FoundObjects& objects, std::vector<int32_t>* numbers, double least,
-                   bool times_score);
+    void associate(const FoundObjects& objects, std::vector<int32_t>* numbers, bool times_score);
     double mask_overlap(const FoundObjects& objects, const Track& track, int32_t object) const;
     void see(const FoundObjects& objects, Track* track, int32_t object);
     void begin_tracks(const FoundObjects& objects);
