@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from ..environment.opencv import require_opencv
 
 _LONGEST_SIDE = 480  # of the image that points are looked for in
-_MOST_POINTS = 400
+_MOST_POINTS = 200
 _LEAST_POINTS = 12
+_WINDOW = 15, 15  # pixels around a point
 
 
 class CameraMotionEstimator:
@@ -41,7 +42,9 @@ class CameraMotionEstimator:
         grey = np.asarray(cv2.cvtColor(small, cv2.COLOR_BGR2GRAY) if small.ndim == 3 else small, np.uint8)
         motion = np.eye(2, 3)
         if self._before is not None and self._points is not None and self._before.shape == grey.shape:
-            found, is_found, _ = cv2.calcOpticalFlowPyrLK(self._before, grey, self._points, None)  # type: ignore[call-overload]
+            found, is_found, _ = cv2.calcOpticalFlowPyrLK(  # type: ignore[call-overload]
+                self._before, grey, self._points, None, winSize=_WINDOW
+            )
             good = is_found.ravel() == 1
             if np.count_nonzero(good) >= _LEAST_POINTS:
                 matrix, inliers = cv2.estimateAffinePartial2D(self._points[good], found[good])
