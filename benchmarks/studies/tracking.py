@@ -147,8 +147,8 @@ def peers() -> Iterator[tuple[str, Callable[[], Follow]]]:
         import supervision
 
         name = f"supervision {version('supervision')} ByteTrack"
-        if hasattr(supervision, "ByteTrack"):
-            made = supervision.ByteTrack
+        made: Any = getattr(supervision, "ByteTrack", None)
+        if made is not None:
             yield name, lambda: theirs(lambda: made(track_activation_threshold=HIGH), "update_with_detections")
         from trackers import ByteTrackTracker  # type: ignore[import-not-found]
 
@@ -242,6 +242,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=output_file, help="JSON file to write")
     chosen = parser.parse_args(arguments)
     before = describe_state()
+    threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     made: dict[str, Callable[[], Follow]] = {
         "yolor-edge": lambda: ours(class_agnostic=True),
@@ -251,18 +252,21 @@ def main(arguments: list[str] | None = None) -> None:
     }
     report: dict[str, Any] = {"rows": []}
     for camera, count, first in (("still", chosen.still, 0), ("moving", chosen.moving, 100)):
+        if not count:
+            continue
         sequences = [
             drawn_sequence(chosen.seed, first + i, chosen.frames, chosen.objects, camera) for i in range(count)
         ]
         runs = [followed(sequence, made) for sequence in sequences]
         for name in made:
-            scores = scores_of(sequences, [ids[name] for ids, _ in runs]) if sequences else {}
+            scores = scores_of(sequences, [ids[name] for ids, _ in runs])
             times = [ms for _, taken in runs for ms in taken[name]]
             report["rows"].append({"camera": camera, "tracker": name, **scores, **_times(times)})
     without_image = {name: make for name, make in made.items() if "camera motion" not in name}
     _, times = followed(crowd(chosen.crowd, 60), without_image)
     for name in without_image:
         report["rows"].append({"camera": f"crowd of {chosen.crowd}", "tracker": name, **_times(times[name])})
+    cv2.setNumThreads(threads)
     for row in report["rows"]:
         scores = " ".join(f"{key} {row[key]:.3f}" for key in ("mota", "idf1", "hota") if key in row)
         switches = f", {row['identity_switches']} switches" if "identity_switches" in row else ""
@@ -279,8 +283,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _times(times: Sequence[tuple[float, float]]) -> dict[str, float]:
-    if not times:
-        return {}
     by_clock, of_core = ([each[i] for each in times] for i in (0, 1))
     return {
         "median_ms": round(statistics.median(by_clock), 4),

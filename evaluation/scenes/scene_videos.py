@@ -114,7 +114,7 @@ def draw_video(
             place = ways[number].at(frame)
             if place is not None:
                 (x, y), scale = place
-                shape, color = shapes[classes[number]], COLORS[colors[number]]
+                shape, color = shapes[int(classes[number])], COLORS[int(colors[number])]
                 centre = (float(x) - left, float(y) - top)
                 moving = MovingShape(number, shape, color, centre, float(sides[number]) * scale, float(turns[number]))
                 there.append(moving)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,7 +32,7 @@ class CameraMotionEstimator:
 
         Returns:
             (2, 3) float64: where what was at (x, y, 1) of the image before is in this one, a turn, a scale and a
-            shift; "nowhere else" for the first image, one of another size, and where too few points are found again.
+            shift; the identity for the first image, one of another size, and where too few points are found again.
         """
         import cv2  # here, since tracking needs it only for this
 
@@ -42,9 +44,8 @@ class CameraMotionEstimator:
         grey = np.asarray(cv2.cvtColor(small, cv2.COLOR_BGR2GRAY) if small.ndim == 3 else small, np.uint8)
         motion = np.eye(2, 3)
         if self._before is not None and self._points is not None and self._before.shape == grey.shape:
-            found, is_found, _ = cv2.calcOpticalFlowPyrLK(  # type: ignore[call-overload]
-                self._before, grey, self._points, None, winSize=_WINDOW
-            )
+            nowhere: Any = None  # a first guess
+            found, is_found, _ = cv2.calcOpticalFlowPyrLK(self._before, grey, self._points, nowhere, winSize=_WINDOW)
             good = is_found.ravel() == 1
             if np.count_nonzero(good) >= _LEAST_POINTS:
                 matrix, inliers = cv2.estimateAffinePartial2D(self._points[good], found[good])
@@ -53,10 +54,12 @@ class CameraMotionEstimator:
         stretch = np.array([grey.shape[1] / image.shape[1], grey.shape[0] / image.shape[0]])
         background = np.full(grey.shape, 255, np.uint8)
         own = np.empty((0, 4)) if boxes is None else boxes
-        for x1, y1, x2, y2 in np.rint(own * np.tile(stretch, 2)).astype(int):
-            background[max(0, y1) : max(0, y2), max(0, x1) : max(0, x2)] = 0
+        corners = np.clip(np.nan_to_num(own * np.tile(stretch, 2)), 0, _LONGEST_SIDE)
+        for x1, y1, x2, y2 in np.rint(corners).astype(int):
+            background[y1:y2, x1:x2] = 0
         self._before = grey
-        self._points = cv2.goodFeaturesToTrack(grey, _MOST_POINTS, 0.01, 5, mask=background)  # type: ignore[assignment]
+        points: Any = cv2.goodFeaturesToTrack(grey, _MOST_POINTS, 0.01, 5, mask=background)  # None where there are none
+        self._points = points
         # From OpenCV's pixels of the small image, whose centres are whole numbers, to those that boxes are in.
         to_small = np.array([[stretch[0], 0, -0.5], [0, stretch[1], -0.5], [0, 0, 1]])
         return (np.linalg.inv(to_small) @ np.vstack([motion, [0, 0, 1]]) @ to_small)[:2]

@@ -293,12 +293,12 @@ def _parsed(kind: str, text: str) -> tuple[tuple[tuple[float, float], ...], str]
 def _checked(kind: str, points: Any) -> tuple[tuple[float, float], ...]:
     """The points as numbers, whatever sequence they came in."""
     try:
-        values = np.array(points, float)
+        values: NDArray[np.float64] = np.array(points, float)
     except (TypeError, ValueError):
         values = np.empty(0)
     if values.ndim != 2 or values.shape[1] != 2 or not np.isfinite(values).all():
         raise UsageError(f"<{kind}> must be points (x, y) of finite numbers, got {str(points)[:60]}", argument=kind)
-    return tuple((float(x), float(y)) for x, y in values)
+    return tuple((x, y) for x, y in values.tolist())
 
 
 def _text(points: Sequence[tuple[float, float]]) -> str:

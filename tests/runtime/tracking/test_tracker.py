@@ -156,7 +156,7 @@ def test_a_known_camera_motion_is_followed() -> None:
 
 def test_camera_motion_is_estimated() -> None:
     rng = np.random.default_rng(3)
-    wide = cv2.GaussianBlur(rng.integers(0, 255, (700, 1300, 3), dtype=np.uint8), (0, 0), 3)
+    wide = np.asarray(cv2.GaussianBlur(rng.integers(0, 255, (700, 1300, 3), dtype=np.uint8), (0, 0), 3), np.uint8)
     shift = np.array([23, -14])
     first = wide[100:580, 100:900]
     second = wide[100 - shift[1] : 580 - shift[1], 100 - shift[0] : 900 - shift[0]]
