@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-KERNEL_FOLDERS := host shared simd vision captions
+KERNEL_FOLDERS := host shared simd vision captions tracking
 KERNELS := $(foreach folder,. $(KERNEL_FOLDERS),$(wildcard runtime/csrc/$(folder)/*.?pp))
 CPP_FILES := $(KERNELS) $(wildcard runtime/csrc/cuda/* runtime/csrc/c_api/*.h runtime/csrc/c_api/*.?pp tests/native/*.c* tests/native/*.hpp examples/cpp/*.?pp)
 PACKAGING := setup.py pyproject.toml constraints.txt scripts/make-venv.sh $(KERNELS)
@@ -40,7 +40,7 @@ format: $(VENV)/.made-for-dev  ## lay out Python and C++
 typecheck: $(VENV)/.made-for-dev build/typing  ## check types with pyright
 	$(BIN)/pyright
 
-sanitize: $(foreach what,address thread,build/sanitize/$(what) build/sanitize/captions-$(what) build/sanitize/recycling-$(what))  ## run the kernels under address, undefined and thread sanitizers
+sanitize: $(foreach what,address thread,build/sanitize/$(what) build/sanitize/captions-$(what) build/sanitize/recycling-$(what) build/sanitize/tracking-$(what))  ## run the kernels under address, undefined and thread sanitizers
 	for run in $^; do echo $$run && $$run || exit 1; done
 
 clean:  ## remove what was built
@@ -83,6 +83,10 @@ build/sanitize/captions-thread: tests/native/captions.cpp $(KERNELS)
 build/sanitize/recycling-address build/sanitize/recycling-thread: tests/native/recycling.cpp runtime/csrc/host/recycling.cpp runtime/csrc/host/recycling.hpp
 	@mkdir -p $(@D)
 	$(SANITIZE) -fsanitize=$(subst address,address$(comma)undefined,$(@F:recycling-%=%)) -o $@ $< runtime/csrc/host/recycling.cpp
+
+build/sanitize/tracking-address build/sanitize/tracking-thread: tests/native/tracking.cpp $(wildcard runtime/csrc/tracking/*)
+	@mkdir -p $(@D)
+	$(SANITIZE) -fsanitize=$(subst address,address$(comma)undefined,$(@F:tracking-%=%)) -o $@ $< $(wildcard runtime/csrc/tracking/*.cpp)
 
 # The stages lie beside cli, which is imported as yolor_edge, and are imported from inside it; links show that to pyright.
 build/typing: Makefile $(wildcard cli/*.py)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .evaluator import Evaluation, ScoreOptions, evaluate
     from .labelling import LabelOptions, LabelSummary, label
     from .scenes.scene_files import write_scenes
+    from .scenes.scene_videos import write_videos
     from .scores import Scores
 
 __getattr__, __dir__ = lazily(
@@ -22,6 +23,7 @@ __getattr__, __dir__ = lazily(
         ".evaluator": ("Evaluation", "ScoreOptions", "evaluate"),
         ".labelling": ("LabelOptions", "LabelSummary", "label"),
         ".scenes.scene_files": ("write_scenes",),
+        ".scenes.scene_videos": ("write_videos",),
         ".scores": ("Scores",),
     },
     "bench",

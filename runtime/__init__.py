@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from .stream.scene_change import SceneChange
     from .stream.stream import Stream, StreamOptions
     from .stream.stream_results import StreamResult, StreamStatistics
+    from .tracking.regions import Crossing, Line, RegionCounter, Zone
+    from .tracking.tracker import Track, Tracker, TrackerOptions
     from .verification.replay import Replay, Verification, verify, verify_everything
 
 __getattr__, __dir__ = lazily(
@@ -74,6 +76,8 @@ __getattr__, __dir__ = lazily(
         ".stream.scene_change": ("SceneChange",),
         ".stream.stream": ("Stream", "StreamOptions"),
         ".stream.stream_results": ("StreamResult", "StreamStatistics"),
+        ".tracking.regions": ("Crossing", "Line", "RegionCounter", "Zone"),
+        ".tracking.tracker": ("Track", "Tracker", "TrackerOptions"),
         ".verification.replay": ("Replay", "Verification", "verify", "verify_everything"),
     },
 )

@@ -439,3 +439,70 @@ class CaptionDecoder:
 
     def log_probs(self, memory: NDArray[np.float32], tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         """(T, V), of the token after each of tokens (T,), which begin with bos."""
+
+def assignment(costs: NDArray[np.float64]) -> NDArray[np.int32]:
+    """Another column for every row, so that the sum of the costs is least.
+
+    Args:
+        costs: (rows, columns) finite, rows at most columns.
+
+    Returns:
+        (rows,) int32; of several least sums always the same one.
+    """
+
+@final
+class Tracker:
+    """ByteTrack's association, with ids from 1 on. Calls from two threads take turns.
+
+    Args:
+        high_score: Boxes from here on are matched first.
+        low_score: Boxes from here on go on with the tracks that are left over.
+        new_score: Boxes from here on begin tracks.
+        overlap: IoU that a box has with its track at least; times its score where that is high.
+        confirm_frames: Frames in a row that a track is seen before it has an id.
+        lost_frames: Frames that a track lives unseen.
+        lost_seconds: Above 0: seconds that it does, instead.
+        class_agnostic: A track may change its class.
+    """
+
+    def __init__(
+        self,
+        high_score: float = 0.5,
+        low_score: float = 0.1,
+        new_score: float = 0.6,
+        overlap: float = 0.2,
+        confirm_frames: int = 2,
+        lost_frames: float = 30.0,
+        lost_seconds: float = 0.0,
+        class_agnostic: bool = False,
+    ) -> None: ...
+    def update(
+        self,
+        boxes: NDArray[np.float32],
+        scores: NDArray[np.float32],
+        class_ids: NDArray[np.int32],
+        masks: Sequence[tuple[int, int, NDArray[np.uint8]]] | None = None,
+        frames: float = 1.0,
+        seconds: float = 0.0,
+        motion: NDArray[np.float64] | None = None,
+    ) -> NDArray[np.int64]:
+        """Take the objects of the next frame.
+
+        Args:
+            boxes: (N, 4) xyxy. Empty ones, and those with corners that are not finite or beyond 2^24, have no track.
+            scores: (N,); objects with a score of NaN have no track.
+            class_ids: (N,)
+            masks: (y0, x0, crop) of each object; IoU is that of masks then, where boxes overlap.
+            frames: Since the update before, at least 0.
+            seconds: Since the update before, at least 0.
+            motion: (2, 3) where the camera's image went since the update before.
+
+        Returns:
+            (N,) int64: the id of each object, -1 for none.
+        """
+
+    def tracks(self) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32], NDArray[np.bool_]]:
+        """The tracks with an id, by rising id: ids (T,), class ids (T,), boxes (T, 4), whether they are lost (T,)."""
+
+    def reset(self) -> None:
+        """Forget everything; ids begin at 1."""

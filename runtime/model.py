@@ -28,6 +28,7 @@ from .images.preprocess import PixelLayout
 from .options import LoadOptions, PredictOptions, chosen
 from .results import Result
 from .stream.stream import Stream, StreamOptions, StreamSource
+from .tracking.tracker import TrackerOptions
 from .vision.contexts import Request
 from .vision.open_vision import check_processing, open_vision
 
@@ -224,6 +225,7 @@ class Model:
         caption_every: int | str | None = None,
         wait_for_captions: bool | None = None,
         layout: PixelLayout | None = None,
+        track: bool | TrackerOptions | None = None,
         score_threshold: float | None = None,
         iou_threshold: float | None = None,
         max_detections: int | None = None,
@@ -238,7 +240,7 @@ class Model:
             source: Whatever `open_source` takes; a `Source`; or any iterable of images of any sizes: as arrays,
                 (h, w, 3) uint8 BGR or (h, w) grey; as paths; or as `Frame`s, whose times and names come back with the
                 results. An item that is none of these, or cannot be read, is a result with an error.
-            in_flight, drop, caption_every, wait_for_captions, layout: See `StreamOptions`.
+            in_flight, drop, caption_every, wait_for_captions, layout, track: See `StreamOptions`.
             tasks, score_threshold, iou_threshold, max_detections, class_agnostic, caption: See `PredictOptions`.
             options, stream_options: All of these as two values; what is given beside them goes before.
 
@@ -266,6 +268,7 @@ class Model:
             caption_every=caption_every,
             wait_for_captions=wait_for_captions,
             layout=layout,
+            track=track,
         )
         request = Request.of(self.spec, asked)
         self._check_usable()

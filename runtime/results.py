@@ -213,6 +213,7 @@ class Detection:
         name: Of the class.
         category_id: Of the class in the data set the model learned from; None where the model has none.
         mask: A view of the result's crop of this object; None without the masks task. It is not compared.
+        track_id: Of the object from frame to frame; None where it has none.
     """
 
     index: int
@@ -222,6 +223,7 @@ class Detection:
     name: str
     category_id: int | None = None
     mask: MaskCrop | None = field(default=None, compare=False)
+    track_id: int | None = None
 
     def __repr__(self) -> str:
         """One line, rounded."""
@@ -230,7 +232,7 @@ class Detection:
 
 
 # The fields of a result that have a row for each object.
-_BY_OBJECT = ("boxes", "scores", "class_ids", "masks")
+_BY_OBJECT = ("boxes", "scores", "class_ids", "masks", "track_ids")
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -255,6 +257,8 @@ class Result:
         class_names: Names of all classes of the model.
         semantic_names: Names of all semantic classes of the model.
         category_ids: For each class its id in the data set the model learned from.
+        track_ids: (N,) int64: the same number for the same object in every frame, from 1 on, -1 for objects without
+            one; None where objects are not tracked.
         timings_ms: Milliseconds by stage; "total" is the whole call. "caption_tokens" is a count: decoder
             runs.
     """
@@ -269,6 +273,7 @@ class Result:
     class_names: tuple[str, ...] = ()
     semantic_names: tuple[str, ...] = ()
     category_ids: tuple[int, ...] = ()
+    track_ids: NDArray[np.int64] | None = None
     timings_ms: Mapping[str, float] = field(default_factory=dict, compare=False)
 
     def __repr__(self) -> str:
@@ -296,7 +301,8 @@ class Result:
         for i, (box, score, class_id) in enumerate(rows):
             category_id = self.category_ids[class_id] if self.category_ids else None
             mask = None if self.masks is None else self.masks[i]
-            yield Detection(i, tuple(box), score, class_id, self._name(class_id), category_id, mask)
+            track_id = None if self.track_ids is None or self.track_ids[i] < 0 else int(self.track_ids[i])
+            yield Detection(i, tuple(box), score, class_id, self._name(class_id), category_id, mask, track_id)
 
     def __getitem__(self, index: int | np.integer[Any] | ObjectIndex) -> Result:
         """A result with some of the objects; masks are not copied.
@@ -451,6 +457,8 @@ class Result:
                 }
                 if found.category_id is not None:
                     one["category_id"] = found.category_id
+                if found.track_id is not None:
+                    one["track_id"] = found.track_id
                 if codes is not None:
                     one["mask"] = codes[found.index]
                 objects.append(one)
@@ -489,7 +497,8 @@ class Result:
 
         Returns:
             For each object `image_id`, `category_id` (the class index, where the model has no category ids), `bbox`
-            [x, y, width, height] in pixels, `score`, and with the masks task `segmentation`, a run-length code.
+            [x, y, width, height] in pixels, `score`, with the masks task `segmentation`, a run-length code, and
+            for objects that have one a `track_id`.
 
         Raises:
             UsageError: If the result is without the boxes task.
@@ -505,11 +514,15 @@ class Result:
                 "bbox": [x1, y1, x2 - x1, y2 - y1],
                 "score": found.score,
             }
+            if found.track_id is not None:
+                entry["track_id"] = found.track_id
             entries.append(entry if codes is None else {**entry, "segmentation": codes[found.index]})
         return entries
 
     def to_supervision(self) -> Detections:
         """The objects as `supervision.Detections`, with masks as (N, H, W) bool and names as `data["class_name"]`.
+
+        `track_ids` are its `tracker_id`.
 
         Raises:
             UsageError: If the result is without the boxes task.
@@ -527,6 +540,7 @@ class Result:
             mask=None if self.masks is None else self.masks.full(),
             confidence=scores.copy(),
             class_id=class_ids.copy(),
+            tracker_id=None if self.track_ids is None else self.track_ids.copy(),
             data={"class_name": np.array(self.detected_names, str)},
         )
 

@@ -33,7 +33,7 @@ FLOORS: tuple[set[str], ...] = (
     {"files", "environment"},
     {"drawing", "images"},
     {"results"},
-    {"bundle", "sources"},
+    {"bundle", "sources", "tracking"},
     {"cuda"},
     {"backends"},
     {"captions"},

@@ -6,16 +6,22 @@ import argparse
 import re
 import shutil
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..options import add_backend, add_caption, add_json, add_tasks, caption_options, load_options, names
 from ..output import print_result, say
 from ..parsing import Misuse, add_command
+from ..runtime.errors import UsageError
 from ..termination import terminated_like_interrupted
 
 if TYPE_CHECKING:
     from ..runtime.drawing import DrawOptions
     from ..runtime.runner.runner import RunSummary
+    from ..runtime.tracking.regions import Line, Zone
+    from ..runtime.tracking.tracker import TrackerOptions
+
+Parsed = TypeVar("Parsed")
 
 # Between lines of progress where nobody is likely to watch.
 _SECONDS_IN_A_FILE = 10.0
@@ -107,6 +113,45 @@ def add(commands: Any) -> None:
         help="draw frame number, frame rate, drops and stage times as well (default: for cameras and streams)",
     )
     add_json(output)
+    tracking = parser.add_argument_group("tracking")
+    tracking.add_argument(
+        "--track",
+        action="store_true",
+        help="follow objects from frame to frame: ids in the JSON lines and the drawings (default: off, on with any "
+        "option below)",
+    )
+    tracking.add_argument(
+        "--track-options",
+        type=_tracker_options,
+        metavar="NAME=X,...",
+        help="of high_score, low_score, new_score, overlap, confirm_frames, lost_frames, lost_seconds, class_agnostic, "
+        "by_masks, camera_motion (default: high_score=0.5,low_score=0.1,new_score=0.6,overlap=0.2,confirm_frames=2,"
+        "lost_frames=30, the others off)",
+    )
+    tracking.add_argument(
+        "--line",
+        action="append",
+        type=_line,
+        default=[],
+        metavar="[NAME=]X1,Y1,X2,Y2",
+        help="count by class who crosses this line, in pixels; in is from the left of one who looks along it to the "
+        "right; may be given several times (default: none)",
+    )
+    tracking.add_argument(
+        "--zone",
+        action="append",
+        type=_zone,
+        default=[],
+        metavar="[NAME=]X1,Y1,X2,Y2,X3,Y3,...",
+        help="count by class who goes into this polygon and out; may be given several times (default: none)",
+    )
+    tracking.add_argument(
+        "--anchor",
+        choices=("centre", "bottom"),
+        default="centre",
+        help="what of its box stands for an object at lines and zones: the centre, or the middle of the lower edge "
+        "(default: centre)",
+    )
     frames = parser.add_argument_group("cameras, streams and standard input")
     frames.add_argument(
         "--camera-size",
@@ -168,6 +213,9 @@ def _run(arguments: argparse.Namespace) -> int:
                 drawing=_drawing(arguments),
                 caption_every=arguments.caption_every,
                 max_frames=arguments.max_frames,
+                track=arguments.track_options or arguments.track,
+                regions=(*arguments.line, *arguments.zone),
+                anchor=arguments.anchor,
             ),
             load=load_options(arguments),
             predict=PredictOptions(
@@ -208,7 +256,34 @@ def _text(summary: RunSummary) -> str:
         only = summary.files[0] if len(summary.files) == 1 else summary.out
         place = f"; see {only}"
     begin = "interrupted, kept what was done: " if summary.is_interrupted else ""
-    return f"{begin}{summary.done} answered{skipped}{dropped}, {summary.seconds:.1f} s{place}"
+    counts = f"; {summary.counts_text}" if summary.counts_text else ""
+    return f"{begin}{summary.done} answered{skipped}{dropped}, {summary.seconds:.1f} s{counts}{place}"
+
+
+def _tracker_options(text: str) -> TrackerOptions:
+    from ..runtime.tracking.tracker import TrackerOptions
+
+    return _parsed(TrackerOptions.of_text, text)
+
+
+def _line(text: str) -> Line:
+    from ..runtime.tracking.regions import Line
+
+    return _parsed(Line.of_text, text)
+
+
+def _zone(text: str) -> Zone:
+    from ..runtime.tracking.regions import Zone
+
+    return _parsed(Zone.of_text, text)
+
+
+def _parsed(parse: Callable[[str], Parsed], text: str) -> Parsed:
+    """What a text means, with a complaint that argparse puts the option's name before."""
+    try:
+        return parse(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(error.spelled(lambda name: name)) from None
 
 
 def _width_by_height(text: str) -> tuple[int, int]:

@@ -144,6 +144,71 @@ def visible_boxes(instance_map: np.ndarray, count: int) -> tuple[np.ndarray, np.
     return boxes, areas
 
 
+@dataclass(frozen=True)
+class MovingShape:
+    """A shape in one frame of a sequence: its `centre` (x, y) and longer `side` in pixels, its `turn` in radians.
+
+    The number names its tint and its grain, so that it looks the same in every frame.
+    """
+
+    number: int
+    shape: str
+    color: str
+    centre: tuple[float, float]
+    side: float
+    turn: float
+
+
+@dataclass(frozen=True)
+class DrawnShapes:
+    """Where shapes came to lie.
+
+    owners: (H, W) uint16: i + 1 where shape i is what one sees, else 0.
+    boxes: x1, y1, x2, y2 of each whole shape as far as it lies in the image; empty ones are beyond it.
+    areas: Pixels of each whole shape, those beyond the image too.
+    """
+
+    owners: np.ndarray
+    boxes: list[tuple[int, int, int, int]]
+    areas: list[float]
+
+
+def draw_background(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
+    """Some ground below some sky: (H, W, 3) float32, RGB."""
+    height, width = size
+    ground, sky = int(rng.integers(len(GROUNDS))), int(rng.integers(len(SKIES)))
+    horizon = _draw_horizon(rng, GROUNDS[ground], height, width)
+    coverage = np.clip(np.arange(height, dtype=np.float32)[:, None] + 1 - horizon[None, :], 0, 1)
+    return _draw_stuff(rng, ground, sky, horizon, coverage, min(height / 224, width / 288))
+
+
+def draw_moving_shapes(canvas: np.ndarray, shapes: Sequence[MovingShape], seed: list[int], unit: float) -> DrawnShapes:
+    """Paint shapes into `canvas` (H, W, 3) float32, RGB, hindmost first, and say where they are."""
+    size = canvas.shape[0], canvas.shape[1]
+    owners = np.zeros(size, np.uint16)
+    boxes: list[tuple[int, int, int, int]] = []
+    areas = []
+    for i, one in enumerate(shapes):
+        turn = one.turn % (2 * math.radians(MAX_TURN[one.shape]) + 1e-9) - math.radians(MAX_TURN[one.shape])
+        rotation = np.array([[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]])
+        points = [outline @ rotation * one.side + one.centre for outline in _OUTLINES[one.shape]]
+        low, high = points[0].min(axis=0), points[0].max(axis=0)
+        corner = np.floor(low).astype(int) - 2
+        extent = np.ceil(high - low).astype(int) + 5
+        placed = _rasterised(one.shape, one.color, [p - corner for p in points], corner, extent, size, False)
+        areas.append(_FILL[one.shape] * one.side**2)
+        if not placed.coverage.size:
+            boxes.append((0, 0, 0, 0))
+            continue
+        _draw_objects(np.random.default_rng([*seed, one.number]), canvas, [placed], unit)
+        inside = placed.coverage >= 0.5
+        owners[placed.window][inside] = i + 1
+        left, top, width, height = cv2.boundingRect(inside.view(np.uint8))
+        left, top = left + placed.left, top + placed.top
+        boxes.append((left, top, left + width, top + height))
+    return DrawnShapes(owners, boxes, areas)
+
+
 # ----------------------------------------------------------------------------------------------------- layout
 
 

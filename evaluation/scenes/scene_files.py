@@ -68,18 +68,23 @@ def write_scenes(
             split of `out` was drawn from the same seed.
     """
     out = Path(out)
-    _check_arguments(out, count, seed, split, size, shapes)
+    check_arguments(out, count, seed, split, size, shapes)
     known = SHAPES if shapes is None else tuple(shape for shape in SHAPES if shape in shapes)
     _check_seed(out, split, seed, size)
-    with _staging(out, split) as staging:
+    with staging_folder(out, split) as staging:
         _write_split(staging, count, seed, size, progress, known)
         move_split(staging, out, split)
     return out
 
 
-def _check_arguments(
+def check_arguments(
     out: Path, count: int, seed: int, split: str, size: tuple[int, int], shapes: Sequence[str] | None
 ) -> None:
+    """Refuse what no split can be drawn with.
+
+    Raises:
+        UsageError: Saying what is out of range, or in the way.
+    """
     if count < 1:
         raise UsageError(f"<count> must be at least 1, got {count}", argument="count")
     if seed < 0:
@@ -110,7 +115,7 @@ def _check_seed(out: Path, split: str, seed: int, size: tuple[int, int]) -> None
 
 
 @contextlib.contextmanager
-def _staging(out: Path, split: str) -> Iterator[Path]:
+def staging_folder(out: Path, split: str) -> Iterator[Path]:
     """A hidden folder inside `out` that is gone afterwards; `out` itself goes too if nothing came of it."""
     made = not out.exists()
     out.mkdir(parents=True, exist_ok=True)

@@ -491,4 +491,5 @@ PYBIND11_MODULE(_native, module) {
                py::arg("threads") = 1);
     bind_masks(module);
     bind_captions(module);
+    bind_tracking(module);
 }

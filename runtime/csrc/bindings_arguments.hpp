@@ -54,4 +54,7 @@ HeldHead held_head(const char* name, const py::object& given, py::ssize_t rank, 
 /// Forms of masks: crops put into frames of bytes or bits, run-length codes.
 void bind_masks(py::module_& module);
 
+/// The tracker, and the assignment it stands on.
+void bind_tracking(py::module_& module);
+
 }  // namespace yolor_edge

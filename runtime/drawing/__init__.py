@@ -4,7 +4,7 @@ from ..environment.opencv import require_opencv
 
 require_opencv()
 
-from .options import TWO_PANELS, DrawOptions  # noqa: E402
+from .options import TWO_PANELS, DrawnRegion, DrawOptions  # noqa: E402
 from .panels import draw  # noqa: E402
 
-__all__ = ["TWO_PANELS", "DrawOptions", "draw"]
+__all__ = ["TWO_PANELS", "DrawOptions", "DrawnRegion", "draw"]

@@ -6,9 +6,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .colours import object_colour
+from .colours import distinct_colour, object_colour
 from .lettering import Colour, text_width, write_text
 from .options import Drawable, DrawOptions
+from .regions import draw_regions
 
 
 def draw_objects(panel: NDArray[np.uint8], result: Drawable, options: DrawOptions) -> None:
@@ -23,6 +24,10 @@ def draw_objects(panel: NDArray[np.uint8], result: Drawable, options: DrawOption
         return
     names = result.class_names, result.semantic_names, options.palette
     colours = [object_colour(int(i), *names) for i in result.class_ids]
+    ids = [] if result.track_ids is None else result.track_ids.tolist()
+    for i, track_id in enumerate(ids):
+        if track_id >= 0:
+            colours[i] = distinct_colour(track_id)
     side = max(panel.shape[:2])
     thinnest = 1 if side < 480 else 2
     stretch = np.array([panel.shape[1] / result.image_size[1], panel.shape[0] / result.image_size[0]] * 2)
@@ -39,12 +44,15 @@ def draw_objects(panel: NDArray[np.uint8], result: Drawable, options: DrawOption
         for i in best_last:
             x1, y1, x2, y2 = corners[i]
             cv2.rectangle(panel, (x1, y1), (x2 - 1, y2 - 1), colours[i], thickness, cv2.LINE_AA)
+    letter_height = max(9.0, min(side / 64, max(16.0, side / 120)))
+    draw_regions(panel, options.regions, stretch[:2], letter_height)
     if not options.labels and not options.scores:
         return
     detected = result.detected_names or ()
-    letter_height = max(9.0, min(side / 64, max(16.0, side / 120)))
     for i in best_last:
         words = [detected[i]] * options.labels + [f"{result.scores[i]:.2f}"] * options.scores
+        if options.labels and ids and ids[i] >= 0:
+            words.insert(1, f"#{ids[i]}")
         _label(panel, " ".join(words), (corners[i][0], corners[i][1]), colours[i], letter_height, thickness)
 
 

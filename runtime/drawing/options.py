@@ -48,9 +48,26 @@ class Drawable(Protocol):
     @property
     def semantic_names(self) -> tuple[str, ...]: ...
     @property
+    def track_ids(self) -> NDArray[np.int64] | None: ...
+    @property
     def detected_names(self) -> tuple[str, ...] | None: ...
 
     def semantic_areas(self) -> list[tuple[int, int]]: ...
+
+
+@dataclass(frozen=True)
+class DrawnRegion:
+    """A line or a zone as it is drawn.
+
+    Attributes:
+        points: (x, y) each, in pixels of the image.
+        is_closed: It is a zone.
+        text: What is written at its first point.
+    """
+
+    points: tuple[tuple[float, float], ...]
+    is_closed: bool
+    text: str
 
 
 # The options that are a part of the drawing, which is shown or not.
@@ -64,7 +81,7 @@ class DrawOptions:
     Attributes:
         boxes: Outline the boxes.
         masks: Tint and outline the masks.
-        labels: Write the class name at each box.
+        labels: Write the class name at each box, with the track's id where there is one.
         scores: Write the score at each box.
         semantic: Draw the semantic map; None: with two panels, or where the result is without boxes.
         caption: Write the caption; None: as for `semantic`.
@@ -76,6 +93,7 @@ class DrawOptions:
         palette: RGB per semantic class, for objects of these classes too; None to have colours chosen. What a bundle
             says of it is `model.spec.palette`.
         is_steady: Keep the size of the drawing the same whatever was found, as a video needs.
+        regions: Lines and zones that are drawn over the objects.
 
     Raises:
         UsageError: If a value is not as described.
@@ -95,6 +113,7 @@ class DrawOptions:
     semantic_alpha: float = 0.6
     palette: Sequence[tuple[int, int, int]] | None = None
     is_steady: bool = False
+    regions: tuple[DrawnRegion, ...] = ()
 
     def __post_init__(self) -> None:
         for name in (*PARTS, "is_steady"):

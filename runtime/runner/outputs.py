@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..bundle.bundle import Bundle
 from ..bundle.spec import ModelSpec
-from ..drawing import TWO_PANELS, DrawOptions, draw
+from ..drawing import TWO_PANELS, DrawnRegion, DrawOptions, draw
 from ..errors import UsageError
 from ..files import LineFile, replacing_file
 from ..images.image_files import to_bgr, write_image
@@ -23,6 +23,8 @@ from ..progress import Say
 from ..results import Caption, Result
 from ..sources.sources import Frame, Source
 from ..stream.stream_results import StreamResult
+from ..tracking.regions import Anchor, Region, RegionCounter, check_regions
+from ..tracking.tracker import TrackerOptions
 from .overlay import Overlay, time_of_day
 from .video_file import VideoFile
 from .window import Window
@@ -51,6 +53,10 @@ class RunOptions:
             of those between carry the last caption. In the JSON lines a caption is with its own frame; one of a live
             source, written while other frames went by, is in a later line, as "earlier_caption" with its frame's index.
         max_frames: Stop after so many frames; None for all of them.
+        track: Follow objects from frame to frame, as in `StreamOptions`.
+        regions: Lines and zones in pixels of the frames: who crosses them is counted, written and drawn. They need
+            tracks, so objects are followed then.
+        anchor: What stands for an object there: "centre" of its box, or "bottom", the middle of the lower edge.
 
     Raises:
         UsageError: If an option makes no sense, or nothing is to be written or shown.
@@ -65,6 +71,9 @@ class RunOptions:
     drawing: DrawOptions = TWO_PANELS
     caption_every: int | str = 1
     max_frames: int | None = None
+    track: bool | TrackerOptions = False
+    regions: tuple[Region, ...] = ()
+    anchor: Anchor = "centre"
 
     def __post_init__(self) -> None:
         if self.max_frames is not None and self.max_frames < 1:
@@ -74,6 +83,7 @@ class RunOptions:
                 "<append> goes on in the file of an earlier run, <force> replaces it; leave out one of them",
                 argument=("append", "force"),
             )
+        check_regions(self.regions, self.anchor)
         if not self.drawings and self.jsonl is False and not self.show:
             raise UsageError("neither drawings nor JSON lines are to be written, and nothing to be shown; ask for one")
 
@@ -155,6 +165,7 @@ class OutputWriter:
             is_steady=options.drawing.is_steady or source.kind != "images",
             palette=options.drawing.palette or spec.palette,
         )
+        self.counter = RegionCounter(options.regions, options.anchor) if options.regions else None
         self._has_captions = "caption" in tasks
         self._caption_frame: int | None = None  # of the last caption written down
         self._video: VideoFile | None = None
@@ -181,6 +192,10 @@ class OutputWriter:
         """
         frame = answer.frame
         line: dict[str, Any] = {"source": frame.name, "index": frame.index, **_times(frame)}
+        events = {}
+        if self.counter is not None:
+            crossings = self.counter.update(result)
+            events = {"events": [crossing.to_json() for crossing in crossings]} if crossings else {}
         drawing = None
         if self._overlay is not None:
             self._overlay.count(answer.dropped)
@@ -188,7 +203,8 @@ class OutputWriter:
             drawing = self._drawing(answer, result)
         if drawing is not None and self._options.drawings:
             line["drawing"] = self._write_drawing(frame, drawing, 1 + answer.dropped)
-        self._write_line({**line, **self._drops(answer), **result.to_json(), **self._caption_beside(answer, result)})
+        beside = self._caption_beside(answer, result)
+        self._write_line({**line, **self._drops(answer), **result.to_json(), **events, **beside})
         return self._window is None or drawing is None or self._window.show(drawing)
 
     def write_failure(self, answer: StreamResult) -> None:
@@ -196,6 +212,11 @@ class OutputWriter:
         frame = answer.frame
         line = {"source": frame.name, "index": frame.index, **_times(frame), **self._drops(answer)}
         self._write_line({**line, "error": answer.error})
+
+    def write_counts(self) -> None:
+        """Write down what was counted at lines and zones; for the end."""
+        if self.counter is not None:
+            self._write_line({"counts": self.counter.counts()})
 
     def _drops(self, answer: StreamResult) -> dict[str, int]:
         """Frames that were dropped directly before this one, of a source where that can be."""
@@ -220,7 +241,11 @@ class OutputWriter:
         if self._has_captions and result.caption is None and self._drawing_options.is_steady:
             # The last one, or a bar that waits for the first: the drawings of a stream keep their size.
             result = replace(result, caption=answer.caption or Caption("...", (), 0.0, 0.0))
-        drawing = draw(to_bgr(frame.image, self._source.layout), result, self._drawing_options)
+        options = self._drawing_options
+        if self.counter is not None:
+            regions = [DrawnRegion(one.points, one.kind == "zone", text) for one, text in self.counter.labels()]
+            options = replace(options, regions=tuple(regions))
+        drawing = draw(to_bgr(frame.image, self._source.layout), result, options)
         if self._overlay is None:
             return drawing
         return self._overlay.drawn(

@@ -35,6 +35,8 @@ class RunSummary:
         seconds: From the first frame to the last file.
         dropped: Frames of a live source that came while others were at work.
         stages_ms: Median milliseconds of each stage, as in `StreamStatistics`.
+        counts: At lines and zones by name, as `RegionCounter.counts` has them.
+        counts_text: The same in one line for people.
         is_interrupted: Files were left before their end by Ctrl-C; what was answered until then is written, whole.
     """
 
@@ -45,6 +47,8 @@ class RunSummary:
     seconds: float
     dropped: int = 0
     stages_ms: Mapping[str, float] = field(default_factory=dict)
+    counts: Mapping[str, Any] = field(default_factory=dict)
+    counts_text: str = ""
     is_interrupted: bool = False
 
     @property
@@ -64,6 +68,7 @@ class RunSummary:
             "files": [str(file) for file in self.files],
             "seconds": round(self.seconds, 3),
             "stages_ms": {stage: round(ms, 3) for stage, ms in self.stages_ms.items()},
+            **({"counts": dict(self.counts)} if self.counts else {}),
             "interrupted": self.is_interrupted,
         }
 
@@ -141,7 +146,9 @@ def run(
     is_interrupted = False
     with (
         open_model(opened, options=load) as model,
-        model.stream(stream, options=predict, caption_every=options.caption_every) as answers,
+        model.stream(
+            stream, options=predict, caption_every=options.caption_every, track=options.track or bool(options.regions)
+        ) as answers,
         contextlib.ExitStack() as stack,
     ):
         tasks, say = model.spec.choose_tasks(predict.tasks), None if progress is None else progress.say
@@ -165,6 +172,7 @@ def run(
                 raise
             is_interrupted = stream.is_file
         lines.end()
+        writer.write_counts()
         figures = answers.statistics
     return RunSummary(
         out=folder,
@@ -174,6 +182,8 @@ def run(
         seconds=time.perf_counter() - started,
         dropped=figures.dropped,
         stages_ms=dict(figures.stages_ms),
+        counts={} if writer.counter is None else writer.counter.counts(),
+        counts_text="" if writer.counter is None else writer.counter.summary(),
         is_interrupted=is_interrupted,
     )
 

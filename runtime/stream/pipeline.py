@@ -214,6 +214,11 @@ class Pipeline:
         _join([self._reader], READER_STOP_SECONDS)
         _join(self._workers, WORKERS_STOP_SECONDS)
 
+    def note(self, stage: str, ms: float) -> None:
+        """One image took so long for a stage that is not of the pipeline."""
+        with self._lock:
+            self._figures.add(stage, ms)
+
     def figures(self) -> StreamStatistics:
         """How it is doing."""
         with self._lock:

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import os
+import time
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -16,11 +17,13 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arguments import check_flag
+from ..arguments import check_flag, described
 from ..errors import UsageError
 from ..execution.parts import ContextPool, ModelParts
+from ..images.image_files import to_bgr
 from ..images.preprocess import PixelLayout
 from ..sources.sources import Frame, Source, open_source
+from ..tracking.tracker import Tracker, TrackerOptions
 from ..vision.contexts import Request
 from .pipeline import Pipeline, PipelinePlan
 from .stream_results import StreamResult, StreamStatistics
@@ -47,6 +50,9 @@ class StreamOptions:
         wait_for_captions: If false, captions run in the background and arrive with a later frame; at most one waits, a
             newer one replaces it. None to wait where every image is captioned or none may be dropped.
         layout: Of the images of an iterable, as for `Model.predict`; sources that are opened have their own.
+        track: Follow objects from frame to frame: True, or how. Results have `track_ids` then. Each stream has a
+            tracker of its own. The network's boxes down to the tracker's `low_score` go on with tracks; of those that
+            score no more than `score_threshold`, the ones with an id stay.
 
     Raises:
         UsageError: If an option makes no sense.
@@ -57,6 +63,7 @@ class StreamOptions:
     caption_every: int | str = 1
     wait_for_captions: bool | None = None
     layout: PixelLayout = "bgr"
+    track: bool | TrackerOptions = False
 
     def __post_init__(self) -> None:
         if not _is_count(self.in_flight) or self.in_flight > MOST_IN_FLIGHT:
@@ -75,6 +82,15 @@ class StreamOptions:
             raise UsageError(
                 f"<layout> must be one of {', '.join(get_args(PixelLayout))}, got {self.layout!r}", argument="layout"
             )
+        if not isinstance(self.track, bool | TrackerOptions):
+            raise UsageError(
+                f"<track> must be True, False or TrackerOptions, got {described(self.track)}", argument="track"
+            )
+
+    @property
+    def tracker(self) -> TrackerOptions | None:
+        """How to track; None for not at all."""
+        return (TrackerOptions() if self.track else None) if isinstance(self.track, bool) else self.track
 
     def plan(self, is_live: bool) -> PipelinePlan:
         """What that means for a source."""
@@ -129,6 +145,13 @@ class Stream:
         is_live = getattr(frames, "is_live", getattr(frames, "kind", None) == "camera")
         self.source = frames
         self._home = parts.home
+        self._tracking = None
+        if options.tracker is not None:
+            if "boxes" not in request.tasks:
+                raise UsageError('<track> needs boxes; ask for the task "boxes" too', argument="track")
+            self._tracking = _Tracking(options.tracker, request.limits.score, options.layout)
+            lower = min(request.limits.score, options.tracker.low_score)
+            request = replace(request, limits=replace(request.limits, score=lower))
         self._pipeline = Pipeline(parts, contexts, frames, request, options.plan(bool(is_live)))
         self._is_started = False
         # Threads know the pipeline, not the stream: one that nobody holds any more stops, at the latest at exit.
@@ -149,6 +172,10 @@ class Stream:
         self._start()
         try:
             answer = self._pipeline.next()
+            if answer is not None and self._tracking is not None:
+                answer = self._tracking.tracked(answer)
+                if answer.result is not None:
+                    self._pipeline.note("track", answer.result.timings_ms["track"])
         except BaseException:
             self.close()
             raise
@@ -179,6 +206,41 @@ class Stream:
             except BaseException:
                 self._pipeline.stop()
                 raise
+
+
+class _Tracking:
+    """The tracker of one stream.
+
+    Args:
+        options: How.
+        score: Objects without a track stay if they score above this.
+        layout: Of the images.
+    """
+
+    def __init__(self, options: TrackerOptions, score: float, layout: PixelLayout):
+        self._tracker = Tracker(options)
+        self._score = score
+        self._layout: PixelLayout = layout
+        self._missed = 0  # frames since the last one with a result
+
+    def tracked(self, answer: StreamResult) -> StreamResult:
+        self._missed += answer.dropped
+        frame = answer.frame
+        if answer.result is None or frame.image is None:
+            self._missed += 1
+            return answer
+        started = time.perf_counter()
+        time_s = frame.position_s if frame.captured_ns is None else frame.captured_ns / 1e9
+        image = to_bgr(frame.image, self._layout) if self._tracker.options.camera_motion else None
+        result = self._tracker.update(answer.result, image, frames=1 + self._missed, time_s=time_s)
+        self._missed = 0
+        if result.scores is not None and result.track_ids is not None:
+            result = result[(result.scores > self._score) | (result.track_ids >= 0)]
+        ms = (time.perf_counter() - started) * 1e3
+        times = {**result.timings_ms, "track": ms}
+        if "total" in times:
+            times["total"] = times.pop("total") + ms
+        return replace(answer, result=replace(result, timings_ms=times))
 
 
 def _is_count(value: object) -> bool:

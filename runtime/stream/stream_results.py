@@ -81,7 +81,7 @@ class StreamStatistics:
         stages_ms: Median milliseconds over the last `WINDOW` answers by stage: "decode" is what the source took, with
             waiting for a live one; "wait" is from there until work on the image began; then the stages of
             `Result.timings_ms` with their "total"; "latency" is from the image read to its answer handed over. A
-            caption written beside is "caption".
+            caption written beside is "caption"; "track" is beside the others too.
     """
 
     read: int

@@ -138,6 +138,48 @@ static void answers(void) {
     free(map);
 }
 
+static void tracks(void) {
+    yolor_edge_tracker* tracker = NULL;
+    yolor_edge_tracker_options options;
+    yolor_edge_tracker_step step;
+    yolor_edge_detections found = {MOST, MOST, NULL, NULL, NULL, NULL};
+    const double motion[6] = {1, 0, 2, 0, 1, 0};
+    int64_t* ids = some(MOST * sizeof(int64_t));
+    int frame, i;
+    found.boxes = some(4 * MOST * sizeof(float));
+    found.scores = some(MOST * sizeof(float));
+    found.class_ids = some(MOST * sizeof(int32_t));
+    check(yolor_edge_tracker_options_init(&options, sizeof options) == YOLOR_EDGE_OK, "tracker_options_init");
+    check(yolor_edge_tracker_step_init(&step, sizeof step) == YOLOR_EDGE_OK, "tracker_step_init");
+    options.low_score = 2;
+    check(yolor_edge_tracker_open(&options, &tracker) == YOLOR_EDGE_INVALID_ARGUMENT && tracker == NULL,
+          "a low_score above high_score");
+    check(yolor_edge_tracker_open(NULL, &tracker) == YOLOR_EDGE_OK, "tracker_open");
+    step.motion = motion;
+    for (frame = 0; frame < 20; ++frame) {
+        for (i = 0; i < MOST; ++i) {
+            float* box = found.boxes + 4 * i;
+            box[0] = (float)(40 * i + 2 * frame);
+            box[1] = 5;
+            box[2] = box[0] + 30;
+            box[3] = 40;
+            found.scores[i] = frame % 5 == 4 ? 0.2f : 0.9f;
+            found.class_ids[i] = i % 2;
+        }
+        check(yolor_edge_tracker_update(tracker, &found, frame > 0 ? &step : NULL, ids) == YOLOR_EDGE_OK,
+              "tracker_update");
+        for (i = 0; i < MOST; ++i) check(ids[i] == i + 1, "an id that stays");
+    }
+    found.count = 0;
+    check(yolor_edge_tracker_update(tracker, &found, NULL, NULL) == YOLOR_EDGE_OK, "nothing found");
+    yolor_edge_tracker_close(tracker);
+    yolor_edge_tracker_close(NULL);
+    free(found.boxes);
+    free(found.scores);
+    free(found.class_ids);
+    free(ids);
+}
+
 static void write_file(const char* path, const char* bytes, size_t count) {
     FILE* file = fopen(path, "wb");
     if (file == NULL || fwrite(bytes, 1, count, file) != count) abort();
@@ -387,6 +429,7 @@ int main(void) {
     check(yolor_edge_abi_version() == YOLOR_EDGE_ABI_VERSION, "version");
     letterboxes();
     answers();
+    tracks();
     bundles(folder);
     weights(folder);
     captions(folder, 0);

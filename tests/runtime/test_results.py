@@ -513,8 +513,24 @@ def test_drawings_that_fail_leave_no_file(tmp_path: Path) -> None:
 
 def test_fields_by_object_are_the_ones_with_rows() -> None:
     """A field that is added with a row for each object must be picked along."""
-    result = four_objects()
+    result = four_objects(track_ids=np.array([4, -1, 2, 7]))
     values = {one.name: getattr(result, one.name) for one in dataclasses.fields(Result)}
     assert {name for name, value in values.items() if hasattr(value, "__len__") and len(value) == 4} == set(
         results._BY_OBJECT
     )
+
+
+def test_track_ids_are_picked_along_and_handed_on() -> None:
+    result = four_objects(track_ids=np.array([4, -1, 2, 7]))
+    assert [found.track_id for found in result] == [4, None, 2, 7]
+    picked = result[[2, 1]]
+    assert picked.track_ids is not None
+    assert picked.track_ids.tolist() == [2, -1]
+    assert result != four_objects()
+    objects = json.loads(json.dumps(result.to_json()))["objects"]
+    assert [one.get("track_id") for one in objects] == [4, None, 2, 7]
+    assert [entry.get("track_id") for entry in result.to_coco(7)] == [4, None, 2, 7]
+    assert all("track_id" not in one for one in four_objects().to_json()["objects"])
+    pytest.importorskip("supervision")
+    assert result.to_supervision().tracker_id.tolist() == [4, -1, 2, 7]
+    assert four_objects().to_supervision().tracker_id is None

@@ -13,6 +13,7 @@
  *         (run the network)
  *         yolor_edge_decode_boxes(...)                         boxes in pixels of the input
  *         yolor_edge_boxes_to_image(...)                       boxes in pixels of the image
+ *         yolor_edge_tracker_update(...)                       numbers that stay with their objects
  *         yolor_edge_mask_coefficients, _mask_regions, _mask_crops or _full_masks, _mask_rle
  *         yolor_edge_semantic_argmax(...)
  *         yolor_edge_caption_write(...), yolor_edge_bundle_text(...)
@@ -31,8 +32,8 @@
  * overlap. Arrays are row-major. Float data must be aligned as its type asks for.
  *
  * Threads. Every function may be called from any number of threads at once, on the same bundle and the same
- * decoder too, as long as no output is shared and nothing is closed meanwhile. Exception:
- * yolor_edge_set_simd_level() is for all threads.
+ * decoder too, as long as no output is shared and nothing is closed meanwhile. Exceptions: a tracker is for
+ * one thread at a time, and yolor_edge_set_simd_level() is for all threads.
  *
  * Same answers. Every function gives the bits that the Python module gives, at every instruction set, short
  * of the last digits of captions' log-probabilities, which depend on the instruction set (not on the number
@@ -336,6 +337,56 @@ YOLOR_EDGE_API yolor_edge_status yolor_edge_mask_rle(const uint8_t* crop, int64_
                                                      const yolor_edge_region* region, int64_t image_height,
                                                      int64_t image_width, char* code, size_t capacity,
                                                      size_t* length);
+
+/* ---- Tracking ---------------------------------------------------------------------------------------- */
+
+/* Gives objects a number that stays the same from frame to frame (ByteTrack's association): one for each
+ * camera. One thread at a time may use it. */
+typedef struct yolor_edge_tracker yolor_edge_tracker;
+
+typedef struct yolor_edge_tracker_options {
+    size_t size;
+    double high_score; /* boxes from here on are matched with tracks first; 0 to 1; 0.5 */
+    double low_score;  /* boxes from here on go on with tracks left over then; 0 to high_score; 0.1 */
+    double new_score;  /* boxes from here on begin tracks; high_score to 1; 0.6 */
+    double overlap; /* IoU that a box has with its track at least; times its score where that is high; 0.2 */
+    int64_t confirm_frames; /* frames in a row that an object is seen before it has a number; at least 1; 2 */
+    double lost_frames;     /* frames that a track lives unseen; 0 to 1e9; 30 */
+    double lost_seconds;    /* above 0: seconds instead; 0 */
+    int64_t class_agnostic; /* whether a track may change its class; 0 */
+} yolor_edge_tracker_options;
+
+YOLOR_EDGE_API yolor_edge_status yolor_edge_tracker_options_init(yolor_edge_tracker_options* options,
+                                                                 size_t size);
+
+/* A tracker that has seen nothing.
+ *   options  NULL for the defaults
+ *   tracker  out; NULL after a failure */
+YOLOR_EDGE_API yolor_edge_status yolor_edge_tracker_open(const yolor_edge_tracker_options* options,
+                                                         yolor_edge_tracker** tracker);
+
+/* Free it; NULL is fine. */
+YOLOR_EDGE_API void yolor_edge_tracker_close(yolor_edge_tracker* tracker);
+
+/* What happened since the update before. */
+typedef struct yolor_edge_tracker_step {
+    size_t size;
+    double frames;        /* 1, and those that were left out between; 0 to 1e9; 1 */
+    double seconds;       /* for lost_seconds; 0 to 1e9; 0 */
+    const double* motion; /* (2, 3) where what was at (x, y, 1) of the image before is in this one, where the
+                             camera moves; NULL */
+} yolor_edge_tracker_step;
+
+YOLOR_EDGE_API yolor_edge_status yolor_edge_tracker_step_init(yolor_edge_tracker_step* step, size_t size);
+
+/* Take the objects of the next frame. Hand over all from `low_score` on: weak ones can go on with tracks.
+ *   detections  boxes in pixels of the image; `columns` is not looked at and may be NULL
+ *   step        NULL for the defaults
+ *   track_ids   (detections->count,) out: the number of each object's track, from 1 on, or -1 for none */
+YOLOR_EDGE_API yolor_edge_status yolor_edge_tracker_update(yolor_edge_tracker* tracker,
+                                                           const yolor_edge_detections* detections,
+                                                           const yolor_edge_tracker_step* step,
+                                                           int64_t* track_ids);
 
 /* ---- Semantic map ------------------------------------------------------------------------------------ */
 
