@@ -147,7 +147,7 @@ def meet_budget(
         model: The fp32 graph.
         ranges: From `calibrate`; or several, by method. Of those with which the budget is met the first are taken,
             else those with which it is missed by the least.
-        dialect: "s8s8" or "u8s8".
+        dialect: Of `INT8_DIALECTS`.
         inputs: A few calibration images as the network's input, to measure the layers' noise on.
         score: Scores a graph; None to quantise without a budget, and without measuring the layers.
         reference: Scores of the fp32 graph.
@@ -237,8 +237,8 @@ def meet_budget(
 
 
 def _start(model: onnx.ModelProto, dialect: str, keep_float: Collection[str]) -> Layers:
-    """What begins in float: the stem, whose rounding reaches every head. With signed activations it always is."""
-    if dialect == "s8s8":
+    """What begins in float: the stem, whose rounding reaches every head. But in u8s8 it always is."""
+    if dialect != "u8s8":
         return frozenset()
     view = GraphView(model)
     kept = kept_convolutions(view, keep_float)
@@ -318,8 +318,10 @@ def _with_layers(
             why = f"the budget needs it in float, {report.kept.index(name) + 1} of {len(report.kept)} by noise"
         elif name in asked:
             why = "asked for"
-        else:
+        elif report.dialect == "s8s8":
             why = "reads the image, whose lowest bit symmetric int8 cannot hold"
+        else:
+            why = "reads the image, on which OpenVINO is no faster in int8"
         precision = "int8" if name in quantized.int8 else "float"
         rounded = {head: float(f"{value:.3g}") for head, value in noise.get(name, {}).items()}
         layers.append(LayerReport(name, round(share, 6), rounded, precision, why))

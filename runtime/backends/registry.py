@@ -50,7 +50,7 @@ MOST_THREADS = 64
 
 BACKENDS = {
     "onnxruntime": BackendEntry(".onnxruntime_backend", "onnxruntime", "u8s8"),
-    "openvino": BackendEntry(".openvino_backend", "openvino", "s8s8"),
+    "openvino": BackendEntry(".openvino_backend", "openvino", "openvino"),
     "onnxruntime-cuda": BackendEntry(".onnxruntime_cuda_backend", "onnxruntime-gpu", "s8s8", needs_gpu=True),
     "tensorrt": BackendEntry(".tensorrt.backend", "tensorrt", "s8s8", "tensorrt", needs_gpu=True),
     "tensorrt-rtx": BackendEntry(".tensorrt.backend", "tensorrt-rtx", "s8s8", "tensorrt-rtx", needs_gpu=True),

@@ -29,9 +29,9 @@ SCHEMA_VERSION = 1
 BUNDLE_FILE = "bundle.json"
 PARTS = ("vision", "caption_prefill", "caption_step")
 PRECISIONS = ("fp32", "fp16", "int8")
-# How a graph writes int8: signed activations, as TensorRT and OpenVINO read them, or unsigned ones, which ONNX Runtime
-# multiplies fastest on x86. Both come from one calibration.
-INT8_DIALECTS = ("s8s8", "u8s8")
+# How a graph writes int8: signed activations, as TensorRT reads them, or unsigned ones, where ONNX Runtime or where
+# OpenVINO wants them. All come from one calibration.
+INT8_DIALECTS = ("s8s8", "u8s8", "openvino")
 # What a part's graphs are listed under: a precision, and for int8 its dialect.
 GRAPH_KINDS = ("fp32", "fp16", *(f"int8-{dialect}" for dialect in INT8_DIALECTS))
 # Objects of bundle.json that are kept as they are.

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..backends.base import Graph
 from ..backends.registry import BACKENDS, backend_entry, backend_name, graph_files, open_graphs
-from ..bundle.bundle import BUNDLE_FILE, Bundle
+from ..bundle.bundle import BUNDLE_FILE, INT8_DIALECTS, Bundle
 from ..captions.native_captioning import NativeCaptionDecoder
 from ..errors import BackendError, BackendMissingError, BundleError, EngineMismatchError, UsageError, YolorEdgeError
 from ..model import Model
@@ -302,7 +302,8 @@ def _needs_gpu(backend: str) -> bool:
 
 
 def _dialect_held(bundle: Bundle) -> str:
-    return "u8s8" if "int8-u8s8" in bundle.graphs["vision"] else "s8s8"
+    held = bundle.graphs["vision"]
+    return next((dialect for dialect in INT8_DIALECTS if f"int8-{dialect}" in held), INT8_DIALECTS[0])
 
 
 def _cached_engines(bundle: Bundle, verifications: Iterable[Verification]) -> list[str]:
