@@ -12,8 +12,8 @@ they are written where they go through a Concat, on any CPU without AMX.
 `u8s8`, for ONNX Runtime on x86, whose kernels multiply unsigned by signed: unsigned with a zero point, and pairs behind
 the convolution and the sigmoid too, because a convolution runs in int8 there only if what it gives is quantised.
 
-CPUs without VNNI add two neighbouring products of unsigned and signed bytes in 16 bits, which ends at 32767 (vpmaddubsw,
-in oneDNN and in ONNX Runtime). In the unsigned dialects no two weights that meet there add up to more than 128, so that
+CPUs without VNNI add two neighbouring products of unsigned and signed bytes in 16 bits, which end at 32767 (vpmaddubsw
+in oneDNN and ONNX Runtime). In the unsigned dialects no two weights that meet there add up to more than 128, so that
 all CPUs give the same numbers.
 
 The scales of `s8s8` are float16 numbers, so that what is not int8 can be fp16 without giving other answers

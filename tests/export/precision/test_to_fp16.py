@@ -31,7 +31,7 @@ def vision(exported: Exported) -> onnx.ModelProto:
 
 @pytest.fixture(scope="module")
 def halved(vision: onnx.ModelProto, image: Array) -> Halved:
-    return to_fp16(vision, [{"images": image}])
+    return to_fp16(vision, nodes_out_of_range(vision, [{"images": image}]))
 
 
 def test_all_weights_are_halves_and_the_graph_keeps_its_contract(vision: onnx.ModelProto, halved: Halved) -> None:
@@ -68,7 +68,7 @@ def test_caption_graphs_convert_too(exported: Exported) -> None:
         "caption_memory": np.random.default_rng(1).standard_normal((1, length, width)).astype(np.float32),
         "tokens": np.array([2]),
     }
-    half = to_fp16(prefill, [feed])
+    half = to_fp16(prefill, nodes_out_of_range(prefill, [feed]))
     exact, found = (open_model(model, 1).run(feed) for model in (prefill, half.model))
     for name, value in exact.items():
         assert np.abs(found[name] - value).max() <= 2e-2 * np.abs(value).max(), name
@@ -100,7 +100,7 @@ def test_what_does_not_fit_stays_in_fp32_with_its_neighbours(gain: float, reason
     kept = nodes_out_of_range(model, [feed])
     assert set(kept) == {"block.up", "block.down"}
     assert any(re.search(reason, why) for why in kept.values())
-    half = to_fp16(model, [feed])
+    half = to_fp16(model, kept)
     assert dict(half.kept) == kept
     found = open_model(half.model, 1).run(feed)["out"]
     np.testing.assert_allclose(found, np.maximum(feed["images"], 0), rtol=1e-3)
@@ -109,7 +109,7 @@ def test_what_does_not_fit_stays_in_fp32_with_its_neighbours(gain: float, reason
 
 
 def test_layers_asked_for_stay_in_fp32(vision: onnx.ModelProto, image: Array) -> None:
-    half = to_fp16(vision, [{"images": image}], ["semantic_head"])
+    half = to_fp16(vision, {}, ["semantic_head"])
     assert half.kept and all(name.startswith("semantic_head.") for name in half.kept)
     assert set(half.kept.values()) == {"asked for"}
     held = {w.name for w in half.model.graph.initializer if w.data_type == TensorProto.FLOAT}
