@@ -114,6 +114,15 @@ class Model:
         return self._parts.facts()
 
     @property
+    def not_finite(self) -> int:
+        """Images so far, of this model and its clones, for which the network gave NaN or infinity.
+
+        Their answers are wrong. On a CPU the scores of each image are looked at and one of the other heads in turn, on
+        a GPU all heads of one image in a hundred.
+        """
+        return self._parts.not_finite
+
+    @property
     def names(self) -> dict[int, str]:
         """Class name by index; a dictionary, so that code written for other detectors reads it unchanged."""
         return dict(enumerate(self.spec.class_names))

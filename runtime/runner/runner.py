@@ -35,6 +35,7 @@ class RunSummary:
         seconds: From the first frame to the last file.
         dropped: Frames of a live source that came while others were at work.
         stages_ms: Median milliseconds of each stage, as in `StreamStatistics`.
+        not_finite: Images for which the network gave NaN or infinity, as in `StreamStatistics`.
         is_interrupted: Files were left before their end by Ctrl-C; what was answered until then is written, whole.
     """
 
@@ -46,6 +47,7 @@ class RunSummary:
     dropped: int = 0
     stages_ms: Mapping[str, float] = field(default_factory=dict)
     is_interrupted: bool = False
+    not_finite: int = 0
 
     @property
     def exit_code(self) -> int:
@@ -65,6 +67,7 @@ class RunSummary:
             "seconds": round(self.seconds, 3),
             "stages_ms": {stage: round(ms, 3) for stage, ms in self.stages_ms.items()},
             "interrupted": self.is_interrupted,
+            "not_finite": self.not_finite,
         }
 
 
@@ -175,6 +178,7 @@ def run(
         dropped=figures.dropped,
         stages_ms=dict(figures.stages_ms),
         is_interrupted=is_interrupted,
+        not_finite=figures.not_finite,
     )
 
 
