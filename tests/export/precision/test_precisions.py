@@ -133,7 +133,7 @@ def test_a_bundle_with_every_precision_opens_runs_and_verifies(
     assert unscored(bundle, "tensorrt", "int8").startswith("int8-s8s8 was scored in onnxruntime ")
     assert "3 calibration images are few, 200 or more" in " ".join(steps)
     (idle,) = [step for step in steps if step.startswith("warning: in fp32 the network scores box AP ")]
-    assert "no more than it may lose, so nothing keeps int8 from losing it all" in idle
+    assert "no more than it may lose, so nothing keeps a precision from losing it all" in idle
     for kind in INT8_KINDS:
         report = bundle.accuracy[kind]
         assert {"box AP", "mask AP", "mIoU", "CIDEr"} == set(report["scores"]) == set(report["reference"])
