@@ -35,10 +35,14 @@ def package_version() -> str:
 
 
 def version_of(name: str) -> str:
-    """The version of a package, a key of `PACKAGES`, as its metadata tell; empty where none of its wheels is there."""
+    """The version of a package as its metadata tell, empty where it is not installed.
+
+    Args:
+        name: As for `package_command`.
+    """
     import importlib.metadata
 
-    for distribution in PACKAGES[name].distributions:
+    for distribution in PACKAGES[name].distributions if name in PACKAGES else (name,):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             return importlib.metadata.version(distribution)
     return ""
