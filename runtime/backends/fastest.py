@@ -91,7 +91,7 @@ def choose_fastest(
         usual = "fp16" if backend != AUTO and backend_entry(backend).flavour and "fp16" in bundle.precisions else "fp32"
         chosen = usual if precision == AUTO else precision
         return Fastest("onnxruntime" if backend == AUTO else backend, chosen)
-    speeds = [] if anew else _known(recorded_speeds(bundle, threads), names)
+    speeds = [] if anew else _known(recorded_speeds(bundle), names, threads)
     if not speeds:
         if say is not None:
             say(f"measuring which is the fastest here: {', '.join(' '.join(name) for name in names)} ...")
@@ -104,9 +104,9 @@ def choose_fastest(
     return Fastest(best.backend, best.precision, tuple(speeds))
 
 
-def recorded_speeds(bundle: Bundle, threads: int | None = None) -> list[Speed]:
+def recorded_speeds(bundle: Bundle) -> list[Speed]:
     """What was measured of a bundle on this machine, with the versions that are installed now."""
-    places = {name: (backend_version(name), _machine(name, threads)) for name in BACKENDS}
+    places = {name: (backend_version(name), _machine(name)) for name in BACKENDS}
     return [one for one in read_speeds(bundle) if places.get(one.backend) == (one.version, one.machine)]
 
 
@@ -148,9 +148,13 @@ def _built(bundle: Bundle, flavour: str, device: CudaDevice) -> list[str]:
     return [one for one in bundle.precisions if one in built]
 
 
-def _known(speeds: Sequence[Speed], names: Sequence[tuple[str, str]]) -> list[Speed]:
-    """Those of `names`, if all of them are there."""
-    found = [speed for speed in speeds if (speed.backend, speed.precision) in names]
+def _known(speeds: Sequence[Speed], names: Sequence[tuple[str, str]], threads: int | None) -> list[Speed]:
+    """Those of `names` with so many threads, if all of them are there."""
+    found = [
+        speed
+        for speed in speeds
+        if (speed.backend, speed.precision) in names and speed.threads == _threads(speed.backend, threads)
+    ]
     return found if len(found) == len(names) else []
 
 
@@ -194,7 +198,8 @@ def _measured(bundle: Bundle, names: Sequence[tuple[str, str]], threads: int | N
     today, digest = date.today().isoformat(), bundle.digest
     return [
         Speed(
-            *(backend, precision, backend_version(backend), _machine(backend, threads)),
+            *(backend, precision, backend_version(backend), _machine(backend)),
+            threads=_threads(backend, threads),
             ms=round(statistics.median(taken), 3),
             day=today,
             bundle_sha256=digest,
@@ -203,9 +208,13 @@ def _measured(bundle: Bundle, names: Sequence[tuple[str, str]], threads: int | N
     ]
 
 
-def _machine(backend: str, threads: int | None) -> str:
-    """What decides about speed beside the backend's version."""
+def _threads(backend: str, threads: int | None) -> int:
+    return 0 if BACKENDS[backend].needs_gpu else threads or usable_cores()
+
+
+def _machine(backend: str) -> str:
+    """What decides about speed beside the backend's version and the threads."""
     device = cuda_device() if BACKENDS[backend].needs_gpu else None
     if device is not None:
         return device.name
-    return f"{describe_hardware()['cpu']['model']}, {cpu_kind()}, {threads or usable_cores()} threads"
+    return f"{describe_hardware()['cpu']['model']}, {cpu_kind()}"

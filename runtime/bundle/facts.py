@@ -119,7 +119,10 @@ class BundleFacts:
         reference, scores = scored.get("reference", {}), scored.get("scores", {})
         if scores:
             lost = [f"{name} {reference.get(name, 0):.4f} -> {value:.4f}" for name, value in scores.items()]
-            places = [f"{one['backend']} {one['version']} ({one['cpu']})" for one in scored.get("scored_on", ())]
+            places = [
+                f"{one['backend']} {one['version']} ({one['cpu']}{', ' if 'how' in one else ''}{one.get('how', '')})"
+                for one in scored.get("scored_on", ())
+            ]
             where = f" in {' and '.join(places)}" if places else ""
             found.append(f"scored{where}, fp32 -> {kind.partition('-')[0]}: {', '.join(lost)}")
         elif kind != "fp32":

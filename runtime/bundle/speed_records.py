@@ -24,7 +24,8 @@ class Speed:
         backend: What ran it.
         precision: Of the graph.
         version: Of the backend.
-        machine: Processor or GPU, and how many threads.
+        machine: Processor or GPU.
+        threads: CPU threads; 0 on a GPU.
         ms: Median milliseconds of a run for one batch.
         day: When, as "2026-11-30".
         bundle_sha256: Digest of the bundle.
@@ -34,6 +35,7 @@ class Speed:
     precision: str
     version: str
     machine: str
+    threads: int
     ms: float
     day: str
     bundle_sha256: str
@@ -60,8 +62,8 @@ def write_speeds(bundle: Bundle, speeds: Iterable[Speed]) -> Path:
     return path
 
 
-def _subject(speed: Speed) -> tuple[str, str, str]:
-    return speed.backend, speed.precision, speed.machine
+def _subject(speed: Speed) -> tuple[str, str, str, int]:
+    return speed.backend, speed.precision, speed.machine, speed.threads
 
 
 def _read(path: Path) -> list[Speed]:
@@ -79,7 +81,7 @@ def _read(path: Path) -> list[Speed]:
             name: one.get(name, str, "")
             for name in ("backend", "precision", "version", "machine", "day", "bundle_sha256")
         }
-        speed = Speed(**texts, ms=one.get("ms", float, 0.0))
+        speed = Speed(**texts, threads=one.get("threads", int, 0), ms=one.get("ms", float, 0.0))
         if not one.complaints:
             found.append(speed)
     return found

@@ -66,8 +66,11 @@ def content_checks(bundle: Bundle, backends: Sequence[str] = ()) -> list[Check]:
             checks.append(Check(_GROUP, "captions", "missing", "no weights of the native decoder", cure))
     speeds = sorted(recorded_speeds(bundle), key=lambda speed: speed.ms)
     if speeds:
-        text = ", ".join(f"{one.name} {one.ms:.1f} ms" for one in speeds)
-        checks.append(Check(_GROUP, "fastest", "ok", f"{text}, as measured here on {speeds[0].day}"))
+        for threads in sorted({speed.threads for speed in speeds}):
+            same = [speed for speed in speeds if speed.threads == threads]
+            text = ", ".join(f"{one.name} {one.ms:.1f} ms" for one in same)
+            on = f"with {threads} CPU thread{'s' if threads > 1 else ''}" if threads else f"on {same[0].machine}"
+            checks.append(Check(_GROUP, "fastest", "ok", f"{text}; measured {on}, {same[0].day}"))
     elif len(bundle.precisions) > 1 or len(backends) > 1:
         text = "not measured on this machine; the first --precision auto or --backend auto does, in some seconds"
         cure = shlex.join(["yolor-edge", "doctor", str(bundle.path), "--choose"])
