@@ -498,5 +498,7 @@ def test_auto_is_the_fastest_of_the_engines_that_are_built(bundle: Bundle) -> No
     found = choose_fastest(both, "tensorrt")
     assert {one.name for one in found.speeds} == {"tensorrt fp32", "tensorrt fp16"}
     assert {(one.machine, one.version) for one in recorded_speeds(both)} == {("Pretended GPU", VERSIONS["tensorrt"])}
+    for part in PARTS[1:]:
+        add_engine(both, part)
     with load(both, "tensorrt", "auto") as model:
         assert model.predict(picture(), ("boxes",)).boxes is not None
