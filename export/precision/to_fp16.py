@@ -134,6 +134,8 @@ def nodes_out_of_range(model: onnx.ModelProto, feeds: Iterable[Mapping[str, Arra
 
 def foreseen_reach(largest: Sequence[float]) -> float:
     """The magnitude that a tensor will not pass on other images, from its largest one on each image looked at."""
+    if not np.isfinite(largest).all():
+        return math.inf
     logs = np.log([value for value in largest if value > 0])
     if not len(logs):
         return 0.0
