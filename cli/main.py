@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import errno
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -33,7 +34,7 @@ from .commands import (
     verify,
 )
 from .imports import check_opencv, is_of_an_import, missing_line, trouble_of
-from .output import complain, flush, prepare_streams
+from .output import complain, flush, prepare_streams, say
 from .parsing import PROGRAM, CommandParser, Misuse, Parser, check_command
 from .termination import Terminated
 
@@ -77,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments after the program's name; None for those of this process.
     """
     prepare_streams()
+    warnings.showwarning = lambda message, *_: say(f"warning: {message}")  # without file, line and source
     typed = list(sys.argv[1:] if argv is None else argv)
     arguments = argparse.Namespace(typed=typed, command="", out=None, parser=None)
     try:

@@ -42,10 +42,12 @@ def build_as_asked(arguments: argparse.Namespace, say: Say) -> None:
     from .runtime.backends.registry import backend_entry
     from .runtime.backends.tensorrt.missing_engines import build_if_missing
     from .runtime.bundle.bundle import Bundle
-    from .runtime.model import needed_parts
+    from .runtime.model import needed_parts, with_fastest
     from .runtime.options import LoadOptions
 
-    bundle, backend, precision = Bundle.open(path), arguments.backend, arguments.precision
+    bundle = Bundle.open(path)
+    how = with_fastest(bundle, LoadOptions(arguments.backend, arguments.precision))
+    backend, precision = how.backend, how.precision
     decoder = getattr(arguments, "caption_decoder", None)
     own = bundle.spec.caption.beam_size if bundle.spec.caption is not None else 1
     beam = getattr(arguments, "beam_size", None) or own

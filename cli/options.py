@@ -142,7 +142,8 @@ def add_backend(parser: argparse.ArgumentParser, every: bool = False) -> None:
         metavar="NAME",
         help="only this backend (default: all that are installed)"
         if every
-        else "onnxruntime, onnxruntime-cuda, openvino, tensorrt or tensorrt-rtx (default: onnxruntime)",
+        else "onnxruntime, onnxruntime-cuda, openvino, tensorrt, tensorrt-rtx, or auto: the fastest that is installed, "
+        "as measured here (default: onnxruntime)",
     )
     group.add_argument(
         "--precision",
@@ -150,7 +151,8 @@ def add_backend(parser: argparse.ArgumentParser, every: bool = False) -> None:
         metavar="P",
         help="only this precision (default: all that the bundle holds)"
         if every
-        else "fp32, fp16, int8, or auto: the one that the bundle recommends (default: fp32)",
+        else "fp32, fp16, int8, or auto: the fastest that was scored within the budget, as measured here at first use, "
+        "in some seconds (default: fp32)",
     )
     add_threads(group)
     group.add_argument(
@@ -167,12 +169,31 @@ def add_backend(parser: argparse.ArgumentParser, every: bool = False) -> None:
 
 
 def load_options(arguments: argparse.Namespace) -> LoadOptions:
-    """What `add_backend` and `add_caption` say, after building what `--build-if-missing` asks for."""
+    """What `add_backend` and `add_caption` say, after building what `--build-if-missing` asks for.
+
+    What "auto" is here is told in a line, and so is that a graph was not scored where it is about to run.
+    """
     from .runtime.options import LoadOptions
 
     build_if_asked(arguments)
     decoder = getattr(arguments, "caption_decoder", None)
-    return LoadOptions(arguments.backend, arguments.precision, arguments.threads, decoder, arguments.processing)
+    options = LoadOptions(arguments.backend, arguments.precision, arguments.threads, decoder, arguments.processing)
+    path = Path(arguments.bundle if hasattr(arguments, "bundle") else arguments.model)
+    is_usual = options.precision == "fp32" and options.backend != "auto"
+    if is_usual or not (path / "bundle.json").is_file():
+        return options
+    from .runtime.backends.registry import BACKENDS
+    from .runtime.backends.scored import unscored
+    from .runtime.bundle.bundle import Bundle
+    from .runtime.model import with_fastest
+
+    bundle = Bundle.open(path)
+    options = with_fastest(bundle, options, say)
+    is_known = options.backend in BACKENDS and options.precision in bundle.precisions
+    gap = unscored(bundle, options.backend, options.precision) if is_known else ""
+    if gap and arguments.command != "evaluate":  # which is about to score it
+        say(f"warning: {gap}")
+    return options
 
 
 def build_if_asked(arguments: argparse.Namespace) -> None:
@@ -239,7 +260,7 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
         type=names,
         default=(),
         metavar="P,Q",
-        help="beside fp32: fp16, int8, or auto, which keeps int8 only if it is faster here (default: fp32 alone)",
+        help="beside fp32: fp16, int8, or auto, which is both as far as they meet the budget (default: fp32 alone)",
     )
     precision.add_argument(
         "--keep-float",
@@ -252,9 +273,12 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
         help="keep the graphs of a precision that does not pass in the bundle as *.failed.onnx, with a list for "
         "--keep-float (default: what did not pass is named and left out)",
     )
-    int8 = parser.add_argument_group("int8")
+    int8 = parser.add_argument_group("calibration and scores")
     int8.add_argument(
-        "--calibration", metavar="LIST|DIR", help="images to calibrate on: a folder, or a text file with a path a line"
+        "--calibration",
+        metavar="LIST|DIR",
+        help="images to calibrate int8 on, and to see the range of fp16 on: a folder, or a text file with a path a "
+        "line (default for fp16: the reference images)",
     )
     int8.add_argument(
         "--calibration-method",
@@ -264,13 +288,13 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
         help="minmax, percentile or entropy (default: percentile)",
     )
     int8.add_argument("--scales", metavar="FILE", help="calibration.json of an earlier export, instead of images")
-    add_data(int8, "data set to score int8 against fp32 on (default: int8 is not scored)")
+    add_data(int8, "data set to score fp16 and int8 against fp32 on (default: they are not scored)")
     int8.add_argument(
         "--max-drop",
         type=max_drop,
         default=0.01,
         metavar="X|TASK=X,...",
-        help="largest drop of box AP, mask AP, mIoU and CIDEr to accept of int8, or of some tasks as in "
+        help="largest drop of box AP, mask AP, mIoU and CIDEr to accept of fp16 and int8, or of some tasks as in "
         "boxes=0.01,caption=0.05 (default: 0.01)",
     )
 

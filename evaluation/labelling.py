@@ -35,7 +35,7 @@ from ..runtime.captions.captioning import CaptionOptions
 from ..runtime.environment.install import package_version
 from ..runtime.errors import UsageError
 from ..runtime.files import LineFile, write_atomically
-from ..runtime.model import Model
+from ..runtime.model import Model, with_fastest
 from ..runtime.model import load as open_model
 from ..runtime.options import LoadOptions, PredictOptions
 from ..runtime.progress import Count, Say
@@ -169,13 +169,14 @@ def label(
         BundleError, BackendError: If the bundle cannot be opened or run.
     """
     opened = Bundle.open(bundle)
+    load = with_fastest(opened, load)
     teacher = {
         "kind": "bundle",
         "name": opened.spec.name,
         "folder": Path(bundle).resolve().name,
         "sha256": opened.digest,
         "licence": opened.licence or "unknown",
-        "precision": opened.choose_precision(load.precision, load.backend),
+        "precision": load.precision,
     }
     with open_model(opened, options=load) as model:
         return label_by_model(model, teacher, images, out, options, caption, progress, report)

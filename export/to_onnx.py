@@ -177,7 +177,6 @@ def export_bundle(
             },
             parity=parity,
             accuracy=added.accuracy,
-            recommended=added.recommended,
             caption_weights=weights,
         )
     return Bundle.open(out)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from .arguments import check_path
 from .backends.base import Graph, ReportingGraph
+from .backends.fastest import AUTO, choose_fastest
 from .backends.registry import BACKENDS, backend_name, open_graphs
 from .backends.tensorrt import missing_engines
 from .backends.tensorrt.missing_engines import EngineBuilder
@@ -26,6 +27,7 @@ from .execution.parts import ContextPool, ModelParts, Stopwatch
 from .images.image_files import check_image, read_image
 from .images.preprocess import PixelLayout
 from .options import LoadOptions, PredictOptions, chosen
+from .progress import Say
 from .results import Result
 from .stream.stream import Stream, StreamOptions, StreamSource
 from .tracking.tracker import TrackerOptions
@@ -111,6 +113,15 @@ class Model:
     def facts(self) -> dict[str, dict[str, str]]:
         """What a report should say of the parts that run on a device: engine, device, how they are launched."""
         return self._parts.facts()
+
+    @property
+    def not_finite(self) -> int:
+        """Images so far, of this model and its clones, for which the network gave NaN or infinity.
+
+        Their answers are wrong. On a CPU the scores of each image are looked at and one of the other heads in turn, on
+        a GPU all heads of one image in a hundred.
+        """
+        return self._parts.not_finite
 
     @property
     def names(self) -> dict[int, str]:
@@ -324,9 +335,10 @@ def load(
     )
     if not isinstance(bundle, Bundle):
         check_path("bundle", bundle)
-    how = replace(how, backend=backend_name(how.backend))
-    check_processing(how.backend, how.processing)
+    check_processing(backend_name(how.backend), how.processing)
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    how = with_fastest(opened, how)
+    check_processing(how.backend, how.processing)
     native = _native_caption_decoder(opened, _caption_decoder_choice(opened, how))
     parts = None if native is None else ("vision",)
     if build_if_missing is not None:
@@ -344,8 +356,29 @@ def load(
         raise
 
 
+def with_fastest(bundle: Bundle, options: LoadOptions, say: Say | None = None) -> LoadOptions:
+    """`options` with what is fastest on this machine in place of "auto".
+
+    Args:
+        bundle: Opened.
+        options: As for `load`.
+        say: Called with a line before it is measured, and with the outcome.
+
+    Raises:
+        UsageError: If the backend is unknown.
+        BackendError: If nothing of what is installed runs the bundle.
+    """
+    options = replace(options, backend=backend_name(options.backend))
+    if AUTO not in (options.backend, options.precision):
+        return options
+    found = choose_fastest(bundle, options.backend, options.precision, options.threads, say)
+    if say is not None:
+        say(found.line())
+    return replace(options, backend=found.backend, precision=found.precision)
+
+
 def needed_parts(bundle: Bundle, options: LoadOptions) -> tuple[str, ...]:
-    """The parts of a bundle whose graphs or engines `load` opens, told the same.
+    """The parts of a bundle whose graphs or engines `load` opens, told the same; neither name is "auto".
 
     Raises:
         UsageError: If there is no such caption decoder, or the bundle lacks its weights.
@@ -365,8 +398,7 @@ def _caption_decoder_choice(bundle: Bundle, options: LoadOptions) -> str | None:
     entry = BACKENDS.get(options.backend)  # one that is unknown is told of when its graphs are opened
     if options.caption_decoder is not None or entry is None or not entry.flavour:
         return options.caption_decoder
-    precision = bundle.choose_precision(options.precision, options.backend)
-    return chosen_caption_decoder(bundle, options.backend, precision)
+    return chosen_caption_decoder(bundle, options.backend, options.precision)
 
 
 def _native_caption_decoder(bundle: Bundle, choice: str | None) -> NativeCaptionDecoder | None:

@@ -22,8 +22,11 @@ class LoadOptions:
     """How `load` opens a bundle.
 
     Attributes:
-        backend: What runs the graphs, a name from `backends.registry.BACKENDS`.
-        precision: Of the graphs: "fp32", "fp16" or "int8" as far as the bundle holds them, or "auto".
+        backend: What runs the graphs, a name from `backends.registry.BACKENDS`; or "auto", the fastest that is
+            installed.
+        precision: Of the graphs: "fp32", "fp16" or "int8" as far as the bundle holds them; or "auto", the fastest of
+            those that were scored. What is fastest on this machine is measured once, in some seconds, and kept in the
+            bundle's cache.
         threads: CPU threads; None for as many as this process may run on. The native caption decoder uses one.
         caption_decoder: What writes captions: "native", the extension with float32 weights; "native-int8", the same
             with int8 weights, faster, captions can differ slightly; "graph", the backend with the bundle's decoder

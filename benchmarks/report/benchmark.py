@@ -9,18 +9,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...runtime.backends.registry import backend_entry, backend_name, graph_files
+from ...runtime.backends.registry import backend_entry, graph_files
+from ...runtime.backends.scored import unscored
 from ...runtime.bundle.bundle import Bundle
 from ...runtime.captions.captioning import CaptionOptions
 from ...runtime.environment.cores import usable_cores
 from ...runtime.errors import UsageError
 from ...runtime.files import check_can_be_written
 from ...runtime.images.image_files import write_image
-from ...runtime.model import Model, caption_decoder_name
+from ...runtime.model import Model, caption_decoder_name, with_fastest
 from ...runtime.model import load as open_model
 from ...runtime.options import LoadOptions, PredictOptions
 from ...runtime.progress import Count
@@ -99,11 +99,10 @@ def bench(
     started = time.perf_counter_ns()
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     cold["bundle_open_ms"] = _milliseconds_since(started) if opened is not bundle else "unknown"
-    backend = backend_name(load.backend)
+    load = with_fastest(opened, load)
+    backend, precision = load.backend, load.precision
     was_imported = backend_entry(backend).imports in sys.modules
     started = time.perf_counter_ns()
-    precision = opened.choose_precision(load.precision, backend)
-    load = replace(load, backend=backend, precision=precision)
     open_model(opened, options=load).close()
     cold["first_load_ms"] = _milliseconds_since(started)
     cold["first_load_imports_backend"] = not was_imported
@@ -145,6 +144,7 @@ def bench(
             },
             "backend": backend if on_gpu else f"{backend}-cpu",
             "precision": precision,
+            **({"not_scored": gap} if (gap := unscored(opened, backend, precision)) else {}),
             "commit": source_commit(),
             "command": command or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
             "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -30,8 +30,8 @@ def is_choice_open(bundle: Bundle, backend: str, precision: str) -> bool:
     Raises:
         UsageError: If the bundle lacks the precision.
     """
-    chosen = bundle.choose_precision(precision, backend)
-    return _has_choice(bundle) and chosen_caption_decoder(bundle, backend, chosen) is None
+    backend_entry(backend)
+    return _has_choice(bundle) and chosen_caption_decoder(bundle, backend, precision) is None
 
 
 def choose_after_build(
@@ -102,10 +102,9 @@ def choose_caption_decoder(
     assert bundle.spec.caption is not None  # as every bundle with caption weights has
     beam_size = beam_size or bundle.spec.caption.beam_size
     options = CaptionOptions(beam_size=beam_size)
-    chosen = bundle.choose_precision(precision, backend)
     medians: dict[str, float] = {}
     for decoder in CANDIDATES:
-        with load(bundle, backend, chosen, caption_decoder=decoder) as model:
+        with load(bundle, backend, precision, caption_decoder=decoder) as model:
             times = [
                 model.predict(pictures[i % len(pictures)], ("caption",), caption=options).timings_ms["caption"]
                 for i in range(WARMUP + runs)
@@ -114,7 +113,7 @@ def choose_caption_decoder(
         if progress is not None:
             progress(f"captions by {decoder}: {medians[decoder]:.2f} ms, median of {runs}")
     fastest = min(medians, key=lambda decoder: medians[decoder])
-    choice = CaptionChoice(backend, chosen, device.name, fastest, medians, beam_size, bundle.digest)
+    choice = CaptionChoice(backend, precision, device.name, fastest, medians, beam_size, bundle.digest)
     write_choice(bundle, choice)
     return choice
 

@@ -138,6 +138,8 @@ class Report:
             found.append("the warm-up ended before the model had become steady")
         if len(measured.runs) < needed_samples(0.99):
             found.append(f"{len(measured.runs)} runs are too few for p99, which needs {needed_samples(0.99)}")
+        if "not_scored" in self.identity:
+            found.append(self.identity["not_scored"])
         busy = self.protocol["state_before"]["cpu_busy_share"]
         if isinstance(busy, int | float) and busy > IDLE_SHARE:
             found.append(f"the machine was not idle: others used {busy:.0%} of its cores before the measurement")

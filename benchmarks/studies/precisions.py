@@ -57,7 +57,7 @@ def measure(size: Size, input_size: tuple[int, int], runs: int, folder: Path) ->
     if find_spec("openvino") is not None:
         from ...runtime.backends.openvino_backend import open_graph as open_in_openvino
 
-        openers += [("fp32", "openvino", open_in_openvino), ("int8-s8s8", "openvino", open_in_openvino)]
+        openers += [("fp32", "openvino", open_in_openvino), ("int8-openvino", "openvino", open_in_openvino)]
     graphs = [opener(files[kind], 1) for kind, _, opener in openers]
     image = np.random.default_rng(0).random((1, 3, *input_size), dtype=np.float32)
     samples: list[list[float]] = [[] for _ in graphs]

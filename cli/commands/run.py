@@ -251,13 +251,14 @@ def _drawing(arguments: argparse.Namespace) -> DrawOptions:
 def _text(summary: RunSummary) -> str:
     skipped = f", {len(summary.failed)} could not be read" if summary.failed else ""
     dropped = f", {summary.dropped} dropped" if summary.dropped else ""
+    broken = f", {summary.not_finite} with NaN or infinity from the network" if summary.not_finite else ""
     place = ""
     if summary.files:
         only = summary.files[0] if len(summary.files) == 1 else summary.out
         place = f"; see {only}"
     begin = "interrupted, kept what was done: " if summary.is_interrupted else ""
     counts = f"; {summary.counts_text}" if summary.counts_text else ""
-    return f"{begin}{summary.done} answered{skipped}{dropped}, {summary.seconds:.1f} s{counts}{place}"
+    return f"{begin}{summary.done} answered{skipped}{dropped}{broken}, {summary.seconds:.1f} s{counts}{place}"
 
 
 def _tracker_options(text: str) -> TrackerOptions:

@@ -171,7 +171,6 @@ def adopt(
                 **added.parity,
             },
             accuracy=added.accuracy,
-            recommended=added.recommended,
         )
     return Bundle.open(out)
 

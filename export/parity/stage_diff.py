@@ -302,7 +302,7 @@ def _open_graph(name: str | os.PathLike[str]) -> VisionGraph:
     held = bundle.graphs["vision"]
     kind = precision
     if precision == "int8":
-        kind = next((kind for kind in ("int8-u8s8", "int8-s8s8") if kind in held), "int8-u8s8")
+        kind = next((kind for kind in ("int8-u8s8", "int8-openvino", "int8-s8s8") if kind in held), "int8-u8s8")
     if kind not in held:
         raise UsageError(f"{folder}: has no {precision} graph, it holds {', '.join(held)}")
     try:

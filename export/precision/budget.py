@@ -73,6 +73,7 @@ class BudgetReport:
         scores: Scores in int8.
         verdicts: For each score, whether its drop is within what is allowed, as far as the images tell.
         agreement: How far the answers are those of fp32 at the thresholds that the model ships with, and by words.
+        scored_on: The backends that were scored, see `runtime.backends.scored`.
         kept: Layers put into float to meet the budget, beside those that always are.
         ranges: The calibration method that was taken.
         int8_flops_share: Share of the convolutions' FLOPs that run in int8.
@@ -88,6 +89,7 @@ class BudgetReport:
     int8_flops_share: float
     verdicts: Mapping[str, Verdict] = field(default_factory=dict)
     agreement: Mapping[str, Any] = field(default_factory=dict)
+    scored_on: tuple[Mapping[str, str], ...] = ()
     ranges: str = ""
     tries: tuple[tuple[str, int, Mapping[str, float]], ...] = ()
     layers: tuple[LayerReport, ...] = field(default=())
@@ -95,23 +97,28 @@ class BudgetReport:
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
-    def drops(self) -> dict[str, float]:
-        """How much each score lost; negative where it gained."""
-        return {name: self.reference[name] - self.scores[name] for name in self.scores}
-
     def table(self) -> str:
         """Scores side by side, then the layers in float that are not predictions."""
         lines = [f"int8-{self.dialect}: {self.int8_flops_share:.1%} of the convolutions' FLOPs in int8"]
-        for name, lost in self.drops().items():
-            verdict = f"  {self.verdicts[name]}" if name in self.verdicts else ""
-            lines.append(
-                f"  {name:<8} {self.reference[name]:.4f} -> {self.scores[name]:.4f}  ({_signed(-lost)}){verdict}"
-            )
-        if self.agreement:
-            lines += [f"  {line}" for line in _agreement_lines(self.agreement)]
+        lines += score_lines(self.reference, self.scores, self.verdicts, self.agreement)
         kept = [layer for layer in self.layers if layer.precision == "float" and layer.why != PREDICTION]
         lines += [f"  float: {layer.layer} ({layer.why})" for layer in kept]
         return "\n".join(lines)
+
+
+def score_lines(
+    reference: Mapping[str, float],
+    scores: Mapping[str, float],
+    verdicts: Mapping[str, Verdict],
+    agreement: Mapping[str, Any],
+) -> list[str]:
+    """A line for each score beside fp32's, then how far the answers agree."""
+    lines = []
+    for name, score in scores.items():
+        verdict = f"  {verdicts[name]}" if name in verdicts else ""
+        gained = score - reference[name]
+        lines.append(f"  {name:<8} {reference[name]:.4f} -> {score:.4f}  ({_signed(gained)}){verdict}")
+    return lines + [f"  {line}" for line in _agreement_lines(agreement)]
 
 
 def _agreement_lines(known: Mapping[str, Any]) -> list[str]:
@@ -147,7 +154,7 @@ def meet_budget(
         model: The fp32 graph.
         ranges: From `calibrate`; or several, by method. Of those with which the budget is met the first are taken,
             else those with which it is missed by the least.
-        dialect: "s8s8" or "u8s8".
+        dialect: Of `INT8_DIALECTS`.
         inputs: A few calibration images as the network's input, to measure the layers' noise on.
         score: Scores a graph; None to quantise without a budget, and without measuring the layers.
         reference: Scores of the fp32 graph.
@@ -210,9 +217,8 @@ def meet_budget(
     elif start and _most(scored(method, frozenset())) <= 1:
         in_float = frozenset()
     quantized, scores = tries[method, in_float]
-    verdicts, agreement = _judged(reference, scores, allowed)
-    missed = [name for name, used in scored(method, in_float).items() if used > 1]
-    beyond = [name for name in missed if name not in verdicts or verdicts[name].answer == "beyond"]
+    verdicts, agreement = judged(reference, scores, allowed)
+    beyond = beyond_budget(reference, scores, allowed, verdicts)
     if beyond:
         worst = max(beyond, key=lambda name: reference[name] - scores[name])
         raise AccuracyError(
@@ -237,8 +243,8 @@ def meet_budget(
 
 
 def _start(model: onnx.ModelProto, dialect: str, keep_float: Collection[str]) -> Layers:
-    """What begins in float: the stem, whose rounding reaches every head. With signed activations it always is."""
-    if dialect == "s8s8":
+    """What begins in float: the stem, whose rounding reaches every head. But in u8s8 it always is."""
+    if dialect != "u8s8":
         return frozenset()
     view = GraphView(model)
     kept = kept_convolutions(view, keep_float)
@@ -289,9 +295,21 @@ def _shares(model: onnx.ModelProto) -> dict[str, float]:
     return {name: own / total for name, own in flops.items()}
 
 
-def _judged(
+def beyond_budget(
+    reference: Mapping[str, float],
+    scores: Mapping[str, float],
+    allowed: Mapping[str, float],
+    verdicts: Mapping[str, Verdict],
+) -> list[str]:
+    """The scores that drop by more than they may, as far as the images can tell."""
+    missed = [name for name in scores if _used(reference[name] - scores[name], allowed[name]) > 1]
+    return [name for name in missed if name not in verdicts or verdicts[name].answer == "beyond"]
+
+
+def judged(
     reference: Mapping[str, float], scores: Mapping[str, float], allowed: Mapping[str, float]
 ) -> tuple[dict[str, Verdict], dict[str, Any]]:
+    """What the images tell of each drop, and how far the answers agree; nothing of scores without their images."""
     if not (isinstance(reference, ImageScores) and isinstance(scores, ImageScores)):
         return {}, {}
     verdicts = {name: reference.verdict(name, scores, allowed[name]) for name in scores}
@@ -318,8 +336,10 @@ def _with_layers(
             why = f"the budget needs it in float, {report.kept.index(name) + 1} of {len(report.kept)} by noise"
         elif name in asked:
             why = "asked for"
-        else:
+        elif report.dialect == "s8s8":
             why = "reads the image, whose lowest bit symmetric int8 cannot hold"
+        else:
+            why = "reads the image, on which OpenVINO is no faster in int8"
         precision = "int8" if name in quantized.int8 else "float"
         rounded = {head: float(f"{value:.3g}") for head, value in noise.get(name, {}).items()}
         layers.append(LayerReport(name, round(share, 6), rounded, precision, why))

@@ -1,17 +1,20 @@
 """The cheaper precisions of a bundle, each written only after it was held against fp32.
 
-FP16 has to give the same answers on the reference images. INT8 is accepted on task scores, not on the distance between
-tensors: within a budget for every task where an evaluation split is given, and unscored, which the bundle says, where
-none is.
+Both are accepted on task scores, not on the distance between tensors: within a budget for every task where an
+evaluation split is given, and unscored, which the bundle says, where none is. Each graph is scored on the backend that
+will run it, as far as that is here. FP16 has to give the same answers on the reference images as well.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
+import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -21,16 +24,18 @@ from ...evaluation.dataset.coco import CocoDataset
 from ...evaluation.dataset.opening import Data, open_dataset
 from ...runtime.backends.base import Array, Graph
 from ...runtime.backends.onnxruntime_backend import open_graph
+from ...runtime.backends.registry import BACKENDS, GraphModule, backend_module
+from ...runtime.backends.scored import place, scored_on
 from ...runtime.bundle.bundle import FAILED, INT8_DIALECTS
 from ...runtime.bundle.spec import ModelSpec
-from ...runtime.errors import AccuracyError, UsageError
+from ...runtime.errors import AccuracyError, BackendError, UsageError
 from ...runtime.images.preprocess import preprocess
 from ...runtime.model import Model
 from ...runtime.progress import Say
 from ...runtime.verification.comparison import DEFAULT_TOLERANCES, FP16, captions_check, compare
 from ...runtime.verification.golden import GOLDEN_FOLDER, answers_of, read_golden
 from ..onnx_graphs.probe import open_model
-from .budget import BudgetReport, meet_budget
+from .budget import BudgetReport, beyond_budget, judged, meet_budget, score_lines
 from .calibration import (
     FEW_IMAGES,
     METHODS,
@@ -46,14 +51,15 @@ from .calibration import (
 from .failures import tell_failure
 from .learned_bounds import with_learned_bounds
 from .score_noise import DEFAULT_MAX_DROP, ImageScores, MaxDrop, allowed_drops, check_max_drop, score_images
-from .to_fp16 import halve_around_int8, nodes_out_of_range, to_fp16
+from .to_fp16 import as_computed_in_fp16, halve_around_int8, nodes_out_of_range, to_fp16
 from .to_int8 import quantize
 
 SCALES_FILE = "calibration.json"
 # Images that layers' noise is measured on: a ranking needs no more.
 _NOISE_IMAGES = 4
+# Images whose captions show the range of the decoder's tensors, and words of each.
+_CAPTION_IMAGES = 20
 _CAPTION_STEPS = 6
-_TIMED_RUNS = 15
 
 Graphs = dict[str, dict[str, str]]
 
@@ -63,15 +69,14 @@ class PrecisionOptions:
     """Which precisions to write beside fp32, and how.
 
     Attributes:
-        precisions: Of "fp16", "int8", "auto". "auto" writes both, drops int8 where it misses the budget or is not
-            faster than fp32 in ONNX Runtime on one thread of this machine, and records which of the two is.
-        calibration: Images for int8: a folder, a glob or a text file with one path a line.
+        precisions: Of "fp16", "int8", "auto". "auto" is both, as far as they meet the budget.
+        calibration: Images for int8, and for the range of fp16: a folder, a glob or a text file with one path a line.
         method: How int8 ranges treat outliers, see `calibrate`.
         scales: The `calibration.json` of another export of the same weights, instead of images.
-        data: Folder of a data set, or several put together, that int8 is scored on.
+        data: Folder of a data set, or several put together, that fp16 and int8 are scored on.
         split: Its split; by default the first whose name starts with "val".
-        max_drop: Largest drop of box AP, mask AP, mIoU and CIDEr that int8 may cost, absolute; or of those of some
-            tasks, by the task's name, and 0.01 of the others.
+        max_drop: Largest drop of box AP, mask AP, mIoU and CIDEr that a precision may cost, absolute; or of those of
+            some tasks, by the task's name, and 0.01 of the others.
         keep_float: Layers to keep in a wider format whatever they cost, by name or by the start of it.
         keep_failed: Keep the graphs of a precision that did not pass in the bundle, as PART.KIND.failed.onnx, with the
             list of layers to keep in float.
@@ -104,15 +109,16 @@ class PrecisionOptions:
                 "<calibration> measures ranges and <scales> gives them; leave one of the two out",
                 argument=("calibration", "scales"),
             )
-        given = {"calibration": self.calibration, "scales": self.scales, "data": self.data}
-        idle = [name for name, value in given.items() if value is not None and not self.wants_int8]
+        if self.scales is not None and not self.wants_int8:
+            raise UsageError(
+                "<scales> is for int8: add int8 to <precisions>, or leave it out", argument=("scales", "precisions")
+            )
+        given = {"calibration": self.calibration, "data": self.data, "keep_float": self.keep_float or None}
+        idle = [name for name, value in given.items() if value is not None and not (self.wants_int8 or self.wants_fp16)]
         if idle:
             named = ", ".join(f"<{name}>" for name in idle)
-            raise UsageError(f"{named} is for int8: add int8 to <precisions>, or leave it out", (*idle, "precisions"))
-        if self.keep_float and not (self.wants_int8 or self.wants_fp16):
             raise UsageError(
-                "<keep_float> is for fp16 and int8: add one to <precisions>, or leave it out",
-                argument=("keep_float", "precisions"),
+                f"{named} is for fp16 and int8: add one to <precisions>, or leave it out", (*idle, "precisions")
             )
         if "auto" in self.precisions and self.data is None:
             raise UsageError(
@@ -155,7 +161,6 @@ class Added:
     parity: dict[str, Any] = field(default_factory=dict)
     accuracy: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
-    recommended: dict[str, str] = field(default_factory=dict)
 
     def fail(self, precision: str, reason: str) -> None:
         """Record that a precision that was asked for did not pass."""
@@ -163,13 +168,11 @@ class Added:
 
 
 def check_inputs(options: PrecisionOptions, spec: ModelSpec) -> None:
-    """Look at all that int8 was given before time goes into an export that could not use it.
+    """Look at all that fp16 and int8 were given before time goes into an export that could not use it.
 
     Raises:
         UsageError, DatasetError, CalibrationError: As `add_precisions` would, later.
     """
-    if not options.wants_int8:
-        return
     held_out = _held_out(_dataset(options))
     if options.scales is not None:
         refuse_held_out(Calibration.load(options.scales).images, held_out)
@@ -197,47 +200,100 @@ def add_precisions(
         say: Called with one line per step.
         int8_bounds: By block, what a training with int8 in the loop learned of its output's range.
 
-    A precision that does not pass, fp16 because it answers otherwise than fp32, int8 because it misses the budget, is
-    left out and recorded with the reason.
+    A precision that does not pass, because it answers otherwise than fp32 or misses the budget, is left out and
+    recorded with the reason.
 
     Raises:
         CalibrationError: If the images or scales cannot be used.
     """
     added = Added()
+    if not (options.wants_fp16 or options.wants_int8):
+        return added
+    _require_layers(folder, graphs, options.keep_float)
+    dataset = _dataset(options)
+    held_out = _held_out(dataset)
+    pictures = None
+    if options.calibration is not None:
+        files = calibration_files(options.calibration)
+        pictures = CalibrationSet(files, spec.preprocess, held_out, spec.graph.batch or 1)
+    making = _Making(folder, graphs, spec, images, options, say, added, pictures)
+    scorer = None
+    if dataset is not None:
+        say(f"scoring fp32 on {len(dataset)} images of {options.data} ...")
+        scorer = _Scorer(folder, graphs, spec, dataset)
+        allowed = allowed_drops(options.max_drop)
+        idle = [f"{name} {value:.4f}" for name, value in scorer.reference.items() if value <= allowed[name]]
+        if idle:
+            say(
+                f"warning: in fp32 the network scores {', '.join(idle)} on {options.data}, no more than it may lose, "
+                "so nothing keeps a precision from losing it all; train longer first, or score on data that it was "
+                "trained for"
+            )
+    # What is not int8 for TensorRT is fp16 too.
+    out_of_range = making.out_of_range(list(graphs) if options.wants_fp16 else ["vision"])
     if options.wants_fp16:
-        _add_fp16(folder, graphs, spec, images, options, say, added)
+        _add_fp16(making, scorer, out_of_range)
     if options.wants_int8:
-        _add_int8(folder, graphs, spec, images, options, say, added, int8_bounds or {})
+        _add_int8(making, scorer, out_of_range["vision"], held_out, int8_bounds or {})
     return added
 
 
-def _add_fp16(
-    folder: Path,
-    graphs: Graphs,
-    spec: ModelSpec,
-    images: Mapping[str, NDArray[np.uint8]],
-    options: PrecisionOptions,
-    say: Say,
-    added: Added,
-) -> None:
+@dataclass(frozen=True)
+class _Making:
+    """A bundle in the making: what `add_precisions` was given, and what it gives."""
+
+    folder: Path
+    graphs: Graphs
+    spec: ModelSpec
+    images: Mapping[str, NDArray[np.uint8]]
+    options: PrecisionOptions
+    say: Say
+    added: Added
+    pictures: CalibrationSet | None
+
+    def exact(self, part: str) -> onnx.ModelProto:
+        """A part's graph in fp32."""
+        return onnx.load(self.folder / self.graphs[part]["fp32"])
+
+    def inputs(self) -> Iterator[NDArray[np.float32]]:
+        """The network's input for every image that was handed over: to calibrate on, and the reference images."""
+        yield from self.reference_inputs()
+        if self.pictures is not None:
+            yield from self.pictures.tensors()
+
+    def reference_inputs(self) -> Iterator[NDArray[np.float32]]:
+        for image in self.images.values():
+            tensor, _ = preprocess(image, self.spec.preprocess)
+            yield np.repeat(tensor[np.newaxis], self.spec.graph.batch or 1, axis=0)
+
+    def out_of_range(self, wanted: Sequence[str]) -> dict[str, dict[str, str]]:
+        """For these parts, the nodes that do not fit into fp16 on all these images, with the reason."""
+        count = len(self.images) + (0 if self.pictures is None else len(self.pictures))
+        self.say(f"looking at the range of every tensor on {count} images ...")
+        parts = {part: open_graph(self.folder / self.graphs[part]["fp32"], None) for part in wanted}
+        captions = _caption_feeds(parts, self.spec, itertools.islice(self.inputs(), _CAPTION_IMAGES))
+        for graph in parts.values():
+            graph.close()
+        feeds = {"vision": ({"images": tensor} for tensor in self.inputs()), **captions}
+        return {part: nodes_out_of_range(self.exact(part), feeds[part]) for part in wanted}
+
+
+def _add_fp16(making: _Making, scorer: _Scorer | None, out_of_range: Mapping[str, Mapping[str, str]]) -> None:
+    folder, graphs, spec, images, say = making.folder, making.graphs, making.spec, making.images, making.say
     say(f"making fp16 graphs, and comparing them with fp32 on {len(images)} images ...")
-    exact = {part: open_graph(folder / files["fp32"], None) for part, files in graphs.items()}
     models: dict[str, onnx.ModelProto] = {}
-    half: dict[str, Graph] = {}
+    computed: dict[str, onnx.ModelProto] = {}
     kept: dict[str, Mapping[str, str]] = {}
-    _require_layers(folder, graphs, options.keep_float)
-    feeds = _feeds(exact, spec, list(images.values()))
-    for part, files in graphs.items():
-        halved = to_fp16(onnx.load(folder / files["fp32"]), feeds[part], options.keep_float)
-        exact[part].close()
-        models[part] = halved.model
+    for part in graphs:
+        halved = to_fp16(making.exact(part), out_of_range[part], making.options.keep_float)
+        models[part], computed[part] = halved.model, as_computed_in_fp16(halved.model)
         file = f"{part}.fp16.onnx"
         onnx.save(halved.model, folder / file)
-        half[part] = open_graph(folder / file, None)
         kept[part] = dict(halved.kept)
         share = f"{len(halved.kept)} nodes stay in fp32" if halved.kept else "all of it in 16 bits"
         say(f"{file}: {(folder / file).stat().st_size / 1e6:.1f} MB, {share}")
         _tell_kept(halved.kept, say)
+    half: dict[str, Graph] = {part: open_model(model) for part, model in computed.items()}
     with Model(spec, half) as model:
         pairs = {}
         for name in images:
@@ -252,96 +308,100 @@ def _add_fp16(
     captions = captions_check(list(pairs.values()), FP16)
     checks += [captions] if captions is not None else []
     failures = [check for check in checks if not check.passed]
+    reason = ""
     if failures:
         first = failures[0]
         reason = (
             f"it differs from fp32: {first.stage} on {first.golden}: {first.measured}, allowed {first.allowed} "
             f"({len(failures)} of {len(checks)} checks failed)"
         )
+    else:
+        say(f"fp16 agrees with fp32 in {len(checks)} checks on {len(images)} images")
+        if scorer is not None:
+            reason = _score_fp16(making, scorer, computed)
+    if reason:
         for part in graphs:
             (folder / f"{part}.fp16.onnx").unlink()
-        added.fail("fp16", reason)
-        tell_failure(folder, spec, "fp16", reason, models, options.keep_failed, say)
+        making.added.fail("fp16", reason)
+        tell_failure(folder, spec, "fp16", reason, models, making.options.keep_failed, say)
         return
-    say(f"fp16 agrees with fp32 in {len(checks)} checks on {len(images)} images")
     for part, files in graphs.items():
         files["fp16"] = f"{part}.fp16.onnx"
-    added.tolerances["fp16"] = asdict(FP16)
-    added.parity["fp16"] = [asdict(check) for check in checks]
-    added.parity["kept_in_fp32"] = kept
+    making.added.tolerances["fp16"] = asdict(FP16)
+    making.added.parity["fp16"] = [asdict(check) for check in checks]
+    making.added.parity["kept_in_fp32"] = kept
+
+
+def _score_fp16(making: _Making, scorer: _Scorer, computed: Mapping[str, onnx.ModelProto]) -> str:
+    """Hold fp16 to the budget, and record its scores; why it does not pass, or nothing."""
+    allowed = allowed_drops(making.options.max_drop)
+    making.say("fp16: scoring, with every tensor rounded as a device in fp16 does ...")
+    scores, reference = scorer.scores(computed["vision"], captions=computed), scorer.reference
+    verdicts, agreement = judged(reference, scores, allowed)
+    for line in ("fp16:", *score_lines(reference, scores, verdicts, agreement)):
+        making.say(line)
+    beyond = beyond_budget(reference, scores, allowed, verdicts)
+    if beyond:
+        worst = max(beyond, key=lambda name: reference[name] - scores[name])
+        lost = reference[worst] - scores[worst]
+        return f"it misses the budget: {worst} drops by {lost:.4f}, allowed {allowed[worst]:g}"
+    making.added.accuracy["fp16"] = {
+        "max_drop": {name: allowed[name] for name in scores},
+        "reference": dict(reference),
+        "scores": dict(scores),
+        "verdicts": {name: asdict(verdict) for name, verdict in verdicts.items()},
+        "agreement": agreement,
+        "scored_on": [{**scored_on("onnxruntime"), "how": "every tensor rounded to fp16"}],
+    }
+    return ""
 
 
 def _add_int8(
-    folder: Path,
-    graphs: Graphs,
-    spec: ModelSpec,
-    images: Mapping[str, NDArray[np.uint8]],
-    options: PrecisionOptions,
-    say: Say,
-    added: Added,
+    making: _Making,
+    scorer: _Scorer | None,
+    in_fp32: dict[str, str],
+    held_out: Mapping[str, Path],
     int8_bounds: Mapping[str, float],
 ) -> None:
-    model = onnx.load(folder / graphs["vision"]["fp32"])
-    dataset = _dataset(options)
-    calibration, inputs = _calibration(model, spec, list(images.values()), options, _held_out(dataset), say)
+    folder, options, say, added = making.folder, making.options, making.say, making.added
+    model = making.exact("vision")
+    calibration, inputs = _calibration(model, making, held_out)
     if int8_bounds and options.scales is None:
         calibration, count = with_learned_bounds(calibration, model, int8_bounds)
         say(f"{count} tensors have the range that training with int8 in the loop has learned for them")
-    exact = _Scorer(folder, graphs, spec, dataset)
-    if dataset is not None:
-        say(f"scoring fp32 on {len(dataset)} images of {options.data} ...")
-    reference: Mapping[str, float] = exact.scores(model) if dataset else {}
-    allowed = allowed_drops(options.max_drop)
-    if dataset is None:
+    if scorer is None:
         say("int8 is not scored: give a data set to hold it to a budget")
-    idle = [f"{name} {value:.4f}" for name, value in reference.items() if value <= allowed[name]]
-    if idle:
-        say(
-            f"warning: in fp32 the network scores {', '.join(idle)} on {options.data}, no more than it may lose, so "
-            "nothing keeps int8 from losing it all; train longer first, or score on data that it was trained for"
-        )
-    # For TensorRT what is not int8 is fp16, and OpenVINO reads that as fast; ONNX Runtime has no fp16 on a CPU.
-    in_fp32 = nodes_out_of_range(model, ({"images": tensor} for tensor in inputs))
     reports: list[BudgetReport] = []
     quantised: dict[str, onnx.ModelProto] = {}
     dialect = INT8_DIALECTS[0]
     try:
         for dialect in INT8_DIALECTS:
+            backend = _backend_to_score(dialect, say if scorer is not None else None)
             found, report = meet_budget(
                 model,
                 calibration.by_method(),
                 dialect,
                 inputs,
-                exact.scores if dataset else None,
-                reference,
+                None if scorer is None else functools.partial(scorer.scores, backend=backend),
+                {} if scorer is None else scorer.reference,
                 options.max_drop,
                 options.keep_float,
                 say,
+                # OpenVINO and ONNX Runtime have no fp16 that is faster on a CPU.
                 (lambda graph: halve_around_int8(graph, in_fp32)) if dialect == "s8s8" else None,
             )
             quantised[dialect] = found.model
-            reports.append(report)
+            reports.append(report if scorer is None else replace(report, scored_on=(scored_on(backend),)))
             say(report.table())
     except AccuracyError as error:
         reason = str(error)
-        if "auto" in options.precisions:
-            say(f"auto: goes without int8; {reason}")
-            added.recommended["onnxruntime"] = "fp32"
-        if "int8" in options.precisions:
-            added.fail("int8", reason)
-            kind = f"int8-{dialect}"
-            whole = quantize(model, calibration.ranges, dialect, options.keep_float).model
-            tell_failure(folder, spec, kind, reason, {"vision": whole}, options.keep_failed, say)
-            # Measuring ranges may have taken hours: they serve the next try.
-            calibration.save(folder / SCALES_FILE)
+        added.fail("int8", reason)
+        kind = f"int8-{dialect}"
+        whole = quantize(model, calibration.ranges, dialect, options.keep_float).model
+        tell_failure(folder, making.spec, kind, reason, {"vision": whole}, options.keep_failed, say)
+        # Measuring ranges may have taken hours: they serve the next try.
+        calibration.save(folder / SCALES_FILE)
         return
-    if "auto" in options.precisions:
-        ratio = _speed_ratio(model, quantised["u8s8"], inputs[0])
-        added.provenance["int8_speed"] = {"onnxruntime": round(ratio, 3), "threads": 1}
-        added.recommended["onnxruntime"] = "int8" if ratio > 1 else "fp32"
-        say(f"auto: int8 runs {ratio:.2f} times as fast as fp32 in ONNX Runtime here")
-        if ratio <= 1 and "int8" not in options.precisions:
-            return
     calibration.save(folder / SCALES_FILE)
     added.provenance["calibration"] = scales_summary(calibration)
     added.tolerances["int8"] = asdict(DEFAULT_TOLERANCES["int8"])
@@ -349,12 +409,26 @@ def _add_int8(
         kind = f"int8-{report.dialect}"
         file = f"vision.{kind}.onnx"
         onnx.save(quantised[report.dialect], folder / file)
-        graphs["vision"][kind] = file
+        making.graphs["vision"][kind] = file
         added.accuracy[kind] = report.to_json()
-        say(f"{file}: {(folder / file).stat().st_size / 1e6:.1f} MB")
+        where = f", scored in {' and '.join(place(dict(one)) for one in report.scored_on)}" if report.scored_on else ""
+        say(f"{file}: {(folder / file).stat().st_size / 1e6:.1f} MB{where}")
         if report.dialect == "s8s8":
             added.accuracy[kind]["kept_in_fp32"] = in_fp32
             _tell_kept(in_fp32, say)
+
+
+def _backend_to_score(dialect: str, say: Say | None) -> str:
+    """The backend that will run a dialect, if it is here and runs on a CPU; else ONNX Runtime, which runs them all."""
+    for name, entry in BACKENDS.items():
+        if entry.int8_dialect == dialect and not entry.needs_gpu:
+            try:
+                backend_module(name)
+                return name
+            except BackendError as error:
+                if say is not None:
+                    say(f"int8-{dialect} cannot be scored in {name} here, but in onnxruntime: {error}")
+    return "onnxruntime"
 
 
 def _tell_kept(kept: Mapping[str, str], say: Say) -> None:
@@ -376,24 +450,17 @@ def _held_out(dataset: CocoDataset | None) -> dict[str, Path]:
 
 
 def _calibration(
-    model: onnx.ModelProto,
-    spec: ModelSpec,
-    images: Sequence[NDArray[np.uint8]],
-    options: PrecisionOptions,
-    held_out: Mapping[str, Path],
-    say: Say,
+    model: onnx.ModelProto, making: _Making, held_out: Mapping[str, Path]
 ) -> tuple[Calibration, list[NDArray[np.float32]]]:
     """Fresh or given ranges, and a few inputs of the network to measure noise on: calibration's or the golden ones."""
-    rule = spec.preprocess
-    if options.calibration is None:
+    options, pictures, say = making.options, making.pictures, making.say
+    if pictures is None:
         assert options.scales is not None
         calibration = Calibration.load(options.scales)
-        calibration.require_fresh(options.scales, model, rule)
+        calibration.require_fresh(options.scales, model, making.spec.preprocess)
         refuse_held_out(calibration.images, held_out)
         say(f"{options.scales}: ranges of {len(calibration.ranges)} tensors from {len(calibration.images)} images")
-        tensors = (preprocess(image, rule)[0][np.newaxis] for image in images)
-        return calibration, [np.repeat(tensor, spec.graph.batch or 1, axis=0) for tensor in tensors]
-    pictures = CalibrationSet(calibration_files(options.calibration), rule, held_out, spec.graph.batch or 1)
+        return calibration, list(making.reference_inputs())
     if len(pictures) < FEW_IMAGES:
         say(f"warning: {len(pictures)} calibration images are few, {FEW_IMAGES} or more make ranges that hold")
     say(f"calibrating int8 on {len(pictures)} images ...")
@@ -403,26 +470,43 @@ def _calibration(
         f"calibrated {len(calibration.ranges)} tensors on {len(pictures)} images by {options.method}, "
         f"{time.perf_counter() - started:.1f} s"
     )
-    inputs = []
-    for tensor in pictures.tensors():
-        inputs.append(tensor)
-        if len(inputs) == _NOISE_IMAGES:
-            break
-    return calibration, inputs
+    return calibration, list(itertools.islice(pictures.tensors(), _NOISE_IMAGES))
 
 
 class _Scorer:
-    """Scores any vision graph with the bundle's fp32 caption decoder, through the pipeline that ships."""
+    """Scores any vision graph through the pipeline that ships, with the bundle's fp32 caption decoder unless told.
 
-    def __init__(self, folder: Path, graphs: Graphs, spec: ModelSpec, dataset: CocoDataset | None) -> None:
-        self._captions = {part: folder / files["fp32"] for part, files in graphs.items() if part != "vision"}
+    Attributes:
+        reference: The scores of fp32 in ONNX Runtime.
+    """
+
+    def __init__(self, folder: Path, graphs: Graphs, spec: ModelSpec, dataset: CocoDataset) -> None:
+        self._captions = {part: onnx.load(folder / files["fp32"]) for part, files in graphs.items() if part != "vision"}
         self._spec, self._dataset = spec, dataset
+        self.reference = self.scores(onnx.load(folder / graphs["vision"]["fp32"]))
 
-    def scores(self, vision: onnx.ModelProto) -> ImageScores:
-        assert self._dataset is not None
-        parts: dict[str, Graph] = {part: open_graph(path, None) for part, path in self._captions.items()}
-        with Model(self._spec, {"vision": open_model(vision), **parts}) as model:
-            return score_images(model, self._dataset)
+    def scores(
+        self,
+        vision: onnx.ModelProto,
+        captions: Mapping[str, onnx.ModelProto] | None = None,
+        backend: str = "onnxruntime",
+    ) -> ImageScores:
+        """Score a vision graph.
+
+        Args:
+            vision: To be scored.
+            captions: The graphs of the caption decoder; None for those in fp32.
+            backend: What runs the vision graph, one that reads graphs as they are.
+        """
+        parts: dict[str, Graph] = {
+            part: open_model(self._captions[part] if captions is None else captions[part]) for part in self._captions
+        }
+        with tempfile.TemporaryDirectory(prefix="yolor-edge-") as folder:
+            path = Path(folder) / "vision.onnx"
+            onnx.save(vision, path)
+            parts["vision"] = cast(GraphModule, backend_module(backend)).open_graph(path, None)
+            with Model(self._spec, parts) as model:
+                return score_images(model, self._dataset)
 
 
 def _require_layers(folder: Path, graphs: Graphs, layers: Sequence[str]) -> None:
@@ -444,17 +528,15 @@ def _require_layers(folder: Path, graphs: Graphs, layers: Sequence[str]) -> None
         )
 
 
-def _feeds(
-    graphs: Mapping[str, Graph], spec: ModelSpec, images: Sequence[NDArray[np.uint8]]
+def _caption_feeds(
+    graphs: Mapping[str, Graph], spec: ModelSpec, images: Iterable[NDArray[np.float32]]
 ) -> dict[str, list[Mapping[str, Array]]]:
-    """Real inputs of every part: the images, their memory, and the words of a greedy caption."""
-    feeds: dict[str, list[Mapping[str, Array]]] = {part: [] for part in graphs}
-    for image in images:
-        tensor, _ = preprocess(image, spec.preprocess)
-        feeds["vision"].append({"images": np.repeat(tensor[np.newaxis], spec.graph.batch or 1, axis=0)})
-        if "caption_prefill" not in graphs or spec.caption is None:
-            continue
-        memory = graphs["vision"].run(feeds["vision"][-1], ["caption_memory"])["caption_memory"][:1]
+    """Real inputs of the caption decoder's parts: the memory of images, and the words of a greedy caption."""
+    feeds: dict[str, list[Mapping[str, Array]]] = {part: [] for part in graphs if part != "vision"}
+    if not feeds or spec.caption is None:
+        return feeds
+    for tensor in images:
+        memory = graphs["vision"].run({"images": tensor}, ["caption_memory"])["caption_memory"][:1]
         begin = {"caption_memory": memory, "tokens": np.array([spec.caption.bos_id], np.int64)}
         feeds["caption_prefill"].append(begin)
         feeds["caption_step"] += _greedy_steps(graphs, begin)
@@ -473,18 +555,3 @@ def _greedy_steps(graphs: Mapping[str, Graph], begin: Mapping[str, Array]) -> It
         }
         yield feed
         state = graphs["caption_step"].run(feed)
-
-
-def _speed_ratio(exact: onnx.ModelProto, quantised: onnx.ModelProto, image: NDArray[np.float32]) -> float:
-    """How many times as fast the second graph is, by medians of interleaved runs on one thread."""
-    graphs = [open_model(exact, 1), open_model(quantised, 1)]
-    times: list[list[int]] = [[], []]
-    for _ in range(_TIMED_RUNS + 3):
-        for graph, taken in zip(graphs, times, strict=True):
-            started = time.perf_counter_ns()
-            graph.run({"images": image})
-            taken.append(time.perf_counter_ns() - started)
-    for graph in graphs:
-        graph.close()
-    fp32, int8 = (float(np.median(taken[3:])) for taken in times)
-    return fp32 / int8

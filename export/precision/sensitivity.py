@@ -52,7 +52,7 @@ def layer_noise(
     Args:
         model: The fp32 vision graph.
         ranges: From `calibrate`.
-        dialect: "s8s8" or "u8s8".
+        dialect: Of `INT8_DIALECTS`.
         inputs: A few calibration images as the network's input.
         keep_float: Layers that stay in float in any case.
         progress: Called with images done and in all.

@@ -1,8 +1,9 @@
 """FP16 as a typed graph: every float tensor in 16 bits, but where the values seen on real images do not fit.
 
-What stays in fp32 is found by looking. Every tensor of the fp32 graph is read on real images: one that comes near the
-largest fp16 number, or lies altogether where fp16 has lost its precision, keeps the node that gives it and the nodes
-that read it in fp32. What is fed and what leaves the graph stays float32, so that all precisions have one contract.
+What stays in fp32 is found by looking. Every tensor of the fp32 graph is read on real images: one that may reach the
+largest fp16 number on others, or lies altogether where fp16 has lost its precision, keeps the node that gives it and
+the nodes that read it in fp32. What is fed and what leaves the graph stays float32, so that all precisions have one
+contract.
 
 What an int8 graph leaves in float becomes fp16 the same way, with float16 scales in its Q/DQ pairs: so nothing stands
 between a DequantizeLinear and the convolution that TensorRT folds it into, as a Cast would (NVIDIA Model Optimizer
@@ -11,7 +12,8 @@ takes such Casts out for that reason).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,8 +25,13 @@ from ...runtime.bundle.spec import BOX_HEADS
 from ..onnx_graphs.graph_view import GraphView
 from ..onnx_graphs.probe import open_probe
 
-# Other images than those looked at go further: one more bit of room below 65504, where fp16 ends.
-LARGEST = 65504 / 2
+LARGEST = 65504.0
+# Other images than those looked at go further: by a bit at least, and by what the spread between images foretells for
+# one in a million of them, with the largest values of a tensor taken to be log-normal.
+_ROOM = 2.0
+_QUANTILE = 4.75
+# Few images say little of the spread: to what they show comes as much as so many images with this spread would say.
+_USUAL_SPREAD, _USUAL_IMAGES = 0.4, 6
 # Under 2^-14 fp16 counts in steps of 2^-24: a tensor that reaches no higher than this keeps fewer than 8 bits.
 SMALLEST = 2.0**-17
 # Inputs that an operation wants in float32 or as whole numbers, whatever the type of its data.
@@ -53,15 +60,15 @@ class Halved:
     kept: Mapping[str, str]
 
 
-def to_fp16(model: onnx.ModelProto, feeds: Iterable[Mapping[str, Array]], keep_float: Collection[str] = ()) -> Halved:
+def to_fp16(model: onnx.ModelProto, out_of_range: Mapping[str, str], keep_float: Collection[str] = ()) -> Halved:
     """Convert an fp32 graph.
 
     Args:
         model: The fp32 graph; not changed.
-        feeds: Real inputs by name; all of them are run.
+        out_of_range: Nodes to keep in fp32, each with the reason, as `nodes_out_of_range` finds them.
         keep_float: Nodes to keep in fp32 whatever their range, by name or by the start of it.
     """
-    kept = nodes_out_of_range(model, feeds)
+    kept = dict(out_of_range)
     for node in model.graph.node:
         if any(node.name == entry or node.name.startswith((f"{entry}.", f"{entry}/")) for entry in keep_float):
             kept.setdefault(node.name, "asked for")
@@ -98,12 +105,14 @@ def nodes_out_of_range(model: onnx.ModelProto, feeds: Iterable[Mapping[str, Arra
     """Nodes that are to stay in fp32, each with the reason: what does not fit into fp16 on these inputs, and pixels."""
     floats = _float_tensors(model)
     names = [output for node in model.graph.node for output in node.output if output in floats]
-    highest = dict.fromkeys(names, 0.0)
+    seen: dict[str, list[float]] = {name: [] for name in names}
     with open_probe(model, names) as probe:
         for feed in feeds:
             for name, value in probe.run(feed, names).items():
                 if value.size:
-                    highest[name] = max(highest[name], float(np.abs(value).max()))
+                    seen[name].append(float(max(-value.min(), value.max())))
+    highest = {name: max(values, default=0.0) for name, values in seen.items()}
+    foreseen = {name: foreseen_reach(values) for name, values in seen.items()}
     for weight in model.graph.initializer:
         if weight.data_type in _FLOATS:
             highest[weight.name] = float(np.abs(numpy_helper.to_array(weight)).max(initial=0))
@@ -113,11 +122,66 @@ def nodes_out_of_range(model: onnx.ModelProto, feeds: Iterable[Mapping[str, Arra
             most = highest.get(name)
             if most is None or most == 0:
                 continue
-            if most > LARGEST:
+            if not most <= LARGEST / _ROOM:
                 kept.setdefault(node.name, f"{name} reaches {most:.3g}, fp16 ends at 65504")
+            elif foreseen.get(name, 0.0) > LARGEST:
+                other = f"its spread over {len(seen[name])} images foretells {foreseen[name]:.3g}"
+                kept.setdefault(node.name, f"{name} reaches {most:.3g} and {other}, fp16 ends at 65504")
             elif most < SMALLEST:
                 kept.setdefault(node.name, f"{name} stays below {most:.3g}, where fp16 has no precision")
     return kept
+
+
+def foreseen_reach(largest: Sequence[float]) -> float:
+    """The magnitude that a tensor will not pass on other images, from its largest one on each image looked at."""
+    if not np.isfinite(largest).all():
+        return math.inf
+    logs = np.log([value for value in largest if value > 0])
+    if not len(logs):
+        return 0.0
+    squares = float(np.square(logs - logs.mean()).sum()) + _USUAL_IMAGES * _USUAL_SPREAD**2
+    spread = math.sqrt(squares / (len(logs) - 1 + _USUAL_IMAGES))
+    return max(_ROOM * max(largest), math.exp(min(700.0, float(logs.mean()) + _QUANTILE * spread)))
+
+
+def as_computed_in_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
+    """An fp16 graph in float32 with the numbers that a device in fp16 gives: sums in float32, every tensor rounded.
+
+    ONNX Runtime has next to no fp16 on a CPU: it computes such graphs in float32, and leaves out part of the rounding,
+    and of what overflows. This one it computes as it stands there.
+
+    Args:
+        model: As `to_fp16` or `halve_around_int8` writes it; not changed.
+    """
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    values = (*inferred.value_info, *inferred.input, *inferred.output)
+    halves = {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT16}
+    exact = onnx.ModelProto()
+    exact.CopyFrom(model)
+    for weight in exact.graph.initializer:
+        if weight.data_type == TensorProto.FLOAT16:
+            weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight).astype(np.float32), weight.name))
+    nodes: list[onnx.NodeProto] = []
+    for node in exact.graph.node:
+        given = [name for name in node.output if name in halves]
+        if node.op_type == "Cast" and given:
+            node.attribute[0].i = TensorProto.FLOAT
+        node.output[:] = [f"{name}/exact" if name in halves else name for name in node.output]
+        nodes.append(node)
+        for name in given:
+            nodes += [
+                helper.make_node(
+                    "Cast", [f"{name}/exact"], [f"{name}/rounded"], f"{name}/round", to=TensorProto.FLOAT16
+                ),
+                helper.make_node("Cast", [f"{name}/rounded"], [name], f"{name}/widen", to=TensorProto.FLOAT),
+            ]
+    copied = [onnx.NodeProto() for _ in nodes]
+    for target, node in zip(copied, nodes, strict=True):
+        target.CopyFrom(node)
+    del exact.graph.node[:]
+    exact.graph.node.extend(copied)
+    del exact.graph.value_info[:]
+    return exact
 
 
 def _nodes_of_pixels(model: onnx.ModelProto, floats: set[str]) -> list[str]:

@@ -1,19 +1,26 @@
-"""INT8 as explicit Q/DQ pairs around the float graph, in two dialects from one calibration.
+"""INT8 as explicit Q/DQ pairs around the float graph, in three dialects from one calibration.
 
-Weights are signed, symmetric and have a scale per output channel in both. Activations differ:
+Weights are signed, symmetric and have a scale per output channel in all. Activations differ:
 
-`s8s8`, for TensorRT and OpenVINO: signed and symmetric. A pair stands where an engine can fold it into the kernels
+`s8s8`, for TensorRT: signed and symmetric. A pair stands where an engine can fold it into the kernels
 beside it: behind an activation, never between a convolution and its SiLU, and with one scale for all that meets in a
 Concat, so that joining costs nothing (NVIDIA, "Working with Quantized Types": Q/DQ placement).
+
+`openvino`: pairs at the same places, unsigned with a zero point. OpenVINO (2026.4) computes signed ones otherwise than
+they are written where they go through a Concat, on any CPU without AMX.
 
 `u8s8`, for ONNX Runtime on x86, whose kernels multiply unsigned by signed: unsigned with a zero point, and pairs behind
 the convolution and the sigmoid too, because a convolution runs in int8 there only if what it gives is quantised.
 
+CPUs without VNNI add two neighbouring products of unsigned and signed bytes in 16 bits, which end at 32767 (vpmaddubsw
+in oneDNN and ONNX Runtime). In the unsigned dialects no two weights that meet there add up to more than 128, so that
+all CPUs give the same numbers.
+
 The scales of `s8s8` are float16 numbers, so that what is not int8 can be fp16 without giving other answers
 (`to_fp16.halve_around_int8`).
 
-What is predicted (the last convolution of every head) stays in float. In `s8s8` so does the first convolution, since
-symmetric int8 would cost every pixel its lowest bit; unsigned int8 holds pixels exactly.
+What is predicted (the last convolution of every head) stays in float. So does the first convolution but in `u8s8`:
+symmetric int8 would cost every pixel its lowest bit, and OpenVINO is no faster on three channels in int8.
 """
 
 from __future__ import annotations
@@ -36,6 +43,9 @@ from ..onnx_graphs.space_to_depth import SUFFIX, stem_on_blocks
 _SILU_FLOOR = -5.0
 _SIGMOID_RANGE = (0.0, 1.0)
 _TINY = 1e-8
+# Two bytes of an activation times two weights are added in 16 bits: 255 * 128 still fits.
+_LARGEST_PAIR = 128
+_SCALES_TRIED = 5
 _LARGEST_BIAS = 2.0**30
 
 
@@ -65,7 +75,7 @@ def quantize(
     Args:
         model: The fp32 graph; not changed.
         ranges: (low, high) of every tensor to quantise, as `calibrate` measures them.
-        dialect: "s8s8" or "u8s8".
+        dialect: Of `INT8_DIALECTS`.
         keep_float: Convolutions to leave in float beside the predictions, by name or by the start of it
             ("box_head", "backbone.stem.0").
 
@@ -108,7 +118,7 @@ def _choose(
         raise UsageError(f"int8 dialect must be one of {', '.join(INT8_DIALECTS)}, got {dialect!r}")
     view = GraphView(stem_on_blocks(model) if dialect == "u8s8" else model)
     kept = kept_convolutions(view, keep_float)
-    if dialect == "s8s8":
+    if dialect != "u8s8":
         kept |= {conv.name for conv in view.convolutions() if view.reads_image(conv)}
     return view, [conv for conv in view.convolutions() if conv.name not in kept], kept
 
@@ -291,16 +301,54 @@ def weight_levels(
         weight: To round.
         bias: (out,) where it is to be held in 32 bits in units of both scales; None where it stays in float.
         input_scale: Of what the convolution reads.
-        dialect: "s8s8" or "u8s8".
+        dialect: Of `INT8_DIALECTS`.
     """
     exact = weight.astype(np.float64)
-    largest = np.abs(exact).reshape(len(exact), -1).max(1)
+    smallest = np.full(len(exact), _TINY / 127)
     if bias is not None:  # a channel with next to no weights would not hold it
-        largest = np.maximum(largest, 127 * np.abs(bias) / (float(input_scale) * _LARGEST_BIAS))
-    scale = np.maximum(largest, _TINY) / 127
-    scale = _as_halves(scale) if dialect == "s8s8" else scale.astype(np.float32)
-    levels = np.rint(exact / scale.astype(np.float64)[:, None, None, None]).clip(-127, 127).astype(np.int8)
-    return levels, scale
+        smallest = np.maximum(smallest, np.abs(bias) / (float(input_scale) * _LARGEST_BIAS))
+    if dialect == "s8s8":
+        scale = _as_halves(np.maximum(smallest, _largest(exact) / 127))
+        return _levels(exact, scale).clip(-127, 127).astype(np.int8), scale
+    return _levels_that_add_up(exact, smallest)
+
+
+def _levels_that_add_up(
+    exact: NDArray[np.float64], smallest: NDArray[np.float64]
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Levels of which no two that are added in 16 bits go beyond `_LARGEST_PAIR`, and scales (out,) from `smallest` on.
+
+    Kernels add those of the input channels 2i and 2i + 1. Of an odd number of channels any two may meet. A wider scale
+    rounds all of a channel's weights more, a narrower one cuts the largest pairs; each channel takes what errs least.
+    """
+    if exact.shape[1] % 2:
+        scale = np.maximum(smallest, _largest(exact) / (_LARGEST_PAIR // 2)).astype(np.float32)
+        return _levels(exact, scale).clip(-_LARGEST_PAIR // 2, _LARGEST_PAIR // 2).astype(np.int8), scale
+    narrow = np.maximum(smallest, _largest(exact) / 127)
+    wide = np.maximum(narrow, _largest(exact[:, 0::2] + exact[:, 1::2]) / _LARGEST_PAIR)
+    best = np.full(len(exact), np.inf)
+    levels, scales = np.zeros(exact.shape, np.int8), np.zeros(len(exact), np.float32)
+    for share in np.linspace(0, 1, _SCALES_TRIED):
+        scale = (narrow + share * (wide - narrow)).astype(np.float32)
+        tried = _levels(exact, scale).clip(-127, 127)
+        first, second = tried[:, 0::2], tried[:, 1::2]
+        over = np.abs(first + second) - _LARGEST_PAIR  # of two signs it is never too much
+        cut = np.ceil(over.clip(0) / 2)
+        tried = np.stack([first - np.sign(first) * cut, second - np.sign(second) * (over.clip(0) - cut)], 2)
+        tried = tried.reshape(exact.shape)
+        error = np.square(tried * scale.astype(np.float64)[:, None, None, None] - exact).reshape(len(exact), -1).sum(1)
+        better = error < best
+        best[better], levels[better], scales[better] = error[better], tried[better], scale[better]
+    return levels, scales
+
+
+def _largest(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The largest magnitude in each output channel, (out,)."""
+    return np.abs(values).reshape(len(values), -1).max(1)
+
+
+def _levels(exact: NDArray[np.float64], scale: NDArray[np.float32]) -> NDArray[np.float64]:
+    return np.rint(exact / scale.astype(np.float64)[:, None, None, None])
 
 
 def _as_halves(scales: NDArray[np.float64]) -> NDArray[np.float32]:

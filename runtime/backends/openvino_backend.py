@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import numpy as np
 import openvino
-from openvino import opset13 as operations
 from openvino.frontend import FrontEndManager
 
 from ..environment.cores import usable_cores
@@ -26,7 +25,7 @@ class OpenVinoGraph:
     """An ONNX file compiled for the CPU. Threads may share it: every call at a time has an infer request of its own.
 
     OpenVINO computes the whole graph whichever outputs are wanted; those not wanted are only not copied out. Graphs in
-    int8 run in int8; those of the signed dialect have fewer pairs in the way. Free axes that have to agree, such as the
+    int8 are read in a dialect of their own, as they are. Free axes that have to agree, such as the
     beam of a caption step's inputs, are for the caller to keep equal: OpenVINO does not check them, it reads past the
     end.
 
@@ -58,7 +57,6 @@ class OpenVinoGraph:
             inputs = [_name(place) for place in graph.get_inputs()]
             outputs = [_name(place) for place in graph.get_outputs()]
             model = frontend.convert(graph)
-            _write_unsigned(model)
             compiled = _core().compile_model(model, DEVICE, settings)
         except Exception as error:  # OpenVINO has no common class for what it raises
             raise BackendError(f"{path}: OpenVINO cannot load it ({_gist(error)})") from error
@@ -108,32 +106,6 @@ def open_graph(path: Path, threads: int | None) -> OpenVinoGraph:
 def _core() -> openvino.Core:
     """What all graphs of this process are compiled by."""
     return openvino.Core()
-
-
-def _write_unsigned(model: openvino.Model) -> None:
-    """Write signed 8-bit activations as unsigned ones around 128: the same numbers, in a form that is computed right.
-
-    OpenVINO's kernels take unsigned activations, so it shifts signed ones itself, but not (2026.4) where they go
-    through a Concat: the convolution behind it gives other numbers, a fifth and more of their size away.
-    """
-    for node in model.get_ordered_ops():
-        if node.get_type_name() != "Convert" or node.get_output_element_type(0) != openvino.Type.i8:
-            continue
-        levels = node.input_value(0).get_node()
-        if levels.get_type_name() != "FakeQuantize":
-            continue
-        value, low, high = (levels.input_value(i) for i in range(3))
-        unsigned = operations.convert(
-            operations.fake_quantize(value, low, high, np.float32(0), np.float32(255), 256), "u8"
-        )
-        for reader in list(node.output(0).get_target_inputs()):
-            back = reader.get_node()
-            if back.get_type_name() == "Convert":
-                kind = back.get_output_element_type(0)  # float16 where the scale is
-                shift = operations.convert(operations.constant(np.array(128, np.uint8)), kind)
-                shifted = operations.subtract(operations.convert(unsigned, kind), shift)
-                back.output(0).replace(shifted.output(0))
-    model.validate_nodes_and_infer_types()
 
 
 def _name(place: Any) -> str:

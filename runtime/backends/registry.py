@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from ..arguments import nearest
 from ..bundle.bundle import Bundle
 from ..bundle.engines import graph_kind
 from ..environment.cores import usable_cores
-from ..environment.install import package_hint
+from ..environment.install import package_hint, version_of
 from ..environment.packages import PACKAGES
 from ..errors import BackendError, BackendMissingError, UsageError
 from .base import Graph
@@ -50,18 +51,22 @@ MOST_THREADS = 64
 
 BACKENDS = {
     "onnxruntime": BackendEntry(".onnxruntime_backend", "onnxruntime", "u8s8"),
-    "openvino": BackendEntry(".openvino_backend", "openvino", "s8s8"),
+    "openvino": BackendEntry(".openvino_backend", "openvino", "openvino"),
     "onnxruntime-cuda": BackendEntry(".onnxruntime_cuda_backend", "onnxruntime-gpu", "s8s8", needs_gpu=True),
     "tensorrt": BackendEntry(".tensorrt.backend", "tensorrt", "s8s8", "tensorrt", needs_gpu=True),
     "tensorrt-rtx": BackendEntry(".tensorrt.backend", "tensorrt-rtx", "s8s8", "tensorrt-rtx", needs_gpu=True),
 }
 
 
-class _GraphModule(Protocol):
+class GraphModule(Protocol):
+    """A backend that reads graphs as they are."""
+
     def open_graph(self, path: Path, threads: int | None) -> Graph: ...
 
 
-class _EngineModule(Protocol):
+class EngineModule(Protocol):
+    """A backend that runs engines."""
+
     def open_parts(
         self, bundle: Bundle, parts: Collection[str], precision: str, flavour: str
     ) -> Mapping[str, Graph]: ...
@@ -73,16 +78,22 @@ def graph_files(bundle: Bundle, backend: str = "onnxruntime", precision: str = "
     Args:
         bundle: Where they are.
         backend: A name from `BACKENDS`.
-        precision: "auto" is what the bundle recommends for the backend.
+        precision: One of `bundle.PRECISIONS`.
 
     Raises:
         UsageError: If the backend is unknown or the bundle lacks the precision.
     """
     entry = backend_entry(backend)
-    chosen = bundle.choose_precision(precision, backend)
     if entry.flavour:
-        return {part: bundle.path / bundle.graphs[part][graph_kind(bundle, part, chosen)] for part in bundle.graphs}
-    return bundle.graph_files(chosen, entry.int8_dialect)
+        return {part: bundle.path / bundle.graphs[part][graph_kind(bundle, part, precision)] for part in bundle.graphs}
+    return bundle.graph_files(precision, entry.int8_dialect)
+
+
+def backend_version(backend: str) -> str:
+    """The version of what a backend runs on, as installed here; empty where it is not."""
+    entry = backend_entry(backend)
+    loaded = sys.modules.get(entry.imports) if entry.flavour else None  # one of a system's may come without metadata
+    return str(getattr(loaded, "__version__", "")) or version_of(entry.package)
 
 
 def backend_name(backend: str) -> str:
@@ -154,10 +165,35 @@ def open_graphs(
     files = graph_files(bundle, backend, precision)
     entry = backend_entry(backend)
     check_threads(threads)
+    module = backend_module(backend)
+    if entry.flavour:
+        wanted = [part for part in files if parts is None or part in parts]
+        return dict(cast(EngineModule, module).open_parts(bundle, wanted, precision, entry.flavour))
+    graphs: dict[str, Graph] = {}
+    try:
+        for part, path in files.items():
+            if parts is not None and part not in parts:
+                continue
+            graphs[part] = cast(GraphModule, module).open_graph(path, threads)
+    except BaseException:
+        for graph in graphs.values():
+            graph.close()
+        raise
+    return graphs
+
+
+def backend_module(backend: str) -> GraphModule | EngineModule:
+    """The module of a backend, imported now.
+
+    Raises:
+        BackendMissingError: If its package is not installed.
+        BackendError: If that does not load.
+    """
+    entry = backend_entry(backend)
     try:
         # numpy prints a traceback for a package that was built for another numpy; the error says it in one line.
         with contextlib.redirect_stderr(io.StringIO()):
-            module = importlib.import_module(entry.module, __package__)
+            return cast("GraphModule | EngineModule", importlib.import_module(entry.module, __package__))
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith(__name__.partition(".")[0]):
             raise
@@ -169,18 +205,3 @@ def open_graphs(
             f'backend "{backend}": its package is installed but does not load ({str(error).partition(chr(10))[0]}); '
             "install it again, or see yolor-edge doctor"
         ) from error
-    if entry.flavour:
-        wanted = [part for part in files if parts is None or part in parts]
-        chosen = bundle.choose_precision(precision, backend)
-        return dict(cast(_EngineModule, module).open_parts(bundle, wanted, chosen, entry.flavour))
-    graphs: dict[str, Graph] = {}
-    try:
-        for part, path in files.items():
-            if parts is not None and part not in parts:
-                continue
-            graphs[part] = cast(_GraphModule, module).open_graph(path, threads)
-    except BaseException:
-        for graph in graphs.values():
-            graph.close()
-        raise
-    return graphs

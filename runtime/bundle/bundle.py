@@ -29,13 +29,13 @@ SCHEMA_VERSION = 1
 BUNDLE_FILE = "bundle.json"
 PARTS = ("vision", "caption_prefill", "caption_step")
 PRECISIONS = ("fp32", "fp16", "int8")
-# How a graph writes int8: signed activations, as TensorRT and OpenVINO read them, or unsigned ones, which ONNX Runtime
-# multiplies fastest on x86. Both come from one calibration.
-INT8_DIALECTS = ("s8s8", "u8s8")
+# How a graph writes int8: signed activations, as TensorRT reads them, or unsigned ones, where ONNX Runtime or where
+# OpenVINO wants them. All come from one calibration.
+INT8_DIALECTS = ("s8s8", "u8s8", "openvino")
 # What a part's graphs are listed under: a precision, and for int8 its dialect.
 GRAPH_KINDS = ("fp32", "fp16", *(f"int8-{dialect}" for dialect in INT8_DIALECTS))
 # Objects of bundle.json that are kept as they are.
-_FREE_FORM = ("tensors", "provenance", "parity", "accuracy", "recommended")
+_FREE_FORM = ("tensors", "provenance", "parity", "accuracy")
 # Where the provenance tells of precisions that were asked for and did not pass.
 FAILED = "failed"
 # What the native caption decoder's weights are listed under.
@@ -59,9 +59,7 @@ class Bundle:
         licence: Of the weights.
         provenance: Where it came from: checkpoint digest, tool versions.
         parity: How far each step of the export was from the one before.
-        accuracy: Task scores, if measured.
-        recommended: For a backend, the precision that was fastest within the accuracy budget where the bundle was made;
-            what the precision "auto" means.
+        accuracy: For each of `GRAPH_KINDS` that was scored, task scores and what they were measured on.
     """
 
     path: Path
@@ -73,7 +71,6 @@ class Bundle:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     parity: Mapping[str, Any] = field(default_factory=dict)
     accuracy: Mapping[str, Any] = field(default_factory=dict)
-    recommended: Mapping[str, Any] = field(default_factory=dict)
     caption_weights: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -124,10 +121,6 @@ class Bundle:
         failed = self.provenance.get(FAILED, {})
         return failed if isinstance(failed, dict) else {}
 
-    def choose_precision(self, precision: str, backend: str) -> str:
-        """`precision`, and for "auto" the one that is recommended for a backend; fp32 where none is."""
-        return str(self.recommended.get(backend, "fp32")) if precision == "auto" else precision
-
     def graph_files(self, precision: str = "fp32", dialect: str = "s8s8") -> dict[str, Path]:
         """The graph file of every part in `precision`; a caption decoder without one is taken in fp32.
 
@@ -173,7 +166,6 @@ def write_bundle(
     tensors: Mapping[str, Any] | None = None,
     parity: Mapping[str, Any] | None = None,
     accuracy: Mapping[str, Any] | None = None,
-    recommended: Mapping[str, str] | None = None,
     caption_weights: Mapping[str, str] | None = None,
 ) -> Bundle:
     """Seal a folder whose graphs and golden files are in place: write its `bundle.json`.
@@ -187,7 +179,6 @@ def write_bundle(
         tensors: Inputs and outputs of each part; by default what `describe_tensors` says.
         parity: Figures of the verification ladder, JSON values only.
         accuracy: Task scores, JSON values only.
-        recommended: The best precision by backend.
         caption_weights: The native caption decoder's file of each of `CAPTION_WEIGHTS`.
 
     Returns:
@@ -211,7 +202,6 @@ def write_bundle(
         "provenance": dict(provenance),
         "parity": dict(parity or {}),
         "accuracy": dict(accuracy or {}),
-        "recommended": dict(recommended or {}),
         "files": {name: sha256_of(folder / name) for name in _files_inside(folder)},
     }
     write_atomically(folder / BUNDLE_FILE, readable_json(content) + "\n")

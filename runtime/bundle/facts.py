@@ -61,7 +61,6 @@ class BundleFacts:
             "graphs": {part: dict(files) for part, files in bundle.graphs.items()},
             "caption_weights": dict(bundle.caption_weights),
             "precisions": list(bundle.precisions),
-            "recommended": dict(bundle.recommended),
             "accuracy": dict(bundle.accuracy),
             "parity": dict(bundle.parity),
             "provenance": dict(bundle.provenance),
@@ -103,8 +102,6 @@ class BundleFacts:
             yield from _entry("captions", [f"{words} words", f"at most {spec.caption.max_length} in a caption"])
         for kind in bundle.graphs["vision"]:
             yield from _entry(kind, self._precision(kind), "; ")
-        for backend, precision in bundle.recommended.items():
-            yield from _entry("recommended", [f"{precision} with {backend}"])
         for engine in self.engines:
             yield from _entry("engine", [engine.line()])
         for title, value in bundle.provenance.items():
@@ -122,10 +119,15 @@ class BundleFacts:
         reference, scores = scored.get("reference", {}), scored.get("scores", {})
         if scores:
             lost = [f"{name} {reference.get(name, 0):.4f} -> {value:.4f}" for name, value in scores.items()]
-            found.append(f"scores fp32 -> int8: {', '.join(lost)}")
-        elif kind.startswith("int8"):
+            places = [
+                f"{one['backend']} {one['version']} ({one['cpu']}{', ' if 'how' in one else ''}{one.get('how', '')})"
+                for one in scored.get("scored_on", ())
+            ]
+            where = f" in {' and '.join(places)}" if places else ""
+            found.append(f"scored{where}, fp32 -> {kind.partition('-')[0]}: {', '.join(lost)}")
+        elif kind != "fp32":
             found.append("not scored")
-        if scored:
+        if "int8_flops_share" in scored:
             found.append(f"{scored.get('int8_flops_share', 0):.1%} of the FLOPs in int8")
         checks = bundle.parity.get("onnx_fp32" if kind == "fp32" else kind, [])
         if checks:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..backends.registry import BACKENDS
+from ..backends.fastest import recorded_speeds
+from ..backends.scored import unscored
 from ..bundle.bundle import BUNDLE_FILE, Bundle
 from ..bundle.engines import EngineFit, judge_engines
 from ..environment.cuda_device import CudaDevice
@@ -47,8 +49,13 @@ def open_for_checks(path: str | os.PathLike[str]) -> tuple[Bundle | None, Check]
     return bundle, Check(_GROUP, "files", "ok", text)
 
 
-def content_checks(bundle: Bundle) -> list[Check]:
-    """Its precisions, what writes its captions, and what it recommends."""
+def content_checks(bundle: Bundle, backends: Sequence[str] = ()) -> list[Check]:
+    """Its precisions, what writes its captions, what is fastest here, and what was not scored where it would run.
+
+    Args:
+        bundle: Opened.
+        backends: Names of those that are usable here.
+    """
     checks = [Check(_GROUP, "precisions", "ok", ", ".join(bundle.precisions))]
     if "caption" in bundle.spec.tasks:
         weights = ", ".join(bundle.caption_weights)
@@ -57,14 +64,23 @@ def content_checks(bundle: Bundle) -> list[Check]:
         else:
             cure = "export it again for the native decoder, which is faster"
             checks.append(Check(_GROUP, "captions", "missing", "no weights of the native decoder", cure))
-    known = {name: bundle.recommended[name] for name in BACKENDS if name in bundle.recommended}
-    if known:
-        text = ", ".join(f"{precision} in {name}" for name, precision in known.items())
-        checks.append(Check(_GROUP, "recommended", "ok", f"{text}; --precision auto takes it"))
-    else:
-        text = "no precision; --precision auto takes fp32"
-        cure = "export it with --precision auto to have one measured" if len(bundle.precisions) == 1 else ""
-        checks.append(Check(_GROUP, "recommended", "none", text, cure))
+    speeds = sorted(recorded_speeds(bundle), key=lambda speed: speed.ms)
+    if speeds:
+        for threads in sorted({speed.threads for speed in speeds}):
+            same = [speed for speed in speeds if speed.threads == threads]
+            text = ", ".join(f"{one.name} {one.ms:.1f} ms" for one in same)
+            on = f"with {threads} CPU thread{'s' if threads > 1 else ''}" if threads else f"on {same[0].machine}"
+            checks.append(Check(_GROUP, "fastest", "ok", f"{text}; measured {on}, {same[0].day}"))
+    elif len(bundle.precisions) > 1 or len(backends) > 1:
+        text = "not measured on this machine; the first --precision auto or --backend auto does, in some seconds"
+        cure = shlex.join(["yolor-edge", "doctor", str(bundle.path), "--choose"])
+        checks.append(Check(_GROUP, "fastest", "none", text, f"or now: {cure}"))
+    for precision in bundle.precisions[1:]:
+        gaps = [gap.partition("; ") for name in backends if (gap := unscored(bundle, name, precision))]
+        cures = {reason: cure for reason, _, cure in reversed(gaps)}
+        checks += [Check(_GROUP, f"{precision} scores", "none", reason, cure) for reason, cure in cures.items()]
+        if backends and not cures:
+            checks.append(Check(_GROUP, f"{precision} scores", "ok", "of all that runs it here"))
     return checks
 
 

@@ -114,6 +114,15 @@ class _Facts:
         found = self.packages[name]
         return found.is_installed and found.error is None and not too_old(found)
 
+    def can_run(self, backend: str) -> bool:
+        """Whether a backend is usable here."""
+        entry = BACKENDS[backend]
+        if entry.needs_gpu and not self.has_gpu:
+            return False
+        package = "onnxruntime" if backend == "onnxruntime-cuda" else entry.package
+        is_there = package in self.packages and self.is_usable(package)
+        return is_there and (backend != "onnxruntime-cuda" or has_cuda_provider(self.packages[package]))
+
     @property
     def has_gpu(self) -> bool:
         """Whether the driver sees a GPU."""
@@ -208,7 +217,8 @@ def doctor(bundle: str | os.PathLike[str] | None = None, root: Path = ROOT) -> D
             return [first]
         device = facts.driver.devices[0][0] if facts.driver is not None and facts.driver.devices else None
         engines, facts.fitting = engine_checks(facts.bundle, facts.versions, device, facts.build_words())
-        return [first, *content_checks(facts.bundle), *engines]
+        usable = [name for name in BACKENDS if facts.can_run(name)]
+        return [first, *content_checks(facts.bundle, usable), *engines]
 
     look("gpu", "GPU", gpu)
     look("gpu", "kernel compiler", compiler)
@@ -303,13 +313,7 @@ def _computer_checks(hardware: dict[str, Any], root: Path) -> list[Check]:
     checks.append(Check("computer", "processor", "ok", text))
     level, best = _native.simd_level(), _native.simd_levels()[-1]
     lower = f" (by YOLOR_EDGE_SIMD; this processor has {best})" if level != best else ""
-    features = cpu["features"] if isinstance(cpu["features"], list) else []
-    is_x86 = cpu["architecture"] in ("x86_64", "AMD64")
-    if is_x86 and features and not {"avx512_vnni", "avx_vnni"} & set(features):
-        advice = "int8 in ONNX Runtime can saturate without VNNI: yolor-edge evaluate it here before trusting it"
-    else:
-        advice = ""
-    checks.append(Check("computer", "kernels", "ok", f"{level}{lower}", advice))
+    checks.append(Check("computer", "kernels", "ok", f"{level}{lower}"))
     checks.append(_memory_check(hardware["memory_bytes"], memory_limit(root)))
     governor = governors(root)
     if governor == UNKNOWN:
@@ -412,8 +416,8 @@ def _backend_options(facts: _Facts, on_cpu: Sequence[str], is_to_be_built: bool)
     if facts.has_gpu and facts.is_usable("onnxruntime") and has_cuda_provider(facts.packages["onnxruntime"]):
         backend = "onnxruntime-cuda"
     options = [] if backend == "onnxruntime" else ["--backend", backend]
-    is_recommended = facts.bundle is not None and bool(facts.bundle.recommended.get(backend))
-    return [*options, "--precision", "auto"] if is_recommended else options
+    has_choice = facts.bundle is not None and len(facts.bundle.precisions) > 1
+    return [*options, "--precision", "auto"] if has_choice else options
 
 
 def _pictures() -> str:

@@ -6,6 +6,7 @@ on one, and the metadata of the installed package lists it.
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import re
 import shlex
@@ -31,6 +32,20 @@ def package_version() -> str:
         return importlib.metadata.version(DISTRIBUTION)
     except importlib.metadata.PackageNotFoundError:
         return "unknown"
+
+
+def version_of(name: str) -> str:
+    """The version of a package as its metadata tell, empty where it is not installed.
+
+    Args:
+        name: As for `package_command`.
+    """
+    import importlib.metadata
+
+    for distribution in PACKAGES[name].distributions if name in PACKAGES else (name,):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(distribution)
+    return ""
 
 
 def install_command(*extras: str) -> str:

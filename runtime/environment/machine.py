@@ -14,6 +14,7 @@ from .cores import usable_cores
 
 UNKNOWN = "unknown"
 ROOT = Path("/")
+WITHOUT_VNNI = "without VNNI"
 
 _FEATURES = (
     *("sse4_2", "avx", "avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8"),
@@ -51,6 +52,19 @@ def describe_hardware(root: Path = ROOT) -> dict[str, Any]:
         "jetpack": _jetpack(root),
         "nvpmodel": _nvpmodel(root),
     }
+
+
+def cpu_kind(root: Path = ROOT) -> str:
+    """What decides how int8 is computed here: "AVX-512 with VNNI", "AVX2 without VNNI", or another architecture's name.
+
+    Without VNNI, products of unsigned and signed bytes are added in 16 bits, which may saturate.
+    """
+    features = _cpu_info(root)["features"]
+    if platform.machine() not in ("x86_64", "AMD64") or features == UNKNOWN:
+        return platform.machine() or UNKNOWN
+    widest = "AVX-512" if "avx512f" in features else "AVX2" if "avx2" in features else "SSE"
+    has_vnni = {"avx512_vnni", "avx_vnni", "amx_int8"}.intersection(features)
+    return f"{widest} {'with VNNI' if has_vnni else WITHOUT_VNNI}"
 
 
 def governors(root: Path = ROOT) -> str:

@@ -69,6 +69,11 @@ class ModelParts:
         """Where the vision part turns pixels into a tensor and heads into answers: "gpu" or "cpu"."""
         return self._vision.processing
 
+    @property
+    def not_finite(self) -> int:
+        """Images so far for which the network gave NaN or infinity, of those that were looked at."""
+        return self._vision.check.images
+
     def context(self) -> ExecutionContext:
         """Memory for one more image in flight.
 

@@ -37,6 +37,7 @@ class RunSummary:
         stages_ms: Median milliseconds of each stage, as in `StreamStatistics`.
         counts: At lines and zones by name, as `RegionCounter.counts` has them.
         counts_text: The same in one line for people.
+        not_finite: Images for which the network gave NaN or infinity, as in `StreamStatistics`.
         is_interrupted: Files were left before their end by Ctrl-C; what was answered until then is written, whole.
     """
 
@@ -50,6 +51,7 @@ class RunSummary:
     counts: Mapping[str, Any] = field(default_factory=dict)
     counts_text: str = ""
     is_interrupted: bool = False
+    not_finite: int = 0
 
     @property
     def exit_code(self) -> int:
@@ -70,6 +72,7 @@ class RunSummary:
             "stages_ms": {stage: round(ms, 3) for stage, ms in self.stages_ms.items()},
             **({"counts": dict(self.counts)} if self.counts else {}),
             "interrupted": self.is_interrupted,
+            "not_finite": self.not_finite,
         }
 
 
@@ -185,6 +188,7 @@ def run(
         counts={} if writer.counter is None else writer.counter.counts(),
         counts_text="" if writer.counter is None else writer.counter.summary(),
         is_interrupted=is_interrupted,
+        not_finite=figures.not_finite,
     )
 
 

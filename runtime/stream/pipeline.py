@@ -108,6 +108,7 @@ class Pipeline:
         self._without_caption = replace(request, tasks=tuple(task for task in request.tasks if task != "caption"))
         self._plan = plan
         self._figures = StreamFigures()
+        self._not_finite = parts.not_finite
         self._scene = SceneChange()
         self._lock = threading.Lock()
         self._has_room = threading.Condition(self._lock)  # for the reader
@@ -222,7 +223,7 @@ class Pipeline:
     def figures(self) -> StreamStatistics:
         """How it is doing."""
         with self._lock:
-            return self._figures.summary()
+            return self._figures.summary(self._parts.not_finite - self._not_finite)
 
     def _thread(self, name: str, work: Callable[..., None], *arguments: Any) -> threading.Thread:
         return threading.Thread(target=work, args=arguments, name=f"yolor-edge-{name}", daemon=True)

@@ -76,6 +76,7 @@ class StreamStatistics:
         failed: Answers with an error.
         dropped: Images left out.
         captioned: Captions written.
+        not_finite: Images for which the network gave NaN or infinity since the stream began; see `Model.not_finite`.
         seconds: From the start until now, or until the stream ended.
         fps: Answers per second over the last `WINDOW`; 0 before the second.
         stages_ms: Median milliseconds over the last `WINDOW` answers by stage: "decode" is what the source took, with
@@ -92,6 +93,7 @@ class StreamStatistics:
     seconds: float
     fps: float
     stages_ms: Mapping[str, float]
+    not_finite: int = 0
 
 
 class StreamFigures:
@@ -125,8 +127,8 @@ class StreamFigures:
         if self._ended is None:
             self._ended = time.perf_counter()
 
-    def summary(self) -> StreamStatistics:
-        """The figures so far."""
+    def summary(self, not_finite: int = 0) -> StreamStatistics:
+        """The figures so far, with a count that the model keeps."""
         times = self._handed_over
         span = times[-1] - times[0] if len(times) > 1 else 0.0
         return StreamStatistics(
@@ -138,4 +140,5 @@ class StreamFigures:
             (self._ended or time.perf_counter()) - self._started,
             (len(times) - 1) / span if span > 0 else 0.0,
             {stage: float(np.median(values)) for stage, values in self._stages.items()},
+            not_finite,
         )

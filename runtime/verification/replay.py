@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ..backends.base import Graph
+from ..backends.fastest import AUTO, choose_fastest
 from ..backends.registry import BACKENDS, backend_entry, backend_name, graph_files, open_graphs
-from ..bundle.bundle import BUNDLE_FILE, Bundle
+from ..backends.scored import unscored
+from ..bundle.bundle import BUNDLE_FILE, INT8_DIALECTS, Bundle
 from ..captions.native_captioning import NativeCaptionDecoder
 from ..errors import BackendError, BackendMissingError, BundleError, EngineMismatchError, UsageError, YolorEdgeError
-from ..model import Model
+from ..model import Model, with_fastest
+from ..options import LoadOptions
 from ..vision.open_vision import check_processing
 from .comparison import (
     NOTHING,
@@ -185,11 +189,11 @@ def verify(
             precision.
         BackendError: If the backend is not installed or cannot run the graphs.
     """
-    backend = backend_name(backend)
-    check_processing(backend, processing)
+    check_processing(backend_name(backend), processing)
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     files = _golden_files(opened)
-    precision = opened.choose_precision(precision, backend)
+    how = with_fastest(opened, LoadOptions(backend, precision, threads))
+    backend, precision = how.backend, how.precision
     graph_files(opened, backend, precision)  # says what can be asked for, if this cannot
     tolerances = _tolerances_of(opened, precision)
     graphs = open_graphs(opened, backend, precision, threads)
@@ -212,7 +216,8 @@ def verify(
         if captions is not None and tolerances.captions < 1:
             checks.append(captions)
     warnings = unproven(expected for expected, _ in answers.values())
-    return Verification(backend, precision, (*checks, *native), warnings)
+    gap = unscored(opened, backend, precision)
+    return Verification(backend, precision, (*checks, *native), (*warnings, gap) if gap else warnings)
 
 
 def verify_everything(
@@ -242,8 +247,9 @@ def verify_everything(
     """
     if backend is not None:
         backend = backend_name(backend)
-        backend_entry(backend)
         check_processing(backend, processing)
+        if backend != AUTO:
+            backend_entry(backend)
     elif processing == "gpu":
         able = " or ".join(name for name, entry in BACKENDS.items() if entry.flavour)
         raise UsageError(
@@ -251,16 +257,19 @@ def verify_everything(
             argument=("processing", "backend"),
         )
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    if backend is not None and precision is not None:
+    if backend == AUTO or (backend is not None and precision is not None):
+        precision = precision or AUTO
         return Replay((verify(opened, backend, precision, threads, processing),), ())
-    if precision is not None:
+    if precision not in (None, AUTO):
         opened.graph_files(precision, _dialect_held(opened))  # says what is there, if this is not
     verifications: list[Verification] = []
     skipped: list[Skipped] = []
     for name in BACKENDS if backend is None else (backend,):
         if backend is None and _needs_gpu(name) and not has_gpu():
             continue  # its engines are listed below
-        wanted = None if precision is None else opened.choose_precision(precision, name)
+        wanted = precision
+        if precision == AUTO and find_spec(BACKENDS[name].imports) is not None:
+            wanted = choose_fastest(opened, name, precision, threads).precision
         for kind in opened.precisions if wanted is None else (wanted,):
             what = f"{name} {kind}"
             dialect = BACKENDS[name].int8_dialect
@@ -302,7 +311,8 @@ def _needs_gpu(backend: str) -> bool:
 
 
 def _dialect_held(bundle: Bundle) -> str:
-    return "u8s8" if "int8-u8s8" in bundle.graphs["vision"] else "s8s8"
+    held = bundle.graphs["vision"]
+    return next((dialect for dialect in INT8_DIALECTS if f"int8-{dialect}" in held), INT8_DIALECTS[0])
 
 
 def _cached_engines(bundle: Bundle, verifications: Iterable[Verification]) -> list[str]:

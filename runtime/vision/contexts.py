@@ -20,6 +20,7 @@ from ..captions.captioning import CaptionOptions
 from ..errors import UsageError
 from ..images.preprocess import KernelLayout
 from ..options import PredictOptions
+from .head_check import HeadCheck
 
 
 @dataclass(frozen=True)
@@ -110,9 +111,11 @@ class Vision(Protocol):
 
     Attributes:
         processing: "gpu" where the kernels before and after the graph run there, else "cpu".
+        check: Looks at the network's outputs.
     """
 
     processing: ClassVar[str]
+    check: HeadCheck
 
     def context(self) -> ExecutionContext:
         """Memory for one more image in flight.

@@ -21,6 +21,7 @@ from ..images.preprocess import KernelLayout, Letterbox, image_size_of
 from ..results import InstanceMasks
 from .box_memory import BoxMemory
 from .contexts import Request
+from .head_check import HeadCheck
 from .host_vision import MAX_CANDIDATES
 from .kernel_set import Exchange, ImageTables, KernelSet
 
@@ -35,13 +36,20 @@ class DeviceContext:
         spec: What the model is.
         graph: For this context alone.
         kernels: Shared by all contexts.
+        check: Looks at the heads of an image now and then; shared too.
         let_go: Called with the context when it is closed, also if it could not be made.
     """
 
     def __init__(
-        self, spec: ModelSpec, graph: DeviceGraph, kernels: KernelSet, release: Callable[[DeviceContext], None]
+        self,
+        spec: ModelSpec,
+        graph: DeviceGraph,
+        kernels: KernelSet,
+        check: HeadCheck,
+        release: Callable[[DeviceContext], None],
     ):
         self._spec = spec
+        self._check = check
         self._graph = graph
         self._kernels = kernels
         self._released: Callable[[DeviceContext], None] | None = release
@@ -144,6 +152,8 @@ class DeviceContext:
             if "semantic" in request.tasks:
                 answers["semantic_map"] = self._fetch_map()
                 lap("semantic")
+            if self._check.is_due():
+                self._check.look_at_all(self.heads())
         return answers
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ from ..bundle.tensors import outputs_of
 from ..cuda.kernels import kernel_parameters
 from ..errors import BackendError
 from .device_context import DeviceContext
+from .head_check import HeadCheck
 from .kernel_set import KernelSet
 
 _FLOATS = ("float32", "float16")
@@ -57,6 +58,7 @@ class DeviceVision:
         complaints = device_complaints(spec, graph)
         if complaints:
             raise BackendError(f"{spec.name}: {'; '.join(complaints)}")
+        self.check = HeadCheck(spec)
         self._spec = spec
         self._graph: DeviceGraph | None = graph
         self._clones: list[DeviceGraph] = []
@@ -79,7 +81,7 @@ class DeviceVision:
             self._contexts.discard(context)
             self._idle.append(own)
 
-        context = DeviceContext(self._spec, own, self._kernels, release)
+        context = DeviceContext(self._spec, own, self._kernels, self.check, release)
         self._contexts.add(context)
         return context
 

@@ -18,6 +18,7 @@ from ..images.preprocess import KernelLayout, Letterbox, preprocess
 from ..results import InstanceMasks
 from .contexts import Request
 from .graph_outputs import by_rising_cell, map_to_image, run_one
+from .head_check import HeadCheck
 
 MAX_CANDIDATES = 30000
 
@@ -34,6 +35,7 @@ class HostVision:
     processing: ClassVar[str] = "cpu"
 
     def __init__(self, spec: ModelSpec, graph: Graph):
+        self.check = HeadCheck(spec)
         self._spec = spec
         self._graph: Graph | None = graph
         self._clones: list[Graph] = []
@@ -46,13 +48,13 @@ class HostVision:
         if graph is None:
             raise BackendError(f"{self._spec.name}: the model is closed")
         if not isinstance(graph, ClonableGraph):
-            return HostContext(self._spec, graph)
+            return HostContext(self._spec, graph, self.check)
         try:
             own = self._idle.pop()
         except IndexError:
             own = graph.clone()
             self._clones.append(own)
-        context = HostContext(self._spec, own, free=lambda: self._idle.append(own))
+        context = HostContext(self._spec, own, self.check, free=lambda: self._idle.append(own))
         self._contexts.add(context)
         return context
 
@@ -70,8 +72,15 @@ class HostVision:
 class HostContext:
     """One image in flight; see `slots.Slot`."""
 
-    def __init__(self, spec: ModelSpec, graph: Graph, free: Callable[[], None] | None = None):
+    def __init__(
+        self,
+        spec: ModelSpec,
+        graph: Graph,
+        check: HeadCheck | None = None,
+        free: Callable[[], None] | None = None,
+    ):
         self._spec = spec
+        self._check = check
         self._graph = graph
         self._free = free
         self._tensor: NDArray[np.float32] | None = _input_memory(spec, graph)  # written anew for every image
@@ -96,6 +105,8 @@ class HostContext:
             raise BackendError(f"{self._spec.name}: the model is closed")
         wanted = [name for task in tasks for name in outputs_of(self._spec, task)]
         self._heads = run_one(self._graph, self._tensor[np.newaxis], wanted)
+        if self._check is not None:
+            self._check.look(self._heads)
 
     def finish(self, request: Request, lap: Callable[[str], None]) -> dict[str, Any]:
         """The answers but for the caption."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..backends.base import DeviceGraph, Graph
+from ..backends.fastest import AUTO
 from ..backends.registry import BACKENDS, backend_entry
 from ..bundle.spec import ModelSpec
 from ..errors import UsageError
@@ -16,7 +17,7 @@ def check_processing(backend: str, processing: str | None) -> None:
     """Refuse what no graph of a backend can serve, before one is opened.
 
     Args:
-        backend: A name from `BACKENDS`.
+        backend: A name from `BACKENDS`, or "auto", which is for later to tell.
         processing: As for `open_vision`.
 
     Raises:
@@ -27,7 +28,7 @@ def check_processing(backend: str, processing: str | None) -> None:
             f"<processing> must be one of {', '.join(PROCESSING)}, got {processing!r}",
             argument="processing",
         )
-    if processing != "gpu" or backend_entry(backend).flavour:
+    if processing != "gpu" or backend == AUTO or backend_entry(backend).flavour:
         return
     able = ", ".join(name for name, entry in BACKENDS.items() if entry.flavour)
     raise UsageError(

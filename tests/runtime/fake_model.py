@@ -15,6 +15,7 @@ from yolor_edge.runtime.images.preprocess import PixelLayout
 from yolor_edge.runtime.model import Model
 from yolor_edge.runtime.results import Caption
 from yolor_edge.runtime.vision.contexts import Request
+from yolor_edge.runtime.vision.head_check import HeadCheck
 
 from .tiny_bundle import tiny_spec
 
@@ -43,6 +44,7 @@ class FakeModel:
         self.stages: list[tuple[str, int]] = []  # those that are done, as they ended
         self.contexts: list[FakeContext] = []
         self.is_freed = False
+        self.check = HeadCheck(tiny_spec(tasks))
         parts = ModelParts(tiny_spec(tasks), self, self, self._free)
         self.model = Model.of(parts)
 

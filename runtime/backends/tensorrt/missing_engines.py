@@ -63,16 +63,15 @@ def build_if_missing(
     from ...environment.tensorrt_package import import_flavour
     from .backend import find_part
 
-    chosen = bundle.choose_precision(precision, backend)
     module = import_flavour(entry.flavour)
     missing = []
     with open_device() as device:
         for part in parts:
             try:
-                find_part(bundle, part, chosen, entry.flavour, module, device)
+                find_part(bundle, part, precision, entry.flavour, module, device)
             except EngineMismatchError:
                 missing.append(part)
         compute_capability = device.info.compute_capability
     if missing:
-        build(bundle, chosen, entry.flavour, missing, compute_capability)
+        build(bundle, precision, entry.flavour, missing, compute_capability)
     return tuple(missing)

@@ -17,7 +17,7 @@ def test_every_quantiser_that_is_there_is_compared_at_every_head(
     assert [row["quantiser"] for row in rows] == [
         *(
             f"ours, {dialect}, {method}"
-            for dialect in ("s8s8", "u8s8")
+            for dialect in ("s8s8", "u8s8", "openvino")
             for method in ("percentile", "between", "minmax")
         ),
         "ONNX Runtime, u8s8, minmax",

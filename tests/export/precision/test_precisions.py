@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import onnx
@@ -11,7 +13,8 @@ import pytest
 from yolor_edge.evaluation.scenes.scene_files import write_scenes
 from yolor_edge.export.precision import precisions
 from yolor_edge.export.precision.precisions import Added, PrecisionOptions, add_precisions, check_inputs, read_layers
-from yolor_edge.runtime.bundle.bundle import Bundle, write_bundle
+from yolor_edge.runtime.backends.scored import unscored
+from yolor_edge.runtime.bundle.bundle import INT8_DIALECTS, Bundle, write_bundle
 from yolor_edge.runtime.errors import AccuracyError, CalibrationError, UsageError
 from yolor_edge.runtime.model import load
 from yolor_edge.runtime.verification.golden import read_golden
@@ -19,6 +22,7 @@ from yolor_edge.runtime.verification.golden import read_golden
 from ..exported import INPUT_SIZE, Exported
 
 Graphs = dict[str, dict[str, str]]
+INT8_KINDS = [f"int8-{dialect}" for dialect in INT8_DIALECTS]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +47,6 @@ def seal(exported: Exported, folder: Path, graphs: Graphs, added: Added) -> Bund
         provenance=added.provenance,
         parity=parity,
         accuracy=added.accuracy,
-        recommended=added.recommended,
     )
 
 
@@ -120,11 +123,18 @@ def test_a_bundle_with_every_precision_opens_runs_and_verifies(
     bundle = seal(exported, tmp_path / "bundle", graphs, added)
 
     assert bundle.precisions == ("fp32", "fp16", "int8")
-    assert set(bundle.graphs["vision"]) == {"fp32", "fp16", "int8-s8s8", "int8-u8s8"}
+    assert set(bundle.graphs["vision"]) == {"fp32", "fp16", *INT8_KINDS}
+    assert set(bundle.accuracy["fp16"]["scores"]) == {"box AP", "mask AP", "mIoU", "CIDEr"}
+    (record,) = bundle.accuracy["fp16"]["scored_on"]
+    assert (record["backend"], record["how"]) == ("onnxruntime", "every tensor rounded to fp16")
+    (record,) = bundle.accuracy["int8-openvino"]["scored_on"]
+    assert record["backend"] == ("openvino" if find_spec("openvino") else "onnxruntime")
+    assert unscored(bundle, "onnxruntime", "int8") == ""
+    assert unscored(bundle, "tensorrt", "int8").startswith("int8-s8s8 was scored in onnxruntime ")
     assert "3 calibration images are few, 200 or more" in " ".join(steps)
     (idle,) = [step for step in steps if step.startswith("warning: in fp32 the network scores box AP ")]
-    assert "no more than it may lose, so nothing keeps int8 from losing it all" in idle
-    for kind in ("int8-s8s8", "int8-u8s8"):
+    assert "no more than it may lose, so nothing keeps a precision from losing it all" in idle
+    for kind in INT8_KINDS:
         report = bundle.accuracy[kind]
         assert {"box AP", "mask AP", "mIoU", "CIDEr"} == set(report["scores"]) == set(report["reference"])
         assert report["int8_flops_share"] > 0.9 and report["layers"]
@@ -155,7 +165,7 @@ def test_a_bundle_with_every_precision_opens_runs_and_verifies(
     steps.clear()
     add_precisions(tmp_path / "again", again, exported.bundle.spec, images, scales, steps.append)
     assert "int8 is not scored: give a data set to hold it to a budget" in steps
-    for kind in ("int8-s8s8", "int8-u8s8"):
+    for kind in INT8_KINDS:
         name = f"vision.{kind}.onnx"
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "bundle" / name).read_bytes()
 
@@ -170,48 +180,43 @@ def test_pictures_that_are_scored_on_do_not_calibrate(exported: Exported, tmp_pa
         add_precisions(tmp_path / "bundle", graphs, exported.bundle.spec, images, options, lambda line: None)
 
 
+class Scored:
+    """A scorer that gives one number for fp32 and another for everything else."""
+
+    reference: ClassVar = {"mIoU": 0.5}
+
+    def scores(self, *_: object, **__: object) -> dict[str, float]:
+        return {"mIoU": 0.4}
+
+
 @pytest.mark.usefixtures("quick")
-def test_auto_goes_without_int8_where_it_costs_too_much_or_is_not_faster(
+def test_fp16_over_the_budget_is_left_out(exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precisions, "_Scorer", lambda *_: Scored())
+    for max_drop, expected in ((0.2, {"fp32", "fp16"}), (0.05, {"fp32"})):
+        graphs, images = unsealed(exported, tmp_path / f"{max_drop}")
+        options = PrecisionOptions(("fp16",), data=exported.data, split="train", max_drop=max_drop)
+        steps: list[str] = []
+        added = add_precisions(tmp_path / f"{max_drop}", graphs, exported.bundle.spec, images, options, steps.append)
+        assert set(graphs["vision"]) == expected
+        assert "  mIoU     0.5000 -> 0.4000  (-0.1000)" in steps
+    assert added.provenance["failed"] == {"fp16": "it misses the budget: mIoU drops by 0.1000, allowed 0.05"}
+    assert not added.accuracy
+
+
+@pytest.mark.usefixtures("quick")
+def test_auto_goes_without_what_costs_too_much(
     exported: Exported, calibration_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = PrecisionOptions(
-        precisions=("auto",), calibration=calibration_data, data=exported.data, split="train", max_drop=1.0
-    )
-
     def too_costly(*_: object) -> None:
         raise AccuracyError("int8-s8s8 misses the budget")
 
-    steps: list[str] = []
-    with monkeypatch.context() as patch:
-        patch.setattr(precisions, "meet_budget", too_costly)
-        graphs, images = unsealed(exported, tmp_path / "costly")
-        added = add_precisions(tmp_path / "costly", graphs, exported.bundle.spec, images, options, steps.append)
-    assert set(graphs["vision"]) == {"fp32", "fp16"} and added.recommended == {"onnxruntime": "fp32"}
-    assert "auto: goes without int8; int8-s8s8 misses the budget" in steps
-
-
-@pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize(("ratio", "expected"), [(1.9, "int8"), (0.8, "fp32")])
-def test_auto_recommends_what_is_faster_here(
-    exported: Exported,
-    calibration_data: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    ratio: float,
-    expected: str,
-) -> None:
-    monkeypatch.setattr(precisions, "_speed_ratio", lambda *_: ratio)
-    options = PrecisionOptions(
-        precisions=("auto",), calibration=calibration_data, data=exported.data, split="train", max_drop=1.0
-    )
-    graphs, images = unsealed(exported, tmp_path / "bundle")
-    added = add_precisions(tmp_path / "bundle", graphs, exported.bundle.spec, images, options, lambda line: None)
-    bundle = seal(exported, tmp_path / "bundle", graphs, added)
-    assert bundle.choose_precision("auto", "onnxruntime") == expected
-    assert bundle.choose_precision("auto", "openvino") == "fp32"
-    assert ("int8" in bundle.precisions) == (expected == "int8")
-    with load(bundle, precision="auto", threads=1) as model:
-        assert model.predict(next(iter(images.values()))).boxes is not None
+    options = PrecisionOptions(("auto",), calibration_data, data=exported.data, split="train", max_drop=1.0)
+    monkeypatch.setattr(precisions, "_Scorer", lambda *_: Scored())
+    monkeypatch.setattr(precisions, "meet_budget", too_costly)
+    graphs, images = unsealed(exported, tmp_path / "costly")
+    added = add_precisions(tmp_path / "costly", graphs, exported.bundle.spec, images, options, lambda line: None)
+    assert set(graphs["vision"]) == {"fp32", "fp16"}
+    assert set(added.provenance["failed"]) == {"int8"}
 
 
 @pytest.mark.parametrize(
@@ -221,7 +226,8 @@ def test_auto_recommends_what_is_faster_here(
         ({"precisions": ("int8",)}, "int8 needs images to calibrate on: give calibration"),
         ({"precisions": ("auto",), "calibration": "x"}, "precisions auto chooses by accuracy too: give data"),
         ({"precisions": ("int8",), "calibration": "x", "scales": Path("y")}, "leave one of the two out"),
-        ({"precisions": ("fp16",), "data": "x"}, "data is for int8: add int8 to precisions, or leave it out"),
+        ({"data": "x"}, "data is for fp16 and int8: add one to precisions, or leave it out"),
+        ({"precisions": ("fp16",), "scales": Path("x")}, "scales is for int8: add int8 to precisions, or leave it out"),
         ({"keep_float": ("x",)}, "keep_float is for fp16 and int8: add one to precisions, or leave it out"),
         ({"max_drop": -0.1}, r"max_drop must not be negative, got -0\.1"),
         ({"max_drop": float("nan")}, "max_drop must not be negative, got nan"),

@@ -16,13 +16,14 @@ import onnx
 import pytest
 from yolor_edge.runtime import CaptionOptions, load
 from yolor_edge.runtime.backends.base import ClonableGraph, DeviceGraph, DeviceTensor
+from yolor_edge.runtime.backends.fastest import choose_fastest, recorded_speeds
 from yolor_edge.runtime.backends.registry import graph_files, open_graphs
 from yolor_edge.runtime.bundle.bundle import Bundle, write_bundle
 from yolor_edge.runtime.bundle.graph_options import GraphOptions
 from yolor_edge.runtime.errors import BackendError, EngineMismatchError, UsageError
 
 from ...runtime.tiny_bundle import INPUT_SIZE, write_tiny_bundle
-from ..engines import add_engine
+from ..engines import VERSIONS, add_engine
 
 DRIVER = ctypes.CDLL("libcuda.so.1")
 DRIVER.fake_cuda_replays.restype = ctypes.c_long
@@ -481,3 +482,23 @@ def test_nothing_warns_by_itself(bundle: Bundle, images: np.ndarray[Any, Any]) -
             graph.run({"images": images[:1]})
         graph.close()
     assert os.environ["PRETENDED_BINDING"] in ("cuda-python", "pycuda")
+
+
+def test_auto_is_the_fastest_of_the_engines_that_are_built(bundle: Bundle) -> None:
+    vision = bundle.graphs["vision"]["fp32"]
+    graphs = {**bundle.graphs, "vision": {"fp32": vision, "fp16": vision}}
+    scores = {"fp16": {"scores": {"mIoU": 1.0}}}
+    weights = bundle.caption_weights
+    both = write_bundle(bundle.path, bundle.spec, graphs, provenance={}, accuracy=scores, caption_weights=weights)
+    assert choose_fastest(both, "tensorrt").precision == "fp16"  # which is to be built
+    add_engine(both)
+    found = choose_fastest(both, "tensorrt")
+    assert (found.precision, found.speeds) == ("fp32", ())
+    add_engine(both, precision="fp16")
+    found = choose_fastest(both, "tensorrt")
+    assert {one.name for one in found.speeds} == {"tensorrt fp32", "tensorrt fp16"}
+    assert {(one.machine, one.version) for one in recorded_speeds(both)} == {("Pretended GPU", VERSIONS["tensorrt"])}
+    for part in PARTS[1:]:
+        add_engine(both, part)
+    with load(both, "tensorrt", "auto") as model:
+        assert model.predict(picture(), ("boxes",)).boxes is not None

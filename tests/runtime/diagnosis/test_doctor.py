@@ -253,8 +253,6 @@ def test_limits_governor_and_instruction_sets(packages: dict[str, Any], tmp_path
     assert check(found, "processor").found.startswith("Test CPU; ")
     assert check(found, "processor").found.endswith(" cores usable, limited to 1.5 by the control group")
     assert "performance" in check(found, "governor").cure
-    if platform.machine() == "x86_64":
-        assert "can saturate without VNNI" in check(found, "kernels").cure
     write(tmp_path, "sys/fs/cgroup/memory.max", "max\n")
     assert check(doctor(root=tmp_path), "memory").found == "8.0 GiB"
 
@@ -374,7 +372,7 @@ def test_a_whole_bundle(packages: dict[str, Any], tiny_bundle: Bundle, tmp_path:
     assert check(found, "files").state == "ok"
     assert "64x96, boxes, masks, semantic, caption" in check(found, "files").found
     assert check(found, "precisions").found == "fp32"
-    assert check(found, "recommended").state == "none"
+    assert not any(one.name == "fastest" for one in found.checks)  # there is nothing to choose
     assert check(found, "engines").found == "not needed without an NVIDIA GPU"
     name = tiny_bundle.path
     assert found.next_commands == (
