@@ -21,6 +21,7 @@ from yolor_edge.runtime.execution.parts import ModelParts
 from yolor_edge.runtime.model import Model
 from yolor_edge.runtime.sources.sources import Frame
 from yolor_edge.runtime.vision.contexts import Request
+from yolor_edge.runtime.vision.head_check import HeadCheck
 
 from ..fake_model import picture
 from ..tiny_bundle import coloured_patch, tiny_spec
@@ -35,6 +36,7 @@ class Found:
     def __init__(self, found: Callable[[int], Result]):
         self._found = found
         self.asked: list[float] = []
+        self.check = HeadCheck(tiny_spec(("boxes",)))
         self.model = Model.of(ModelParts(tiny_spec(("boxes",)), self, None, lambda: None))  # type: ignore[arg-type]
 
     def context(self) -> Any:
