@@ -63,13 +63,13 @@ class QuantisedConv(Conv):
         self.c_out, self.has_int8_weights = block.c_out, has_int8_weights
         self._log_bound = (log_bound,)  # in a tuple: it belongs to the network, since several blocks share it
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         conv = self[0]
         assert isinstance(conv, nn.Conv2d)
         weight, bias = self.folded()
         if self.has_int8_weights:
             weight = _Straight.apply(weight, rounded_weights(weight.detach()))
-        x = F.silu(F.conv2d(x, weight, bias, conv.stride, conv.padding))  # type: ignore[arg-type]
+        x = F.silu(F.conv2d(input, weight, bias, conv.stride, conv.padding))  # type: ignore[arg-type]
         return x if self._log_bound[0] is None else _Rounded.apply(x, self._log_bound[0])
 
     def folded(self) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ from yolor_edge.export.quantised_training import plan_quantisation
 from yolor_edge.main import main
 from yolor_edge.runtime.images.preprocess import preprocess
 from yolor_edge.train.checkpoint import Checkpoint
+from yolor_edge.train.network.network import Network
 from yolor_edge.train.quantisation import (
     QuantisationPlan,
     QuantisedConv,
@@ -116,6 +117,7 @@ def test_bounds_learn_and_leave_the_weights_names(exported: Exported, plan: Quan
         value == pytest.approx(before[path] * np.exp(0.1), rel=1e-4) for path, value in learned_bounds(copied).items()
     )
     assert learned_bounds(network) == before
+    assert isinstance(network, Network)
     plain = unquantised(network)
     assert not any(isinstance(module, QuantisedConv) for module in plain.modules())
     own = exported.checkpoint.network().state_dict()

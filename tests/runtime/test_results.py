@@ -532,5 +532,7 @@ def test_track_ids_are_picked_along_and_handed_on() -> None:
     assert [entry.get("track_id") for entry in result.to_coco(7)] == [4, None, 2, 7]
     assert all("track_id" not in one for one in four_objects().to_json()["objects"])
     pytest.importorskip("supervision")
-    assert result.to_supervision().tracker_id.tolist() == [4, -1, 2, 7]
+    ids = result.to_supervision().tracker_id
+    assert ids is not None
+    assert ids.tolist() == [4, -1, 2, 7]
     assert four_objects().to_supervision().tracker_id is None
