@@ -168,17 +168,22 @@ def add_backend(parser: argparse.ArgumentParser, every: bool = False) -> None:
     )
 
 
-def load_options(arguments: argparse.Namespace) -> LoadOptions:
+def load_options(arguments: argparse.Namespace, model: str | Path, scores: bool = False) -> LoadOptions:
     """What `add_backend` and `add_caption` say, after building what `--build-if-missing` asks for.
 
     What "auto" is here is told in a line, and so is that a graph was not scored where it is about to run.
+
+    Args:
+        arguments: Of the command line.
+        model: Folder of the bundle; a checkpoint has no graphs to choose from.
+        scores: Whether the command is about to score the graph itself.
     """
     from .runtime.options import LoadOptions
 
     build_if_asked(arguments)
     decoder = getattr(arguments, "caption_decoder", None)
     options = LoadOptions(arguments.backend, arguments.precision, arguments.threads, decoder, arguments.processing)
-    path = Path(arguments.bundle if hasattr(arguments, "bundle") else arguments.model)
+    path = Path(model)
     is_usual = options.precision == "fp32" and options.backend != "auto"
     if is_usual or not (path / "bundle.json").is_file():
         return options
@@ -191,7 +196,7 @@ def load_options(arguments: argparse.Namespace) -> LoadOptions:
     options = with_fastest(bundle, options, say)
     is_known = options.backend in BACKENDS and options.precision in bundle.precisions
     gap = unscored(bundle, options.backend, options.precision) if is_known else ""
-    if gap and arguments.command != "evaluate":  # which is about to score it
+    if gap and not scores:
         say(f"warning: {gap}")
     return options
 

@@ -75,7 +75,7 @@ def _bench(arguments: argparse.Namespace) -> int:
         arguments.data,
         split=arguments.split,
         limit=arguments.limit,
-        load=load_options(arguments),
+        load=load_options(arguments, arguments.bundle),
         predict=PredictOptions(arguments.tasks, arguments.score_threshold, caption=caption_options(arguments)),
         warmup=warmup,
         maximum_seconds=arguments.maximum_seconds,

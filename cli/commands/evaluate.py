@@ -80,7 +80,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         arguments.data,
         arguments.split,
         arguments.limit,
-        load=load_options(arguments),
+        load=load_options(arguments, arguments.model, scores=True),
         caption=caption_options(arguments),
         progress=count,
         options=options,

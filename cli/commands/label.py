@@ -83,7 +83,7 @@ def _label(arguments: argparse.Namespace) -> int:
         if (folder / "bundle.json").is_file():
             if arguments.device is not None:
                 raise Misuse("--device is for a checkpoint; a bundle runs on its --backend")
-            summary = label(folder, images, arguments.out, options, load=load_options(arguments), **how)
+            summary = label(folder, images, arguments.out, options, load=load_options(arguments, folder), **how)
         else:
             _check_checkpoint(arguments, folder)
             from ..train.labelling import label_by_checkpoint

@@ -217,7 +217,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 regions=(*arguments.line, *arguments.zone),
                 anchor=arguments.anchor,
             ),
-            load=load_options(arguments),
+            load=load_options(arguments, arguments.bundle),
             predict=PredictOptions(
                 arguments.tasks,
                 arguments.score_threshold,
