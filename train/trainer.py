@@ -147,7 +147,6 @@ class Trainer:
             set_class_biases(self.network)
         self.network.to(device=device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         distributed.share_batch_norms(self.network)
-        self.quantisation = quantisation
         if quantisation is not None:
             quantise(self.network, quantisation)
         # Laid out as the network is, so that all tensors of the average move in one call.

@@ -98,7 +98,7 @@ def choose_fastest(
         speeds = _measured(bundle, names, threads, say)
         with contextlib.suppress(OSError):  # a bundle that cannot be written costs these seconds at every start
             write_speeds(bundle, speeds)
-    speeds.sort(key=lambda speed: speed.ms)
+    speeds = sorted((speed for speed in speeds if speed.ms), key=lambda speed: speed.ms)
     near = [speed for speed in speeds if speed.ms <= _AS_FAST * speeds[0].ms]
     best = min(near, key=lambda speed: (PRECISIONS.index(speed.precision), speed.ms))
     return Fastest(best.backend, best.precision, tuple(speeds))
@@ -155,13 +155,14 @@ def _known(speeds: Sequence[Speed], names: Sequence[tuple[str, str]], threads: i
         for speed in speeds
         if (speed.backend, speed.precision) in names and speed.threads == _threads(speed.backend, threads)
     ]
-    return found if len(found) == len(names) else []
+    return found if len(found) == len(names) and any(speed.ms for speed in found) else []
 
 
 def _measured(bundle: Bundle, names: Sequence[tuple[str, str]], threads: int | None, say: Say | None) -> list[Speed]:
     graphs: dict[tuple[str, str], Graph] = {}
     times: dict[tuple[str, str], list[float]] = {}
     failure: YolorEdgeError | None = None
+    failed: list[tuple[str, str]] = []
     random = np.random.default_rng(0)
     image = random.random((bundle.spec.graph.batch or 1, 3, *bundle.spec.input_size), dtype=np.float32)
 
@@ -182,6 +183,7 @@ def _measured(bundle: Bundle, names: Sequence[tuple[str, str]], threads: int | N
             except YolorEdgeError as error:
                 failure = error
                 times.pop(name, None)
+                failed.append(name)
                 if say is not None:
                     say(f"{' '.join(name)} cannot be measured: {error}")
         started = time.perf_counter()
@@ -195,16 +197,18 @@ def _measured(bundle: Bundle, names: Sequence[tuple[str, str]], threads: int | N
             graph.close()
     if failure is not None and not times:
         raise failure
+    # What does not run is kept too, else it would be tried anew at every start.
+    medians = {**{name: statistics.median(taken) for name, taken in times.items()}, **dict.fromkeys(failed, 0.0)}
     today, digest = date.today().isoformat(), bundle.digest
     return [
         Speed(
             *(backend, precision, backend_version(backend), _machine(backend)),
             threads=_threads(backend, threads),
-            ms=round(statistics.median(taken), 3),
+            ms=round(ms, 3),
             day=today,
             bundle_sha256=digest,
         )
-        for (backend, precision), taken in times.items()
+        for (backend, precision), ms in medians.items()
     ]
 
 

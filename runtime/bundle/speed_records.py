@@ -26,7 +26,7 @@ class Speed:
         version: Of the backend.
         machine: Processor or GPU.
         threads: CPU threads; 0 on a GPU.
-        ms: Median milliseconds of a run for one batch.
+        ms: Median milliseconds of a run for one batch; 0 where it does not run here.
         day: When, as "2026-11-30".
         bundle_sha256: Digest of the bundle.
     """

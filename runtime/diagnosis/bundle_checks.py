@@ -64,7 +64,7 @@ def content_checks(bundle: Bundle, backends: Sequence[str] = ()) -> list[Check]:
         else:
             cure = "export it again for the native decoder, which is faster"
             checks.append(Check(_GROUP, "captions", "missing", "no weights of the native decoder", cure))
-    speeds = sorted(recorded_speeds(bundle), key=lambda speed: speed.ms)
+    speeds = sorted((speed for speed in recorded_speeds(bundle) if speed.ms), key=lambda speed: speed.ms)
     if speeds:
         for threads in sorted({speed.threads for speed in speeds}):
             same = [speed for speed in speeds if speed.threads == threads]

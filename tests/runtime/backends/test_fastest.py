@@ -159,6 +159,10 @@ def test_what_does_not_run_is_told_and_passed_over(bundle: Bundle, pretend: Pret
     lines: list[str] = []
     assert choose_fastest(bundle, say=lines.append).backend == "onnxruntime"
     assert "openvino int8 cannot be measured: openvino is broken" in lines
+    lines.clear()
+    assert choose_fastest(bundle, say=lines.append).backend == "onnxruntime"
+    assert not lines  # nor is it tried anew at every start
+    assert "openvino" not in {one.name: one for one in content_checks(bundle)}["fastest"].found
     pretend({})
     with pytest.raises(BackendError, match="openvino is broken"):
         choose_fastest(bundle, "openvino")
